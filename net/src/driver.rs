@@ -1,0 +1,1 @@
+//! The seam between a container and its way out.

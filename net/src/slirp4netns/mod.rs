@@ -1,0 +1,1 @@
+//! The slirp4netns driver.

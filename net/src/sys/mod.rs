@@ -1,0 +1,1 @@
+//! Kernel calls that `nix` lacks.

@@ -1,0 +1,1 @@
+//! Options and image configuration to an OCI runtime specification, as pure functions.

@@ -1,0 +1,1 @@
+//! Joins a running container.

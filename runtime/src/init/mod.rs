@@ -1,0 +1,1 @@
+//! Container init: the steps from clone to execve.

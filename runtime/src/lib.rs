@@ -1,0 +1,26 @@
+//! Processes: namespaces, mounts, init. Keeps no files of ours.
+//!
+//! ```text
+//! bundle → userns → supervisor (src/) → mount → init → exec
+//! ```
+
+pub mod bundle;
+
+pub mod userns;
+
+pub mod mount;
+
+pub mod init;
+
+pub mod exec;
+
+pub mod process;
+
+pub mod monitor;
+
+pub mod cgroup;
+
+pub mod security;
+
+#[allow(unsafe_code)]
+mod sys;

@@ -1,0 +1,1 @@
+//! Log drivers: they write to a descriptor they are given.

@@ -1,0 +1,1 @@
+//! User namespaces and their id maps.

@@ -1,0 +1,1 @@
+//! Digests of blobs, layers and chains.

@@ -1,0 +1,1 @@
+//! Layers: from tar to tree and back.

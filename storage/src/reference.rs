@@ -1,0 +1,1 @@
+//! Image references: docker's grammar, parsed once.

@@ -1,0 +1,1 @@
+//! Every state file: its path, writer, lock and durability.

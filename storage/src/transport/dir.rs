@@ -1,0 +1,1 @@
+//! The `dir:` transport of skopeo.

@@ -1,0 +1,1 @@
+//! The registry protocol (OCI distribution specification, docker registry v2).

@@ -1,0 +1,1 @@
+//! Union mounts: what a stack of layers looks like.
