@@ -1,1 +1,5 @@
 //! Kernel calls that `nix` lacks.
+
+pub(crate) mod caps;
+
+pub(crate) mod keyring;
