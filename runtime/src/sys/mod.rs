@@ -1,5 +1,9 @@
 //! Kernel calls that `nix` lacks, each as a safe function over owned and borrowed descriptors.
 
+pub(crate) mod caps;
+
+pub(crate) mod keyring;
+
 pub(crate) mod mount;
 
 pub(crate) mod process;
