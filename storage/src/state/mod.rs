@@ -1,1 +1,3 @@
 //! Every state file: its path, writer, lock and durability.
+
+pub mod request;
