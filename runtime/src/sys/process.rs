@@ -5,6 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
+/// `libc` has this constant in a type that is too small for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// What `clone3` returned, and where.
 #[derive(Debug)]
 pub enum Forked {
@@ -36,7 +39,7 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, Errn
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: no CLONE_VM and no stack: the child is a copy like fork(2)'s; args and pidfd outlive the call.

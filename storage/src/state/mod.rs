@@ -18,3 +18,5 @@ pub mod atomic;
 pub mod lock;
 
 pub mod version;
+
+pub mod request;
