@@ -43,9 +43,8 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, Errn
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: no CLONE_VM and no stack: the child is a copy like fork(2)'s; args and pidfd outlive the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&args), std::mem::size_of::<libc::clone_args>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&args), std::mem::size_of::<libc::clone_args>()) };
     match Errno::result(result)? {
         0 => Ok(Forked::Child),
         pid => {
@@ -130,8 +129,7 @@ pub fn wait(pidfd: BorrowedFd<'_>, block: bool) -> Result<Option<Exit>, Errno> {
 /// # Source
 /// `execveat(2)`, Linux 3.19; `execve(2)`.
 pub fn exec(fd: Option<BorrowedFd<'_>>, path: &CStr, args: &[CString], env: &[CString]) -> Errno {
-    let pointers =
-        |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let (argv, envp) = (pointers(args), pointers(env));
     let (dir, flags) = match fd {
         Some(fd) => (fd.as_raw_fd(), libc::AT_EMPTY_PATH),
@@ -234,4 +232,59 @@ pub fn loopback_up() -> Result<(), Errno> {
     // SAFETY: request is an ifreq with a terminated name and outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     Errno::result(result).map(drop)
+}
+
+/// Owns a descriptor that arrived by `SCM_RIGHTS`.
+pub fn received_fd(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel installed it for this process; whoever parsed the message passes it here once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Opens the slave of a pty master, without a path.
+///
+/// # Source
+/// `ioctl_tty(2)`, `TIOCGPTPEER`, Linux 4.13.
+pub fn pty_peer(master: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes integers.
+    let fd = Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER as _, flags) })?;
+    // SAFETY: the kernel returned a fresh descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Unlocks a pty so that its slave can be opened.
+pub fn pty_unlock(master: BorrowedFd<'_>) -> Result<(), Errno> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: the kernel reads one int.
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlock) };
+    Errno::result(result).map(drop)
+}
+
+/// Makes a terminal the controlling terminal of the calling session leader.
+pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: takes integers.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Sets a resource limit.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: limit outlives the call; the old value is not asked for.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) };
+    Errno::result(result).map(drop)
+}
+
+/// Sets every signal to its default action and unblocks all of them.
+pub fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: all zeroes is SIG_DFL with no flags; libc refuses its own signals and SIGKILL, SIGSTOP with EINVAL.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: sigset_t is plain data.
+    let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: none outlives the call.
+    unsafe { libc::sigemptyset(&raw mut none) };
+    // SAFETY: none outlives the call; the old mask is not asked for.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
 }
