@@ -3,8 +3,6 @@
 //! **Runs in:** pid 1 of the container, single-threaded, as the container's root, not dumpable: nothing in the container
 //! can reach our binary through it.
 
-use std::os::fd::AsFd;
-
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -31,15 +29,14 @@ pub fn split() -> Result<(), InitError> {
 /// Forwards signals to the program and reaps whatever ends, until the program does.
 fn reap(program: Pid, all: &SigSet) -> i32 {
     let _ = prctl(libc::PR_SET_DUMPABLE, 0);
-    let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty());
-    if let Ok(null) = &null {
-        for fd in 0..3 {
-            let _ = crate::sys::process::dup_to(null.as_fd(), fd);
-        }
+    let flags = nix::fcntl::OFlag::O_RDWR;
+    if let Ok(null) = nix::fcntl::open("/dev/null", flags, nix::sys::stat::Mode::empty()) {
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
     }
     // The handshake's end is among these: the supervisor must see end of file when the program is executed.
     let _ = close_from(3, false);
-    std::mem::forget(null);
     loop {
         match all.wait() {
             Ok(Signal::SIGCHLD) => {

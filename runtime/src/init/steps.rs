@@ -15,6 +15,8 @@ use crate::mount::apply::{self, CopyTree};
 use crate::mount::rootfs::Rootfs;
 use crate::mount::{Attributes, MountError, attr, masks, open_in_root, rootfs, set_attributes, target};
 use crate::process::prctl;
+use crate::process::pty::{Pty, install_console};
+use crate::process::stdio::ContainerEnd;
 use crate::sys::SysError;
 use crate::sys::mount::{FsContext, attach, clone_tree, pivot_here};
 use crate::sys::process as sys;
@@ -111,15 +113,8 @@ impl InitError {
 pub enum Streams {
     /// A terminal of the container's own.
     Terminal,
-    /// These descriptors; `None` is `/dev/null`.
-    Pipes {
-        /// Standard input, the reading end.
-        stdin: Option<OwnedFd>,
-        /// Standard output, the writing end.
-        stdout: Option<OwnedFd>,
-        /// Standard error, the writing end.
-        stderr: Option<OwnedFd>,
-    },
+    /// Pipes.
+    Pipes(ContainerEnd),
 }
 
 /// Everything init needs to know.
@@ -190,7 +185,7 @@ fn start(plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitErr
 
     let terminal = match &plan.streams {
         Streams::Terminal => Some(open_console(root.as_fd(), process, channel)?),
-        Streams::Pipes { .. } => None,
+        Streams::Pipes(_) => None,
     };
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         set_attributes(root.as_fd(), Attributes { set: attr::RDONLY, ..Attributes::default() }, false)?;
@@ -203,7 +198,7 @@ fn start(plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitErr
         super::pid1::split()?;
         nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
     }
-    connect_streams(plan.streams, terminal)?;
+    connect_streams(plan.streams, terminal, process)?;
     become_program(
         process,
         root,
@@ -248,7 +243,7 @@ pub fn become_program(
     let _ = crate::security::keyring::new_session(options.keyring);
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
-    sys::reset_signals();
+    crate::process::signal::reset_for_exec();
     credentials::apply(process, options.keep_groups, options.single_id, options.filter)?;
     entered?;
     let program = Program::find(process)?;
@@ -321,57 +316,41 @@ fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), InitE
 
 /// Makes the container's terminal, hands its master to the supervisor and returns the slave.
 fn open_console(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> Result<OwnedFd, InitError> {
-    let master = open_in_root(root, Path::new("/dev/pts/ptmx"), OFlag::O_RDWR | OFlag::O_NOCTTY)?;
-    let slave = open_pty_slave(master.as_fd(), process)?;
+    let devpts = open_in_root(root, Path::new("/dev/pts"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    let pty = Pty::open(&devpts).map_err(SysError::of("open", "/dev/pts/ptmx"))?;
+    give_terminal(&pty, process)?;
     let console = open_in_root(root, Path::new("/dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).and_then(|dev| {
         let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         nix::fcntl::openat(&dev, "console", flags, nix::sys::stat::Mode::from_bits_truncate(0o600))
             .map_err(SysError::of("openat", "/dev/console"))?;
         let place = open_in_root(dev.as_fd(), Path::new("console"), OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-        attach(clone_tree(slave.as_fd(), Path::new(""), false)?.as_fd(), place.as_fd(), "/dev/console")
+        attach(clone_tree(pty.slave.as_fd(), Path::new(""), false)?.as_fd(), place.as_fd(), "/dev/console")
     });
     // A /dev that was mounted over has no place for it, and needs none.
     drop(console);
-    channel.report(&Report::Console(master))?;
-    Ok(slave)
+    channel.report(&Report::Console(pty.master))?;
+    Ok(pty.slave)
 }
 
-/// Opens the slave side of `master` for the process's user.
-pub fn open_pty_slave(master: BorrowedFd<'_>, process: &Process) -> Result<OwnedFd, InitError> {
-    sys::pty_unlock(master).map_err(SysError::of("ioctl", "TIOCSPTLCK"))?;
-    let slave = sys::pty_peer(master).map_err(SysError::of("ioctl", "TIOCGPTPEER"))?;
-    if process.user().uid() != 0 {
-        let uid = Some(nix::unistd::Uid::from_raw(process.user().uid()));
-        nix::unistd::fchown(&slave, uid, None).map_err(SysError::of("fchown", "terminal"))?;
+/// Gives a terminal to the process's user.
+pub fn give_terminal(pty: &Pty, process: &Process) -> Result<(), InitError> {
+    match process.user().uid() {
+        0 => Ok(()),
+        uid => Ok(pty.give_to(nix::unistd::Uid::from_raw(uid)).map_err(SysError::of("fchown", "terminal"))?),
     }
-    Ok(slave)
 }
 
 /// Puts the streams at 0, 1 and 2. `terminal` becomes the controlling terminal of this session.
-pub fn connect_streams(streams: Streams, terminal: Option<OwnedFd>) -> Result<(), InitError> {
-    let dup = |fd: &OwnedFd, to| sys::dup_to(fd.as_fd(), to).map_err(SysError::of("dup3", to));
+pub fn connect_streams(streams: Streams, terminal: Option<OwnedFd>, process: &Process) -> Result<(), InitError> {
     match (streams, terminal) {
-        (_, Some(terminal)) => {
-            sys::set_controlling_terminal(terminal.as_fd()).map_err(SysError::of("ioctl", "TIOCSCTTY"))?;
-            for to in 0..3 {
-                dup(&terminal, to)?;
+        (_, Some(terminal)) => install_console(&terminal).map_err(SysError::of("ioctl", "TIOCSCTTY"))?,
+        (Streams::Pipes(ends), None) => {
+            let user = process.user();
+            if user.uid() != 0 {
+                // Ids that are not mapped fail later, with a better message.
+                let _ = ends.give_to(nix::unistd::Uid::from_raw(user.uid()), nix::unistd::Gid::from_raw(user.gid()));
             }
-        }
-        (Streams::Pipes { stdin, stdout, stderr }, None) => {
-            for (to, fd) in [stdin, stdout, stderr].into_iter().enumerate() {
-                match fd {
-                    Some(fd) => dup(&fd, to as i32)?,
-                    None => {
-                        let null = nix::fcntl::open(
-                            "/dev/null",
-                            OFlag::O_RDWR | OFlag::O_CLOEXEC,
-                            nix::sys::stat::Mode::empty(),
-                        )
-                        .map_err(SysError::of("open", "/dev/null"))?;
-                        dup(&null, to as i32)?;
-                    }
-                }
-            }
+            ends.install().map_err(SysError::of("dup2", "standard streams"))?;
         }
         (Streams::Terminal, None) => {}
     }

@@ -1,9 +1,11 @@
 //! Processes: clone3, pidfds, execveat, prctl.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+
+use crate::monitor::reaper::Exit;
 
 /// `libc` has this constant in a type that is too small for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -78,25 +80,6 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
     Errno::result(result).map(drop)
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// It called exit with this status.
-    Code(i32),
-    /// This signal killed it.
-    Signal(i32),
-}
-
-impl Exit {
-    /// The status a shell would show: the code, or 128 + the signal.
-    pub fn code(self) -> i32 {
-        match self {
-            Exit::Code(code) => code,
-            Exit::Signal(signal) => 128 + signal,
-        }
-    }
-}
-
 /// Reaps the child behind a pidfd; `None` if `block` is false and it still runs.
 ///
 /// # Source
@@ -121,7 +104,7 @@ pub fn wait(pidfd: BorrowedFd<'_>, block: bool) -> Result<Option<Exit>, Errno> {
     }
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    Ok(Some(if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) }))
+    Ok(Exit::from_siginfo(info.si_code, status))
 }
 
 /// Replaces the process by the program behind `fd`, or by `path` when `fd` is `None`. Returns only on failure.
@@ -204,17 +187,6 @@ pub fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Duplicates `from` onto the fixed number `to`, without close-on-exec.
-pub fn dup_to(from: impl AsFd, to: RawFd) -> Result<(), Errno> {
-    let from = from.as_fd().as_raw_fd();
-    if from == to {
-        // SAFETY: takes integers.
-        return Errno::result(unsafe { libc::fcntl(to, libc::F_SETFD, 0) }).map(drop);
-    }
-    // SAFETY: takes integers; what was open as `to` is stdin, stdout or stderr, which Rust never owns.
-    Errno::result(unsafe { libc::dup3(from, to, 0) }).map(drop)
-}
-
 /// Brings the loopback interface of the current network namespace up.
 ///
 /// # Source
@@ -240,51 +212,10 @@ pub fn received_fd(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Opens the slave of a pty master, without a path.
-///
-/// # Source
-/// `ioctl_tty(2)`, `TIOCGPTPEER`, Linux 4.13.
-pub fn pty_peer(master: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: takes integers.
-    let fd = Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER as _, flags) })?;
-    // SAFETY: the kernel returned a fresh descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Unlocks a pty so that its slave can be opened.
-pub fn pty_unlock(master: BorrowedFd<'_>) -> Result<(), Errno> {
-    let unlock: libc::c_int = 0;
-    // SAFETY: the kernel reads one int.
-    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlock) };
-    Errno::result(result).map(drop)
-}
-
-/// Makes a terminal the controlling terminal of the calling session leader.
-pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: takes integers.
-    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) };
-    Errno::result(result).map(drop)
-}
-
 /// Sets a resource limit.
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: limit outlives the call; the old value is not asked for.
     let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) };
     Errno::result(result).map(drop)
-}
-
-/// Sets every signal to its default action and unblocks all of them.
-pub fn reset_signals() {
-    for signal in 1..=64 {
-        // SAFETY: all zeroes is SIG_DFL with no flags; libc refuses its own signals and SIGKILL, SIGSTOP with EINVAL.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    // SAFETY: sigset_t is plain data.
-    let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: none outlives the call.
-    unsafe { libc::sigemptyset(&raw mut none) };
-    // SAFETY: none outlives the call; the old mask is not asked for.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
 }
