@@ -32,6 +32,8 @@ const MAX_BYTES: usize = 4096;
 pub enum Report {
     /// The master side of the container's terminal.
     Console(OwnedFd),
+    /// The pidfd of the process that joined a container: from the joiner of an `exec`.
+    Process(OwnedFd),
     /// Everything is mounted.
     Ready,
     /// The container cannot start.
@@ -97,6 +99,7 @@ impl Channel {
         let fail = SysError::of("sendmsg", "supervisor");
         match report {
             Report::Console(fd) => self.send(b"C", Some(fd.as_fd())).map_err(fail),
+            Report::Process(fd) => self.send(b"P", Some(fd.as_fd())).map_err(fail),
             Report::Ready => self.send(b"R", None).map_err(fail),
             Report::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code as u8];
@@ -131,6 +134,7 @@ impl Channel {
         let fd = fd.map(crate::sys::process::received_fd);
         Ok(match (bytes[..length].split_first(), fd) {
             (Some((b'C', _)), Some(fd)) => Report::Console(fd),
+            (Some((b'P', _)), Some(fd)) => Report::Process(fd),
             (Some((b'R', _)), _) => Report::Ready,
             (Some((b'F', rest)), _) => Report::Failed {
                 code: rest.first().copied().map_or(125, i32::from),
