@@ -155,8 +155,7 @@ impl<'a> Creation<'a> {
     /// # Errors
     /// [`ContainerError::Layout`] and [`ContainerError::Lock`].
     pub fn begin(layout: &'a Layout, id: ContainerId) -> Result<Self, ContainerError> {
-        create_dir(&layout.runtime_container(&id))?;
-        let lock = FileLock::exclusive(&layout.container_lock(&id))?;
+        let lock = lock_new(layout, &id)?;
         let creation = Self { layout, id, lock: Some(lock), name: None };
         create_dir(&layout.container(&creation.id))?;
         Ok(creation)
@@ -354,6 +353,19 @@ pub fn find(layout: &Layout, text: &str) -> Result<Record, ContainerError> {
         }
     }
     found.ok_or_else(not_found)
+}
+
+/// Takes a lock whose directory a sweep may take away before the lock is held.
+fn lock_new(layout: &Layout, id: &ContainerId) -> Result<FileLock, ContainerError> {
+    let mut attempts = 0;
+    loop {
+        create_dir(&layout.runtime_container(id))?;
+        match FileLock::exclusive(&layout.container_lock(id)) {
+            Ok(lock) => return Ok(lock),
+            Err(error) if error.is_not_found() && attempts < 8 => attempts += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Takes the lock of a container that does not run, so that it can be started or removed.

@@ -151,7 +151,13 @@ impl Removal<'_> {
         }
         if depth >= MAX_DEPTH {
             let moved = CString::new(random_hex(8)).unwrap_or_default();
-            match renameat(parent, name, self.top, moved.as_c_str()) {
+            // Moving a directory writes its "..": without write permission it is refused, and gets it.
+            let result = match renameat(parent, name, self.top, moved.as_c_str()) {
+                Err(Errno::EACCES) => fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)
+                    .and_then(|()| renameat(parent, name, self.top, moved.as_c_str())),
+                other => other,
+            };
+            match result {
                 Ok(()) => self.queue.push_back(moved),
                 Err(errno) => self.fail("renameat", name, errno),
             }
@@ -181,8 +187,8 @@ fn open_writable(parent: BorrowedFd<'_>, name: &CStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let dir = match openat(parent, name, flags, Mode::empty()) {
         Err(Errno::EACCES) => {
-            fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::NoFollowSymlink)
-                .or_else(|_| fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink))?;
+            // `O_NOFOLLOW` said EACCES, not ELOOP: it is a directory, and nobody but us is in the trash to change that.
+            fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
             openat(parent, name, flags, Mode::empty())?
         }
         other => other?,
