@@ -1,1 +1,3 @@
 //! Kernel calls that `nix` lacks.
+
+pub(crate) mod xattr;
