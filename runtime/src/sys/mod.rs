@@ -3,3 +3,5 @@
 pub(crate) mod caps;
 
 pub(crate) mod keyring;
+
+pub(crate) mod seccomp;
