@@ -35,8 +35,8 @@ pub enum InitError {
     #[error(transparent)]
     Capabilities(#[from] crate::security::capabilities::Error),
     /// The system call filter could not be loaded.
-    #[error("system call filter: {0}")]
-    Filter(String),
+    #[error(transparent)]
+    Filter(#[from] crate::security::seccomp::Error),
     /// A sysctl could not be set.
     #[error("sysctl {name}={value}: {source}")]
     Sysctl {
