@@ -67,7 +67,7 @@ allow
     arch_prctl breakpoint cacheflush modify_ldt set_tls
 
 # Address families. Left out: 12 DECnet, 19 Econet, 20 ATM SVC, 23 IrDA, 25 WAN pipe, 34 mISDN, 37 CAIF
-# (unmaintained), 38 ALG (CVE-2026-31431), 40 VSOCK (reaches the hypervisor's other guests). A list of what
+# (unmaintained), 38 ALG (CVE-2026-31431), 40 VSOCK (reaches the hypervisor). A list of what
 # is allowed, compared in 64 bits: the kernel ignores the upper half of the argument, so a filter that only
 # refuses 40 lets 0x1_0000_0028 through.
 allow when arg0 < 12
