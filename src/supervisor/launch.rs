@@ -3,7 +3,7 @@
 //! **Runs in:** the CLI, single-threaded, on the host.
 
 use std::borrow::Cow;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
@@ -54,6 +54,8 @@ pub(crate) struct Launch {
     pub(crate) birth: Birth,
     /// The command stays as the first client.
     pub(crate) attach: Option<supervise::FirstClient>,
+    /// Init of a container whose namespaces are shared.
+    pub(crate) beside: Option<OwnedFd>,
     /// The user's ids.
     pub(crate) mapping: Mapping,
     /// Our binary, if it needs protection.
@@ -135,7 +137,11 @@ pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
     };
     // With the host's pids there can be no namespace of ours round the container.
     let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
-    match spawn::supervisor(own_pids)? {
+    let forked = match &launch.beside {
+        Some(init) => spawn::supervisor_beside(init.as_fd(), own_pids)?,
+        None => spawn::supervisor(own_pids)?,
+    };
+    match forked {
         Side::Supervisor(maps) => {
             drop((reader, control));
             std::process::exit(supervise::run(launch, maps, writer, supervisor_control))

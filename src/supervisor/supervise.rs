@@ -181,6 +181,9 @@ impl Supervisor {
         let cgroup = Cgroup::create(&format!("coracle-{}", record.id));
         let (theirs, channel) = handshake::pair()?;
         let nested = has_private(&launch.spec, LinuxNamespaceType::User);
+        if let Some(path) = pid_namespace(&launch.spec) {
+            runtime::process::spawn::put_children_into(path)?;
+        }
         let forked = clone3(clone_flags(&launch.spec), cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd()))
             .map_err(|errno| CommandError::host(format!("clone3({:#x}): {}", clone_flags(&launch.spec), errno.desc().to_lowercase())))?;
         let (pid, init) = match forked {
@@ -460,6 +463,12 @@ fn clone_flags(spec: &Spec) -> u64 {
         }
     }
     flags
+}
+
+/// The pid namespace to join, if it is another container's.
+fn pid_namespace(spec: &Spec) -> Option<&std::path::Path> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
+    namespaces.iter().find(|one| one.typ() == LinuxNamespaceType::Pid)?.path().as_deref()
 }
 
 /// Maps the ids of a namespace inside the supervisor's, which has the privilege to map any of its own.
