@@ -128,16 +128,17 @@ impl RegistryClient {
         let header = self.known_authorization(&scope);
         let response = self.send_to_registry(ask, header.as_deref())?;
         if response.status() != StatusCode::UNAUTHORIZED || !self.is_own(response.url()) {
-            return self.checked(ask, response, header.is_some());
+            return self.checked(ask, response);
         }
         let challenges = challenges_of(response.headers());
         let is_encrypted = response.url().scheme() == "https";
-        let Some(header) = self.authorize(ask, &scope, &challenges, is_encrypted)? else {
-            return self.checked(ask, response, false);
+        let Some(answer) = self.authorize(ask, &scope, &challenges, is_encrypted, header.as_deref())? else {
+            return self.checked(ask, response);
         };
-        drop(response);
-        let response = self.send_to_registry(ask, Some(&header))?;
-        self.checked(ask, response, true)
+        // Read to its end, the connection serves again.
+        drop(Answer::read(response));
+        let response = self.send_to_registry(ask, Some(&answer))?;
+        self.checked(ask, response)
     }
 
     /// Tries the schemes that are allowed until one is known to work.
@@ -289,8 +290,15 @@ impl RegistryClient {
         scope: &str,
         challenges: &[Challenge],
         is_encrypted: bool,
+        refused: Option<&str>,
     ) -> Result<Option<String>, RegistryError> {
         let mut known = self.lock();
+        // Another thread may have answered the same challenge while this one waited.
+        if let Some(token) = known.tokens.get(scope).filter(|token| token.expires > Instant::now())
+            && refused != Some(token.header.as_str())
+        {
+            return Ok(Some(token.header.clone()));
+        }
         let credentials = match &known.credentials {
             Some(credentials) => credentials.clone(),
             None => {
@@ -380,7 +388,7 @@ impl RegistryClient {
         Token::parse(&answer, Instant::now()).map_err(|reason| protocol(&what, reason))
     }
 
-    fn checked(&self, ask: Ask<'_>, response: Response, _sent: bool) -> Result<Response, RegistryError> {
+    fn checked(&self, ask: Ask<'_>, response: Response) -> Result<Response, RegistryError> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
