@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitType, Spec, User};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User};
 use runtime::bundle::{self, Choice, DeviceBind, Namespaces, Options, OwnFile, Shm, defaults};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::security::masks::MaskedPaths;
@@ -186,9 +186,8 @@ fn limits(request: &Request) -> Result<Vec<PosixRlimit>, CommandError> {
         let name = format!("RLIMIT_{}", limit.name.to_uppercase());
         let kind: PosixRlimitType = serde_json::from_value(serde_json::Value::String(name))
             .map_err(|_| CommandError::user(format!("--ulimit {}: no such limit", limit.name)))?;
-        let mut one = PosixRlimit::default();
-        one.set_typ(kind).set_soft(limit.soft).set_hard(limit.hard);
-        out.push(one);
+        let built = PosixRlimitBuilder::default().typ(kind).soft(limit.soft).hard(limit.hard).build();
+        out.push(built.map_err(CommandError::user)?);
     }
     Ok(out)
 }

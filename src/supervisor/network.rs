@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use net::driver::{self, Attachment, Driver, Netns, Started};
@@ -171,5 +171,5 @@ pub(crate) fn wait(started: &mut Started) -> Result<(), CommandError> {
 
 /// The descriptor on which the end of a driver's helper shows.
 pub(crate) fn watch(started: &Started) -> BorrowedFd<'_> {
-    started.pidfd().as_fd()
+    started.pidfd()
 }

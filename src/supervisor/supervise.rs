@@ -432,7 +432,7 @@ fn become_init(launch: &Launch, streams: steps::Streams, channel: handshake::Cha
         rootfs: &launch.rootfs,
         mount_point: &mount_point,
         fill: &launch.fill,
-        copy_tree: copy_tree,
+        copy_tree,
         single_id: launch.mapping.single.is_some(),
         streams,
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
@@ -444,7 +444,7 @@ fn become_init(launch: &Launch, streams: steps::Streams, channel: handshake::Cha
 }
 
 fn copy_tree(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
-    storage::volume::copy_up(from, to).map_err(std::io::Error::other)
+    storage::volume::copy_up(from, to).map(drop).map_err(std::io::Error::other)
 }
 
 fn clone_flags(spec: &Spec) -> u64 {
