@@ -123,4 +123,5 @@ host_errors!(
     storage::state::atomic::WriteError,
     storage::state::lock::LockError,
     storage::state::version::ReadError,
+    storage::volume::VolumeError,
 );

@@ -169,9 +169,7 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 #[must_use]
 pub(crate) fn has_option(program: &Path, name: &str) -> bool {
     let Ok(bytes) = std::fs::read(program) else { return false };
-    let mut wanted = Vec::with_capacity(name.len() + 2);
-    wanted.extend_from_slice(name.as_bytes());
+    let mut wanted = name.as_bytes().to_vec();
     wanted.push(0);
-    let first = wanted.first().copied().unwrap_or_default();
-    bytes.windows(wanted.len()).any(|window| window.first() == Some(&first) && window == wanted)
+    sys::contains(&bytes, &wanted)
 }

@@ -1,8 +1,12 @@
 //! The pasta driver: a TAP device with the host's own addresses, TCP and UDP carried over by a helper process.
 //!
 //! pasta stays in the foreground, so that it is the supervisor's child, and tells that the namespace is configured by
-//! writing its pid file: here a FIFO. It closes the descriptors it inherits (since 2024), so it gets paths, and its
-//! AppArmor profile on Debian and Ubuntu allows exactly these: `/proc/PID/ns/net` and the user's runtime directory.
+//! writing its pid file: here a FIFO in the container's runtime directory, which its AppArmor profile on Debian and
+//! Ubuntu allows.
+//!
+//! Two generations are told apart by whether they know `--map-guest-addr` (August 2024). The older drops
+//! CAP_SYS_PTRACE before it opens `/proc/PID/ns/net`, and so may not, but keeps an inherited descriptor. The newer
+//! closes what it inherits, but keeps the capability.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
@@ -109,7 +113,8 @@ impl Pasta {
         }
         // Podman's word for pasta's own default.
         args.extend(options.args.iter().filter(|a| *a != "--map-gw").map(|a| Arg::Text(OsString::from(a))));
-        args.extend(["--foreground".into(), "--pid".into(), Arg::ReadyPath, "--netns".into(), Arg::NetnsPath]);
+        args.extend(["--foreground".into(), "--pid".into(), Arg::ReadyPath, "--netns".into()]);
+        args.push(if can_map_guest { Arg::NetnsPath } else { Arg::NetnsFd });
         args
     }
 }
@@ -158,7 +163,7 @@ mod tests {
         assert_eq!(
             shown("--map-gw,-T,8080,--udp-ports=53,--mtu,1500", false),
             "--config-net --dns-forward 169.254.1.1 -t none -U none --quiet -T 8080 --udp-ports=53 --mtu 1500 \
-             --foreground --pid <ReadyPath> --netns <NetnsPath>"
+             --foreground --pid <ReadyPath> --netns <NetnsFd>"
         );
     }
 

@@ -60,3 +60,14 @@ pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory.
     unsafe { libc::_exit(code) }
 }
+
+/// Whether `needle` occurs in `haystack`.
+///
+/// # Source
+/// memmem(3).
+pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    let (hay, pin) = (haystack.as_ptr().cast(), needle.as_ptr().cast());
+    // SAFETY: both pointers come with the length of the slice they were taken from; the call only reads.
+    let found = unsafe { libc::memmem(hay, haystack.len(), pin, needle.len()) };
+    !found.is_null()
+}

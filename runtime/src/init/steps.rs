@@ -35,8 +35,8 @@ pub enum InitError {
     #[error(transparent)]
     Capabilities(#[from] crate::security::capabilities::Error),
     /// The system call filter could not be loaded.
-    #[error("system call filter: {0}")]
-    Filter(String),
+    #[error(transparent)]
+    Filter(#[from] crate::security::seccomp::Error),
     /// A sysctl could not be set.
     #[error("sysctl {name}={value}: {source}")]
     Sysctl {
@@ -169,6 +169,7 @@ fn start(plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitErr
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
 
+    join_shared(spec)?;
     let sealed = plan.seal.map(SealedExe::open).transpose()?;
     let root = make_root(&plan)?;
     if has_private(spec, LinuxNamespaceType::Network) {
@@ -255,6 +256,21 @@ pub fn become_program(
 pub fn has_private(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.is_some_and(|all| all.iter().any(|one| one.typ() == kind && one.path().is_none()))
+}
+
+/// Joins the namespaces that the bundle names by path. A pid namespace is joined by the supervisor: it holds for
+/// children only.
+fn join_shared(spec: &Spec) -> Result<(), InitError> {
+    for namespace in spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
+        let Some(path) = namespace.path() else { continue };
+        if namespace.typ() == LinuxNamespaceType::Pid {
+            continue;
+        }
+        let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+            .map_err(SysError::of("open", path.display()))?;
+        sys::setns(fd.as_fd(), 0).map_err(SysError::of("setns", path.display()))?;
+    }
+    Ok(())
 }
 
 /// crun's annotation for containers that keep the user's groups.

@@ -10,6 +10,8 @@ pub(crate) mod mount;
 
 pub(crate) mod process;
 
+pub(crate) mod seccomp;
+
 use std::fmt;
 
 use nix::errno::Errno;

@@ -44,6 +44,9 @@ pub enum UsernsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A container's user namespace could not be joined.
+    #[error("join the container's user namespace: {0}")]
+    Join(String),
     /// A map could not be written.
     #[error("write {path}: {source}")]
     Write {

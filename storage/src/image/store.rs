@@ -191,6 +191,11 @@ impl ImageStore {
         self.resolve_id(&index, name)
     }
 
+    /// Whether some image has exactly this name. An unreadable store has none; whoever writes to it will say why.
+    pub fn has_name(&self, name: &Reference) -> bool {
+        self.read_index().is_ok_and(|index| index.manifests.iter().any(|entry| entry_answers(entry, name)))
+    }
+
     fn resolve_id(&self, index: &IndexFile, name: &str) -> Result<Option<Image>, StoreError> {
         let prefix = name.strip_prefix("sha256:").unwrap_or(name);
         if prefix.is_empty() || prefix.len() > 64 || !is_lower_hex(prefix) {

@@ -5,7 +5,8 @@ use std::io;
 use super::registry::RegistryError;
 use crate::blob::BlobError;
 use crate::digest::{DiffId, Digest};
-use crate::image::ImageError;
+use crate::image::index::Platform;
+use crate::image::{ImageError, StoreError};
 use crate::reference::ParseReferenceError;
 
 /// An image could not be read from its source or written to the store. `Display` is one complete line.
@@ -24,6 +25,9 @@ pub enum TransportError {
     /// A blob is not what its descriptor promises, or cannot be written.
     #[error(transparent)]
     Blob(#[from] BlobError),
+    /// The image store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The bytes of a manifest are not those of the digest it was asked for by.
     #[error("manifest {expected}: wrong content: its digest is {got}")]
     ManifestDigest {
@@ -42,6 +46,27 @@ pub enum TransportError {
         /// What it is.
         got: DiffId,
     },
+    /// The image that the source has is for another machine than was asked for.
+    #[error("the image is for {got}, not for {wanted}")]
+    Platform {
+        /// What was asked for.
+        wanted: Platform,
+        /// What there is.
+        got: Platform,
+    },
+    /// A layer cannot be decompressed or unpacked.
+    #[error("layer {blob}: {reason}")]
+    Unpack {
+        /// The compressed layer.
+        blob: Digest,
+        /// What is wrong with it.
+        reason: String,
+        /// Whether the file system is full.
+        is_full_disk: bool,
+    },
+    /// Stopped because something else of the same image failed.
+    #[error("stopped")]
+    Stopped,
     /// A file or a directory of a local source, or of the store.
     #[error("{what}: {source}")]
     Io {
@@ -83,7 +108,18 @@ impl TransportError {
             |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self {
             Self::Blob(BlobError::Io { source, .. }) | Self::Io { source, .. } => is_full(source),
+            Self::Unpack { is_full_disk, .. } => *is_full_disk,
             _ => false,
         }
     }
+}
+
+/// A pull failed. `Display` is one complete line: `pull docker.io/library/x:latest: tag latest: manifest unknown`.
+#[derive(Debug, thiserror::Error)]
+#[error("pull {from}: {reason}")]
+pub struct PullError {
+    /// What was to be pulled.
+    pub from: String,
+    /// Why it is not there now.
+    pub reason: TransportError,
 }

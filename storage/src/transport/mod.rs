@@ -7,6 +7,14 @@
 
 pub mod error;
 
+pub mod pull;
+
+mod stream;
+
+mod publish;
+
+mod unpack;
+
 pub mod registry;
 
 pub mod oci_layout;
@@ -18,7 +26,8 @@ pub mod dir;
 use std::io::Read;
 use std::path::PathBuf;
 
-pub use error::TransportError;
+pub use error::{PullError, TransportError};
+pub use pull::{PullOptions, pull, pull_from};
 
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;
