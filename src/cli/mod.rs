@@ -1,6 +1,8 @@
 //! Global flags, option groups, formats, tables, progress.
 
 pub(crate) mod format;
+pub(crate) mod output;
+pub(crate) mod pattern;
 pub(crate) mod printable;
 pub(crate) mod table;
 pub(crate) mod units;

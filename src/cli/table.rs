@@ -1,15 +1,24 @@
-//! Columns, as Go's `text/tabwriter` lays them out for podman: at least ten wide, two spaces apart.
+//! Columns, as Go's `text/tabwriter` lays them out for podman and docker.
 
-/// The least width of a column with its padding.
-const MIN_WIDTH: usize = 12;
+/// How columns are set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Columns {
+    /// The least width of a column with its padding.
+    min_width: usize,
+    /// The spaces between the widest cell of a column and the next one.
+    padding: usize,
+}
 
-/// The spaces between the widest cell of a column and the next one.
-const PADDING: usize = 2;
+/// As podman sets them.
+pub(crate) const PODMAN: Columns = Columns { min_width: 12, padding: 2 };
+
+/// As docker sets them.
+pub(crate) const DOCKER: Columns = Columns { min_width: 10, padding: 3 };
 
 /// Lays out lines whose cells are ended by tabs. What follows the last tab of a line belongs to no column.
 ///
 /// A column is a run of lines that all have a cell in it: a line with fewer cells ends the columns it lacks.
-pub(crate) fn align(text: &str) -> String {
+pub(crate) fn align(text: &str, Columns { min_width, padding }: Columns) -> String {
     let lines: Vec<Vec<&str>> = text.split('\n').map(|line| line.split('\t').collect()).collect();
     let mut widths: Vec<Vec<usize>> = lines.iter().map(|cells| vec![0; cells.len() - 1]).collect();
     let deepest = widths.iter().map(Vec::len).max().unwrap_or(0);
@@ -18,9 +27,9 @@ pub(crate) fn align(text: &str) -> String {
         while first < lines.len() {
             // The run of lines that have this column.
             let last = (first..lines.len()).find(|line| widths[*line].len() <= column).unwrap_or(lines.len());
-            let width = (first..last).map(|line| cell_width(lines[line][column]) + PADDING).max().unwrap_or(0);
+            let width = (first..last).map(|line| cell_width(lines[line][column]) + padding).max().unwrap_or(0);
             for widths in &mut widths[first..last] {
-                widths[column] = width.max(MIN_WIDTH);
+                widths[column] = width.max(min_width);
             }
             first = last + 1;
         }
@@ -65,7 +74,7 @@ mod tests {
             ("aaaaaaaaaaaaaaaa\tb\nno cells\nc\td\n", "aaaaaaaaaaaaaaaa  b\nno cells\nc           d\n"),
             ("ääääääääääää\tb\nc\td", "ääääääääääää  b\nc             d"),
         ] {
-            assert_eq!(align(text), expected, "{text:?}");
+            assert_eq!(align(text, PODMAN), expected, "{text:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ fn row() -> Value {
 fn render(format: &str) -> String {
     let headings = [("ID", "CONTAINER ID"), ("CreatedHuman", "CREATED")];
     let listing =
-        Listing { name: "ps", type_name: "containers.psReporter", format, headings: &headings, no_heading: false };
+        Listing { name: "ps", type_name: "containers.psReporter", format, headings: &headings, no_heading: false, docker: false };
     let (out, error) = listing.render(vec![row()]);
     match error {
         Some(error) => format!("{out}Error: {error}\n"),
@@ -133,6 +133,7 @@ fn headings_stand_without_rows() {
         format: "table {{.ID}} {{.CreatedHuman}} {{.ImageID}}",
         headings: &[("ID", "CONTAINER ID"), ("CreatedHuman", "CREATED")],
         no_heading: false,
+        docker: false,
     };
     assert_eq!(listing.render(Vec::new()).0, "CONTAINER ID  CREATED     IMAGE ID\n");
     assert_eq!(Listing { no_heading: true, ..listing }.render(Vec::new()).0, "");

@@ -71,6 +71,8 @@ pub(crate) struct Listing<'a> {
     pub(crate) headings: &'a [(&'static str, &'static str)],
     /// Print no headings.
     pub(crate) no_heading: bool,
+    /// Columns as docker sets them.
+    pub(crate) docker: bool,
 }
 
 impl Listing<'_> {
@@ -89,7 +91,8 @@ impl Listing<'_> {
         }
         let (body, error) = template.execute(&Value::List(rows), self.type_name);
         out.push_str(&body);
-        (if is_table { table::align(&out) } else { out }, error)
+        let columns = if self.docker { table::DOCKER } else { table::PODMAN };
+        (if is_table { table::align(&out, columns) } else { out }, error)
     }
 
     /// A row whose every field is its own heading. Without rows, the fields are those the headings know and whatever
