@@ -64,7 +64,10 @@ enum Event {
 pub(crate) fn run(launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
     // The command's terminal sends its signals to the command, which proxies them.
     let _ = nix::unistd::setsid();
-    match Supervisor::build(launch, maps, control) {
+    let first = launch.attach.as_ref().map(|first| first_client(first, control)).transpose();
+    // Whoever reads the command's output must see its end when the command ends.
+    let first = let_go_of_streams().and(first);
+    match first.map_err(Failure::from).and_then(|first| Supervisor::build(launch, maps, first)) {
         Ok(mut supervisor) => {
             result.started();
             supervisor.after_start();
@@ -108,7 +111,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn build(mut launch: Launch, maps: MapsPending, control: Option<OwnedFd>) -> Result<Supervisor, Failure> {
+    fn build(mut launch: Launch, maps: MapsPending, first: Option<relay::FirstClient>) -> Result<Supervisor, Failure> {
         let signals = SignalSource::block(&runtime::process::signal::proxied())
             .map_err(|errno| CommandError::host(format!("signalfd(): {}", errno.desc().to_lowercase())))?;
         let layout = launch.layout.clone();
@@ -117,7 +120,7 @@ impl Supervisor {
             Birth::Existing => (container::lock(&layout, &launch.record.id).map_err(CommandError::host)?, false),
         };
         let id = launch.record.id.clone();
-        let built = Self::start(launch, maps, control, signals, lock, is_new);
+        let built = Self::start(launch, maps, first, signals, lock, is_new);
         built.map_err(|(error, lock)| {
             // What `run` made is gone as if it had never been; what existed stays, with the reason in its exit record.
             if is_new {
@@ -140,13 +143,13 @@ impl Supervisor {
     fn start(
         launch: Launch,
         maps: MapsPending,
-        control: Option<OwnedFd>,
+        first: Option<relay::FirstClient>,
         signals: SignalSource,
         lock: FileLock,
         is_new: bool,
     ) -> Result<Supervisor, (CommandError, FileLock)> {
         let mut lock = Some(lock);
-        match Self::try_start(launch, maps, control, signals, &mut lock, is_new) {
+        match Self::try_start(launch, maps, first, signals, &mut lock, is_new) {
             Ok(supervisor) => Ok(supervisor),
             // Nothing below takes the lock before it succeeds.
             Err(error) => match lock {
@@ -159,7 +162,7 @@ impl Supervisor {
     fn try_start(
         mut launch: Launch,
         maps: MapsPending,
-        control: Option<OwnedFd>,
+        first: Option<relay::FirstClient>,
         signals: SignalSource,
         lock: &mut Option<FileLock>,
         is_new: bool,
@@ -234,8 +237,8 @@ impl Supervisor {
         }
         let streams = streams.ok_or_else(|| CommandError::host("init made no terminal"))?;
         let mut relay = Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
-        if let Some(first) = &launch.attach {
-            relay.attach_first(first_client(first, control)?);
+        if let Some(first) = first {
+            relay.attach_first(first);
         }
         relay.listen(listener(&layout, &record)?);
 
@@ -508,6 +511,16 @@ fn first_client(first: &FirstClient, control: Option<OwnedFd>) -> Result<relay::
         stderr: own(first.stderr, std::io::stderr().as_fd()).map_err(fail)?,
         detach_keys: first.detach_keys.clone(),
     })
+}
+
+/// Puts `/dev/null` at 0, 1 and 2.
+fn let_go_of_streams() -> Result<(), CommandError> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+    let null = null.map_err(|error| CommandError::host(format!("open /dev/null: {}", super::bundle::reason(&error))))?;
+    nix::unistd::dup2_stdin(&null)
+        .and_then(|()| nix::unistd::dup2_stdout(&null))
+        .and_then(|()| nix::unistd::dup2_stderr(&null))
+        .map_err(errno("dup2"))
 }
 
 fn open_log(layout: &Layout, record: &Record) -> Result<log::Log, CommandError> {
