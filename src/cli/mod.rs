@@ -1,1 +1,6 @@
 //! Global flags, option groups, formats, tables, progress.
+
+pub(crate) mod format;
+pub(crate) mod printable;
+pub(crate) mod table;
+pub(crate) mod units;
