@@ -79,7 +79,7 @@ pub fn is_whiteout_device(stat: &FileStat) -> bool {
 /// # Errors
 /// The kernel's errno.
 pub fn is_whiteout_file(fd: impl AsFd) -> nix::Result<bool> {
-    Ok(xattr::get(fd, WHITEOUT_XATTR)?.is_some())
+    Ok(xattr::find(fd.as_fd(), WHITEOUT_XATTR)?.is_some())
 }
 
 /// True if the directory behind a readable descriptor hides what lies below it.
@@ -87,7 +87,7 @@ pub fn is_whiteout_file(fd: impl AsFd) -> nix::Result<bool> {
 /// # Errors
 /// The kernel's errno.
 pub fn is_opaque(dir: impl AsFd) -> nix::Result<bool> {
-    Ok(xattr::get(dir, OPAQUE_XATTR)?.as_deref() == Some(b"y"))
+    Ok(xattr::find(dir.as_fd(), OPAQUE_XATTR)?.as_deref() == Some(b"y"))
 }
 
 /// Marks the directory behind a readable descriptor opaque.
@@ -95,7 +95,7 @@ pub fn is_opaque(dir: impl AsFd) -> nix::Result<bool> {
 /// # Errors
 /// The kernel's errno; `ENOTSUP` on a file system without user xattrs, which no rootless overlay can use.
 pub fn make_opaque(dir: impl AsFd) -> nix::Result<()> {
-    xattr::set(dir, OPAQUE_XATTR, b"y")
+    xattr::set(dir.as_fd(), OPAQUE_XATTR, b"y")
 }
 
 /// Makes a whiteout of `name` in `dir`, where nothing of that name may be.
@@ -115,11 +115,11 @@ pub fn make(dir: impl AsFd, name: &[u8]) -> nix::Result<()> {
 fn make_file(dir: impl AsFd, name: &[u8]) -> nix::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file = openat(&dir, name, flags, Mode::from_bits_truncate(0o600))?;
-    xattr::set(&file, WHITEOUT_XATTR, b"y")?;
+    xattr::set(file.as_fd(), WHITEOUT_XATTR, b"y")?;
     let dir = openat(&dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     // The kernel looks for such files only in directories that say they have some.
-    if xattr::get(&dir, OPAQUE_XATTR)?.is_none() {
-        xattr::set(&dir, OPAQUE_XATTR, b"x")?;
+    if xattr::find(dir.as_fd(), OPAQUE_XATTR)?.is_none() {
+        xattr::set(dir.as_fd(), OPAQUE_XATTR, b"x")?;
     }
     Ok(())
 }

@@ -53,15 +53,15 @@ impl Rootfs {
                     .map_err(MountError::Rootfs)?;
                 match overlay(lowers, upper, work, *volatile) {
                     // Before Linux 6.5 there is no `lowerdir+`.
-                    Err(error) if error.errno == Errno::EINVAL => overlay_before_6_5(lowers, upper, work, *volatile, at)
-                        .map_err(|_| MountError::Rootfs(error))
-                        .map(|()| None)?,
+                    Err(error) if error.errno == Errno::EINVAL => {
+                        overlay_before_6_5(lowers, upper, work, *volatile, at)
+                            .map_err(|_| MountError::Rootfs(error))
+                            .map(|()| None)?
+                    }
                     other => Some(other.map_err(MountError::Rootfs)?),
                 }
             }
-            Rootfs::Directory(path) => {
-                Some(clone_tree(nix::fcntl::AT_FDCWD, path, true).map_err(MountError::Rootfs)?)
-            }
+            Rootfs::Directory(path) => Some(clone_tree(nix::fcntl::AT_FDCWD, path, true).map_err(MountError::Rootfs)?),
         };
         if let Some(detached) = detached {
             let place = open(at)?;
@@ -107,7 +107,8 @@ fn overlay_before_6_5(
     volatile: bool,
     at: &Path,
 ) -> Result<(), MountError> {
-    let base = std::env::current_dir().map_err(|_| SysError { call: "getcwd", args: String::new(), errno: Errno::ENOENT })?;
+    let base =
+        std::env::current_dir().map_err(|_| SysError { call: "getcwd", args: String::new(), errno: Errno::ENOENT })?;
     let links = open(at)?;
     let tmpfs = FsContext::open("tmpfs")?.mount(0)?;
     attach(tmpfs.as_fd(), links.as_fd(), at.display())?;
@@ -125,8 +126,14 @@ fn overlay_before_6_5(
     link("w", work)?;
     text.push_str(if volatile { ",upperdir=u,workdir=w,volatile" } else { ",upperdir=u,workdir=w" });
     nix::unistd::fchdir(tmpfs.as_fd()).map_err(SysError::of("fchdir", at.display()))?;
-    nix::mount::mount(Some("overlay"), at.as_os_str().as_bytes(), Some("overlay"), MsFlags::empty(), Some(text.as_str()))
-        .map_err(SysError::of("mount", format!("overlay, {text}")))?;
+    nix::mount::mount(
+        Some("overlay"),
+        at.as_os_str().as_bytes(),
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(text.as_str()),
+    )
+    .map_err(SysError::of("mount", format!("overlay, {text}")))?;
     nix::mount::mount(None::<&str>, at.as_os_str().as_bytes(), None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(SysError::of("mount", "MS_PRIVATE"))?;
     Ok(())

@@ -7,3 +7,5 @@ pub mod capabilities;
 pub mod masks;
 
 pub mod keyring;
+
+pub mod seccomp;

@@ -4,9 +4,13 @@ pub(crate) mod caps;
 
 pub(crate) mod keyring;
 
+pub(crate) mod monitor;
+
 pub(crate) mod mount;
 
 pub(crate) mod process;
+
+pub(crate) mod seccomp;
 
 use std::fmt;
 

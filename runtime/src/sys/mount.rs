@@ -64,7 +64,8 @@ impl FsContext {
     /// # Source
     /// `fsopen(2)`, Linux 5.2.
     pub fn open(kind: &'static str) -> Result<FsContext> {
-        let name = CString::new(kind).map_err(|_| SysError { call: "fsopen", args: kind.into(), errno: Errno::EINVAL })?;
+        let name =
+            CString::new(kind).map_err(|_| SysError { call: "fsopen", args: kind.into(), errno: Errno::EINVAL })?;
         // SAFETY: name is terminated; FSOPEN_CLOEXEC is 1.
         let result = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), 1) };
         Ok(FsContext { fd: owned(result).map_err(SysError::of("fsopen", kind))?, kind })
@@ -73,16 +74,16 @@ impl FsContext {
     fn config(&self, command: u32, key: Option<&CStr>, value: Option<&CStr>) -> std::result::Result<(), Errno> {
         let pointer = |s: Option<&CStr>| s.map_or(std::ptr::null(), CStr::as_ptr);
         // SAFETY: both strings are null or terminated and outlive the call.
-        let result = unsafe {
-            libc::syscall(libc::SYS_fsconfig, self.fd.as_raw_fd(), command, pointer(key), pointer(value), 0)
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_fsconfig, self.fd.as_raw_fd(), command, pointer(key), pointer(value), 0) };
         Errno::result(result).map(drop)
     }
 
     /// Sets an option without a value.
     pub fn flag(&self, key: &str) -> Result<()> {
         let name = c_path(Path::new(key))?;
-        self.config(FSCONFIG_SET_FLAG, Some(&name), None).map_err(SysError::of("fsconfig", format!("{}, {key}", self.kind)))
+        self.config(FSCONFIG_SET_FLAG, Some(&name), None)
+            .map_err(SysError::of("fsconfig", format!("{}, {key}", self.kind)))
     }
 
     /// Sets an option with a value of at most 255 bytes.
@@ -94,8 +95,11 @@ impl FsContext {
 
     /// Creates the file system and returns a detached mount of it.
     pub fn mount(self, attributes: u64) -> Result<OwnedFd> {
-        self.config(FSCONFIG_CMD_CREATE, None, None)
-            .map_err(|errno| SysError { call: "fsconfig", args: format!("{}, create{}", self.kind, self.log()), errno })?;
+        self.config(FSCONFIG_CMD_CREATE, None, None).map_err(|errno| SysError {
+            call: "fsconfig",
+            args: format!("{}, create{}", self.kind, self.log()),
+            errno,
+        })?;
         // SAFETY: takes integers; FSMOUNT_CLOEXEC is 1.
         let result = unsafe { libc::syscall(libc::SYS_fsmount, self.fd.as_raw_fd(), 1, attributes) };
         owned(result).map_err(SysError::of("fsmount", self.kind))

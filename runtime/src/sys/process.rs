@@ -1,9 +1,11 @@
 //! Processes: clone3, pidfds, execveat, prctl.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+
+use crate::monitor::reaper::Exit;
 
 /// `libc` has this constant in a type that is too small for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -37,15 +39,15 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, Errn
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags | libc::CLONE_PIDFD as u64;
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // A sibling's exit signal is that of the process that clones it, and must not be given.
+    args.exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: no CLONE_VM and no stack: the child is a copy like fork(2)'s; args and pidfd outlive the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&args), std::mem::size_of::<libc::clone_args>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&args), std::mem::size_of::<libc::clone_args>()) };
     match Errno::result(result)? {
         0 => Ok(Forked::Child),
         pid => {
@@ -79,25 +81,6 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
     Errno::result(result).map(drop)
 }
 
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// It called exit with this status.
-    Code(i32),
-    /// This signal killed it.
-    Signal(i32),
-}
-
-impl Exit {
-    /// The status a shell would show: the code, or 128 + the signal.
-    pub fn code(self) -> i32 {
-        match self {
-            Exit::Code(code) => code,
-            Exit::Signal(signal) => 128 + signal,
-        }
-    }
-}
-
 /// Reaps the child behind a pidfd; `None` if `block` is false and it still runs.
 ///
 /// # Source
@@ -122,7 +105,7 @@ pub fn wait(pidfd: BorrowedFd<'_>, block: bool) -> Result<Option<Exit>, Errno> {
     }
     // SAFETY: as above.
     let status = unsafe { info.si_status() };
-    Ok(Some(if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) }))
+    Ok(Exit::from_siginfo(info.si_code, status))
 }
 
 /// Replaces the process by the program behind `fd`, or by `path` when `fd` is `None`. Returns only on failure.
@@ -130,8 +113,7 @@ pub fn wait(pidfd: BorrowedFd<'_>, block: bool) -> Result<Option<Exit>, Errno> {
 /// # Source
 /// `execveat(2)`, Linux 3.19; `execve(2)`.
 pub fn exec(fd: Option<BorrowedFd<'_>>, path: &CStr, args: &[CString], env: &[CString]) -> Errno {
-    let pointers =
-        |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let (argv, envp) = (pointers(args), pointers(env));
     let (dir, flags) = match fd {
         Some(fd) => (fd.as_raw_fd(), libc::AT_EMPTY_PATH),
@@ -206,17 +188,6 @@ pub fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Duplicates `from` onto the fixed number `to`, without close-on-exec.
-pub fn dup_to(from: impl AsFd, to: RawFd) -> Result<(), Errno> {
-    let from = from.as_fd().as_raw_fd();
-    if from == to {
-        // SAFETY: takes integers.
-        return Errno::result(unsafe { libc::fcntl(to, libc::F_SETFD, 0) }).map(drop);
-    }
-    // SAFETY: takes integers; what was open as `to` is stdin, stdout or stderr, which Rust never owns.
-    Errno::result(unsafe { libc::dup3(from, to, 0) }).map(drop)
-}
-
 /// Brings the loopback interface of the current network namespace up.
 ///
 /// # Source
@@ -233,5 +204,19 @@ pub fn loopback_up() -> Result<(), Errno> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: request is an ifreq with a terminated name and outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    Errno::result(result).map(drop)
+}
+
+/// Owns a descriptor that arrived by `SCM_RIGHTS`.
+pub fn received_fd(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel installed it for this process; whoever parsed the message passes it here once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Sets a resource limit.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: limit outlives the call; the old value is not asked for.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) };
     Errno::result(result).map(drop)
 }

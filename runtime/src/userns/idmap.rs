@@ -60,7 +60,11 @@ impl IdMap {
         let mut entries = Vec::new();
         let mut push = |container: u64, host: u64, end: u64| {
             if end > container {
-                entries.push(IdMapEntry { container: container as u32, host: host as u32, size: (end - container) as u32 });
+                entries.push(IdMapEntry {
+                    container: container as u32,
+                    host: host as u32,
+                    size: (end - container) as u32,
+                });
             }
         };
         let id = u64::from(container_id);
@@ -108,12 +112,10 @@ mod tests {
     fn ranges_follow_each_other_after_the_users_own_id() {
         let map = IdMap::with_ranges(1000, &[Range { start: 5000, size: 10 }, Range { start: 9000, size: 5 }]);
         assert_eq!(map.to_argument_text(), "0 1000 1 1 5000 10 11 9000 5");
-        assert_eq!((map.to_host(0), map.to_host(10), map.to_host(11), map.to_host(16)), (
-            Some(1000),
-            Some(5009),
-            Some(9000),
-            None
-        ));
+        assert_eq!(
+            (map.to_host(0), map.to_host(10), map.to_host(11), map.to_host(16)),
+            (Some(1000), Some(5009), Some(9000), None)
+        );
     }
 
     #[test]

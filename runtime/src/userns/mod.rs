@@ -44,6 +44,9 @@ pub enum UsernsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A container's user namespace could not be joined.
+    #[error("join the container's user namespace: {0}")]
+    Join(String),
     /// A map could not be written.
     #[error("write {path}: {source}")]
     Write {
@@ -106,8 +109,12 @@ impl Mapping {
             single: Some(reason),
         };
         let user = subid::Owner::of(uid);
-        let Some(uids) = subid::ranges("/etc/subuid", &user) else { return single(SingleReason::NoRange("/etc/subuid")) };
-        let Some(gids) = subid::ranges("/etc/subgid", &user) else { return single(SingleReason::NoRange("/etc/subgid")) };
+        let Some(uids) = subid::ranges("/etc/subuid", &user) else {
+            return single(SingleReason::NoRange("/etc/subuid"));
+        };
+        let Some(gids) = subid::ranges("/etc/subgid", &user) else {
+            return single(SingleReason::NoRange("/etc/subgid"));
+        };
         let Some(newuidmap) = newidmap::find("newuidmap") else { return single(SingleReason::NoHelper("newuidmap")) };
         let Some(newgidmap) = newidmap::find("newgidmap") else { return single(SingleReason::NoHelper("newgidmap")) };
         Mapping {
@@ -149,9 +156,11 @@ impl Mapping {
 /// `work` returns the child's exit status. The caller must be single-threaded; the child may start threads.
 pub fn run_in(mapping: &Mapping, work: impl FnOnce() -> i32) -> Result<Exit, UsernsError> {
     let child = start_in(mapping, work)?;
-    wait(child.as_fd(), true)
-        .map_err(SysError::of("waitid", "P_PIDFD"))?
-        .ok_or(UsernsError::Sys(SysError { call: "waitid", args: "P_PIDFD".into(), errno: Errno::ECHILD }))
+    wait(child.as_fd(), true).map_err(SysError::of("waitid", "P_PIDFD"))?.ok_or(UsernsError::Sys(SysError {
+        call: "waitid",
+        args: "P_PIDFD".into(),
+        errno: Errno::ECHILD,
+    }))
 }
 
 /// As [`run_in`], without waiting: returns the child's pidfd.

@@ -11,19 +11,15 @@ use super::{IdMap, UsernsError};
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let known = ["/usr/bin", "/usr/local/bin", "/run/wrappers/bin"].map(PathBuf::from);
-    known.into_iter().chain(std::env::split_paths(&path)).map(|dir| dir.join(name)).find(|file| {
-        std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    })
+    known
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .map(|dir| dir.join(name))
+        .find(|file| std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
 }
 
 /// Runs both helpers at once for process `pid`: half the time of one after the other.
-pub fn run_both(
-    newuidmap: &Path,
-    newgidmap: &Path,
-    pid: i32,
-    uids: &IdMap,
-    gids: &IdMap,
-) -> Result<(), UsernsError> {
+pub fn run_both(newuidmap: &Path, newgidmap: &Path, pid: i32, uids: &IdMap, gids: &IdMap) -> Result<(), UsernsError> {
     let uid_child = spawn("newuidmap", newuidmap, pid, uids);
     let gid_child = spawn("newgidmap", newgidmap, pid, gids);
     // Both are reaped before either failure is returned.

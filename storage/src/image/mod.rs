@@ -6,6 +6,12 @@ pub mod index;
 
 pub mod config;
 
+pub mod record;
+
+pub mod store;
+
+pub use store::{Image, ImageStore, Layer, StoreError};
+
 use crate::digest::Digest;
 
 /// A document of an image is not what it should be.

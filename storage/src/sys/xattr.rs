@@ -1,92 +1,89 @@
-//! Extended attributes by descriptor. The descriptor must be a real one: `O_PATH` is refused with `EBADF`.
+//! Extended attributes of an open file.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd};
 
-/// Largest value the kernel takes (`XATTR_SIZE_MAX`).
-const MAX_VALUE_BYTES: usize = 65_536;
-
-/// Sets an extended attribute, new or not.
+/// Lists the names of all attributes of `file`.
 ///
 /// # Errors
-/// The kernel's errno; `ENOTSUP` if the file system or the kind of file has none of this namespace.
-///
-/// # Source
-/// `fsetxattr(2)`.
-pub(crate) fn set(fd: impl AsFd, name: &CStr, value: &[u8]) -> nix::Result<()> {
-    let raw = fd.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is borrowed for the call, `name` ends with a NUL, `value` is valid for its length.
-    let result = unsafe { libc::fsetxattr(raw, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-    Errno::result(result).map(drop)
-}
-
-/// Removes an extended attribute; one that is not there is success.
-///
-/// # Errors
-/// The kernel's errno.
-///
-/// # Source
-/// `fremovexattr(2)`.
-pub(crate) fn remove(fd: impl AsFd, name: &CStr) -> nix::Result<()> {
-    let raw = fd.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is borrowed for the call, `name` ends with a NUL.
-    let result = unsafe { libc::fremovexattr(raw, name.as_ptr()) };
-    match Errno::result(result) {
-        Ok(_) | Err(Errno::ENODATA | Errno::ENOTSUP) => Ok(()),
+/// Those of `flistxattr(2)`; a file system without attributes gives an empty list.
+pub(crate) fn list(file: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
+    let names = grow(|buffer| {
+        // SAFETY: the pointer and the length describe `buffer`; a length of 0 only asks for the size.
+        unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    });
+    match names {
+        Ok(names) => Ok(names
+            .split_inclusive(|byte| *byte == 0)
+            .filter_map(|name| CStr::from_bytes_with_nul(name).ok().map(CStr::to_owned))
+            .collect()),
+        Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
         Err(errno) => Err(errno),
     }
 }
 
-/// Reads an extended attribute; `None` if it is not there or the file system has none at all.
+/// Reads one attribute.
 ///
 /// # Errors
-/// The kernel's errno.
+/// Those of `fgetxattr(2)`.
+pub(crate) fn get(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Vec<u8>> {
+    grow(|buffer| {
+        // SAFETY: `name` ends with a zero; the pointer and the length describe `buffer`, a length of 0 asks for the size.
+        unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    })
+}
+
+/// Reads one attribute; `None` if it is not there, or if the file system has none of its kind.
 ///
-/// # Source
-/// `fgetxattr(2)`.
-pub(crate) fn get(fd: impl AsFd, name: &CStr) -> nix::Result<Option<Vec<u8>>> {
-    let raw = fd.as_fd().as_raw_fd();
-    let mut value = vec![0_u8; 256];
-    loop {
-        // SAFETY: the descriptor is borrowed for the call, `name` ends with a NUL, `value` is valid for its length.
-        let result = unsafe { libc::fgetxattr(raw, name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-        match Errno::result(result) {
-            Ok(len) => {
-                value.truncate(len.cast_unsigned());
-                return Ok(Some(value));
-            }
-            Err(Errno::ENODATA | Errno::ENOTSUP) => return Ok(None),
-            Err(Errno::ERANGE) if value.len() < MAX_VALUE_BYTES => value.resize(MAX_VALUE_BYTES, 0),
-            Err(errno) => return Err(errno),
-        }
+/// # Errors
+/// Those of `fgetxattr(2)`.
+pub(crate) fn find(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Option<Vec<u8>>> {
+    match get(file, name) {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
-/// Lists the names of all extended attributes; empty if the file system has none.
+/// Sets one attribute.
 ///
 /// # Errors
-/// The kernel's errno.
+/// Those of `fsetxattr(2)`.
+pub(crate) fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<()> {
+    // SAFETY: `name` ends with a zero; the pointer and the length describe `value`.
+    let result = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(result).map(drop)
+}
+
+/// Removes one attribute; one that is not there is success.
 ///
-/// # Source
-/// `flistxattr(2)`.
-pub(crate) fn list(fd: impl AsFd) -> nix::Result<Vec<Vec<u8>>> {
-    let raw = fd.as_fd().as_raw_fd();
-    let mut names = vec![0_u8; 1024];
+/// # Errors
+/// Those of `fremovexattr(2)`.
+pub(crate) fn remove(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
+    // SAFETY: `name` ends with a zero.
+    let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Asks for the size, then for the bytes, until both agree.
+fn grow(mut call: impl FnMut(&mut [u8]) -> isize) -> nix::Result<Vec<u8>> {
     loop {
-        // SAFETY: the descriptor is borrowed for the call, `names` is valid for its length.
-        let result = unsafe { libc::flistxattr(raw, names.as_mut_ptr().cast(), names.len()) };
-        match Errno::result(result) {
-            Ok(len) => {
-                names.truncate(len.cast_unsigned());
-                return Ok(names
-                    .split(|byte| *byte == 0)
-                    .filter(|name| !name.is_empty())
-                    .map(<[u8]>::to_vec)
-                    .collect());
+        let size = Errno::result(call(&mut []))?;
+        let mut buffer = vec![0; usize::try_from(size).unwrap_or(0)];
+        if buffer.is_empty() {
+            return Ok(buffer);
+        }
+        match Errno::result(call(&mut buffer)) {
+            Ok(length) => {
+                buffer.truncate(usize::try_from(length).unwrap_or(0));
+                return Ok(buffer);
             }
-            Err(Errno::ENOTSUP) => return Ok(Vec::new()),
-            Err(Errno::ERANGE) if names.len() < MAX_VALUE_BYTES => names.resize(MAX_VALUE_BYTES, 0),
+            Err(Errno::ERANGE) => {}
             Err(errno) => return Err(errno),
         }
     }

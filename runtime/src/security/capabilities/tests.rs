@@ -89,3 +89,62 @@ fn sets_above_the_kernels_last_capability_are_cut() {
     assert_eq!(CapabilitySet::ALL.up_to(63), CapabilitySet::ALL);
     assert!(last_capability() >= 37);
 }
+
+/// Runs the test again as root of a user namespace, in a process of its own.
+fn in_user_namespace(test: &str) -> bool {
+    const MARK: &str = "CORACLE_TEST_IN_USER_NAMESPACE";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--"]).arg(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", test, "--nocapture"]).env(MARK, "1").output();
+    match output {
+        Ok(output) if output.status.success() => {}
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
+            println!("skipped: needs user namespaces");
+        }
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stdout)),
+        Err(error) => println!("skipped: needs unshare: {error}"),
+    }
+    false
+}
+
+#[test]
+fn the_kernel_has_the_sets_that_were_applied() {
+    if !in_user_namespace("security::capabilities::tests::the_kernel_has_the_sets_that_were_applied") {
+        return;
+    }
+    assert_eq!(bounding().up_to(last_capability()), CapabilitySet::ALL.up_to(last_capability()));
+    let kill = CapabilitySet::of(&[Capability::Kill]);
+    let permitted = kill.with(Capability::Chown);
+    let sets = Sets { bounding: CapabilitySet::DEFAULT, effective: kill, permitted, inheritable: kill, ambient: kill };
+    drop_bounding(sets.bounding).unwrap();
+    set_keep_caps(true).unwrap();
+    set_sets(&sets).unwrap();
+    set_ambient(sets.ambient).unwrap();
+    assert_eq!(bounding(), CapabilitySet::DEFAULT);
+
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        CapabilitySet::from_bits(u64::from_str_radix(value.trim(), 16).unwrap())
+    };
+    let applied = Sets {
+        bounding: field("CapBnd:"),
+        effective: field("CapEff:"),
+        permitted: field("CapPrm:"),
+        inheritable: field("CapInh:"),
+        ambient: field("CapAmb:"),
+    };
+    assert_eq!(applied, sets);
+
+    // No way back: what is not permitted can be neither made effective nor ambient.
+    let more = Sets { effective: CapabilitySet::DEFAULT, permitted: CapabilitySet::DEFAULT, ..sets };
+    assert!(matches!(set_sets(&more), Err(Error::Capset { errno: Errno::EPERM, .. })));
+    let error = set_ambient(CapabilitySet::of(&[Capability::Setuid])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_SETUID): EPERM: Operation not permitted"
+    );
+}
