@@ -7,6 +7,17 @@
 
 pub mod tar;
 
+pub mod ids;
+
+pub mod index;
+
+pub mod apply;
+
+mod remove;
+
+pub use ids::IdPolicy;
+pub use remove::remove_tree;
+
 use std::fmt;
 
 /// Displays bytes that came from an image on one line: what is not printable text is escaped.
