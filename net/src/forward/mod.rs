@@ -1,1 +1,1 @@
-//! Published ports: a forwarder that keeps the client's address.
+//! The port forwarder.

@@ -18,6 +18,8 @@ use nix::unistd::{User, geteuid};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
+use crate::digest::DiffId;
+
 /// What keeps coracle from knowing where its files are.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -109,6 +111,11 @@ impl Layout {
     /// Unpacked layers.
     pub fn layers(&self) -> PathBuf {
         self.data.join("layers")
+    }
+
+    /// One unpacked layer: `diff/` and `index`.
+    pub fn layer(&self, diff_id: &DiffId) -> PathBuf {
+        self.data.join("layers").join(diff_id.hex())
     }
 
     /// All containers.

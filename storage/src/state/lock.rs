@@ -39,6 +39,13 @@ pub struct LockError {
     source: io::Error,
 }
 
+impl LockError {
+    /// Whether the directory of the lock is missing.
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
 /// A held lock; dropping it, in the last process that has it, releases it.
 #[derive(Debug)]
 pub struct FileLock {

@@ -18,3 +18,15 @@ pub mod atomic;
 pub mod lock;
 
 pub mod version;
+
+pub mod request;
+
+pub mod name;
+
+pub mod container;
+
+pub mod status;
+
+pub mod events;
+
+pub mod trash;

@@ -1,0 +1,1 @@
+//! Global flags, option groups, formats, tables, progress.

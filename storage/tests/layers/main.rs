@@ -1,0 +1,6 @@
+//! Layers from outside: hostile archives, archives of other tools, whole trees against a pure model.
+
+mod apply;
+mod attack;
+mod differential;
+mod support;
