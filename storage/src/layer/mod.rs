@@ -5,6 +5,8 @@
 //!                                   └─ index
 //! ```
 
+pub mod compression;
+
 pub mod tar;
 
 pub mod ids;
@@ -13,10 +15,19 @@ pub mod index;
 
 pub mod apply;
 
+pub mod staging;
+
+pub mod ensure;
+
+mod confine;
+
 mod remove;
 
+pub use confine::confine_thread;
+pub use ensure::ensure_unpacked;
 pub use ids::IdPolicy;
 pub use remove::remove_tree;
+pub use staging::{Staging, sweep};
 
 use std::fmt;
 

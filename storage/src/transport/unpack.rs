@@ -31,6 +31,12 @@ impl Staged {
     }
 }
 
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.temporary);
+    }
+}
+
 /// What a stream of compressed bytes turned out to be.
 pub(super) struct Unpacked {
     pub(super) diff_id: DiffId,
@@ -71,7 +77,8 @@ pub(super) fn unpack(
                 fs::create_dir(&temporary).map_err(|error| failed(&error))?;
                 let mut file = fs::File::create(temporary.join("diff.tar")).map_err(|error| failed(&error))?;
                 let copied = io::copy(&mut tar, &mut file);
-                Some((copied, Staged { temporary, target: layers.join(target.hex()) }))
+                let staged = Staged { temporary, target: layers.join(target.hex()) };
+                Some((copied, staged))
             }
             None => None,
         };

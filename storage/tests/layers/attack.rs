@@ -374,7 +374,7 @@ fn nesting_deeper_than_path_max_and_the_descriptor_limit_works() {
     assert!(!scratch.diff().exists());
 }
 
-pub fn fix_checksum(header: &mut [u8]) {
+pub(crate) fn fix_checksum(header: &mut [u8]) {
     header[148..156].fill(b' ');
     let sum: u32 = header[..512].iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());

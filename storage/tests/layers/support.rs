@@ -12,11 +12,11 @@ use storage::layer::index::{self, Index};
 use storage::layer::tar::{Entry, EntryKind, Timestamp, Writer};
 
 /// An archive in the making.
-pub struct Archive {
+pub(crate) struct Archive {
     writer: Writer<Vec<u8>>,
 }
 
-pub fn entry(path: &str, kind: EntryKind) -> Entry {
+pub(crate) fn entry(path: &str, kind: EntryKind) -> Entry {
     Entry {
         path: path.as_bytes().to_vec(),
         link: Vec::new(),
@@ -35,48 +35,48 @@ pub fn entry(path: &str, kind: EntryKind) -> Entry {
 }
 
 impl Archive {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { writer: Writer::new(Vec::new()) }
     }
 
-    pub fn add(mut self, entry: &Entry, contents: &[u8]) -> Self {
+    pub(crate) fn add(mut self, entry: &Entry, contents: &[u8]) -> Self {
         let entry = Entry { size: contents.len() as u64, ..entry.clone() };
         self.writer.append(&entry, contents).expect("write to memory");
         self
     }
 
-    pub fn file(self, path: &str, contents: &[u8]) -> Self {
+    pub(crate) fn file(self, path: &str, contents: &[u8]) -> Self {
         self.add(&entry(path, EntryKind::File), contents)
     }
 
-    pub fn dir(self, path: &str) -> Self {
+    pub(crate) fn dir(self, path: &str) -> Self {
         self.add(&entry(path, EntryKind::Directory), b"")
     }
 
-    pub fn symlink(self, path: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, path: &str, target: &str) -> Self {
         self.add(&Entry { link: target.into(), ..entry(path, EntryKind::Symlink) }, b"")
     }
 
-    pub fn hardlink(self, path: &str, target: &str) -> Self {
+    pub(crate) fn hardlink(self, path: &str, target: &str) -> Self {
         self.add(&Entry { link: target.into(), ..entry(path, EntryKind::Hardlink) }, b"")
     }
 
-    pub fn device(self, path: &str, device: (u32, u32)) -> Self {
+    pub(crate) fn device(self, path: &str, device: (u32, u32)) -> Self {
         self.add(&Entry { device, ..entry(path, EntryKind::CharDevice) }, b"")
     }
 
-    pub fn bytes(self) -> Vec<u8> {
+    pub(crate) fn bytes(self) -> Vec<u8> {
         self.writer.finish().expect("write to memory")
     }
 }
 
 /// A scratch directory with a layer's `diff` and a canary that nothing may touch.
-pub struct Scratch {
+pub(crate) struct Scratch {
     dir: tempfile::TempDir,
 }
 
 impl Scratch {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         fs::create_dir(dir.path().join("diff")).expect("mkdir");
         fs::create_dir(dir.path().join("outside")).expect("mkdir");
@@ -85,19 +85,19 @@ impl Scratch {
         Self { dir }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn diff(&self) -> PathBuf {
+    pub(crate) fn diff(&self) -> PathBuf {
         self.dir.path().join("diff")
     }
 
-    pub fn outside(&self) -> String {
+    pub(crate) fn outside(&self) -> String {
         self.dir.path().join("outside").to_str().expect("UTF-8").to_owned()
     }
 
-    pub fn apply_with(&self, tar: &[u8], ids: &IdPolicy) -> Result<(Applied, Index), ApplyError> {
+    pub(crate) fn apply_with(&self, tar: &[u8], ids: &IdPolicy) -> Result<(Applied, Index), ApplyError> {
         let dest = fs::File::open(self.diff()).expect("open");
         let mut writer = index::Writer::new();
         let result = apply(tar, dest.as_fd(), ids, &mut writer);
@@ -109,12 +109,12 @@ impl Scratch {
         Ok((applied, index))
     }
 
-    pub fn apply(&self, tar: &[u8]) -> Result<(Applied, Index), ApplyError> {
+    pub(crate) fn apply(&self, tar: &[u8]) -> Result<(Applied, Index), ApplyError> {
         self.apply_with(tar, &IdPolicy::Single)
     }
 
     /// Checks that nothing beside the layer's directory changed.
-    pub fn assert_canaries(&self) {
+    pub(crate) fn assert_canaries(&self) {
         let names = |path: &Path| {
             let mut names: Vec<_> =
                 fs::read_dir(path).expect("list").map(|entry| entry.expect("list").file_name()).collect();
@@ -132,7 +132,7 @@ impl Scratch {
     }
 
     /// What is on disk, one line per name: `d`, `f contents`, `l target`, `p`, `w` (whiteout), `d opaque`.
-    pub fn tree(&self) -> BTreeMap<String, String> {
+    pub(crate) fn tree(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
         walk(&self.diff(), "", &mut found);
         found
@@ -167,7 +167,7 @@ fn walk(dir: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
 }
 
 /// The same as [`Scratch::tree`], as the index tells it (without the contents of files).
-pub fn indexed(index: &Index) -> BTreeMap<String, String> {
+pub(crate) fn indexed(index: &Index) -> BTreeMap<String, String> {
     fn visit(record: index::Record<'_>, prefix: &str, found: &mut BTreeMap<String, String>) {
         for child in record.children() {
             let name = format!("{prefix}{}", child.name().escape_ascii());
@@ -189,7 +189,7 @@ pub fn indexed(index: &Index) -> BTreeMap<String, String> {
 }
 
 /// Asserts that the index and the disk tell the same.
-pub fn assert_index_equals_disk(scratch: &Scratch, index: &Index) {
+pub(crate) fn assert_index_equals_disk(scratch: &Scratch, index: &Index) {
     let mut disk = scratch.tree();
     for text in disk.values_mut() {
         if text.starts_with('f') {
