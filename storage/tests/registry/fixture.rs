@@ -9,6 +9,7 @@ use std::time::Duration;
 use storage::digest::Digest;
 use storage::image::manifest::media_type;
 use storage::image::{Image, ImageStore};
+use storage::layer::IdPolicy;
 use storage::progress::{Event, Progress};
 use storage::state::layout::Layout;
 use storage::transport::{PullError, PullOptions, Source, pull};
@@ -80,7 +81,13 @@ impl Repository {
         self.add_image_as(tag, arch, layers, true)
     }
 
-    pub(crate) fn add_image_as(&mut self, tag: &str, arch: &str, layers: &[(Vec<u8>, Compression)], is_oci: bool) -> String {
+    pub(crate) fn add_image_as(
+        &mut self,
+        tag: &str,
+        arch: &str,
+        layers: &[(Vec<u8>, Compression)],
+        is_oci: bool,
+    ) -> String {
         let mut descriptors = Vec::new();
         let mut diff_ids = Vec::new();
         for (bytes, compression) in layers {
@@ -188,6 +195,8 @@ impl Store {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(root.path().join("data"), root.path().join("run"));
         let mut options = PullOptions::default();
+        // Works without a user namespace.
+        options.ids = IdPolicy::Single;
         options.retry_delay = Duration::from_millis(10);
         options.platform = Some("linux/amd64".parse().unwrap());
         // Nobody's credentials on the machine that runs the tests.
