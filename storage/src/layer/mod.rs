@@ -19,6 +19,8 @@ pub mod staging;
 
 pub mod ensure;
 
+pub mod view;
+
 mod confine;
 
 mod remove;

@@ -3,4 +3,5 @@
 mod apply;
 mod attack;
 mod differential;
+mod perf;
 mod support;
