@@ -34,7 +34,7 @@ fn load_reads_a_docker_archive_from_file_and_stdin(home: &Home) {
     let file = home.write("a.tar", &archive);
     let printed = home.coracle("load -i").arg(&file).run().ok();
     assert!(printed.contains("Loaded image: localhost/a:1"), "{printed}");
-    home.coracle("load -q").stdin(&sample().docker_archive("localhost/b:1")).run().ok();
+    home.coracle("load -q").stdin(sample().docker_archive("localhost/b:1")).run().ok();
     assert_eq!(home.ok("run --rm b:1 cat /sample"), "sample");
     let id = home.ok("image inspect --format {{.Id}} a:1");
     assert_eq!(id.trim_start_matches("sha256:"), sample().id());
