@@ -2,5 +2,6 @@
 
 pub(crate) mod format;
 pub(crate) mod printable;
+pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod units;

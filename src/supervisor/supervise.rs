@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use net::driver::Started;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
-use runtime::init::handshake::{self, Report};
 use runtime::init::credentials::LoadFilter;
+use runtime::init::handshake::{self, Report};
 use runtime::init::steps::{self, InitError, has_private};
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::log;
@@ -187,8 +187,10 @@ impl Supervisor {
         if let Some(path) = pid_namespace(&launch.spec) {
             runtime::process::spawn::put_children_into(path)?;
         }
-        let forked = clone3(clone_flags(&launch.spec), cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd()))
-            .map_err(|errno| CommandError::host(format!("clone3({:#x}): {}", clone_flags(&launch.spec), errno.desc().to_lowercase())))?;
+        let forked =
+            clone3(clone_flags(&launch.spec), cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd())).map_err(|errno| {
+                CommandError::host(format!("clone3({:#x}): {}", clone_flags(&launch.spec), errno.desc().to_lowercase()))
+            })?;
         let (pid, init) = match forked {
             Forked::Child => {
                 drop(channel);
@@ -236,7 +238,8 @@ impl Supervisor {
             super::network::wait(helper)?;
         }
         let streams = streams.ok_or_else(|| CommandError::host("init made no terminal"))?;
-        let mut relay = Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
+        let mut relay =
+            Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
         if let Some(first) = first {
             relay.attach_first(first);
         }
@@ -246,8 +249,7 @@ impl Supervisor {
         let start = Init::of(host_pid).ok_or_else(|| init_killed(&init))?;
         let moved = state.on(StateEvent::Spawned(start)).and_then(|()| state.on(StateEvent::Execed(Timestamp::now())));
         moved.map_err(|error| CommandError::new(crate::error::Kind::Internal, error))?;
-        state.network =
-            launch.network.status(&record, helper.as_ref().map(Started::attachment), Vec::new());
+        state.network = launch.network.status(&record, helper.as_ref().map(Started::attachment), Vec::new());
         state.write(&layout, &record.id).map_err(CommandError::host)?;
 
         channel.send_go()?;
@@ -282,8 +284,12 @@ impl Supervisor {
         let finished_at = Timestamp::now();
         let failed = self.relay.container_exited(exit);
         self.complain(failed);
-        let exit_status =
-            status::Exit { code: i32::from(exit.code()), finished_at: Some(finished_at), oom: false, error: String::new() };
+        let exit_status = status::Exit {
+            code: i32::from(exit.code()),
+            finished_at: Some(finished_at),
+            oom: false,
+            error: String::new(),
+        };
         let remove = self.record.request.remove;
         if remove {
             let _ = container::remove(&self.layout, &self.record.id);
@@ -401,7 +407,9 @@ pub(crate) fn write_bundle(
 ) -> Result<(), CommandError> {
     let directory = layout.container(&record.id);
     let fail = |path: std::path::PathBuf| {
-        move |error: std::io::Error| CommandError::host(format!("create {}: {}", path.display(), super::bundle::reason(&error)))
+        move |error: std::io::Error| {
+            CommandError::host(format!("create {}: {}", path.display(), super::bundle::reason(&error)))
+        }
     };
     if record.request.rootfs.is_none() {
         for name in ["upper", "work"] {
@@ -516,7 +524,8 @@ fn first_client(first: &FirstClient, control: Option<OwnedFd>) -> Result<relay::
 /// Puts `/dev/null` at 0, 1 and 2.
 fn let_go_of_streams() -> Result<(), CommandError> {
     let null = std::fs::File::options().read(true).write(true).open("/dev/null");
-    let null = null.map_err(|error| CommandError::host(format!("open /dev/null: {}", super::bundle::reason(&error))))?;
+    let null =
+        null.map_err(|error| CommandError::host(format!("open /dev/null: {}", super::bundle::reason(&error))))?;
     nix::unistd::dup2_stdin(&null)
         .and_then(|()| nix::unistd::dup2_stdout(&null))
         .and_then(|()| nix::unistd::dup2_stderr(&null))
@@ -530,15 +539,18 @@ fn open_log(layout: &Layout, record: &Record) -> Result<log::Log, CommandError> 
         LogDriver::JsonFile => log::Driver::JsonFile,
         LogDriver::None => return Ok(log::Log::none()),
     };
-    let directory = std::fs::File::open(layout.container(&record.id))
-        .map_err(|error| CommandError::host(format!("open the container's directory: {}", super::bundle::reason(&error))))?;
+    let directory = std::fs::File::open(layout.container(&record.id)).map_err(|error| {
+        CommandError::host(format!("open the container's directory: {}", super::bundle::reason(&error)))
+    })?;
     log::Log::open(driver, directory.as_fd(), "log", log::Limits::default()).map_err(CommandError::host)
 }
 
 fn listener(layout: &Layout, record: &Record) -> Result<runtime::monitor::attach::Listener, CommandError> {
-    let directory = std::fs::File::open(layout.runtime_container(&record.id))
-        .map_err(|error| CommandError::host(format!("open the runtime directory: {}", super::bundle::reason(&error))))?;
-    runtime::monitor::attach::Listener::bind(directory.as_fd(), nix::unistd::Uid::from_raw(0)).map_err(CommandError::host)
+    let directory = std::fs::File::open(layout.runtime_container(&record.id)).map_err(|error| {
+        CommandError::host(format!("open the runtime directory: {}", super::bundle::reason(&error)))
+    })?;
+    runtime::monitor::attach::Listener::bind(directory.as_fd(), nix::unistd::Uid::from_raw(0))
+        .map_err(CommandError::host)
 }
 
 /// Our pid as the host counts: `/proc` is the host's, `getpid` is not.
@@ -552,7 +564,10 @@ fn failed(code: i32, message: &str) -> CommandError {
 
 fn init_killed(init: &OwnedFd) -> CommandError {
     match wait(init.as_fd(), true) {
-        Ok(Some(exit)) => CommandError::host(format!("the container's init ended before its program was started (status {})", exit.code())),
+        Ok(Some(exit)) => CommandError::host(format!(
+            "the container's init ended before its program was started (status {})",
+            exit.code()
+        )),
         _ => CommandError::host("the container's init ended before its program was started"),
     }
 }
