@@ -5,3 +5,4 @@ pub(crate) mod printable;
 pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod units;
+pub(crate) mod user;
