@@ -4,5 +4,7 @@ pub(crate) mod format;
 pub(crate) mod output;
 pub(crate) mod pattern;
 pub(crate) mod printable;
+pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod units;
+pub(crate) mod user;

@@ -6,7 +6,10 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
+    User,
+};
 use runtime::bundle::{self, Choice, DeviceBind, Namespaces, Options, OwnFile, Shm, defaults};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::security::masks::MaskedPaths;
@@ -54,13 +57,9 @@ pub(crate) fn prepare(
 ) -> Result<Bundle, CommandError> {
     let request = &record.request;
     let mut options = Options { root: layout.container(&record.id).join("merged"), ..Options::default() };
-    let user = user::resolve(
-        &request.user,
-        &request.group_add,
-        &rootfs.read("/etc/passwd")?,
-        &rootfs.read("/etc/group")?,
-    )
-    .map_err(CommandError::user)?;
+    let user =
+        user::resolve(&request.user, &request.group_add, &rootfs.read("/etc/passwd")?, &rootfs.read("/etc/group")?)
+            .map_err(CommandError::user)?;
 
     options.read_only = request.read_only;
     options.read_only_tmpfs = request.read_only_tmpfs;
@@ -162,8 +161,7 @@ fn selections(list: &[String]) -> Result<Vec<Selection>, CommandError> {
 
 fn security(request: &Request, user: &ResolvedUser, options: &mut Options) -> Result<(), CommandError> {
     let (add, drop) = (selections(&request.cap_add)?, selections(&request.cap_drop)?);
-    let bounding =
-        if request.privileged { CapabilitySet::ALL } else { CapabilitySet::DEFAULT.adjust(&add, &drop) };
+    let bounding = if request.privileged { CapabilitySet::ALL } else { CapabilitySet::DEFAULT.adjust(&add, &drop) };
     let last = runtime::security::capabilities::last_capability();
     options.capabilities = process_sets(bounding.up_to(last), &add, user.uid == 0).into();
     options.no_new_privileges = request.security.no_new_privileges;
@@ -225,7 +223,8 @@ fn nested_ids(
                 }
             }
             if mapping.single.is_some() {
-                let one = |id| id_mappings(&IdMap(vec![runtime::userns::IdMapEntry { container: id, host: 0, size: 1 }]));
+                let one =
+                    |id| id_mappings(&IdMap(vec![runtime::userns::IdMapEntry { container: id, host: 0, size: 1 }]));
                 return Ok((one(uid), one(gid)));
             }
             Ok((id_mappings(&mapping.uids.keep_id(uid, *size)), id_mappings(&mapping.gids.keep_id(gid, *size))))
@@ -248,10 +247,11 @@ fn namespaces(request: &Request, shared: &Shared) -> Result<Namespaces, CommandE
         Namespace::Private => Ok(Choice::Private),
         Namespace::Host => Ok(Choice::Host),
         Namespace::Path(path) => Ok(Choice::Path(path.clone())),
-        Namespace::Container(name) => shared
-            .pid
-            .map(|pid| Choice::Path(PathBuf::from(format!("/proc/{pid}/ns/{file}"))))
-            .ok_or_else(|| CommandError::user(format!("container {name} is not running: its namespace cannot be joined"))),
+        Namespace::Container(name) => {
+            shared.pid.map(|pid| Choice::Path(PathBuf::from(format!("/proc/{pid}/ns/{file}")))).ok_or_else(|| {
+                CommandError::user(format!("container {name} is not running: its namespace cannot be joined"))
+            })
+        }
     };
     let network = match request.network.mode.as_str() {
         "host" => Choice::Host,
@@ -287,14 +287,7 @@ fn oci_mount(layout: &Layout, mount: &Mount, out: &mut Bundle) -> Result<OciMoun
                 })?;
             }
             let propagation = bind.propagation.map(|propagation| propagation.as_str());
-            defaults::bind(
-                &bind.source,
-                &bind.target,
-                bind.read_only,
-                !bind.non_recursive,
-                propagation,
-                &bind.options,
-            )
+            defaults::bind(&bind.source, &bind.target, bind.read_only, !bind.non_recursive, propagation, &bind.options)
         }
         Mount::Volume(volume) => {
             let source = volume_source(layout, volume, out)?;
@@ -340,7 +333,8 @@ fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandE
     let fail = |errno: nix::errno::Errno| {
         CommandError::user(format!("volume subpath {}: {}", subpath.display(), errno.desc().to_lowercase()))
     };
-    let dir = nix::fcntl::open(directory, OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).map_err(fail)?;
+    let dir =
+        nix::fcntl::open(directory, OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).map_err(fail)?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);

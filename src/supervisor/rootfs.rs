@@ -29,7 +29,9 @@ impl View {
     /// The contents of a regular file; empty if there is none.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, CommandError> {
         let file = match self {
-            View::Layers(layers) => storage::layer::view::open_file(layers, Path::new(path)).map_err(CommandError::host)?,
+            View::Layers(layers) => {
+                storage::layer::view::open_file(layers, Path::new(path)).map_err(CommandError::host)?
+            }
             View::Directory(root) => open_in(root, path)?,
         };
         let Some(file) = file else { return Ok(Vec::new()) };
@@ -46,7 +48,9 @@ impl View {
 
 /// Opens a regular file below a directory that a container may have written: links stay inside, nothing blocks.
 fn open_in(root: &Path, path: &str) -> Result<Option<std::fs::File>, CommandError> {
-    let fail = |errno: Errno| CommandError::host(format!("open {path} in {}: {}", root.display(), errno.desc().to_lowercase()));
+    let fail = |errno: Errno| {
+        CommandError::host(format!("open {path} in {}: {}", root.display(), errno.desc().to_lowercase()))
+    };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let dir = nix::fcntl::open(root, flags, nix::sys::stat::Mode::empty()).map_err(fail)?;
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -56,7 +60,11 @@ fn open_in(root: &Path, path: &str) -> Result<Option<std::fs::File>, CommandErro
             let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
             Ok(is_file.then_some(file))
         }
-        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO | Errno::EACCES | Errno::ELOOP) => Ok(None),
+        Err(error)
+            if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO | Errno::EACCES | Errno::ELOOP) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }

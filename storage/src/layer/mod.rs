@@ -5,7 +5,31 @@
 //!                                   └─ index
 //! ```
 
+pub mod compression;
+
 pub mod tar;
+
+pub mod ids;
+
+pub mod index;
+
+pub mod apply;
+
+pub mod staging;
+
+pub mod ensure;
+
+pub mod view;
+
+mod confine;
+
+mod remove;
+
+pub use confine::confine_thread;
+pub use ensure::ensure_unpacked;
+pub use ids::IdPolicy;
+pub use remove::remove_tree;
+pub use staging::{Staging, sweep};
 
 use std::fmt;
 

@@ -35,6 +35,18 @@ pub(crate) fn get(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Vec<u8>> {
     })
 }
 
+/// Reads one attribute; `None` if it is not there, or if the file system has none of its kind.
+///
+/// # Errors
+/// Those of `fgetxattr(2)`.
+pub(crate) fn find(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Option<Vec<u8>>> {
+    match get(file, name) {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Sets one attribute.
 ///
 /// # Errors
@@ -43,6 +55,19 @@ pub(crate) fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Resul
     // SAFETY: `name` ends with a zero; the pointer and the length describe `value`.
     let result = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(result).map(drop)
+}
+
+/// Removes one attribute; one that is not there is success.
+///
+/// # Errors
+/// Those of `fremovexattr(2)`.
+pub(crate) fn remove(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
+    // SAFETY: `name` ends with a zero.
+    let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Asks for the size, then for the bytes, until both agree.

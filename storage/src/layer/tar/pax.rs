@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn records_are_split_by_their_length_and_may_hold_newlines_and_equal_signs() {
-        let mut pax = parse(b"12 path=a\nb\n12 size=1234\n22 SCHILY.xattr.u.x=a=\n").unwrap();
+        let mut pax = parse(b"12 path=a\nb\n13 size=1234\n23 SCHILY.xattr.u.x=a=\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a\nb"[..]));
         assert_eq!(pax.size, Some(1234));
         assert_eq!(pax.take_xattrs(), [(b"u.x".to_vec(), b"a=".to_vec())]);
