@@ -57,8 +57,8 @@ pub enum TransportError {
     /// A layer cannot be decompressed or unpacked.
     #[error("layer {blob}: {reason}")]
     Unpack {
-        /// The compressed layer.
-        blob: Digest,
+        /// The compressed layer's digest, or the layer's own name.
+        blob: String,
         /// What is wrong with it.
         reason: String,
         /// Whether the file system is full.

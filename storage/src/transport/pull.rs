@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::publish::{self, Publisher, Ready};
 use super::registry::{ClientOptions, RegistryError, RegistrySource};
 use super::stream::{PipeWriter, Pool, pipe};
-use super::unpack::{Unpacked, is_unpacked, unpack};
+use super::unpack::{Staged, Unpacked, is_unpacked, unpack};
 use super::{BlobReader, ImageSource, PullError, RawManifest, Source, TransportError};
 use crate::blob::{BlobError, Claim, Ingest};
 use crate::digest::{DiffId, Digest};
@@ -28,6 +28,7 @@ use crate::image::index::Platform;
 use crate::image::manifest::{Descriptor, Document, Manifest};
 use crate::image::store::NewImage;
 use crate::image::{CONFIG_LIMIT_BYTES, INDEX_DEPTH_LIMIT, Image, ImageError, ImageStore, MANIFEST_LIMIT_BYTES};
+use crate::layer::{self, IdPolicy};
 use crate::progress::{Event, Kind, Progress};
 
 /// The longest that a server's wish to be left alone is obeyed.
@@ -43,6 +44,8 @@ pub struct PullOptions {
     pub platform: Option<Platform>,
     /// How to talk to registries.
     pub client: ClientOptions,
+    /// Whom the files of layers belong to.
+    pub ids: IdPolicy,
     /// How many blobs at once.
     pub jobs: usize,
     /// The first wait before another try; doubles each time.
@@ -56,6 +59,7 @@ impl Default for PullOptions {
         Self {
             platform: None,
             client: ClientOptions::default(),
+            ids: IdPolicy::identity(),
             jobs: 3,
             retry_delay: Duration::from_secs(1),
             is_durable: true,
@@ -95,6 +99,8 @@ pub fn pull_from(
 ) -> Result<Image, TransportError> {
     let _pin = store.pin()?;
     store.blobs().sweep()?;
+    // What cannot be swept now does not keep anybody from pulling.
+    let _ = layer::sweep(&store.layout().layers());
     let pull = Pull {
         store,
         source,
@@ -364,7 +370,7 @@ impl Pull<'_> {
         };
         let config = config.wait().as_ref().filter(|config| config.diff_ids.len() == layers);
         let diff_id = config.and_then(|config| config.diff_ids.get(job.position)).ok_or(TransportError::Stopped)?;
-        let target = (!is_unpacked(self.store, diff_id)).then_some(diff_id);
+        let target = (!is_unpacked(self.store, diff_id, &self.options.ids)).then_some(diff_id);
         match claim {
             Claim::Exists if target.is_none() => {
                 self.progress.event(Event::Exists { digest, kind: Kind::Layer });
@@ -372,18 +378,20 @@ impl Pull<'_> {
             }
             Claim::Exists => {
                 let file = self.store.blobs().open(digest)?;
-                let unpacked = self.stream(blob, diff_id, target, |pipe| self.feed_from_store(blob, file, pipe))?;
-                if let Some(staged) = unpacked.staged {
+                let (size_bytes, staged) =
+                    self.stream(blob, diff_id, target, |pipe| self.feed_from_store(blob, file, pipe))?;
+                if let Some(staged) = staged {
                     publisher.publish(Ready::Layer(staged))?;
                 }
-                Ok(Some(unpacked.size_bytes))
+                Ok(Some(size_bytes))
             }
             Claim::Ours(mut ingest) => {
                 self.progress.event(Event::Started { digest, total_bytes: blob.size, kind: Kind::Layer });
-                let unpacked = self.stream(blob, diff_id, target, |pipe| self.fetch(blob, first, &mut ingest, pipe))?;
-                publisher.publish(Ready::Blob(ingest.verify()?, unpacked.staged))?;
+                let (size_bytes, staged) =
+                    self.stream(blob, diff_id, target, |pipe| self.fetch(blob, first, &mut ingest, pipe))?;
+                publisher.publish(Ready::Blob(ingest.verify()?, staged))?;
                 self.progress.event(Event::Done { digest });
-                Ok(Some(unpacked.size_bytes))
+                Ok(Some(size_bytes))
             }
         }
     }
@@ -395,11 +403,14 @@ impl Pull<'_> {
         diff_id: &DiffId,
         target: Option<&DiffId>,
         feed: impl FnOnce(&PipeWriter) -> Result<(), TransportError>,
-    ) -> Result<Unpacked, TransportError> {
+    ) -> Result<(u64, Option<Staged>), TransportError> {
+        let staged =
+            target.map(|target| Staged::new(self.store, &blob.digest, target, &self.options.ids)).transpose()?;
         let (writer, reader) = pipe();
         let algorithm = diff_id.as_digest().algorithm();
         let (fed, unpacked) = thread::scope(|scope| {
-            let unpacking = scope.spawn(move || unpack(self.store, &blob.digest, reader, algorithm, target));
+            let (staged, ids) = (staged.as_ref(), &self.options.ids);
+            let unpacking = scope.spawn(move || unpack(&blob.digest, reader, algorithm, staged, ids));
             let fed = feed(&writer);
             match &fed {
                 Ok(()) => {
@@ -410,17 +421,16 @@ impl Pull<'_> {
             }
             (fed, unpacking.join().expect("unpacking does not panic"))
         });
-        let unpacked = match (fed, unpacked) {
+        let Unpacked { diff_id: got, size_bytes } = match (fed, unpacked) {
             (Ok(()), Ok(unpacked)) => unpacked,
             // The feed stops when unpacking fails: that is the cause then.
             (Err(TransportError::Stopped) | Ok(()), Err(error)) => return Err(error),
             (Err(error), _) => return Err(error),
         };
-        if unpacked.diff_id != *diff_id {
-            let (expected, got) = (diff_id.clone(), unpacked.diff_id);
-            return Err(TransportError::DiffId { blob: blob.digest.clone(), expected, got });
+        match got == *diff_id {
+            true => Ok((size_bytes, staged)),
+            false => Err(TransportError::DiffId { blob: blob.digest.clone(), expected: diff_id.clone(), got }),
         }
-        Ok(unpacked)
     }
 
     /// Feeds a blob that is in the store, and checks on the way that it still is what it was.

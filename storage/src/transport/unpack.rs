@@ -5,29 +5,48 @@
 //!                                              └→ untar (this thread) → layers/.tmp-…/
 //! ```
 
-use std::fs;
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::TransportError;
 use super::stream::{PipeReader, PipeWriter, Pool, pipe};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::image::ImageStore;
-use crate::state::layout::{create_dir, random_hex};
+use crate::layer::compression::Decompressor;
+use crate::layer::staging::{StageError, directory_name};
+use crate::layer::{IdPolicy, Staging};
+use crate::state::layout::create_dir;
 
-/// A layer unpacked under a temporary name, its digest known.
+/// A layer being unpacked under a temporary name, or unpacked and not published yet. Dropping it deletes it.
 pub(super) struct Staged {
-    temporary: PathBuf,
-    target: PathBuf,
+    staging: Staging,
+    name: String,
 }
 
 impl Staged {
+    /// A place for the layer that `diff_id` promises.
+    pub(super) fn new(
+        store: &ImageStore,
+        blob: &Digest,
+        diff_id: &DiffId,
+        ids: &IdPolicy,
+    ) -> Result<Self, TransportError> {
+        let layers = store.layout().layers();
+        create_dir(&layers).map_err(crate::image::StoreError::from)?;
+        let staging = Staging::new(&layers).map_err(|error| stage_error(blob, &error))?;
+        Ok(Self { staging, name: directory_name(diff_id, ids) })
+    }
+
     /// Gives the layer its name; if another process was faster, theirs is as good.
     pub(super) fn publish(self) -> Result<(), TransportError> {
-        let _ = fs::rename(&self.temporary, &self.target);
-        Ok(())
+        let failed = |error: StageError| TransportError::Unpack {
+            blob: self.name.clone(),
+            reason: error.to_string(),
+            is_full_disk: error.is_full_disk(),
+        };
+        self.staging.publish(&self.name).map(drop).map_err(failed)
     }
 }
 
@@ -35,69 +54,76 @@ impl Staged {
 pub(super) struct Unpacked {
     pub(super) diff_id: DiffId,
     pub(super) size_bytes: u64,
-    /// Nothing if it was only to be checked.
-    pub(super) staged: Option<Staged>,
 }
 
 /// Whether a layer is there unpacked.
-pub(super) fn is_unpacked(store: &ImageStore, diff_id: &DiffId) -> bool {
-    store.layout().layers().join(diff_id.hex()).is_dir()
+pub(super) fn is_unpacked(store: &ImageStore, diff_id: &DiffId, ids: &IdPolicy) -> bool {
+    store.layout().layers().join(directory_name(diff_id, ids)).join("diff").is_dir()
 }
 
-/// Reads a whole compressed stream; unpacks it for `target`, or only hashes it.
+/// Reads a whole compressed stream; unpacks it into `target`, or only hashes it.
+///
+/// The calling thread cannot write anywhere else from then on: it must be one made for this.
 pub(super) fn unpack(
-    store: &ImageStore,
     blob: &Digest,
     compressed: PipeReader,
     algorithm: Algorithm,
-    target: Option<&DiffId>,
+    target: Option<&Staged>,
+    ids: &IdPolicy,
 ) -> Result<Unpacked, TransportError> {
-    let failed = |error: &io::Error| TransportError::Unpack {
-        blob: blob.clone(),
-        reason: error.to_string(),
-        is_full_disk: matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
-    };
+    let is_failed = AtomicBool::new(false);
     thread::scope(|scope| {
         let (to_hash, hashing) = pipe();
-        let (to_tar, mut tar) = pipe();
+        let (to_tar, tar) = pipe();
         let to_tar = target.map(|_| to_tar);
-        let inflating = scope.spawn(move || inflate(compressed, to_hash, to_tar));
+        let inflating = scope.spawn(|| inflate(compressed, to_hash, to_tar, &is_failed));
         let hashing = scope.spawn(move || hash(hashing, algorithm));
-        let staged = match target {
-            Some(target) => {
-                let layers = store.layout().layers();
-                create_dir(&layers).map_err(crate::image::StoreError::from)?;
-                let temporary = layers.join(format!(".tmp-{}", random_hex(8)));
-                fs::create_dir(&temporary).map_err(|error| failed(&error))?;
-                let mut file = fs::File::create(temporary.join("diff.tar")).map_err(|error| failed(&error))?;
-                let copied = io::copy(&mut tar, &mut file);
-                Some((copied, Staged { temporary, target: layers.join(target.hex()) }))
-            }
-            None => None,
-        };
-        drop(tar);
+        let staged = target.map(|target| target.staging.unpack(tar, ids, true));
+        is_failed.store(matches!(staged, Some(Err(_))), Ordering::Relaxed);
         let inflated = inflating.join().expect("inflating does not panic");
         let hashed = hashing.join().expect("hashing does not panic");
-        inflated.map_err(|error| failed(&error))?;
-        let (digest, size_bytes) = hashed.map_err(|error| failed(&error))?;
-        let staged =
-            staged.map(|(copied, staged)| copied.map(|_| staged).map_err(|error| failed(&error))).transpose()?;
-        Ok(Unpacked { diff_id: DiffId::new(digest), size_bytes, staged })
+        match (inflated, staged) {
+            // A broken stream breaks the archive in it; it is the cause.
+            (Err(error), _) if error.kind() != io::ErrorKind::Interrupted => Err(read_error(blob, &error)),
+            (_, Some(Err(error))) => Err(stage_error(blob, &error)),
+            _ => {
+                let (digest, size_bytes) = hashed.map_err(|error| read_error(blob, &error))?;
+                Ok(Unpacked { diff_id: DiffId::new(digest), size_bytes })
+            }
+        }
     })
 }
 
-fn inflate(compressed: PipeReader, to_hash: PipeWriter, to_tar: Option<PipeWriter>) -> io::Result<()> {
-    let mut source = decoder(compressed)?;
+fn read_error(blob: &Digest, error: &io::Error) -> TransportError {
+    TransportError::Unpack { blob: blob.to_string(), reason: error.to_string(), is_full_disk: false }
+}
+
+fn stage_error(blob: &Digest, error: &StageError) -> TransportError {
+    let is_full_disk = error.is_full_disk();
+    TransportError::Unpack { blob: blob.to_string(), reason: error.to_string(), is_full_disk }
+}
+
+/// Ends with `Interrupted` when unpacking has failed: the rest of the stream is of no interest then.
+fn inflate(
+    compressed: PipeReader,
+    to_hash: PipeWriter,
+    to_tar: Option<PipeWriter>,
+    is_failed: &AtomicBool,
+) -> io::Result<()> {
+    let mut source = Decompressor::new(compressed)?;
     let pool = Pool::default();
-    let mut to_tar = to_tar;
     loop {
         let (buffer, result) = pool.fill(&mut source);
+        if is_failed.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let is_end = buffer.is_empty();
         let buffer = Arc::new(buffer);
         if !is_end {
-            // Who stopped listening has failed or seen the end of the archive; the hash goes on to the end of bytes.
-            if to_tar.as_ref().is_some_and(|pipe| pipe.send(buffer.clone()).is_err()) {
-                to_tar = None;
+            if let Some(pipe) = &to_tar
+                && pipe.send(buffer.clone()).is_err()
+            {
+                return Err(io::ErrorKind::Interrupted.into());
             }
             let _ = to_hash.send(buffer);
         }
@@ -108,23 +134,6 @@ fn inflate(compressed: PipeReader, to_hash: PipeWriter, to_tar: Option<PipeWrite
             return Ok(());
         }
     }
-}
-
-fn decoder(mut compressed: PipeReader) -> io::Result<Box<dyn Read>> {
-    let mut magic = [0; 4];
-    let mut len = 0;
-    while len < 4 {
-        match compressed.read(&mut magic[len..])? {
-            0 => break,
-            read => len += read,
-        }
-    }
-    let all = io::Cursor::new(magic).take(len as u64).chain(compressed);
-    Ok(match magic {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(all)),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(all)?),
-        _ => Box::new(all),
-    })
 }
 
 fn hash(mut bytes: PipeReader, algorithm: Algorithm) -> io::Result<(Digest, u64)> {

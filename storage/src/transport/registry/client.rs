@@ -160,14 +160,12 @@ impl RegistryClient {
                 let _ = self.scheme.set(position);
                 return result;
             }
-            match refusal {
-                _ if is_last && refusal.is_none() => return result,
-                // Both failed. The first choice's reason is the interesting one, unless it was only the wrong scheme.
-                Some(Err(RegistryError::Connection { .. })) if is_last => {
-                    return refusal.unwrap_or(result);
-                }
-                _ if is_last => return result,
-                _ => refusal = Some(result),
+            match (refusal.take(), &result) {
+                (None, _) if is_last => return result,
+                (None, _) => refusal = Some(result),
+                // Both failed. A server that speaks TLS and is not trusted is worth more than what it said to HTTP.
+                (Some(_), Err(RegistryError::Certificate { .. })) => return result,
+                (Some(first), _) => return first,
             }
         }
         // Another thread found the scheme between two looks.
