@@ -1,1 +1,4 @@
 //! Kernel calls that `nix` lacks.
+
+pub(crate) mod mmap;
+pub(crate) mod xattr;
