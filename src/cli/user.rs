@@ -30,12 +30,7 @@ struct Group<'a> {
 }
 
 /// Resolves `-u` and `--group-add`; an empty `user` is root.
-pub(crate) fn resolve(
-    user: &str,
-    group_add: &[String],
-    passwd: &[u8],
-    group: &[u8],
-) -> Result<ResolvedUser, String> {
+pub(crate) fn resolve(user: &str, group_add: &[String], passwd: &[u8], group: &[u8]) -> Result<ResolvedUser, String> {
     let (passwd, group) = (String::from_utf8_lossy(passwd), String::from_utf8_lossy(group));
     let users: Vec<Passwd<'_>> = passwd.lines().filter_map(parse_passwd).collect();
     let groups: Vec<Group<'_>> = group.lines().filter_map(parse_group).collect();
@@ -53,7 +48,9 @@ pub(crate) fn resolve(
     };
     let find_group = |text: &str| {
         let named = groups.iter().find(|entry| entry.name == text).map(|entry| entry.gid);
-        named.or_else(|| parse_id(text)).ok_or_else(|| format!("unable to find group {text}: no matching entries in group file"))
+        named
+            .or_else(|| parse_id(text))
+            .ok_or_else(|| format!("unable to find group {text}: no matching entries in group file"))
     };
     let gid = match wanted_group {
         Some(text) => find_group(text)?,
@@ -76,7 +73,8 @@ pub(crate) fn resolve(
     }
     additional_gids.sort_unstable();
     additional_gids.dedup();
-    let home = entry.map(|entry| entry.home).filter(|home| !home.is_empty()).unwrap_or(if uid == 0 { "/root" } else { "/" });
+    let home =
+        entry.map(|entry| entry.home).filter(|home| !home.is_empty()).unwrap_or(if uid == 0 { "/root" } else { "/" });
     Ok(ResolvedUser { uid, gid, additional_gids, home: home.to_owned() })
 }
 
