@@ -1,2 +1,6 @@
 //! placeholder
+
+#[allow(dead_code)]
+mod cli;
+
 fn main() {}
