@@ -16,7 +16,7 @@ pub(crate) struct ResolvedUser {
     /// Supplementary group ids, ascending. The primary one is among them: otherwise a program with the set-group-id bit
     /// could shed it, and with it what the group is denied (CVE-2022-2989 and its kin).
     pub(crate) additional_gids: Vec<u32>,
-    /// Home directory, `/` for a user that passwd does not know.
+    /// Home directory; for a user that passwd does not know `/root` if it is root, else `/`.
     pub(crate) home: String,
     /// The name, if passwd knows one.
     pub(crate) name: Option<String>,
@@ -39,15 +39,16 @@ pub(crate) enum UnknownUser {
 /// Resolves `user[:group]`, each a name or a number; empty means root.
 ///
 /// A name wins over the same digits as a number. A group that is given is the only one; otherwise the user's groups of
-/// the group file are added. `group_add` comes on top (`keep-groups` is not for here). A missing file is empty.
+/// the group file are added. `group_add` comes on top; its `keep-groups` is for whoever starts the process. A missing
+/// file is empty.
 ///
 /// # Errors
 /// A name that is in neither file, or a number out of range.
 pub(crate) fn resolve(
     spec: &str,
+    group_add: &[String],
     passwd: &[u8],
     group: &[u8],
-    group_add: &[String],
 ) -> Result<ResolvedUser, UnknownUser> {
     let (user, asked_group) = match spec.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
@@ -71,12 +72,14 @@ pub(crate) fn resolve(
     if let (None, Some(entry)) = (asked_group, &entry) {
         additional_gids.extend(groups(group).filter(|line| line.has_member(entry.name)).map(|line| line.gid));
     }
-    for name in group_add {
+    for name in group_add.iter().filter(|name| *name != "keep-groups") {
         additional_gids.push(find_group(name, group)?);
     }
     additional_gids.sort_unstable();
     additional_gids.dedup();
-    let home = entry.as_ref().map(|entry| entry.home).filter(|home| !home.is_empty()).unwrap_or("/").to_owned();
+    let unknown_home = if uid == 0 { "/root" } else { "/" };
+    let home =
+        entry.as_ref().map(|entry| entry.home).filter(|home| !home.is_empty()).unwrap_or(unknown_home).to_owned();
     Ok(ResolvedUser { uid, gid, additional_gids, home, name: entry.map(|entry| entry.name.to_owned()) })
 }
 
@@ -189,7 +192,7 @@ mod tests {
             ("homeless", user(44, 45, &[], "/", Some("homeless"))),
             ("2147483647", user(2_147_483_647, 0, &[], "/", None)),
         ] {
-            assert_eq!(resolve(spec, PASSWD, GROUP, &[]), Ok(expected), "{spec}");
+            assert_eq!(resolve(spec, &[], PASSWD, GROUP), Ok(expected), "{spec}");
         }
     }
 
@@ -205,21 +208,21 @@ mod tests {
             ("0:99999999999", "uids and gids must be in range 0-2147483647"),
             ("a:b:c", "unable to find user a:b:c: must be USER[:GROUP]"),
         ] {
-            assert_eq!(resolve(spec, PASSWD, GROUP, &[]).unwrap_err().to_string(), message, "{spec}");
+            assert_eq!(resolve(spec, &[], PASSWD, GROUP).unwrap_err().to_string(), message, "{spec}");
         }
     }
 
     #[test]
     fn missing_files_leave_numbers() {
-        assert_eq!(resolve("", b"", b"", &[]), Ok(user(0, 0, &[], "/", None)));
-        assert_eq!(resolve("5:6", b"", b"", &["7".to_owned()]), Ok(user(5, 6, &[7], "/", None)));
-        assert!(resolve("root", b"", b"", &[]).is_err());
+        assert_eq!(resolve("", &[], b"", b""), Ok(user(0, 0, &[], "/root", None)));
+        assert_eq!(resolve("5:6", &["7".to_owned()], b"", b""), Ok(user(5, 6, &[7], "/", None)));
+        assert!(resolve("root", &[], b"", b"").is_err());
     }
 
     #[test]
     fn added_groups_come_on_top_once() {
         let add = ["video".to_owned(), "5".to_owned(), "audio".to_owned()];
-        assert_eq!(resolve("web", PASSWD, GROUP, &add), Ok(user(33, 33, &[5, 28, 29], "/var/www", Some("web"))));
-        assert!(resolve("web", PASSWD, GROUP, &["nosuch".to_owned()]).is_err());
+        assert_eq!(resolve("web", &add, PASSWD, GROUP), Ok(user(33, 33, &[5, 28, 29], "/var/www", Some("web"))));
+        assert!(resolve("web", &["nosuch".to_owned()], PASSWD, GROUP).is_err());
     }
 }
