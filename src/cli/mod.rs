@@ -1,12 +1,9 @@
-//! Global flags, option groups, formats, tables, progress.
-
-pub(crate) mod format;
-pub(crate) mod output;
-pub(crate) mod pattern;
-pub(crate) mod printable;
-pub(crate) mod progress;
-pub(crate) mod table;
-pub(crate) mod units;
+//! The command line: option groups that commands share, and the small languages of their values; formats, tables and
+//! progress.
+//!
+//! ```text
+//! argv → clap → option groups → parse (pure) → Request
+//! ```
 
 /// What a wrong command line is answered with.
 pub(crate) mod usage;
@@ -25,3 +22,11 @@ pub(crate) mod exec_options;
 
 /// `user[:group]` against the container's passwd and group files.
 pub(crate) mod user;
+
+pub(crate) mod format;
+pub(crate) mod output;
+pub(crate) mod pattern;
+pub(crate) mod printable;
+pub(crate) mod progress;
+pub(crate) mod table;
+pub(crate) mod units;
