@@ -23,7 +23,7 @@
 mod client;
 mod listener;
 
-pub use client::{Client, ClientError, Outcome, Request};
+pub use client::{Client, ClientError, Manners, Outcome, Request};
 pub use listener::{Listener, ListenerError, socket_name};
 
 use crate::monitor::reaper::Exit;
