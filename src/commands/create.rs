@@ -5,7 +5,6 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use oci_spec::runtime::Spec;
 use runtime::init::sealed_exe::SealedExe;
@@ -166,7 +165,9 @@ pub(crate) fn claim_place(context: &Context, options: &ContainerOptions) -> Resu
         && let Ok(other) = container::find(&context.layout, name)
         && other.name == *name
     {
-        super::rm::remove_by_force(context, &other)?;
+        super::lifecycle::begin_stop(context, &other, Some(std::time::Duration::ZERO))?.finish(context)?;
+        super::rm::remove(context, &other, true)?;
+        super::lifecycle::empty_trash(&context.layout);
     }
     Ok(Some(name.clone()))
 }
@@ -314,9 +315,4 @@ fn shared_namespaces(context: &Context, request: &Request) -> Result<(Shared, Op
 /// An internal error for what cannot happen.
 pub(crate) fn internal(message: impl std::fmt::Display) -> CommandError {
     CommandError::new(Kind::Internal, message)
-}
-
-/// Whether `path` is below the container's own directory; for messages.
-pub(crate) fn shown(path: &Path) -> String {
-    path.display().to_string()
 }
