@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `CORACLE_BIN` names the binary to test (default: the one that cargo built), `CORACLE_TEST_REQUIRE` what must not be
-//! skipped (see `support/needs.rs`), `PODMAN` the podman to compare with.
+//! skipped (see `support/needs.rs`), `PODMAN` the podman to compare with. `CORACLE_TEST_ORACLE=1 CORACLE_BIN=podman` turns
+//! it round: the tests themselves are checked by a tool whose behaviour they claim.
 
 mod support;
 

@@ -23,9 +23,7 @@ pub(crate) fn print_line(text: impl std::fmt::Display) -> Result<(), CommandErro
 pub(crate) fn confirm(warning: &str) -> Result<bool, CommandError> {
     print(&format!("{warning}Are you sure you want to continue? [y/N] "))?;
     let mut answer = String::new();
-    io::stdin()
-        .read_line(&mut answer)
-        .map_err(|error| CommandError::host(format_args!("read the answer: {error}")))?;
+    io::stdin().read_line(&mut answer).map_err(|error| CommandError::host(format_args!("read the answer: {error}")))?;
     if answer.is_empty() && io::stdin().is_terminal() {
         // The shell's prompt shall not stand on our line after ^D.
         print("\n")?;

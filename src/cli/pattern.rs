@@ -136,9 +136,13 @@ mod tests {
 
     #[test]
     fn globs_fit_the_whole_text() {
-        for (pattern, text, fits) in
-            [("foo", "foo", true), ("fo*", "foobar", true), ("*bar", "foobar", true), ("f?o", "foo", true), ("fo", "foo", false)]
-        {
+        for (pattern, text, fits) in [
+            ("foo", "foo", true),
+            ("fo*", "foobar", true),
+            ("*bar", "foobar", true),
+            ("f?o", "foo", true),
+            ("fo", "foo", false),
+        ] {
             assert_eq!(glob_fits(pattern, text), fits, "{pattern} {text}");
         }
     }
