@@ -90,7 +90,15 @@ fn columns(words: &[String]) -> Result<Vec<&'static (&'static str, &'static str,
     wanted
         .into_iter()
         .map(|name| {
-            let aliases = [("cmd", "args"), ("command", "args"), ("%cpu", "pcpu"), ("ni", "nice"), ("stat", "state"), ("tt", "tty"), ("vsize", "vsz")];
+            let aliases = [
+                ("cmd", "args"),
+                ("command", "args"),
+                ("%cpu", "pcpu"),
+                ("ni", "nice"),
+                ("stat", "state"),
+                ("tt", "tty"),
+                ("vsize", "vsz"),
+            ];
             let name = aliases.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| *name);
             let known = DESCRIPTORS.iter().find(|(word, code, _)| *word == name || (!code.is_empty() && *code == name));
             known.ok_or_else(|| CommandError::user(format_args!("unknown descriptor {name:?}")))
@@ -136,7 +144,9 @@ fn processes(init: Init) -> Vec<Process> {
             let mut kept = vec![init.pid];
             let mut at = 0;
             while let Some(parent) = kept.get(at).copied() {
-                kept.extend(all.iter().filter(|process| process.number(1) == i64::from(parent)).map(|process| process.pid));
+                kept.extend(
+                    all.iter().filter(|process| process.number(1) == i64::from(parent)).map(|process| process.pid),
+                );
                 at += 1;
             }
             all.into_iter().filter(|process| kept.contains(&process.pid)).collect()
@@ -228,19 +238,19 @@ impl Process {
     fn inner_parent(&self) -> i64 {
         let parent = self.number(1);
         let same = |pid: i64| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        match same(parent) {
-            Some(namespace) if same(i64::from(self.pid)) == Some(namespace) => {
-                i32::try_from(parent).ok().and_then(Process::read).map_or(0, |parent| parent.inner_pid())
-            }
-            _ => 0,
+        let namespace = same(parent);
+        if namespace.is_none() || namespace != same(i64::from(self.pid)) {
+            return 0;
         }
+        i32::try_from(parent).ok().and_then(Process::read).map_or(0, |parent| parent.inner_pid())
     }
 }
 
 /// A mask in hexadecimal as names: `none`, `full` or a list.
 fn capabilities(mask: &str) -> String {
     let mask = u64::from_str_radix(mask, 16).unwrap_or(0);
-    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse::<u32>().ok());
+    let last =
+        fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|text| text.trim().parse::<u32>().ok());
     let full = (1u64 << (last.unwrap_or(40) + 1)) - 1;
     match mask {
         0 => "none".to_owned(),

@@ -70,7 +70,11 @@ pub(crate) fn describe(docker: bool) -> Value {
             // What docker calls these.
             fields.push(("ApiVersion", API_VERSION.into()));
             fields.push(("Arch", arch().into()));
-            fields.push(if server { ("MinAPIVersion", "1.24".into()) } else { ("DefaultAPIVersion", API_VERSION.into()) });
+            fields.push(if server {
+                ("MinAPIVersion", "1.24".into())
+            } else {
+                ("DefaultAPIVersion", API_VERSION.into())
+            });
         }
         Value::Struct(fields)
     };
@@ -79,7 +83,8 @@ pub(crate) fn describe(docker: bool) -> Value {
 
 fn human(version: &Value, docker: bool) -> String {
     let block = |side: &str, title: &str| {
-        let field = |name: &str| version.get(side).and_then(|side| side.get(name)).map(Value::to_text).unwrap_or_default();
+        let field =
+            |name: &str| version.get(side).and_then(|side| side.get(name)).map(Value::to_text).unwrap_or_default();
         format!(
             "{side}:\t{title}\nVersion:\t{}\nAPI Version:\t{}\nBuilt:\t{}\nOS/Arch:\t{}\n",
             field("Version"),

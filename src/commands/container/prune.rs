@@ -45,7 +45,10 @@ pub(crate) fn prune(filters: &[String], context: &Context) -> Result<(Vec<String
     for record in select::all(context)? {
         let observed = status::observe(&context.layout, &record)?;
         // A lock that is held belongs to a supervisor, or to somebody about to start it.
-        if observed.state.is_alive() || observed.supervisor.is_some() || !filters.accept_observed(&record, Some(&observed)) {
+        if observed.state.is_alive()
+            || observed.supervisor.is_some()
+            || !filters.accept_observed(&record, Some(&observed))
+        {
             continue;
         }
         let bytes = ps::tree_bytes(&context.layout.container(&record.id).join("upper"));

@@ -69,8 +69,11 @@ pub(crate) fn prune(all: bool, filters: &[String], context: &Context) -> Result<
         }
     }
     // The layers of a container outlive the image it was made from.
-    let keep: HashSet<DiffId> =
-        records.iter().filter_map(|record| record.image.as_ref()).flat_map(|image| image.layers.iter().cloned()).collect();
+    let keep: HashSet<DiffId> = records
+        .iter()
+        .filter_map(|record| record.image.as_ref())
+        .flat_map(|image| image.layers.iter().cloned())
+        .collect();
     freed += store.collect_garbage(&keep)?;
     Ok((ids, freed))
 }
@@ -82,7 +85,11 @@ enum Check {
 
 impl Check {
     fn parse(text: &str) -> Result<Self, CommandError> {
-        let bad = || CommandError::user(format_args!("invalid image filter {text:?}: must be in the format \"filter=value or filter!=value\""));
+        let bad = || {
+            CommandError::user(format_args!(
+                "invalid image filter {text:?}: must be in the format \"filter=value or filter!=value\""
+            ))
+        };
         let (key, value) = filter::pair(text).ok_or_else(bad)?;
         match key {
             "label" => Ok(Self::Label { wanted: value.to_owned(), has: true }),

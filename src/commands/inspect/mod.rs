@@ -72,7 +72,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         "container" => Kind::Container,
         "image" => Kind::Image,
         "volume" => Kind::Volume,
-        "network" | "pod" => return Err(CommandError::user(format_args!("there are no objects of type {:?} yet", args.kind))),
+        "network" | "pod" => {
+            return Err(CommandError::user(format_args!("there are no objects of type {:?} yet", args.kind)));
+        }
         other => {
             return Err(CommandError::user(format_args!(
                 "the only recognized types are \"image\", \"container\", \"volume\" or \"all\", not {other:?}"

@@ -67,7 +67,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 }
 
 fn row(kind: &'static str, total: usize, active: usize, bytes: u64, reclaimable: u64) -> Value {
-    let percent = if bytes == 0 { 0 } else { reclaimable * 100 / bytes };
+    let percent = (reclaimable * 100).checked_div(bytes).unwrap_or(0);
     Value::Struct(vec![
         ("Type", kind.into()),
         ("Total", Value::from(total as u64)),

@@ -34,7 +34,10 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if args.driver != "local" {
-        return Err(CommandError::user(format_args!("volume driver {:?} is not supported, there is only local", args.driver)));
+        return Err(CommandError::user(format_args!(
+            "volume driver {:?} is not supported, there is only local",
+            args.driver
+        )));
     }
     // Its options would mount devices and file systems, which takes the real root.
     if let Some(option) = args.options.iter().find(|option| !is_harmless(option)) {

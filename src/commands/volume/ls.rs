@@ -103,7 +103,9 @@ impl VolumeFilters {
             let boolean = || match value {
                 "true" | "1" => Ok(true),
                 "false" | "0" => Ok(false),
-                _ => Err(CommandError::user(format_args!("{value:?} is not a valid value for the {key:?} filter - must be true or false"))),
+                _ => Err(CommandError::user(format_args!(
+                    "{value:?} is not a valid value for the {key:?} filter - must be true or false"
+                ))),
             };
             Ok(match key {
                 "dangling" => Check::Dangling(boolean()?),
@@ -132,7 +134,7 @@ impl VolumeFilters {
     pub(crate) fn accept(&self, volume: &Volume, records: &[Record]) -> bool {
         self.0.iter().all(|check| match check {
             Check::Dangling(dangling) => {
-                !records.iter().any(|record| prune::uses_volume(record, &volume.name)) == *dangling
+                records.iter().any(|record| prune::uses_volume(record, &volume.name)) != *dangling
             }
             Check::Anonymous(anonymous) => volume.anonymous == *anonymous,
             Check::Label { wanted, has } => label_fits(volume.labels.iter(), wanted) == *has,
