@@ -134,10 +134,7 @@ fn wrong_command_lines_are_answered_with_one_line() {
             &["-v", "/a:/b", "-v", "/c:/b/", "bb"],
             "invalid argument \"/c:/b/\" for \"-v, --volume\" flag: /b: duplicate mount destination",
         ),
-        (
-            &["-p", "99999", "bb"],
-            "invalid argument \"99999\" for \"-p, --publish\" flag: parsing container port: port numbers must be between 1 and 65535 (inclusive), got 99999",
-        ),
+        (&["-p", "99999", "bb"], "invalid argument \"99999\" for \"-p, --publish\" flag: invalid containerPort: 99999"),
         (
             &["--restart", "always", "bb"],
             "invalid argument \"always\" for \"--restart\" flag: restarting containers is not supported yet: only \"no\" is",
@@ -148,7 +145,7 @@ fn wrong_command_lines_are_answered_with_one_line() {
         ),
         (&["--env-file", "nosuch", "bb"], "invalid argument \"nosuch\" for \"--env-file\" flag: no such file"),
         (
-            &["--network", "a", "--net", "b", "bb"],
+            &["--network", "none", "--net", "b", "bb"],
             "invalid argument \"b\" for \"--network\" flag: more than one network is not supported",
         ),
         (
