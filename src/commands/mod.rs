@@ -1,5 +1,6 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
+pub(crate) mod doctor;
 pub(crate) mod pull;
 
 use std::io::{Read, Write};
@@ -39,6 +40,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check what this host lacks, and how to mend it
+    Doctor(doctor::Args),
     /// Pull an image from a registry, an archive or a layout
     Pull(pull::Args),
 }
@@ -67,6 +70,7 @@ pub(crate) fn run(persona: Persona) -> Outcome {
     };
     let context = Context { layout, persona };
     match cli.command {
+        Command::Doctor(args) => doctor::run(&args, &context),
         Command::Pull(args) => pull::run(args, &context),
     }
 }
