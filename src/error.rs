@@ -133,6 +133,6 @@ host_errors!(
     storage::state::name::NameError,
     storage::state::container::ContainerError,
     storage::state::trash::TrashError,
-    storage::image::store::StoreError,
+    storage::image::StoreError,
     storage::prune::SweepError,
 );

@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
+use net::mode::Mode;
 use oci_spec::image::{Config, ImageConfiguration};
 use storage::state::request::{Mount, Request, UserNamespace, VolumeMount};
 
 use super::options::Caller;
 use super::options::life::LifeOptions;
 use super::options::mounts::MountOptions;
-use super::options::network::{NetworkOptions, can_publish};
+use super::options::network::NetworkOptions;
 use super::options::process::{AskedProcess, ProcessOptions, image_signal, workdir};
 use super::options::resources::{self, ResourceOptions};
 use super::options::security::SecurityOptions;
@@ -55,6 +56,8 @@ pub(crate) struct Asked {
     request: Request,
     process: AskedProcess,
     command: Vec<String>,
+    /// Ports were to be published on a network that has none.
+    ports_discarded: bool,
     /// The caller's ids, for `--userns keep-id`.
     ids: (u32, u32),
 }
@@ -90,8 +93,15 @@ impl ContainerOptions {
         self.network.apply(&mut request)?;
         self.security.apply(&mut request, caller)?;
         self.resources.apply(&mut request)?;
+        let network = &mut request.network;
+        let can_publish = Mode::parse(&network.mode).is_ok_and(|mode| mode.can_publish());
+        let ports_discarded = !can_publish && (network.publish_all || !network.published.is_empty());
+        if ports_discarded {
+            network.publish_all = false;
+            network.published.clear();
+        }
         let command = self.image_and_command.iter().skip(1).cloned().collect();
-        Ok(Asked { request, process, command, ids: (caller.uid, caller.gid) })
+        Ok(Asked { request, process, command, ports_discarded, ids: (caller.uid, caller.gid) })
     }
 }
 
@@ -103,15 +113,10 @@ impl Asked {
 
     /// Lines for stderr about options that have no effect here.
     pub(crate) fn warnings(&self, resources_supported: bool) -> Vec<&'static str> {
-        let network = &self.request.network;
-        let discarded = !network.published.is_empty() && !can_publish(&network.mode);
-        discarded
-            .then_some(
-                "warning: published ports are discarded: host, container and none networks have no ports of their own",
-            )
-            .into_iter()
-            .chain(resources::warning(&self.request.resources, resources_supported))
-            .collect()
+        const DISCARDED: &str =
+            "warning: published ports are discarded: a host, container or none network has no ports of its own";
+        let discarded = self.ports_discarded.then_some(DISCARDED);
+        discarded.into_iter().chain(resources::warning(&self.request.resources, resources_supported)).collect()
     }
 
     /// Merges the image's configuration; without one (`--rootfs`) only defaults are merged.

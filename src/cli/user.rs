@@ -18,8 +18,6 @@ pub(crate) struct ResolvedUser {
     pub(crate) additional_gids: Vec<u32>,
     /// Home directory; for a user that passwd does not know `/root` if it is root, else `/`.
     pub(crate) home: String,
-    /// The name, if passwd knows one.
-    pub(crate) name: Option<String>,
 }
 
 /// A user or group that there is not.
@@ -80,7 +78,7 @@ pub(crate) fn resolve(
     let unknown_home = if uid == 0 { "/root" } else { "/" };
     let home =
         entry.as_ref().map(|entry| entry.home).filter(|home| !home.is_empty()).unwrap_or(unknown_home).to_owned();
-    Ok(ResolvedUser { uid, gid, additional_gids, home, name: entry.map(|entry| entry.name.to_owned()) })
+    Ok(ResolvedUser { uid, gid, additional_gids, home })
 }
 
 /// A number in range, or none if the text is not a number.
@@ -167,30 +165,30 @@ mod tests {
         homeless:x:44:45:::\n";
     const GROUP: &[u8] = b"root:x:0:\nweb:x:33:\naudio:x:29:web,root\nvideo:x:28:web\nempty:x:99:\nbroken\n7:x:70:\n";
 
-    fn user(uid: u32, gid: u32, additional: &[u32], home: &str, name: Option<&str>) -> ResolvedUser {
+    fn user(uid: u32, gid: u32, additional: &[u32], home: &str) -> ResolvedUser {
         let mut additional_gids = [&[gid], additional].concat();
         additional_gids.sort_unstable();
-        ResolvedUser { uid, gid, additional_gids, home: home.to_owned(), name: name.map(str::to_owned) }
+        ResolvedUser { uid, gid, additional_gids, home: home.to_owned() }
     }
 
     #[test]
     fn users_are_found_by_name_and_number() {
         for (spec, expected) in [
-            ("", user(0, 0, &[29], "/root", Some("root"))),
-            ("root", user(0, 0, &[29], "/root", Some("root"))),
-            ("0", user(0, 0, &[29], "/root", Some("root"))),
-            ("web", user(33, 33, &[28, 29], "/var/www", Some("web"))),
-            ("33", user(33, 33, &[28, 29], "/var/www", Some("web"))),
-            ("web:audio", user(33, 29, &[], "/var/www", Some("web"))),
-            ("web:1000", user(33, 1000, &[], "/var/www", Some("web"))),
-            ("web:", user(33, 33, &[28, 29], "/var/www", Some("web"))),
-            (":audio", user(0, 29, &[], "/root", Some("root"))),
-            ("1000", user(1000, 0, &[], "/", None)),
-            ("1000:1001", user(1000, 1001, &[], "/", None)),
-            ("1000:7", user(1000, 70, &[], "/", None)),
-            ("1234", user(77, 77, &[], "/digits", Some("1234"))),
-            ("homeless", user(44, 45, &[], "/", Some("homeless"))),
-            ("2147483647", user(2_147_483_647, 0, &[], "/", None)),
+            ("", user(0, 0, &[29], "/root")),
+            ("root", user(0, 0, &[29], "/root")),
+            ("0", user(0, 0, &[29], "/root")),
+            ("web", user(33, 33, &[28, 29], "/var/www")),
+            ("33", user(33, 33, &[28, 29], "/var/www")),
+            ("web:audio", user(33, 29, &[], "/var/www")),
+            ("web:1000", user(33, 1000, &[], "/var/www")),
+            ("web:", user(33, 33, &[28, 29], "/var/www")),
+            (":audio", user(0, 29, &[], "/root")),
+            ("1000", user(1000, 0, &[], "/")),
+            ("1000:1001", user(1000, 1001, &[], "/")),
+            ("1000:7", user(1000, 70, &[], "/")),
+            ("1234", user(77, 77, &[], "/digits")),
+            ("homeless", user(44, 45, &[], "/")),
+            ("2147483647", user(2_147_483_647, 0, &[], "/")),
         ] {
             assert_eq!(resolve(spec, &[], PASSWD, GROUP), Ok(expected), "{spec}");
         }
@@ -214,15 +212,15 @@ mod tests {
 
     #[test]
     fn missing_files_leave_numbers() {
-        assert_eq!(resolve("", &[], b"", b""), Ok(user(0, 0, &[], "/root", None)));
-        assert_eq!(resolve("5:6", &["7".to_owned()], b"", b""), Ok(user(5, 6, &[7], "/", None)));
+        assert_eq!(resolve("", &[], b"", b""), Ok(user(0, 0, &[], "/root")));
+        assert_eq!(resolve("5:6", &["7".to_owned()], b"", b""), Ok(user(5, 6, &[7], "/")));
         assert!(resolve("root", &[], b"", b"").is_err());
     }
 
     #[test]
     fn added_groups_come_on_top_once() {
         let add = ["video".to_owned(), "5".to_owned(), "audio".to_owned()];
-        assert_eq!(resolve("web", &add, PASSWD, GROUP), Ok(user(33, 33, &[5, 28, 29], "/var/www", Some("web"))));
+        assert_eq!(resolve("web", &add, PASSWD, GROUP), Ok(user(33, 33, &[5, 28, 29], "/var/www")));
         assert!(resolve("web", &["nosuch".to_owned()], PASSWD, GROUP).is_err());
     }
 }

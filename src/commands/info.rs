@@ -18,6 +18,7 @@ use crate::role::Persona;
 ///
 /// Displays information pertaining to the host, current storage stats, and build of coracle.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Change the output format to JSON or a Go template
     #[arg(short, long, value_name = "FORMAT")]

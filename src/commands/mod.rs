@@ -19,6 +19,7 @@ pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod rename;
+pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
@@ -72,21 +73,15 @@ struct Cli {
 enum Command {
     /// Attach to a running container
     Attach(attach::Args),
+    /// Manage containers
+    #[command(subcommand)]
+    Container(container::Command),
     /// Create a container but do not start it
     Create(Box<create::Args>),
     /// Check what this host lacks, and how to mend it
     Doctor(doctor::Args),
     /// Run a process in a running container
     Exec(exec::Args),
-    /// Pull an image from a registry, an archive or a layout
-    Pull(pull::Args),
-    /// Run a command in a new container
-    Run(Box<run::Args>),
-    /// Start one or more containers
-    Start(start::Args),
-    /// Manage containers
-    #[command(subcommand)]
-    Container(container::Command),
     /// Show history of a specified image
     History(history::Args),
     /// Manage images
@@ -106,12 +101,20 @@ enum Command {
     Port(port::Args),
     /// List containers
     Ps(ps::Args),
+    /// Pull an image from a registry, an archive or a layout
+    Pull(pull::Args),
     /// Rename an existing container
     Rename(rename::Args),
+    /// Restart one or more containers
+    Restart(restart::Args),
     /// Remove one or more containers
     Rm(rm::Args),
     /// Remove one or more images from local storage
     Rmi(rmi::Args),
+    /// Run a command in a new container
+    Run(Box<run::Args>),
+    /// Start one or more containers
+    Start(start::Args),
     /// Stop one or more containers
     Stop(stop::Args),
     /// Manage everything coracle keeps
@@ -159,13 +162,10 @@ pub(crate) fn run(persona: Persona) -> Outcome {
     let context = Context { layout, persona };
     match cli.command {
         Command::Attach(args) => attach::run(args, &context),
-        Command::Create(args) => create::run(*args, &context),
-        Command::Exec(args) => exec::run(args, &context),
-        Command::Run(args) => run::run(*args, &context),
-        Command::Start(args) => start::run(args, &context),
-        Command::Doctor(args) => doctor::run(&args, &context),
-        Command::Pull(args) => pull::run(args, &context),
         Command::Container(command) => container::run(command, &context),
+        Command::Create(args) => create::run(*args, &context),
+        Command::Doctor(args) => doctor::run(&args, &context),
+        Command::Exec(args) => exec::run(args, &context),
         Command::History(args) => history::run(args, &context),
         Command::Image(command) => image::run(command, &context),
         Command::Images(args) => images::run(args, &context),
@@ -175,9 +175,13 @@ pub(crate) fn run(persona: Persona) -> Outcome {
         Command::Logs(args) => logs::run(args, &context),
         Command::Port(args) => port::run(args, &context),
         Command::Ps(args) => ps::run(args, &context),
+        Command::Pull(args) => pull::run(args, &context),
         Command::Rename(args) => rename::run(args, &context),
+        Command::Restart(args) => restart::run(args, &context),
         Command::Rm(args) => rm::run(args, &context),
         Command::Rmi(args) => rmi::run(args, &context),
+        Command::Run(args) => run::run(*args, &context),
+        Command::Start(args) => start::run(args, &context),
         Command::Stop(args) => stop::run(args, &context),
         Command::System(command) => system::run(command, &context),
         Command::Tag(args) => tag::run(args, &context),

@@ -23,6 +23,7 @@ use crate::role::Persona;
 ///
 /// Prints out information about the containers.
 #[derive(clap::Args, Debug, Default)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Show all the containers, default is only running containers
     #[arg(short, long)]

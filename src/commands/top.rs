@@ -17,6 +17,7 @@ use crate::error::CommandError;
 /// Format descriptors: args, comm, etime, group, hgroup, hpid, huser, nice, pcpu, pgid, pid, ppid, rss, seccomp, state,
 /// stime, time, tty, user, vsz, capbnd, capeff, capinh, capprm, capamb, label.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID, then format descriptors
     #[arg(value_name = "CONTAINER [DESCRIPTOR]", trailing_var_arg = true, allow_hyphen_values = true)]

@@ -12,6 +12,7 @@ const API_VERSION: &str = "1.44";
 
 /// Display the coracle version information
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Change the output format to JSON or a Go template
     #[arg(short, long, value_name = "FORMAT")]

@@ -7,8 +7,10 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -40,6 +42,20 @@ pub(crate) fn ip(words: &str) -> Result<String, String> {
         .map_err(|_| "ip (iproute2)".to_owned())?;
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits until an IPv6 address of this namespace receives: the kernel makes it local a moment after it added it.
+pub(crate) fn await_ipv6(address: &str) {
+    let start = Instant::now();
+    let arrives = || -> std::io::Result<()> {
+        let socket = UdpSocket::bind((address, 0))?;
+        socket.set_read_timeout(Some(Duration::from_millis(10)))?;
+        socket.send_to(b"x", socket.local_addr()?)?;
+        socket.recv(&mut [0]).map(drop)
+    };
+    while arrives().is_err() {
+        assert!(start.elapsed() < Duration::from_secs(5), "{address} does not come into use");
+    }
 }
 
 /// A process in a network namespace of its own.

@@ -1,10 +1,11 @@
 //! The container's network.
 
 use clap::Args;
+use net::mode::Mode;
 use storage::state::request::{Namespace, Request};
 
 use crate::cli::parse::{names, ports};
-use crate::cli::usage::{Checked, InvalidOption, each, maybe};
+use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
 /// Options of the network.
 #[derive(Args, Clone, Debug)]
@@ -57,7 +58,10 @@ impl NetworkOptions {
         match self.networks.as_slice() {
             [] => {}
             [mode] if mode.is_empty() => return bad("--network", mode, "must name a network"),
-            [mode] => network.mode.clone_from(mode),
+            [mode] => {
+                one("--network", mode, |mode| Mode::parse(mode).map_err(|error| error.to_string()))?;
+                network.mode.clone_from(mode);
+            }
             [_, more, ..] => return bad("--network", more, "more than one network is not supported"),
         }
         network.published = each("-p, --publish", &self.publish, ports::published)?;
@@ -79,14 +83,4 @@ impl NetworkOptions {
         }
         Ok(())
     }
-}
-
-/// Whether the network namespace is made for this container.
-pub(crate) fn is_private(mode: &str) -> bool {
-    !(mode == "host" || mode.starts_with("container:") || mode.starts_with("ns:"))
-}
-
-/// Whether ports can be published on it.
-pub(crate) fn can_publish(mode: &str) -> bool {
-    is_private(mode) && mode != "none"
 }

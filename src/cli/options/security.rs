@@ -1,10 +1,10 @@
 //! What the container may do.
 
 use clap::Args;
+use net::mode::Mode;
 use storage::state::request::{Request, Ulimit};
 
 use super::Caller;
-use super::network::is_private;
 use crate::cli::parse::{limits, namespaces, security, words};
 use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
@@ -79,9 +79,9 @@ impl SecurityOptions {
                 reason,
             })?;
         }
+        let private_network = Mode::parse(&request.network.mode).is_ok_and(|mode| mode.is_private());
         for (name, value) in each("--sysctl", &self.sysctls, limits::sysctl)? {
-            let private = is_private(&request.network.mode);
-            one("--sysctl", &name, |name| limits::sysctl_fits(name, private, &request.ipc))?;
+            one("--sysctl", &name, |name| limits::sysctl_fits(name, private_network, &request.ipc))?;
             request.sysctls.insert(name, value);
         }
         for value in &self.ulimits {

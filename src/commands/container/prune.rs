@@ -11,6 +11,7 @@ use crate::role::Persona;
 
 /// Remove all non running containers
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Provide filter values (e.g. 'label=<key>=<value>')
     #[arg(long = "filter", value_name = "FILTER")]

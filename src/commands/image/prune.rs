@@ -16,6 +16,7 @@ use crate::role::Persona;
 ///
 /// Removes dangling or unused images from local storage.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Remove all images not in use by containers, not just dangling ones
     #[arg(short, long)]

@@ -18,6 +18,7 @@ use crate::role::Persona;
 ///
 /// Displays the low-level information on an object identified by name or ID.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Names or IDs of containers, images or volumes
     #[arg(value_name = "NAME")]
@@ -38,6 +39,7 @@ pub(crate) struct Args {
 
 /// Arguments of the noun groups' `inspect`, which know what they look for.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct NounArgs {
     /// Names or IDs
     #[arg(value_name = "NAME")]

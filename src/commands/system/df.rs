@@ -14,6 +14,7 @@ use crate::role::Persona;
 
 /// Show disk usage
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Pretty-print the sizes using a Go template
     #[arg(long, value_name = "FORMAT")]

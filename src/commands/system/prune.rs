@@ -8,6 +8,7 @@ use crate::error::CommandError;
 ///
 /// Removes stopped containers and dangling images, with -a all unused images, with --volumes unused volumes too.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Remove all unused data
     #[arg(short, long)]

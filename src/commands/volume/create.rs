@@ -10,6 +10,7 @@ use crate::error::CommandError;
 ///
 /// The volume is a directory in coracle's own; without a name it gets a random one.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name of the volume
     #[arg(value_name = "NAME")]

@@ -18,6 +18,7 @@ use crate::role::Persona;
 /// List all available volumes. The output of the volumes can be filtered and the output format can be changed to JSON or
 /// a user specified Go template.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Filter volume output
     #[arg(short, long = "filter", value_name = "FILTER")]

@@ -13,6 +13,7 @@ use crate::role::Persona;
 ///
 /// Volumes that are not currently owned by a container will be removed. Note all data will be destroyed.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Remove named volumes as well, not only anonymous ones (docker's; here they always are)
     #[arg(short, long)]

@@ -13,6 +13,7 @@ use crate::error::CommandError;
 /// By default only volumes that are not being used by any containers will be removed. To remove the volumes anyways, use
 /// the --force flag.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name of the volume (can be repeated)
     #[arg(value_name = "VOLUME")]
