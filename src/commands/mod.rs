@@ -142,7 +142,7 @@ pub(crate) fn run(persona: Persona) -> Outcome {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            return Err(CommandError::user(error.to_string().trim_start_matches("error: ")));
+            return Err(CommandError::user(crate::cli::usage::one_line(&error)));
         }
         Err(help) => {
             let _ = help.print();

@@ -52,8 +52,11 @@ impl Parent {
         if let Some(pid) = self.pid {
             mapping.write(pid)?;
         }
-        nix::unistd::write(&self.maps, b"m").map_err(SysError::of("write", "maps"))?;
-        Ok(self.pidfd)
+        match nix::unistd::write(&self.maps, b"m") {
+            // A supervisor that has given up already says why by its own channel.
+            Ok(_) | Err(nix::errno::Errno::EPIPE) => Ok(self.pidfd),
+            Err(errno) => Err(SysError { call: "write", args: "maps".into(), errno }.into()),
+        }
     }
 }
 
