@@ -29,6 +29,7 @@ use crate::supervisor::{self, Birth, FirstClient, Launch};
 
 /// Create a container but do not start it
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     registry: pull::RegistryArgs,

@@ -31,6 +31,7 @@ use crate::supervisor::rootfs::View;
 
 /// Run a process in a running container
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     options: ExecOptions,

@@ -10,6 +10,7 @@ use super::{Context, Outcome};
 ///
 /// The exit status is 0 if it does, 1 if it does not, 125 if that cannot be told.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID
     #[arg(value_name = "NAME")]

@@ -15,6 +15,7 @@ use crate::role::Persona;
 /// Displays the history of an image. The information can be printed out in an easy to read, or user specified format,
 /// and can be truncated.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the image
     #[arg(value_name = "IMAGE")]
@@ -23,8 +24,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Display sizes and dates in human readable format
-    #[arg(short = 'H', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true,
-          default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(short = 'H', long, default_value_t = true)]
     human: bool,
     /// Do not truncate the output
     #[arg(long, alias = "notruncate")]
@@ -76,7 +76,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         no_heading: false,
         docker: context.persona == Persona::Docker,
     };
-    let (text, error) = listing.render(steps.iter().map(|step| row(&args, &image, step, now)).collect());
+    let (text, error) =
+        listing.render(steps.iter().map(|step| row(&args, listing.docker, &image, step, now)).collect());
     output::print(&text)?;
     error.map_or(Ok(0), Err)
 }
@@ -119,7 +120,7 @@ fn layer_bytes(image: &Image, layer: usize) -> u64 {
     unpacked.or_else(|| image.layers.get(layer).map(|layer| layer.blob.size)).unwrap_or(0)
 }
 
-fn row(args: &Args, image: &Image, one: &Sized, now: Timestamp) -> Value {
+fn row(args: &Args, docker: bool, image: &Image, one: &Sized, now: Timestamp) -> Value {
     let Sized { step, size_bytes, is_image } = one;
     let id = match (is_image, args.no_trunc) {
         (false, _) => "<missing>",
@@ -137,13 +138,15 @@ fn row(args: &Args, image: &Image, one: &Sized, now: Timestamp) -> Value {
     let whole = step.created.and_then(|created| Timestamp::from_second(created.as_second()).ok());
     let since = step.created.map_or_else(|| "N/A".to_owned(), |created| units::ago(created, now));
     let at = units::rfc3339(whole);
+    // podman makes only the dates less human.
+    let human_size = args.human || !docker;
     Value::Struct(vec![
         ("ID", id.into()),
         ("Created", (if args.human { since.clone() } else { at.clone() }).into()),
         ("CreatedSince", since.into()),
         ("CreatedAt", at.into()),
         ("CreatedBy", Printable::line(&created_by).to_string().into()),
-        ("Size", (if args.human { units::human_size(*size_bytes, 3) } else { size_bytes.to_string() }).into()),
+        ("Size", (if human_size { units::human_size(*size_bytes, 3) } else { size_bytes.to_string() }).into()),
         ("Comment", Printable::line(&step.comment).to_string().into()),
         ("Tags", if *is_image { Value::strings(images::repo_tags(image)) } else { Value::NilList }),
     ])

@@ -17,6 +17,7 @@ use crate::role::Persona;
 ///
 /// Lists images previously pulled to the system or created on the system.
 #[derive(clap::Args, Debug, Default)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Only images of this name, a reference or a pattern
     #[arg(value_name = "IMAGE")]

@@ -14,6 +14,7 @@ use crate::error::CommandError;
 ///
 /// The main process inside each container specified will be sent SIGKILL, or any signal specified with option --signal.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER")]

@@ -19,6 +19,7 @@ use crate::error::CommandError;
 /// Retrieves logs for one or more containers. This does not guarantee execution order when combined with coracle run
 /// (i.e., your run may not have generated any logs at the time you execute coracle logs).
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER")]

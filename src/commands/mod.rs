@@ -1,26 +1,37 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod container;
 pub(crate) mod create;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod exists;
 pub(crate) mod filter;
 pub(crate) mod history;
+pub(crate) mod image;
 pub(crate) mod images;
+pub(crate) mod info;
+pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
+pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
+pub(crate) mod rename;
+pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod select;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod system;
 pub(crate) mod tag;
+pub(crate) mod top;
 pub(crate) mod unshare;
+pub(crate) mod version;
+pub(crate) mod volume;
 pub(crate) mod wait;
 
 use std::io::{Read, Write};
@@ -62,38 +73,68 @@ struct Cli {
 enum Command {
     /// Attach to a running container
     Attach(attach::Args),
+    /// Manage containers
+    #[command(subcommand)]
+    Container(container::Command),
     /// Create a container but do not start it
     Create(Box<create::Args>),
     /// Check what this host lacks, and how to mend it
     Doctor(doctor::Args),
     /// Run a process in a running container
     Exec(exec::Args),
-    /// List images
+    /// Show history of a specified image
+    History(history::Args),
+    /// Manage images
+    #[command(subcommand)]
+    Image(image::Command),
+    /// List images in local storage
     Images(images::Args),
-    /// Send a signal
+    /// Display system information
+    Info(info::Args),
+    /// Display the configuration of object denoted by ID
+    Inspect(inspect::Args),
+    /// Kill one or more running containers with a specific signal
     Kill(kill::Args),
-    /// Logs
+    /// Fetch the logs of one or more containers
     Logs(logs::Args),
+    /// List port mappings or a specific mapping for the container
+    Port(port::Args),
     /// List containers
     Ps(ps::Args),
-    /// Remove
-    Rm(rm::Args),
-    /// Remove images
-    Rmi(rmi::Args),
-    /// Stop
-    Stop(stop::Args),
-    /// Wait
-    Wait(wait::Args),
-    /// Tag
-    Tag(tag::Args),
-    /// Unshare
-    Unshare(unshare::Args),
     /// Pull an image from a registry, an archive or a layout
     Pull(pull::Args),
+    /// Rename an existing container
+    Rename(rename::Args),
+    /// Restart one or more containers
+    Restart(restart::Args),
+    /// Remove one or more containers
+    Rm(rm::Args),
+    /// Remove one or more images from local storage
+    Rmi(rmi::Args),
     /// Run a command in a new container
     Run(Box<run::Args>),
     /// Start one or more containers
     Start(start::Args),
+    /// Stop one or more containers
+    Stop(stop::Args),
+    /// Manage everything coracle keeps
+    #[command(subcommand)]
+    System(system::Command),
+    /// Add an additional name to a local image
+    Tag(tag::Args),
+    /// Display the running processes of a container
+    Top(top::Args),
+    /// Run a command in a modified user namespace
+    Unshare(unshare::Args),
+    /// Remove a name from a local image
+    Untag(tag::UntagArgs),
+    /// Display the coracle version information
+    Version(version::Args),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::Command),
+    /// Block on one or more containers
+    Wait(wait::Args),
 }
 
 /// Parses the command line and runs what it says.
@@ -121,22 +162,35 @@ pub(crate) fn run(persona: Persona) -> Outcome {
     let context = Context { layout, persona };
     match cli.command {
         Command::Attach(args) => attach::run(args, &context),
+        Command::Container(command) => container::run(command, &context),
         Command::Create(args) => create::run(*args, &context),
+        Command::Doctor(args) => doctor::run(&args, &context),
         Command::Exec(args) => exec::run(args, &context),
-        Command::Run(args) => run::run(*args, &context),
-        Command::Start(args) => start::run(args, &context),
+        Command::History(args) => history::run(args, &context),
+        Command::Image(command) => image::run(command, &context),
         Command::Images(args) => images::run(args, &context),
+        Command::Info(args) => info::run(args, &context),
+        Command::Inspect(args) => inspect::run(args, &context),
         Command::Kill(args) => kill::run(args, &context),
         Command::Logs(args) => logs::run(args, &context),
+        Command::Port(args) => port::run(args, &context),
         Command::Ps(args) => ps::run(args, &context),
+        Command::Pull(args) => pull::run(args, &context),
+        Command::Rename(args) => rename::run(args, &context),
+        Command::Restart(args) => restart::run(args, &context),
         Command::Rm(args) => rm::run(args, &context),
         Command::Rmi(args) => rmi::run(args, &context),
+        Command::Run(args) => run::run(*args, &context),
+        Command::Start(args) => start::run(args, &context),
         Command::Stop(args) => stop::run(args, &context),
-        Command::Wait(args) => wait::run(args, &context),
+        Command::System(command) => system::run(command, &context),
         Command::Tag(args) => tag::run(args, &context),
+        Command::Top(args) => top::run(args, &context),
         Command::Unshare(args) => unshare::run(args, &context),
-        Command::Doctor(args) => doctor::run(&args, &context),
-        Command::Pull(args) => pull::run(args, &context),
+        Command::Untag(args) => tag::run_untag(args, &context),
+        Command::Version(args) => version::run(args, &context),
+        Command::Volume(command) => volume::run(command, &context),
+        Command::Wait(args) => wait::run(args, &context),
     }
 }
 

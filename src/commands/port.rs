@@ -12,6 +12,7 @@ use crate::error::CommandError;
 ///
 /// List port mappings for the CONTAINER, or look up the public-facing port that is NAT-ed to the PRIVATE_PORT.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID
     #[arg(value_name = "CONTAINER")]

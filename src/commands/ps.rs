@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::Timestamp;
+use storage::image::store::ImageStore;
 use storage::prune;
 use storage::state::container::Record;
 use storage::state::request::{ExposedPorts, Mount, Protocol};
@@ -22,6 +23,7 @@ use crate::role::Persona;
 ///
 /// Prints out information about the containers.
 #[derive(clap::Args, Debug, Default)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Show all the containers, default is only running containers
     #[arg(short, long)]
@@ -176,8 +178,17 @@ fn default_format(args: &Args, persona: Persona) -> String {
 struct Entry {
     record: Record,
     observed: Observed,
-    /// Bytes of the writable layer, if asked for.
-    written_bytes: Option<u64>,
+    /// Its size, if asked for.
+    bytes: Option<Bytes>,
+}
+
+/// The size of a container in bytes.
+#[derive(Clone, Copy)]
+struct Bytes {
+    /// Its writable layer.
+    written: u64,
+    /// That and its image.
+    all: u64,
 }
 
 fn entries(args: &Args, context: &Context) -> Result<Vec<Entry>, CommandError> {
@@ -194,10 +205,9 @@ fn entries(args: &Args, context: &Context) -> Result<Vec<Entry>, CommandError> {
         };
         // What was to vanish at its end and whose supervisor was killed vanishes now.
         if observed.state.exit().is_some() && record.request.remove {
-            match prune::finish(&context.layout, &record, &observed) {
-                Ok(true) => continue,
-                // Its supervisor is about to, or somebody else.
-                Ok(false) | Err(_) => {}
+            // Otherwise its supervisor is about to, or somebody else.
+            if let Ok(true) = prune::finish(&context.layout, &record, &observed) {
+                continue;
             }
         }
         let shown = match (&observed.state, context.persona) {
@@ -205,22 +215,24 @@ fn entries(args: &Args, context: &Context) -> Result<Vec<Entry>, CommandError> {
             _ => !only_running,
         };
         if shown && filters.accept_observed(&record, Some(&observed)) {
-            entries.push(Entry { record, observed, written_bytes: None });
+            entries.push(Entry { record, observed, bytes: None });
         }
     }
     // `container::list` gives the oldest first.
     if args.latest || args.last >= 0 {
         let count = if args.latest { 1 } else { usize::try_from(args.last).unwrap_or(usize::MAX) };
         entries.drain(..entries.len().saturating_sub(count));
-        if args.last >= 0 {
-            entries.reverse();
-        }
-    } else if context.persona == Persona::Docker {
+    }
+    if context.persona == Persona::Docker {
         entries.reverse();
     }
     if args.size || args.sort == "size" {
+        let images = ImageStore::open(&context.layout).list()?;
         for entry in &mut entries {
-            entry.written_bytes = Some(tree_bytes(&context.layout.container(&entry.record.id).join("upper")));
+            let written = tree_bytes(&context.layout.container(&entry.record.id).join("upper"));
+            let id = entry.record.image.as_ref().map(|image| &image.id);
+            let image = images.iter().find(|image| Some(&image.id) == id).map_or(0, |image| image.size);
+            entry.bytes = Some(Bytes { written, all: written.saturating_add(image) });
         }
     }
     match args.sort.as_str() {
@@ -229,7 +241,7 @@ fn entries(args: &Args, context: &Context) -> Result<Vec<Entry>, CommandError> {
         "image" => entries.sort_by(|a, b| image_name(&a.record).cmp(image_name(&b.record))),
         "names" => entries.sort_by(|a, b| a.record.name.cmp(&b.record.name)),
         "runningfor" => entries.sort_by_key(|entry| entry.observed.started_at),
-        "size" => entries.sort_by_key(|entry| entry.written_bytes),
+        "size" => entries.sort_by_key(|entry| entry.bytes.map(|bytes| bytes.written)),
         "status" => entries.sort_by_key(|entry| entry.observed.state.as_str()),
         _ => {}
     }
@@ -378,7 +390,7 @@ impl View {
             ("CreatedHuman", created_ago.clone().into()),
             ("RunningFor", created_ago.into()),
             ("Created", Value::Time(Some(record.created))),
-            ("CreatedAt", units::go_time(Some(record.created)).into()),
+            ("CreatedAt", units::go_time(Some(self.created_at(record))).into()),
             ("Status", status_text(observed, self.now).into()),
             ("State", observed.state.as_str().into()),
             ("Ports", ports_text(&ports, &request.network.exposed).into()),
@@ -416,6 +428,14 @@ impl View {
         Value::Row(fields, Box::new(json))
     }
 
+    /// docker shows whole seconds.
+    fn created_at(&self, record: &Record) -> Timestamp {
+        match self.persona {
+            Persona::Podman => record.created,
+            Persona::Docker => Timestamp::from_second(record.created.as_second()).unwrap_or(record.created),
+        }
+    }
+
     fn image(&self, record: &Record) -> String {
         let name = image_name(record);
         match self.persona {
@@ -447,10 +467,9 @@ impl View {
     }
 
     fn size_text(&self, entry: &Entry) -> Value {
-        match entry.written_bytes {
-            Some(written) if self.with_size => {
-                let text = units::human_size(written, 3);
-                Value::Str(text)
+        match entry.bytes {
+            Some(Bytes { written, all }) if self.with_size => {
+                format!("{} (virtual {})", units::human_size(written, 3), units::human_size(all, 3)).into()
             }
             _ => "".into(),
         }
@@ -492,8 +511,8 @@ impl View {
                 ])
             })
             .collect();
-        let size = match entry.written_bytes {
-            Some(written) => Value::Struct(vec![("rootFsSize", written.into()), ("rwSize", written.into())]),
+        let size = match entry.bytes {
+            Some(Bytes { written, all }) => Value::Struct(vec![("rootFsSize", all.into()), ("rwSize", written.into())]),
             None => Value::Nil,
         };
         Value::Struct(vec![

@@ -6,6 +6,7 @@ use super::{Context, Outcome};
 
 /// Rename an existing container
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID
     #[arg(value_name = "CONTAINER")]

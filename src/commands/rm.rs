@@ -16,6 +16,7 @@ use crate::error::CommandError;
 /// Removes one or more containers from the host. The container name or ID can be used. Running or unusable containers
 /// will not be removed without the -f option.
 #[derive(clap::Args, Debug, Default)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER")]

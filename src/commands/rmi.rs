@@ -11,6 +11,7 @@ use crate::error::CommandError;
 ///
 /// Removes one or more previously pulled or locally created images.
 #[derive(clap::Args, Debug, Default)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the image (can be repeated)
     #[arg(value_name = "IMAGE")]

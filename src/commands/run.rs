@@ -18,6 +18,7 @@ use crate::supervisor::{Birth, FirstClient};
 
 /// Run a command in a new container
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunOptions,

@@ -14,6 +14,7 @@ use crate::error::CommandError;
 ///
 /// Sends the stop signal, waits, then kills what is left.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER")]

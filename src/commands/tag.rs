@@ -10,6 +10,7 @@ use crate::error::CommandError;
 ///
 /// Adds one or more additional names to locally-stored image.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the image
     #[arg(value_name = "IMAGE")]
@@ -49,6 +50,7 @@ pub(crate) fn local_name(name: &str) -> Result<Reference, CommandError> {
 ///
 /// Removes one or more names from a locally-stored image, all of them if none is given.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct UntagArgs {
     /// Name or ID of the image
     #[arg(value_name = "IMAGE")]

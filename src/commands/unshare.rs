@@ -12,6 +12,7 @@ use crate::error::CommandError;
 ///
 /// The command sees the files of containers and volumes as their root does. Without one, the user's shell is started.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Join the rootless network namespace (there is none)
     #[arg(long, hide = true)]

@@ -12,6 +12,7 @@ use crate::error::CommandError;
 ///
 /// Block until one or more containers stop and then print their exit codes.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER")]

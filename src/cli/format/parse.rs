@@ -74,14 +74,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, ParseError> {
     let mut parser = Parser { text, tokens, at: 0, ranges: 0, scopes: vec![String::new()] };
     let (nodes, end) = parser.nodes()?;
     match end {
-        End::Text => Ok(nodes),
-        End::End => Err(parser.fail("unexpected {{end}}")),
-        End::Else(_) => Err(parser.fail("unexpected {{else}}")),
+        Stop::Text => Ok(nodes),
+        Stop::End => Err(parser.fail("unexpected {{end}}")),
+        Stop::Else(_) => Err(parser.fail("unexpected {{else}}")),
     }
 }
 
 /// What ended a list of nodes.
-enum End {
+enum Stop {
     Text,
     End,
     /// `{{else}}`, or `{{else if …}}` and `{{else with …}}` with the keyword.
@@ -113,11 +113,11 @@ impl Parser<'_> {
         token
     }
 
-    fn nodes(&mut self) -> Result<(Vec<Node>, End), ParseError> {
+    fn nodes(&mut self) -> Result<(Vec<Node>, Stop), ParseError> {
         let mut nodes = Vec::new();
         loop {
             match self.next().map(|spanned| spanned.token) {
-                None => return Ok((nodes, End::Text)),
+                None => return Ok((nodes, Stop::Text)),
                 Some(Token::Text(text)) => nodes.push(Node::Text(text)),
                 // Outside of actions there is nothing but text and their beginnings.
                 Some(_) => {
@@ -135,7 +135,7 @@ impl Parser<'_> {
                     match keyword.as_str() {
                         "end" => {
                             self.close()?;
-                            return Ok((nodes, End::End));
+                            return Ok((nodes, Stop::End));
                         }
                         "else" => return Ok((nodes, self.otherwise()?)),
                         "break" | "continue" => {
@@ -152,16 +152,16 @@ impl Parser<'_> {
         }
     }
 
-    fn otherwise(&mut self) -> Result<End, ParseError> {
+    fn otherwise(&mut self) -> Result<Stop, ParseError> {
         if let Some(Token::Identifier(word)) = self.peek()
             && matches!(word.as_str(), "if" | "with")
         {
             let word = word.clone();
             self.at += 1;
-            return Ok(End::Else(Some(word)));
+            return Ok(Stop::Else(Some(word)));
         }
         self.close()?;
-        Ok(End::Else(None))
+        Ok(Stop::Else(None))
     }
 
     fn block(&mut self, keyword: &str) -> Result<Node, ParseError> {
@@ -173,14 +173,14 @@ impl Parser<'_> {
         let (then, end) = self.nodes()?;
         self.ranges -= usize::from(is_range);
         let otherwise = match end {
-            End::End => Vec::new(),
-            End::Text => return Err(self.fail("unexpected EOF")),
+            Stop::End => Vec::new(),
+            Stop::Text => return Err(self.fail("unexpected EOF")),
             // `{{else if}}` is an `{{if}}` inside the `{{else}}` that shares its `{{end}}`.
-            End::Else(Some(keyword)) => vec![self.block(&keyword)?],
-            End::Else(None) => match self.nodes()? {
-                (nodes, End::End) => nodes,
-                (_, End::Else(_)) => return Err(self.fail("expected end; found {{else}}")),
-                (_, End::Text) => return Err(self.fail("unexpected EOF")),
+            Stop::Else(Some(keyword)) => vec![self.block(&keyword)?],
+            Stop::Else(None) => match self.nodes()? {
+                (nodes, Stop::End) => nodes,
+                (_, Stop::Else(_)) => return Err(self.fail("expected end; found {{else}}")),
+                (_, Stop::Text) => return Err(self.fail("unexpected EOF")),
             },
         };
         self.scopes.truncate(scope);

@@ -88,7 +88,15 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("UseImageHostname", request.network.no_hostname.into()),
         // docker's names for what podman calls otherwise.
         ("LogPath", log_path(record, context).into()),
-        ("Platform", record.image.as_ref().map(|image| image.platform.split('/').next().unwrap_or_default()).unwrap_or("linux").into()),
+        (
+            "Platform",
+            record
+                .image
+                .as_ref()
+                .map(|image| image.platform.split('/').next().unwrap_or_default())
+                .unwrap_or("linux")
+                .into(),
+        ),
     ];
     if size {
         let written = ps::tree_bytes(&directory.join("upper"));
@@ -346,7 +354,8 @@ fn config(record: &Record, spec: &Raw) -> Value {
         ("Passwd", true.into()),
         ("sdNotifyMode", "container".into()),
     ]);
-    let mut exposed: BTreeMap<String, Value> = exposed_keys(request).map(|key| (key, Value::Struct(Vec::new()))).collect();
+    let mut exposed: BTreeMap<String, Value> =
+        exposed_keys(request).map(|key| (key, Value::Struct(Vec::new()))).collect();
     for port in &request.network.published {
         for offset in 0..port.range.max(1) {
             let key = format!("{}/{}", port.container_port.saturating_add(offset), port.protocol.as_str());
@@ -446,9 +455,10 @@ fn host_config(record: &Record, context: &Context) -> Value {
             ("CgroupPermissions", device.permissions.as_str().into()),
         ])
     });
-    let hosts = network.add_hosts.iter().flat_map(|host| {
-        host.names.iter().map(|name| format!("{name}:{}", host.address)).collect::<Vec<_>>()
-    });
+    let hosts = network
+        .add_hosts
+        .iter()
+        .flat_map(|host| host.names.iter().map(|name| format!("{name}:{}", host.address)).collect::<Vec<_>>());
     let volumes_from = request.volumes_from.iter().map(|from| from.container.clone());
     Value::Struct(vec![
         ("Binds", Value::strings(request.mounts.iter().filter_map(bind))),

@@ -11,8 +11,18 @@ use crate::role::Persona;
 
 /// The members of `config` in the order podman has them.
 const CONFIG: [&str; 12] = [
-    "User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal", "Healthcheck",
-    "OnBuild", "Shell",
+    "User",
+    "ExposedPorts",
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Labels",
+    "StopSignal",
+    "Healthcheck",
+    "OnBuild",
+    "Shell",
 ];
 
 /// Everything about an image.

@@ -18,6 +18,7 @@ use crate::role::Persona;
 ///
 /// Displays the low-level information on an object identified by name or ID.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Names or IDs of containers, images or volumes
     #[arg(value_name = "NAME")]
@@ -38,6 +39,7 @@ pub(crate) struct Args {
 
 /// Arguments of the noun groups' `inspect`, which know what they look for.
 #[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct NounArgs {
     /// Names or IDs
     #[arg(value_name = "NAME")]
@@ -72,7 +74,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         "container" => Kind::Container,
         "image" => Kind::Image,
         "volume" => Kind::Volume,
-        "network" | "pod" => return Err(CommandError::user(format_args!("there are no objects of type {:?} yet", args.kind))),
+        "network" | "pod" => {
+            return Err(CommandError::user(format_args!("there are no objects of type {:?} yet", args.kind)));
+        }
         other => {
             return Err(CommandError::user(format_args!(
                 "the only recognized types are \"image\", \"container\", \"volume\" or \"all\", not {other:?}"
