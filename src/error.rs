@@ -129,4 +129,10 @@ host_errors!(
     storage::state::lock::LockError,
     storage::state::version::ReadError,
     storage::volume::VolumeError,
+    storage::state::status::StatusError,
+    storage::state::name::NameError,
+    storage::state::container::ContainerError,
+    storage::state::trash::TrashError,
+    storage::image::StoreError,
+    storage::prune::SweepError,
 );

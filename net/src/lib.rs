@@ -7,6 +7,17 @@
 //! texts for the container: hosts, resolv_conf
 //! ```
 //!
+//! # One start, in order
+//! ```text
+//! CLI or supervisor   Listeners::bind(requests)                    conflicts end the start here, nothing is left
+//! supervisor          driver_for(mode) → prepare → start            returns at once
+//!                     forward::start(&listeners, netns, target)     connections queue until it serves
+//! container's init    loopback_up, open_to_container(proc_sys)      meanwhile
+//! supervisor          poll ready_fd, pidfd → on_ready               then the payload may run
+//!                     discover                                      pasta only, afterwards: addresses for inspect
+//! restart             Forwarder::stop, Started::stop; both anew with the next namespace; the listeners stay
+//! ```
+//!
 //! # Invariants
 //! - No thread, no async runtime, no shell, no `ip` or `nft`; a helper program is executed, never a shell line.
 //! - Every descriptor is close-on-exec; what a helper inherits is listed in its plan.

@@ -1,6 +1,27 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
+pub(crate) mod attach;
+pub(crate) mod create;
+pub(crate) mod doctor;
+pub(crate) mod exec;
+pub(crate) mod exists;
+pub(crate) mod filter;
+pub(crate) mod images;
+pub(crate) mod history;
+pub(crate) mod kill;
+pub(crate) mod lifecycle;
+pub(crate) mod logs;
+pub(crate) mod ps;
+pub(crate) mod rm;
+pub(crate) mod rmi;
+pub(crate) mod select;
+pub(crate) mod stop;
+pub(crate) mod tag;
+pub(crate) mod unshare;
+pub(crate) mod wait;
 pub(crate) mod pull;
+pub(crate) mod run;
+pub(crate) mod start;
 
 use std::io::{Read, Write};
 
@@ -39,8 +60,40 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Attach to a running container
+    Attach(attach::Args),
+    /// Create a container but do not start it
+    Create(Box<create::Args>),
+    /// Check what this host lacks, and how to mend it
+    Doctor(doctor::Args),
+    /// Run a process in a running container
+    Exec(exec::Args),
+    /// List images
+    Images(images::Args),
+    /// Send a signal
+    Kill(kill::Args),
+    /// Logs
+    Logs(logs::Args),
+    /// List containers
+    Ps(ps::Args),
+    /// Remove
+    Rm(rm::Args),
+    /// Remove images
+    Rmi(rmi::Args),
+    /// Stop
+    Stop(stop::Args),
+    /// Wait
+    Wait(wait::Args),
+    /// Tag
+    Tag(tag::Args),
+    /// Unshare
+    Unshare(unshare::Args),
     /// Pull an image from a registry, an archive or a layout
     Pull(pull::Args),
+    /// Run a command in a new container
+    Run(Box<run::Args>),
+    /// Start one or more containers
+    Start(start::Args),
 }
 
 /// Parses the command line and runs what it says.
@@ -67,6 +120,22 @@ pub(crate) fn run(persona: Persona) -> Outcome {
     };
     let context = Context { layout, persona };
     match cli.command {
+        Command::Attach(args) => attach::run(args, &context),
+        Command::Create(args) => create::run(*args, &context),
+        Command::Exec(args) => exec::run(args, &context),
+        Command::Run(args) => run::run(*args, &context),
+        Command::Start(args) => start::run(args, &context),
+        Command::Images(args) => images::run(args, &context),
+        Command::Kill(args) => kill::run(args, &context),
+        Command::Logs(args) => logs::run(args, &context),
+        Command::Ps(args) => ps::run(args, &context),
+        Command::Rm(args) => rm::run(args, &context),
+        Command::Rmi(args) => rmi::run(args, &context),
+        Command::Stop(args) => stop::run(args, &context),
+        Command::Wait(args) => wait::run(args, &context),
+        Command::Tag(args) => tag::run(args, &context),
+        Command::Unshare(args) => unshare::run(args, &context),
+        Command::Doctor(args) => doctor::run(&args, &context),
         Command::Pull(args) => pull::run(args, &context),
     }
 }

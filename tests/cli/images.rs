@@ -30,7 +30,8 @@ fn images_columns_are_dockers(home: &Home) {
 }
 
 fn images_formats_and_filters(home: &Home) {
-    home.ok("tag busybox localhost/other:1");
+    // podman lists every name of an image that has one which matches; docker lists the name. So: another image.
+    Image::busybox().layer(Layer::new().file("x", "x")).load(home, "localhost/other:1");
     let sorted = |line: &str| {
         let mut lines: Vec<_> = home.ok(line).lines().map(str::to_owned).collect();
         lines.sort();
@@ -40,10 +41,7 @@ fn images_formats_and_filters(home: &Home) {
     assert_eq!(sorted("images --format {{.Tag}} --filter reference=localhost/oth*"), "1");
     assert_eq!(sorted("images --format {{.Tag}} localhost/other"), "1");
     let id = home.ok("image inspect --format {{.Id}} busybox");
-    assert_eq!(
-        home.ok("images -q --no-trunc").lines().next().unwrap().trim_start_matches("sha256:"),
-        id.trim_start_matches("sha256:")
-    );
+    assert!(home.ok("images -q --no-trunc").contains(id.trim_start_matches("sha256:")));
     let json: serde_json::Value = serde_json::from_str(&home.ok("images --format json")).unwrap();
     assert!(!json.is_null());
     home.fails(125, "images --filter nosuch=1");

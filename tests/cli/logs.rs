@@ -28,20 +28,23 @@ fn logs_tail(home: &Home) {
     home.ok("run --name l busybox seq 1 100");
     assert_eq!(home.ok("logs --tail 3 l"), "98\n99\n100");
     assert_eq!(home.ok("logs --tail 0 l"), "");
-    assert_eq!(home.ok("logs -n 1000 l").lines().count(), 100);
+    assert_eq!(home.ok("logs --tail 1000 l").lines().count(), 100);
     assert_eq!(home.ok("logs --tail all l").lines().count(), 100);
     home.fails(125, "logs --tail x l");
 }
 
 fn logs_since_and_timestamps(home: &Home) {
-    home.ok("run --name l busybox sh -c 'echo early; sleep 1.2; echo late'");
+    home.ok("run -d --name l busybox sh -c 'echo early; sleep 2.5; echo late'");
+    wait_until("it has begun", || home.ok("logs l") == "early");
+    let between = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 1;
+    home.ok("wait l");
     let stamped = home.ok("logs -t l");
     for line in stamped.lines() {
         let moment = line.split(' ').next().unwrap();
         assert!(moment.len() >= 20 && moment.contains('T'), "{line}");
     }
-    let late = stamped.lines().last().unwrap().split(' ').next().unwrap();
-    assert_eq!(home.ok(&format!("logs --since {late} l")), "late");
+    assert_eq!(home.ok(&format!("logs --since {between} l")), "late");
+    assert_eq!(home.ok(&format!("logs --until {between} l")), "early");
     assert_eq!(home.ok("logs --since 1h l"), "early\nlate");
     assert_eq!(home.ok("logs --until 1h l"), "");
     home.fails(125, "logs --since nonsense l");

@@ -61,7 +61,7 @@ fn namespaces_of_another_container_are_joined(home: &Home) {
     assert!(home.ok("run --rm --pid container:first busybox ps -o args").contains("sleep 1000"));
     home.fails(125, "run --rm --pid container:nosuch busybox true");
     home.ok("create --name stopped busybox");
-    home.fails(125, "run --rm --network container:stopped busybox true");
+    home.refuses("run --rm --network container:stopped busybox true");
 }
 
 fn masked_and_read_only_paths(home: &Home) {

@@ -98,7 +98,9 @@ fn detach_keys_leave_it_running_and_attach_returns(home: &Home) {
     let mut terminal = shell(home, "run -it --name d busybox");
     terminal.send("VAR=kept\n");
     terminal.expect("# ");
-    terminal.send("\x10\x11");
+    terminal.send("\x10");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    terminal.send("\x11");
     assert_eq!(terminal.wait(), 0);
     assert!(terminal.is_cooked());
     home.wait_for_status("d", "running");
@@ -115,7 +117,9 @@ fn detach_keys_can_be_changed(home: &Home) {
     terminal.send("\x10\x11");
     terminal.send("echo still-here\n");
     terminal.expect("still-here");
-    terminal.send("\x01x");
+    terminal.send("\x01");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    terminal.send("x");
     assert_eq!(terminal.wait(), 0);
     home.wait_for_status("d", "running");
     home.fails(125, "run --rm -it --detach-keys nonsense busybox true");

@@ -77,6 +77,16 @@ impl Home {
         self.run(line).fails(code)
     }
 
+    /// Runs a command that must be refused with one clear line. podman and docker do not agree on the status of what is
+    /// noticed late (125 or 126), and neither do we care.
+    #[track_caller]
+    pub(crate) fn refuses(&self, line: &str) -> String {
+        let finished = self.run(line);
+        let code = finished.code();
+        assert!([125, 126, 127].contains(&code), "{}", finished.transcript());
+        finished.fails(code)
+    }
+
     /// `coracle inspect --format`
     #[track_caller]
     pub(crate) fn inspect(&self, container: &str, format: &str) -> String {

@@ -34,6 +34,11 @@ enum Outcome {
 /// The whole program.
 pub(crate) fn main(tests: &[Test]) -> ExitCode {
     let mut arguments = std::env::args().skip(1).collect::<Vec<_>>();
+    if let [role, port] = arguments.as_slice()
+        && role == "--udp-echo"
+    {
+        return echo(port);
+    }
     // The two inner roles of this executable: see `reaper.rs`.
     if let [role, name] = arguments.as_slice()
         && let Some(test) = tests.iter().find(|test| test.name() == name)
@@ -51,6 +56,18 @@ pub(crate) fn main(tests: &[Test]) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Sends every datagram back, for ever: a server that tests put into a container's network namespace.
+fn echo(port: &str) -> ExitCode {
+    let bound = port.parse().map(|port: u16| std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, port)));
+    let Ok(Ok(socket)) = bound else { return ExitCode::FAILURE };
+    let mut datagram = [0; 65_536];
+    while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+        // The next one may come through all the same.
+        let _ = socket.send_to(&datagram[..length], from);
+    }
+    ExitCode::SUCCESS
 }
 
 fn run(tests: &[Test], arguments: &mut Vec<String>) -> Result<ExitCode, String> {

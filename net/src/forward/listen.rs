@@ -118,6 +118,7 @@ impl Listeners {
     pub fn bind(requests: &[PortRequest]) -> Result<Self, PublishError> {
         let mut listeners = Self::default();
         let mut seen = HashSet::new();
+        let receive_buffer = receive_buffer();
         for request in requests {
             let fixed = request.host_ports.filter(|range| range.first == range.last).map(|range| range.first);
             // Said twice is said once, as with docker.
@@ -126,7 +127,7 @@ impl Listeners {
             {
                 continue;
             }
-            listeners.sockets.extend(bind_request(request)?);
+            listeners.sockets.extend(bind_request(request, receive_buffer)?);
         }
         Ok(listeners)
     }
@@ -148,22 +149,22 @@ impl Listeners {
     }
 }
 
-fn bind_request(request: &PortRequest) -> Result<Vec<Listener>, PublishError> {
+fn bind_request(request: &PortRequest, receive_buffer: Option<usize>) -> Result<Vec<Listener>, PublishError> {
     if request.protocol == Protocol::Sctp {
         return Err(PublishError::Unsupported(Protocol::Sctp));
     }
     let Some(range) = request.host_ports else {
-        let mut result = bind_port(request, 0);
+        let mut result = bind_port(request, 0, receive_buffer);
         for _ in 0..RANDOM_TRIES {
             if !matches!(result, Err(PublishError::InUse { .. })) {
                 break;
             }
-            result = bind_port(request, 0);
+            result = bind_port(request, 0, receive_buffer);
         }
         return result;
     };
     for port in range.iter() {
-        match bind_port(request, port) {
+        match bind_port(request, port, receive_buffer) {
             Err(PublishError::InUse { .. }) if range.count() > 1 => {}
             result => return result,
         }
@@ -173,14 +174,14 @@ fn bind_request(request: &PortRequest) -> Result<Vec<Listener>, PublishError> {
 }
 
 /// Binds one port, 0 for any, on every address of the request.
-fn bind_port(request: &PortRequest, port: u16) -> Result<Vec<Listener>, PublishError> {
+fn bind_port(request: &PortRequest, port: u16, receive_buffer: Option<usize>) -> Result<Vec<Listener>, PublishError> {
     let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let addresses = request.host_ip.as_ref().map_or(&everywhere[..], std::slice::from_ref);
     let mut bound: Vec<Listener> = Vec::with_capacity(addresses.len());
     for ip in addresses {
         let port = bound.first().map_or(port, |first| first.mapping.host_port);
         let address = SocketAddr::new(*ip, port);
-        match bind_one(address, request.protocol) {
+        match bind_one(address, request.protocol, receive_buffer) {
             Ok((socket, host_port)) => bound.push(Listener {
                 mapping: PortMapping {
                     host_ip: *ip,
@@ -197,7 +198,7 @@ fn bind_port(request: &PortRequest, port: u16) -> Result<Vec<Listener>, PublishE
     Ok(bound)
 }
 
-fn bind_one(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), Errno> {
+fn bind_one(address: SocketAddr, protocol: Protocol, receive_buffer: Option<usize>) -> Result<(OwnedFd, u16), Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let kind = if protocol == Protocol::Tcp { SockType::Stream } else { SockType::Datagram };
     let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
@@ -210,8 +211,8 @@ fn bind_one(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), E
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
         setsockopt(&fd, sockopt::KeepAlive, &true)?;
         setsockopt(&fd, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
-        if can_set_receive_buffer() {
-            setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+        if let Some(len) = receive_buffer {
+            setsockopt(&fd, sockopt::RcvBuf, &len)?;
         }
     } else if address.is_ipv4() {
         sys::set_int(fd.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
@@ -232,10 +233,10 @@ fn bind_one(address: SocketAddr, protocol: Protocol) -> Result<(OwnedFd, u16), E
     Ok((fd, port))
 }
 
-/// Where the host caps it lower (200 KiB is common), what the kernel does by itself is the better choice.
-fn can_set_receive_buffer() -> bool {
+/// [`RECEIVE_BUFFER`], unless the host caps it lower (200 KiB is common): then the kernel's own choice is the better.
+fn receive_buffer() -> Option<usize> {
     let most = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
-    most.trim().parse().is_ok_and(|most: usize| most >= RECEIVE_BUFFER)
+    most.trim().parse().is_ok_and(|most: usize| most >= RECEIVE_BUFFER).then_some(RECEIVE_BUFFER)
 }
 
 fn explain(address: SocketAddr, protocol: Protocol, errno: Errno) -> PublishError {

@@ -198,6 +198,7 @@ fn become_forwarder(
     let step = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {e}");
     SigSet::empty().thread_set_mask().map_err(step("unblock signals"))?;
     sys::ignore_sigpipe();
+    let _ = nix::sys::prctl::set_name(c"coracle-ports");
     let null = File::options().read(true).write(true).open("/dev/null").map_err(|e| format!("open /dev/null: {e}"))?;
     dup2_stdin(&null).map_err(step("dup2"))?;
     dup2_stdout(&null).map_err(step("dup2"))?;

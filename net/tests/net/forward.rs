@@ -17,7 +17,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 
-use crate::fixture::{Container, enter_userns, ip};
+use crate::fixture::{Container, await_ipv6, enter_userns, ip};
 use crate::roles::RESET;
 use crate::{Case, Outcome, need};
 
@@ -77,6 +77,7 @@ fn container() -> Container {
     ] {
         assert_eq!(container.tell(&format!("ip {command}")), "");
     }
+    container.tell("await-ipv6 fd00::100");
     container
 }
 
@@ -86,6 +87,8 @@ pub(crate) fn site(publish: &[&str], target: Target) -> Result<Site, String> {
         let nodad = if address.contains("::") { " nodad" } else { "" };
         ip(&format!("addr add {address} dev lo{nodad}"))?;
     }
+    await_ipv6("2001:db8::1");
+    await_ipv6("2001:db8::7");
     let container = container();
     let listeners = Listeners::bind(&requests(publish)).expect("the ports are free");
     let forwarder = forward(&listeners, &container, target);

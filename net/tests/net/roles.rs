@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use crate::fixture::ip;
+use crate::fixture::{await_ipv6, ip};
 
 /// Obeys one command and returns the answer, one line.
 pub(crate) fn obey(command: &str) -> String {
@@ -13,6 +13,10 @@ pub(crate) fn obey(command: &str) -> String {
         ["ip", ..] => ip(&command[3..]).map_or_else(|e| e, |out| out.replace('\n', " ")),
         ["read", path] => std::fs::read_to_string(path).map_or_else(|e| e.to_string(), |t| t.trim().to_owned()),
         ["lines", path] => std::fs::read_to_string(path).map_or_else(|e| e.to_string(), |t| t.replace('\n', ";")),
+        ["await-ipv6", address] => {
+            await_ipv6(address);
+            "ok".to_owned()
+        }
         ["tcp-echo", address] => serve(address, echo),
         ["tcp-silent", address] => serve(address, |stream| {
             std::thread::sleep(Duration::from_secs(3600));
@@ -48,6 +52,15 @@ pub(crate) fn obey(command: &str) -> String {
                 left -= part as u64;
             }
         }),
+        ["tcp-one", address] => {
+            let listener = TcpListener::bind(address).expect("the port is free");
+            std::thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let _ = stream.write_all(b"x");
+                }
+            });
+            "ok".to_owned()
+        }
         ["udp-echo", address] => {
             let socket = UdpSocket::bind(address).expect("the port is free");
             std::thread::spawn(move || {

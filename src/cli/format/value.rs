@@ -102,6 +102,14 @@ impl Value {
         }
     }
 
+    /// A struct without this field if that is empty, as Go's `omitempty` has it.
+    pub(crate) fn without_if_empty(mut self, name: &str) -> Self {
+        if let Self::Struct(fields) = &mut self {
+            fields.retain(|(field, value)| *field != name || value.is_true());
+        }
+        self
+    }
+
     /// Go's idea of true: not zero, not empty.
     pub(crate) fn is_true(&self) -> bool {
         match self {

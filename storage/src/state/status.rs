@@ -558,8 +558,28 @@ impl Observed {
 /// # Errors
 /// [`ReadError::Io`] when `state.json` is there and stays.
 pub fn forget_last_run(layout: &Layout, id: &ContainerId) -> Result<(), StatusError> {
-    let path = layout.runtime_container(id).join("state.json");
-    remove_if_there(&path).map_err(|source| StatusError::Read(ReadError::Io { path, source }))
+    for file in ["state.json", STOP_REQUESTED] {
+        let path = layout.runtime_container(id).join(file);
+        remove_if_there(&path).map_err(|source| StatusError::Read(ReadError::Io { path, source }))?;
+    }
+    Ok(())
+}
+
+/// An empty file in the runtime directory, made by `stop` and its kin before the signal, looked for by the supervisor's
+/// restart policy, removed with the traces of the run.
+const STOP_REQUESTED: &str = "stop-requested";
+
+/// Notes that a user wants the container stopped: what ends now shall not be restarted.
+///
+/// # Errors
+/// [`StatusError::Write`].
+pub fn request_stop(layout: &Layout, id: &ContainerId) -> Result<(), StatusError> {
+    Ok(write_atomic(&layout.runtime_container(id).join(STOP_REQUESTED), b"", Durability::None)?)
+}
+
+/// Whether a user wants the container stopped.
+pub fn is_stop_requested(layout: &Layout, id: &ContainerId) -> bool {
+    layout.runtime_container(id).join(STOP_REQUESTED).exists()
 }
 
 /// The id of this boot; empty if the kernel does not tell, which then is the same at every call.
