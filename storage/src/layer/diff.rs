@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// Directories kept open at once; deeper ones are opened again from the root.
-const MAX_OPEN: usize = 16;
+const MAX_OPEN: usize = 8;
 
 /// How a tree spells what is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
