@@ -58,7 +58,7 @@ cargo test --workspace --locked --no-run --message-format=json-render-diagnostic
 
 # Each test binary with the directory of its package.
 binaries() {
-    sed -n '/"reason":"compiler-artifact".*"test":true.*"executable":"/s/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"executable":"\([^"]*\)".*/\1\t\2/p' "$artifacts"
+    sed -n '/"reason":"compiler-artifact".*"profile":{[^}]*"test":true}.*"executable":"/s/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"executable":"\([^"]*\)".*/\1\t\2/p' "$artifacts"
 }
 [ -n "$(binaries)" ] || fail "cargo built no test" "report this as a bug, with the output of cargo test --no-run"
 

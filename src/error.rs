@@ -44,6 +44,11 @@ impl CommandError {
         Self::new(Kind::Host, message)
     }
 
+    /// An error that has been printed where it happened, in a process of its own.
+    pub(crate) fn printed(code: u8) -> Self {
+        Self::new(Kind::Host, "").with_code(code)
+    }
+
     /// Adds a command to run or a file to edit.
     pub(crate) fn hinted(mut self, hint: impl fmt::Display) -> Self {
         self.hints.push(hint.to_string());
@@ -123,4 +128,5 @@ host_errors!(
     storage::state::atomic::WriteError,
     storage::state::lock::LockError,
     storage::state::version::ReadError,
+    storage::volume::VolumeError,
 );

@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod error;
 mod role;
+mod supervisor;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,17 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
+pub(crate) mod attach;
+pub(crate) mod create;
+pub(crate) mod doctor;
+pub(crate) mod exec;
+pub(crate) mod pull;
+pub(crate) mod run;
+pub(crate) mod start;
+
+use std::io::{Read, Write};
+
 use clap::{Parser, Subcommand};
+use runtime::userns::{self, Mapping};
 use storage::state::layout::Layout;
 
 use crate::error::CommandError;
@@ -33,7 +44,22 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Attach to a running container
+    Attach(attach::Args),
+    /// Create a container but do not start it
+    Create(Box<create::Args>),
+    /// Check what this host lacks, and how to mend it
+    Doctor(doctor::Args),
+    /// Run a process in a running container
+    Exec(exec::Args),
+    /// Pull an image from a registry, an archive or a layout
+    Pull(pull::Args),
+    /// Run a command in a new container
+    Run(Box<run::Args>),
+    /// Start one or more containers
+    Start(start::Args),
+}
 
 /// Parses the command line and runs what it says.
 pub(crate) fn run(persona: Persona) -> Outcome {
@@ -58,5 +84,45 @@ pub(crate) fn run(persona: Persona) -> Outcome {
         }
     };
     let context = Context { layout, persona };
-    match cli.command {}
+    match cli.command {
+        Command::Attach(args) => attach::run(args, &context),
+        Command::Create(args) => create::run(*args, &context),
+        Command::Exec(args) => exec::run(args, &context),
+        Command::Run(args) => run::run(*args, &context),
+        Command::Start(args) => start::run(args, &context),
+        Command::Doctor(args) => doctor::run(&args, &context),
+        Command::Pull(args) => pull::run(args, &context),
+    }
+}
+
+/// Runs `work` in a child that is root of the user's namespace: whatever touches files of subordinate ids. What it
+/// returns comes back as text; its error as an error.
+pub(crate) fn in_userns_with_output(
+    mapping: &Mapping,
+    work: impl FnOnce() -> Result<String, CommandError>,
+) -> Result<String, CommandError> {
+    let (mut reader, mut writer) = std::io::pipe().map_err(CommandError::host)?;
+    let child = userns::start_in(mapping, || {
+        let (tag, text, code) = match work() {
+            Ok(text) => (b'O', text, 0),
+            Err(error) => {
+                error.print();
+                (b'E', String::new(), error.code())
+            }
+        };
+        let mut bytes = vec![tag];
+        bytes.extend_from_slice(text.as_bytes());
+        // A parent that is gone needs no answer.
+        let _ = writer.write_all(&bytes);
+        i32::from(code)
+    })?;
+    drop(writer);
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map_err(CommandError::host)?;
+    let exit = userns::wait_for(&child)?;
+    match bytes.split_first() {
+        Some((b'O', text)) => Ok(String::from_utf8_lossy(text).into_owned()),
+        Some(_) => Err(CommandError::printed(exit.code())),
+        None => Err(CommandError::host(format!("the worker process ended with status {}", exit.code()))),
+    }
 }

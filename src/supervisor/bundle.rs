@@ -6,7 +6,10 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitType, Spec, User};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
+    User,
+};
 use runtime::bundle::{self, Choice, DeviceBind, Namespaces, Options, OwnFile, Shm, defaults};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::security::masks::MaskedPaths;
@@ -36,6 +39,12 @@ pub(crate) struct Shared {
     pub(crate) pid: Option<i32>,
 }
 
+/// The value of `--group-add` that keeps the caller's supplementary groups.
+const KEEP_GROUPS: &str = "keep-groups";
+
+/// How many ids `--userns auto` gives when nobody says.
+const AUTO_SIZE: u32 = 65_535;
+
 /// The names under which ours files are seen in the container.
 const OWN_FILES: [(&str, &str); 4] = [
     ("hosts", "/etc/hosts"),
@@ -54,13 +63,9 @@ pub(crate) fn prepare(
 ) -> Result<Bundle, CommandError> {
     let request = &record.request;
     let mut options = Options { root: layout.container(&record.id).join("merged"), ..Options::default() };
-    let user = user::resolve(
-        &request.user,
-        &request.group_add,
-        &rootfs.read("/etc/passwd")?,
-        &rootfs.read("/etc/group")?,
-    )
-    .map_err(CommandError::user)?;
+    let user =
+        user::resolve(&request.user, &request.group_add, &rootfs.read("/etc/passwd")?, &rootfs.read("/etc/group")?)
+            .map_err(CommandError::user)?;
 
     options.read_only = request.read_only;
     options.read_only_tmpfs = request.read_only_tmpfs;
@@ -75,8 +80,12 @@ pub(crate) fn prepare(
     options.privileged = request.privileged;
     options.tty_group_mapped = mapping.single.is_none();
     options.annotations = request.annotations.clone();
+    if request.group_add.iter().any(|group| group == KEEP_GROUPS) {
+        options.annotations.insert("run.oci.keep_original_groups".to_owned(), "1".to_owned());
+    }
     security(request, &user, &mut options)?;
-    (options.uid_mappings, options.gid_mappings) = nested_ids(&request.userns, mapping)?;
+    let (uids, gids) = nested_maps(&request.userns, mapping)?;
+    (options.uid_mappings, options.gid_mappings) = (id_mappings(&uids), id_mappings(&gids));
     options.namespaces = namespaces(request, shared)?;
     options.sysctls = request.sysctls.clone();
     if options.namespaces.network == Choice::Private {
@@ -162,8 +171,7 @@ fn selections(list: &[String]) -> Result<Vec<Selection>, CommandError> {
 
 fn security(request: &Request, user: &ResolvedUser, options: &mut Options) -> Result<(), CommandError> {
     let (add, drop) = (selections(&request.cap_add)?, selections(&request.cap_drop)?);
-    let bounding =
-        if request.privileged { CapabilitySet::ALL } else { CapabilitySet::DEFAULT.adjust(&add, &drop) };
+    let bounding = if request.privileged { CapabilitySet::ALL } else { CapabilitySet::DEFAULT.adjust(&add, &drop) };
     let last = runtime::security::capabilities::last_capability();
     options.capabilities = process_sets(bounding.up_to(last), &add, user.uid == 0).into();
     options.no_new_privileges = request.security.no_new_privileges;
@@ -186,9 +194,8 @@ fn limits(request: &Request) -> Result<Vec<PosixRlimit>, CommandError> {
         let name = format!("RLIMIT_{}", limit.name.to_uppercase());
         let kind: PosixRlimitType = serde_json::from_value(serde_json::Value::String(name))
             .map_err(|_| CommandError::user(format!("--ulimit {}: no such limit", limit.name)))?;
-        let mut one = PosixRlimit::default();
-        one.set_typ(kind).set_soft(limit.soft).set_hard(limit.hard);
-        out.push(one);
+        let built = PosixRlimitBuilder::default().typ(kind).soft(limit.soft).hard(limit.hard).build();
+        out.push(built.map_err(CommandError::user)?);
     }
     Ok(out)
 }
@@ -208,12 +215,9 @@ fn id_mappings(map: &IdMap) -> Vec<LinuxIdMapping> {
 }
 
 /// Ids of a user namespace inside the base one, in its terms; empty where the base one is the container's.
-fn nested_ids(
-    userns: &UserNamespace,
-    mapping: &Mapping,
-) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), CommandError> {
+pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(IdMap, IdMap), CommandError> {
     match userns {
-        UserNamespace::Host => Ok((Vec::new(), Vec::new())),
+        UserNamespace::Host => Ok((IdMap::default(), IdMap::default())),
         UserNamespace::KeepId { uid, gid, size } => {
             let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
             let gid = gid.unwrap_or_else(|| nix::unistd::getegid().as_raw());
@@ -226,19 +230,31 @@ fn nested_ids(
                 }
             }
             if mapping.single.is_some() {
-                let one = |id| id_mappings(&IdMap(vec![runtime::userns::IdMapEntry { container: id, host: 0, size: 1 }]));
+                let one = |id| IdMap(vec![runtime::userns::IdMapEntry { container: id, host: 0, size: 1 }]);
                 return Ok((one(uid), one(gid)));
             }
-            Ok((id_mappings(&mapping.uids.keep_id(uid, *size)), id_mappings(&mapping.gids.keep_id(gid, *size))))
+            Ok((mapping.uids.keep_id(uid, *size), mapping.gids.keep_id(gid, *size)))
+        }
+        UserNamespace::Auto { size } => {
+            // Id 0 of the base namespace is the user: the container gets none of their files, and its root is one of the
+            // subordinate ids. Ranges are not yet kept apart from each other.
+            let wanted = size.unwrap_or(AUTO_SIZE);
+            let of = |map: &IdMap| {
+                let available = map.len().saturating_sub(1).min(u64::from(wanted)) as u32;
+                IdMap(vec![runtime::userns::IdMapEntry { container: 0, host: 1, size: available }])
+            };
+            if mapping.single.is_some() {
+                return Err(CommandError::host("--userns auto: needs subordinate ids, and this user has none"));
+            }
+            Ok((of(&mapping.uids), of(&mapping.gids)))
         }
         other => Err(CommandError::user(format!(
-            "--userns {}: not supported yet; use keep-id or host",
+            "--userns {}: not supported; use keep-id, auto or host",
             match other {
-                UserNamespace::Auto { .. } => "auto".to_owned(),
                 UserNamespace::NoMap => "nomap".to_owned(),
                 UserNamespace::Container(name) => format!("container:{name}"),
                 UserNamespace::Path(path) => format!("ns:{}", path.display()),
-                UserNamespace::Host | UserNamespace::KeepId { .. } => String::new(),
+                _ => String::new(),
             }
         ))),
     }
@@ -249,10 +265,11 @@ fn namespaces(request: &Request, shared: &Shared) -> Result<Namespaces, CommandE
         Namespace::Private => Ok(Choice::Private),
         Namespace::Host => Ok(Choice::Host),
         Namespace::Path(path) => Ok(Choice::Path(path.clone())),
-        Namespace::Container(name) => shared
-            .pid
-            .map(|pid| Choice::Path(PathBuf::from(format!("/proc/{pid}/ns/{file}"))))
-            .ok_or_else(|| CommandError::user(format!("container {name} is not running: its namespace cannot be joined"))),
+        Namespace::Container(name) => {
+            shared.pid.map(|pid| Choice::Path(PathBuf::from(format!("/proc/{pid}/ns/{file}")))).ok_or_else(|| {
+                CommandError::user(format!("container {name} is not running: its namespace cannot be joined"))
+            })
+        }
     };
     let network = match request.network.mode.as_str() {
         "host" => Choice::Host,
@@ -288,14 +305,7 @@ fn oci_mount(layout: &Layout, mount: &Mount, out: &mut Bundle) -> Result<OciMoun
                 })?;
             }
             let propagation = bind.propagation.map(|propagation| propagation.as_str());
-            defaults::bind(
-                &bind.source,
-                &bind.target,
-                bind.read_only,
-                !bind.non_recursive,
-                propagation,
-                &bind.options,
-            )
+            defaults::bind(&bind.source, &bind.target, bind.read_only, !bind.non_recursive, propagation, &bind.options)
         }
         Mount::Volume(volume) => {
             let source = volume_source(layout, volume, out)?;
@@ -341,7 +351,8 @@ fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandE
     let fail = |errno: nix::errno::Errno| {
         CommandError::user(format!("volume subpath {}: {}", subpath.display(), errno.desc().to_lowercase()))
     };
-    let dir = nix::fcntl::open(directory, OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).map_err(fail)?;
+    let dir =
+        nix::fcntl::open(directory, OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).map_err(fail)?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);

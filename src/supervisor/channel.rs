@@ -7,8 +7,8 @@
 //! ```
 //! One pipe, one message. From then on P is a client like any other (`runtime::monitor::attach`).
 
-use std::io::{Read, Write};
 use std::io::{PipeReader, PipeWriter};
+use std::io::{Read, Write};
 
 use crate::error::CommandError;
 

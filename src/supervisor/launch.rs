@@ -120,7 +120,8 @@ impl Running {
 
 /// Forks the supervisor of `launch`.
 pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
-    let pipe_failed = |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", super::bundle::reason(&error)));
+    let pipe_failed =
+        |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", super::bundle::reason(&error)));
     let (reader, writer) = channel::pair().map_err(pipe_failed)?;
     let (control, supervisor_control) = match launch.attach {
         Some(_) => {

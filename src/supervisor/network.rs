@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use net::driver::{self, Attachment, Driver, Netns, Started};
@@ -68,7 +68,12 @@ impl Plan {
     }
 
     /// Starts the driver for the namespace of process `pid`; `None` where there is nothing to start.
-    pub(crate) fn start(&mut self, netns: BorrowedFd<'_>, pid: i32, scratch: &Path) -> Result<Option<Started>, CommandError> {
+    pub(crate) fn start(
+        &mut self,
+        netns: BorrowedFd<'_>,
+        pid: i32,
+        scratch: &Path,
+    ) -> Result<Option<Started>, CommandError> {
         let Some((driver, plan)) = &self.driver else { return Ok(None) };
         driver.start(plan.clone(), Netns { fd: netns, pid, scratch }).map(Some).map_err(CommandError::host)
     }
@@ -89,8 +94,12 @@ impl Plan {
         if !asked.no_hosts {
             let add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
             let base = fs::read_to_string("/etc/hosts").ok();
-            let addresses: Vec<IpAddr> =
-                self.attachment().iter().flat_map(|attachment| &attachment.addresses).map(|address| address.ip).collect();
+            let addresses: Vec<IpAddr> = self
+                .attachment()
+                .iter()
+                .flat_map(|attachment| &attachment.addresses)
+                .map(|address| address.ip)
+                .collect();
             let names = [host_name.as_str(), record.name.as_str()];
             let names = if host_name == record.name { &names[..1] } else { &names[..] };
             let host_network = self.mode == Mode::Host;
@@ -123,7 +132,12 @@ impl Plan {
     }
 
     /// The network as `inspect` shows it.
-    pub(crate) fn status(&self, record: &Record, attachment: Option<&Attachment>, ports: Vec<status::Port>) -> status::Network {
+    pub(crate) fn status(
+        &self,
+        record: &Record,
+        attachment: Option<&Attachment>,
+        ports: Vec<status::Port>,
+    ) -> status::Network {
         let interfaces = attachment.or(self.attachment()).map(|attachment| status::Interface {
             network: self.name(record),
             name: attachment.interface.clone().unwrap_or_default(),
@@ -171,5 +185,5 @@ pub(crate) fn wait(started: &mut Started) -> Result<(), CommandError> {
 
 /// The descriptor on which the end of a driver's helper shows.
 pub(crate) fn watch(started: &Started) -> BorrowedFd<'_> {
-    started.pidfd().as_fd()
+    started.pidfd()
 }

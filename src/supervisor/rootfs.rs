@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use runtime::mount::rootfs::Rootfs;
+use storage::digest::DiffId;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
 
@@ -29,7 +30,9 @@ impl View {
     /// The contents of a regular file; empty if there is none.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, CommandError> {
         let file = match self {
-            View::Layers(layers) => storage::layer::view::open_file(layers, Path::new(path)).map_err(CommandError::host)?,
+            View::Layers(layers) => {
+                storage::layer::view::open_file(layers, Path::new(path)).map_err(CommandError::host)?
+            }
             View::Directory(root) => open_in(root, path)?,
         };
         let Some(file) = file else { return Ok(Vec::new()) };
@@ -46,7 +49,9 @@ impl View {
 
 /// Opens a regular file below a directory that a container may have written: links stay inside, nothing blocks.
 fn open_in(root: &Path, path: &str) -> Result<Option<std::fs::File>, CommandError> {
-    let fail = |errno: Errno| CommandError::host(format!("open {path} in {}: {}", root.display(), errno.desc().to_lowercase()));
+    let fail = |errno: Errno| {
+        CommandError::host(format!("open {path} in {}: {}", root.display(), errno.desc().to_lowercase()))
+    };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let dir = nix::fcntl::open(root, flags, nix::sys::stat::Mode::empty()).map_err(fail)?;
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -56,7 +61,11 @@ fn open_in(root: &Path, path: &str) -> Result<Option<std::fs::File>, CommandErro
             let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
             Ok(is_file.then_some(file))
         }
-        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO | Errno::EACCES | Errno::ELOOP) => Ok(None),
+        Err(error)
+            if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO | Errno::EACCES | Errno::ELOOP) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -72,7 +81,7 @@ pub(crate) fn of(layout: &Layout, record: &Record) -> Result<(Rootfs, View), Com
         .image
         .iter()
         .flat_map(|image| image.layers.iter().rev())
-        .map(|diff_id| layout.layer(diff_id).join("diff"))
+        .map(|diff_id| layer_directory(layout, record, diff_id).join("diff"))
         .collect();
     let directory = layout.container(&record.id);
     let rootfs = Rootfs::Overlay {
@@ -83,4 +92,17 @@ pub(crate) fn of(layout: &Layout, record: &Record) -> Result<(Rootfs, View), Com
         volatile: record.request.remove,
     };
     Ok((rootfs, View::Layers(layers)))
+}
+
+/// Where a layer lies unpacked for the id mapping of this container.
+pub(crate) fn layer_directory(layout: &Layout, record: &Record, diff_id: &DiffId) -> PathBuf {
+    let base = layout.layer(diff_id);
+    match record.mapping.as_str() {
+        "" => base,
+        tag => {
+            let mut name = base.file_name().unwrap_or_default().to_owned();
+            name.push(format!("-{tag}"));
+            base.with_file_name(name)
+        }
+    }
 }

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use net::driver::Started;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
-use runtime::init::handshake::{self, Report};
 use runtime::init::credentials::LoadFilter;
+use runtime::init::handshake::{self, Report};
 use runtime::init::steps::{self, InitError, has_private};
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::log;
@@ -30,7 +30,7 @@ use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, StateF
 use storage::state::trash;
 
 use super::channel::ResultWriter;
-use super::launch::{Birth, Launch};
+use super::launch::{Birth, Launch, Seccomp};
 use crate::error::CommandError;
 
 /// How the command that started the container stays with it.
@@ -64,7 +64,10 @@ enum Event {
 pub(crate) fn run(launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
     // The command's terminal sends its signals to the command, which proxies them.
     let _ = nix::unistd::setsid();
-    match Supervisor::build(launch, maps, control) {
+    let first = launch.attach.as_ref().map(|first| first_client(first, control)).transpose();
+    // Whoever reads the command's output must see its end when the command ends.
+    let first = let_go_of_streams().and(first);
+    match first.map_err(Failure::from).and_then(|first| Supervisor::build(launch, maps, first)) {
         Ok(mut supervisor) => {
             result.started();
             supervisor.after_start();
@@ -108,7 +111,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn build(mut launch: Launch, maps: MapsPending, control: Option<OwnedFd>) -> Result<Supervisor, Failure> {
+    fn build(mut launch: Launch, maps: MapsPending, first: Option<relay::FirstClient>) -> Result<Supervisor, Failure> {
         let signals = SignalSource::block(&runtime::process::signal::proxied())
             .map_err(|errno| CommandError::host(format!("signalfd(): {}", errno.desc().to_lowercase())))?;
         let layout = launch.layout.clone();
@@ -117,7 +120,7 @@ impl Supervisor {
             Birth::Existing => (container::lock(&layout, &launch.record.id).map_err(CommandError::host)?, false),
         };
         let id = launch.record.id.clone();
-        let built = Self::start(launch, maps, control, signals, lock, is_new);
+        let built = Self::start(launch, maps, first, signals, lock, is_new);
         built.map_err(|(error, lock)| {
             // What `run` made is gone as if it had never been; what existed stays, with the reason in its exit record.
             if is_new {
@@ -140,13 +143,13 @@ impl Supervisor {
     fn start(
         launch: Launch,
         maps: MapsPending,
-        control: Option<OwnedFd>,
+        first: Option<relay::FirstClient>,
         signals: SignalSource,
         lock: FileLock,
         is_new: bool,
     ) -> Result<Supervisor, (CommandError, FileLock)> {
         let mut lock = Some(lock);
-        match Self::try_start(launch, maps, control, signals, &mut lock, is_new) {
+        match Self::try_start(launch, maps, first, signals, &mut lock, is_new) {
             Ok(supervisor) => Ok(supervisor),
             // Nothing below takes the lock before it succeeds.
             Err(error) => match lock {
@@ -159,7 +162,7 @@ impl Supervisor {
     fn try_start(
         mut launch: Launch,
         maps: MapsPending,
-        control: Option<OwnedFd>,
+        first: Option<relay::FirstClient>,
         signals: SignalSource,
         lock: &mut Option<FileLock>,
         is_new: bool,
@@ -184,8 +187,10 @@ impl Supervisor {
         if let Some(path) = pid_namespace(&launch.spec) {
             runtime::process::spawn::put_children_into(path)?;
         }
-        let forked = clone3(clone_flags(&launch.spec), cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd()))
-            .map_err(|errno| CommandError::host(format!("clone3({:#x}): {}", clone_flags(&launch.spec), errno.desc().to_lowercase())))?;
+        let forked =
+            clone3(clone_flags(&launch.spec), cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd())).map_err(|errno| {
+                CommandError::host(format!("clone3({:#x}): {}", clone_flags(&launch.spec), errno.desc().to_lowercase()))
+            })?;
         let (pid, init) = match forked {
             Forked::Child => {
                 drop(channel);
@@ -233,9 +238,10 @@ impl Supervisor {
             super::network::wait(helper)?;
         }
         let streams = streams.ok_or_else(|| CommandError::host("init made no terminal"))?;
-        let mut relay = Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
-        if let Some(first) = &launch.attach {
-            relay.attach_first(first_client(first, control)?);
+        let mut relay =
+            Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
+        if let Some(first) = first {
+            relay.attach_first(first);
         }
         relay.listen(listener(&layout, &record)?);
 
@@ -243,8 +249,7 @@ impl Supervisor {
         let start = Init::of(host_pid).ok_or_else(|| init_killed(&init))?;
         let moved = state.on(StateEvent::Spawned(start)).and_then(|()| state.on(StateEvent::Execed(Timestamp::now())));
         moved.map_err(|error| CommandError::new(crate::error::Kind::Internal, error))?;
-        state.network =
-            launch.network.status(&record, helper.as_ref().map(Started::attachment), Vec::new());
+        state.network = launch.network.status(&record, helper.as_ref().map(Started::attachment), Vec::new());
         state.write(&layout, &record.id).map_err(CommandError::host)?;
 
         channel.send_go()?;
@@ -279,8 +284,12 @@ impl Supervisor {
         let finished_at = Timestamp::now();
         let failed = self.relay.container_exited(exit);
         self.complain(failed);
-        let exit_status =
-            status::Exit { code: i32::from(exit.code()), finished_at: Some(finished_at), oom: false, error: String::new() };
+        let exit_status = status::Exit {
+            code: i32::from(exit.code()),
+            finished_at: Some(finished_at),
+            oom: false,
+            error: String::new(),
+        };
         let remove = self.record.request.remove;
         if remove {
             let _ = container::remove(&self.layout, &self.record.id);
@@ -384,7 +393,7 @@ fn create(launch: &mut Launch) -> Result<FileLock, CommandError> {
         }
         None => creation.claim_random_name().map_err(CommandError::host)?,
     };
-    write_bundle(&layout, &launch.record, &launch.spec, launch.seccomp.as_ref().map(|seccomp| seccomp.json.as_ref()))?;
+    write_bundle(&layout, &launch.record, &launch.spec, launch.seccomp.as_ref())?;
     let durability = if launch.record.request.remove { Durability::None } else { Durability::Data };
     creation.publish(&launch.record, durability).map_err(CommandError::host)
 }
@@ -394,11 +403,13 @@ pub(crate) fn write_bundle(
     layout: &Layout,
     record: &Record,
     spec: &Spec,
-    seccomp: Option<&str>,
+    seccomp: Option<&Seccomp>,
 ) -> Result<(), CommandError> {
     let directory = layout.container(&record.id);
     let fail = |path: std::path::PathBuf| {
-        move |error: std::io::Error| CommandError::host(format!("create {}: {}", path.display(), super::bundle::reason(&error)))
+        move |error: std::io::Error| {
+            CommandError::host(format!("create {}: {}", path.display(), super::bundle::reason(&error)))
+        }
     };
     if record.request.rootfs.is_none() {
         for name in ["upper", "work"] {
@@ -407,7 +418,7 @@ pub(crate) fn write_bundle(
         }
     }
     let path = directory.join("config.json");
-    std::fs::write(&path, config_json(spec, seccomp)?).map_err(fail(path))
+    std::fs::write(&path, config_json(spec, seccomp.map(|seccomp| seccomp.json.as_ref()))?).map_err(fail(path))
 }
 
 /// The text of `config.json`. The system call filter's section is long and known as text: it is put in its place
@@ -432,7 +443,7 @@ fn become_init(launch: &Launch, streams: steps::Streams, channel: handshake::Cha
         rootfs: &launch.rootfs,
         mount_point: &mount_point,
         fill: &launch.fill,
-        copy_tree: copy_tree,
+        copy_tree,
         single_id: launch.mapping.single.is_some(),
         streams,
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
@@ -444,7 +455,7 @@ fn become_init(launch: &Launch, streams: steps::Streams, channel: handshake::Cha
 }
 
 fn copy_tree(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
-    storage::volume::copy_up(from, to).map_err(std::io::Error::other)
+    storage::volume::copy_up(from, to).map(drop).map_err(std::io::Error::other)
 }
 
 fn clone_flags(spec: &Spec) -> u64 {
@@ -510,6 +521,17 @@ fn first_client(first: &FirstClient, control: Option<OwnedFd>) -> Result<relay::
     })
 }
 
+/// Puts `/dev/null` at 0, 1 and 2.
+fn let_go_of_streams() -> Result<(), CommandError> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+    let null =
+        null.map_err(|error| CommandError::host(format!("open /dev/null: {}", super::bundle::reason(&error))))?;
+    nix::unistd::dup2_stdin(&null)
+        .and_then(|()| nix::unistd::dup2_stdout(&null))
+        .and_then(|()| nix::unistd::dup2_stderr(&null))
+        .map_err(errno("dup2"))
+}
+
 fn open_log(layout: &Layout, record: &Record) -> Result<log::Log, CommandError> {
     let request: &Request = &record.request;
     let driver = match request.log.driver {
@@ -517,15 +539,18 @@ fn open_log(layout: &Layout, record: &Record) -> Result<log::Log, CommandError> 
         LogDriver::JsonFile => log::Driver::JsonFile,
         LogDriver::None => return Ok(log::Log::none()),
     };
-    let directory = std::fs::File::open(layout.container(&record.id))
-        .map_err(|error| CommandError::host(format!("open the container's directory: {}", super::bundle::reason(&error))))?;
+    let directory = std::fs::File::open(layout.container(&record.id)).map_err(|error| {
+        CommandError::host(format!("open the container's directory: {}", super::bundle::reason(&error)))
+    })?;
     log::Log::open(driver, directory.as_fd(), "log", log::Limits::default()).map_err(CommandError::host)
 }
 
 fn listener(layout: &Layout, record: &Record) -> Result<runtime::monitor::attach::Listener, CommandError> {
-    let directory = std::fs::File::open(layout.runtime_container(&record.id))
-        .map_err(|error| CommandError::host(format!("open the runtime directory: {}", super::bundle::reason(&error))))?;
-    runtime::monitor::attach::Listener::bind(directory.as_fd(), nix::unistd::Uid::from_raw(0)).map_err(CommandError::host)
+    let directory = std::fs::File::open(layout.runtime_container(&record.id)).map_err(|error| {
+        CommandError::host(format!("open the runtime directory: {}", super::bundle::reason(&error)))
+    })?;
+    runtime::monitor::attach::Listener::bind(directory.as_fd(), nix::unistd::Uid::from_raw(0))
+        .map_err(CommandError::host)
 }
 
 /// Our pid as the host counts: `/proc` is the host's, `getpid` is not.
@@ -539,7 +564,10 @@ fn failed(code: i32, message: &str) -> CommandError {
 
 fn init_killed(init: &OwnedFd) -> CommandError {
     match wait(init.as_fd(), true) {
-        Ok(Some(exit)) => CommandError::host(format!("the container's init ended before its program was started (status {})", exit.code())),
+        Ok(Some(exit)) => CommandError::host(format!(
+            "the container's init ended before its program was started (status {})",
+            exit.code()
+        )),
         _ => CommandError::host("the container's init ended before its program was started"),
     }
 }

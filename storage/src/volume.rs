@@ -11,8 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
 use serde::{Deserialize, Serialize};
 
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, WriteError, write_atomic};
@@ -21,6 +20,7 @@ use crate::state::lock::{FileLock, LockError};
 use crate::state::name;
 use crate::state::trash::{self, TrashError};
 use crate::state::version::{self, ReadError};
+use crate::sys::rename::rename_noreplace;
 
 mod copy_up;
 
@@ -147,12 +147,10 @@ pub fn create(layout: &Layout, volume: &Volume) -> Result<(), VolumeError> {
     let temporary = layout.volumes().join(format!("{TEMPORARY_PREFIX}{}", random_hex(8)));
     let data = temporary.join("_data");
     create_dir(&data)?;
-    let published = fill(volume, &temporary, &data).and_then(|()| {
-        match renameat2(AT_FDCWD, &temporary, AT_FDCWD, &target, RenameFlags::RENAME_NOREPLACE) {
-            Ok(()) => Ok(()),
-            Err(Errno::EEXIST) => Err(VolumeError::Exists(volume.name.clone())),
-            Err(errno) => Err(VolumeError::Io { action: "create", path: target, source: errno.into() }),
-        }
+    let published = fill(volume, &temporary, &data).and_then(|()| match rename_noreplace(&temporary, &target) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(VolumeError::Exists(volume.name.clone())),
+        Err(source) => Err(VolumeError::Io { action: "create", path: target, source }),
     });
     if published.is_err() {
         // Best effort: a sweep takes what stays.

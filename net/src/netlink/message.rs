@@ -22,6 +22,13 @@ const FRA_IP_PROTO: u16 = 22;
 const FRA_SPORT_RANGE: u16 = 23;
 const FR_ACT_TO_TBL: u8 = 1;
 
+// linux/rtnetlink.h
+const RTA_METRICS: u16 = 8;
+const RTAX_CC_ALGO: u16 = 16;
+
+/// For connections that never leave the machine: hosts that default to BBR would pace them.
+const CONGESTION_CONTROL: &[u8] = b"reno\0";
+
 /// A request under construction.
 #[derive(Debug)]
 pub(super) struct Request(Vec<u8>);
@@ -67,8 +74,9 @@ impl Request {
         request
     }
 
-    /// `RTM_NEWROUTE` or `RTM_DELROUTE`: `address`, or everything, is ours in `table`.
-    pub(super) fn local_route(family: u8, address: Option<IpAddr>, table: u32, add: bool) -> Self {
+    /// `RTM_NEWROUTE` or `RTM_DELROUTE`: an address, or everything, is ours in `table`; with the address goes the
+    /// source of what is sent to it.
+    pub(super) fn local_route(family: u8, address: Option<(IpAddr, IpAddr)>, table: u32, add: bool) -> Self {
         let mut request = if add {
             Self::new(libc::RTM_NEWROUTE, libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL)
         } else {
@@ -76,22 +84,33 @@ impl Request {
         };
         let prefix = match address {
             None => 0,
-            Some(IpAddr::V4(_)) => 32,
-            Some(IpAddr::V6(_)) => 128,
+            Some((IpAddr::V4(_), _)) => 32,
+            Some((IpAddr::V6(_), _)) => 128,
         };
         // rtmsg { family, dst_len, src_len, tos, table, protocol, scope, type: u8; flags u32 }
         let scope = libc::RT_SCOPE_HOST;
         let header = [family, prefix, 0, 0, libc::RT_TABLE_UNSPEC, libc::RTPROT_STATIC, scope, libc::RTN_LOCAL];
         request.0.extend_from_slice(&header);
         request.0.extend_from_slice(&[0; 4]);
-        match address {
-            None => {}
-            Some(IpAddr::V4(v4)) => request.attribute(libc::RTA_DST, &v4.octets()),
-            Some(IpAddr::V6(v6)) => request.attribute(libc::RTA_DST, &v6.octets()),
+        if let Some((address, source)) = address {
+            request.address(libc::RTA_DST, address);
+            request.address(libc::RTA_PREFSRC, source);
         }
         request.attribute(libc::RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
         request.attribute(libc::RTA_TABLE, &table.to_ne_bytes());
+        if address.is_none() && add {
+            let mut metrics = Self(Vec::new());
+            metrics.attribute(RTAX_CC_ALGO, CONGESTION_CONTROL);
+            request.attribute(RTA_METRICS, &metrics.0);
+        }
         request
+    }
+
+    fn address(&mut self, kind: u16, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => self.attribute(kind, &v4.octets()),
+            IpAddr::V6(v6) => self.attribute(kind, &v6.octets()),
+        }
     }
 
     /// A dump of everything of `kind`, in every family.
@@ -103,7 +122,7 @@ impl Request {
     }
 
     fn attribute(&mut self, kind: u16, value: &[u8]) {
-        // Our values are at most 16 bytes long.
+        // Our values are a few bytes long.
         let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
         self.0.extend_from_slice(&len.to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());

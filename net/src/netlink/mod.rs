@@ -96,7 +96,8 @@ impl Netlink {
         Ok(())
     }
 
-    /// Makes every address local in `table`, in both address families unless the kernel has no IPv6.
+    /// Makes every address local in `table`, in both address families unless the kernel has no IPv6. Connections that
+    /// are routed by it use congestion control that fits a path without distance.
     ///
     /// # Errors
     /// [`NetlinkError`] for IPv4.
@@ -109,43 +110,37 @@ impl Netlink {
         Ok(())
     }
 
-    /// Makes one address local in `table`, or undoes it.
+    /// Makes one address local in `table`, or undoes it. What is sent to it without a source of its own gets `source`.
+    ///
+    /// The kernel's own choice of source for a local route is the destination.
     ///
     /// # Errors
     /// [`NetlinkError`].
-    pub fn set_local(&mut self, address: IpAddr, table: u32, local: bool) -> Result<(), NetlinkError> {
+    pub fn set_local(&mut self, address: IpAddr, source: IpAddr, table: u32, local: bool) -> Result<(), NetlinkError> {
         let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         let what = format!("route {} local {address} dev lo table {table}", if local { "add" } else { "del" });
-        self.run(&what, Request::local_route(family as u8, Some(address), table, local))
+        self.run(&what, Request::local_route(family as u8, Some((address, source)), table, local))
     }
 
-    /// The first device besides `lo` with its addresses and default gateways.
+    /// The device of the default route, else the first besides `lo`, with its addresses and default gateways.
     ///
     /// # Errors
     /// [`NetlinkError`].
     pub fn interface(&mut self) -> Result<Option<Interface>, NetlinkError> {
+        let routes = self.dump("list routes", Request::dump(libc::RTM_GETROUTE), query::parse_default_route)?;
+        let has_route = |index| routes.iter().any(|(over, _)| *over == index);
         let links = self.dump("list links", Request::dump(libc::RTM_GETLINK), query::parse_link)?;
-        let Some(link) = links.into_iter().filter(|l| l.index != LOOPBACK_INDEX).min_by_key(|l| (!l.up, l.index))
-        else {
+        let others = links.into_iter().filter(|link| link.index != LOOPBACK_INDEX);
+        let Some(link) = others.min_by_key(|link| (!has_route(link.index), !link.up, link.index)) else {
             return Ok(None);
         };
         let mut addresses = self.dump("list addresses", Request::dump(libc::RTM_GETADDR), query::parse_address)?;
         addresses.retain(|(index, _)| *index == link.index);
-        let routes = self.dump("list routes", Request::dump(libc::RTM_GETROUTE), query::parse_default_route)?;
         Ok(Some(Interface {
             addresses: addresses.into_iter().map(|(_, address)| address).collect(),
             gateways: routes.into_iter().filter(|(index, _)| *index == link.index).map(|(_, gw)| gw).collect(),
             link,
         }))
-    }
-
-    /// Every address of every device.
-    ///
-    /// # Errors
-    /// [`NetlinkError`].
-    pub fn addresses(&mut self) -> Result<Vec<IpAddr>, NetlinkError> {
-        let all = self.dump("list addresses", Request::dump(libc::RTM_GETADDR), query::parse_address)?;
-        Ok(all.into_iter().map(|(_, address)| address.ip).collect())
     }
 
     /// Sends a request and waits for the kernel's verdict. A thing that exists already is what was wanted.

@@ -6,6 +6,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+mod socket;
+
+pub(crate) use socket::{
+    PacketSource, accept, local_addr, receive_from, send_from, set_int, set_linger_zero, splice_in, splice_out,
+};
+
 /// A descriptor for a child that was not reaped yet.
 ///
 /// # Errors
@@ -61,6 +67,30 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Closes every descriptor from `first` to `last`.
+///
+/// # Source
+/// close_range(2), Linux 5.9; on older kernels one close(2) each, up to the limit.
+pub(crate) fn close_range(first: RawFd, last: RawFd) {
+    if first > last {
+        return;
+    }
+    // SAFETY: the caller is a fresh child that owns its whole table and uses none of these descriptors again.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if done != 0 {
+        for fd in first..=last.min(65536) {
+            // SAFETY: as above; closing a number that is not open is an error and nothing else.
+            let _ = unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// Kills this process when its parent ends.
+pub(crate) fn die_with_parent() {
+    // SAFETY: takes integers only.
+    let _ = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+}
+
 /// Whether `needle` occurs in `haystack`.
 ///
 /// # Source
@@ -70,4 +100,10 @@ pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     // SAFETY: both pointers come with the length of the slice they were taken from; the call only reads.
     let found = unsafe { libc::memmem(hay, haystack.len(), pin, needle.len()) };
     !found.is_null()
+}
+
+/// Turns a write to a connection that is gone into an error, whatever the process did before.
+pub(crate) fn ignore_sigpipe() {
+    // SAFETY: SIG_IGN is no handler, so nothing can run at a bad moment.
+    let _ = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }

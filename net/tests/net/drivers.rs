@@ -8,7 +8,7 @@ use net::pasta::{self, Pasta};
 use net::slirp4netns::{self, Slirp4netns};
 
 use crate::fixture::{Container, enter_userns};
-use crate::{Case, Outcome};
+use crate::{Case, Outcome, need};
 
 pub(crate) const CASES: &[Case] = &[
     ("private_namespace_is_open_to_its_container", private_namespace_is_open_to_its_container),
@@ -18,15 +18,6 @@ pub(crate) const CASES: &[Case] = &[
     ("pasta_is_ready_when_it_says_so", pasta_is_ready_when_it_says_so),
     ("pasta_failure_is_reported_with_its_words", pasta_failure_is_reported_with_its_words),
 ];
-
-macro_rules! need {
-    ($what:expr) => {
-        match $what {
-            Ok(value) => value,
-            Err(needs) => return Outcome::Skipped(needs),
-        }
-    };
-}
 
 fn start(driver: &dyn Driver, netns: Netns<'_>) -> Result<Result<Started, DriverError>, String> {
     let before = Instant::now();

@@ -4,8 +4,10 @@
 //! the runner starts itself again with the name of the case. A case that lacks something says
 //! `skipped: needs ...`; with `NET_TESTS_DEMAND=1` a skip fails.
 
+mod cost;
 mod drivers;
 mod fixture;
+mod forward;
 mod roles;
 
 use std::process::{Command, ExitCode};
@@ -16,11 +18,22 @@ pub(crate) enum Outcome {
     Skipped(String),
 }
 
+/// The value, or the end of the case as skipped for what its absence is called.
+macro_rules! need {
+    ($what:expr) => {
+        match $what {
+            Ok(value) => value,
+            Err(needs) => return $crate::Outcome::Skipped(needs),
+        }
+    };
+}
+pub(crate) use need;
+
 type Case = (&'static str, fn() -> Outcome);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let cases: Vec<Case> = [drivers::CASES].concat();
+    let cases: Vec<Case> = [drivers::CASES, forward::CASES, cost::CASES].concat();
     if let [flag, name] = &args[..]
         && flag == "--case"
     {

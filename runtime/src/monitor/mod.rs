@@ -18,3 +18,18 @@ pub mod event_loop;
 
 /// Children that have ended, and their exit codes.
 pub mod reaper;
+
+/// Log drivers: they write to a descriptor they are given.
+pub mod log;
+
+/// Keys that detach a client.
+pub mod detach_keys;
+
+/// A client's standard descriptors, without blocking and without touching their flags.
+mod endpoint;
+
+/// The exchange with attached clients.
+pub mod attach;
+
+/// Copies between a container, its log and its clients.
+pub mod relay;

@@ -12,6 +12,8 @@ pub mod dev;
 
 pub mod masks;
 
+pub mod probe;
+
 pub use crate::sys::mount::{Attributes, attach, attr, clone_tree, open_in_root, set_attributes};
 
 use crate::sys::SysError;

@@ -145,10 +145,7 @@ impl RawMode {
     /// # Errors
     /// `ENOTTY` if it is no terminal.
     pub fn enter(terminal: impl AsFd) -> nix::Result<Self> {
-        let terminal = terminal
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))?;
+        let terminal = sys::duplicate(terminal.as_fd())?;
         let saved = tcgetattr(&terminal)?;
         let mut raw = saved.clone();
         cfmakeraw(&mut raw);

@@ -4,7 +4,7 @@
 //! lock.
 
 use std::mem::{MaybeUninit, size_of, zeroed};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use nix::errno::Errno;
@@ -323,15 +323,37 @@ pub(crate) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usiz
     Errno::result(sent).map(|sent| sent as usize)
 }
 
-/// The same descriptor with a number above those of standard input, output and error.
-pub(crate) fn above_stdio(fd: OwnedFd) -> nix::Result<OwnedFd> {
-    if fd.as_raw_fd() > libc::STDERR_FILENO {
-        return Ok(fd);
-    }
+/// Accepts a connection; the descriptor is close-on-exec.
+///
+/// # Source
+/// `accept4(2)`; `nix` returns a raw descriptor.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let no_address = std::ptr::null_mut();
+    // SAFETY: null pointers ask for no address.
+    let raw = unsafe { libc::accept4(listener.as_raw_fd(), no_address, std::ptr::null_mut(), libc::SOCK_CLOEXEC) };
+    let raw = Errno::result(raw)?;
+    // SAFETY: the kernel has just made this descriptor; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A second descriptor of the same description, close-on-exec; that of `nix` is not.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     // SAFETY: the arguments are integers.
     let raw = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) })?;
     // SAFETY: the kernel has just made this descriptor; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// The same descriptor with a number above those of standard input, output and error.
+pub(crate) fn above_stdio(fd: OwnedFd) -> nix::Result<OwnedFd> {
+    if fd.as_raw_fd() > libc::STDERR_FILENO { Ok(fd) } else { duplicate(fd.as_fd()) }
+}
+
+/// Sends a signal to one thread.
+#[cfg(test)]
+pub(crate) fn signal_thread(process: i32, thread: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: the arguments are integers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) }).map(drop)
 }
 
 #[cfg(test)]

@@ -155,12 +155,13 @@ impl Mapping {
 ///
 /// `work` returns the child's exit status. The caller must be single-threaded; the child may start threads.
 pub fn run_in(mapping: &Mapping, work: impl FnOnce() -> i32) -> Result<Exit, UsernsError> {
-    let child = start_in(mapping, work)?;
-    wait(child.as_fd(), true).map_err(SysError::of("waitid", "P_PIDFD"))?.ok_or(UsernsError::Sys(SysError {
-        call: "waitid",
-        args: "P_PIDFD".into(),
-        errno: Errno::ECHILD,
-    }))
+    wait_for(&start_in(mapping, work)?)
+}
+
+/// Waits for a child of [`start_in`].
+pub fn wait_for(child: &OwnedFd) -> Result<Exit, UsernsError> {
+    let exit = wait(child.as_fd(), true).map_err(SysError::of("waitid", "P_PIDFD"))?;
+    exit.ok_or(UsernsError::Sys(SysError { call: "waitid", args: "P_PIDFD".into(), errno: Errno::ECHILD }))
 }
 
 /// As [`run_in`], without waiting: returns the child's pidfd.

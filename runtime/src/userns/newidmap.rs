@@ -7,13 +7,11 @@ use std::process::{Child, Command, Stdio};
 
 use super::{IdMap, UsernsError};
 
-/// Finds a helper in `PATH` and where distributions put it.
+/// Finds a helper in `PATH`, as a shell would; where distributions put it if there is no `PATH`.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let known = ["/usr/bin", "/usr/local/bin", "/run/wrappers/bin"].map(PathBuf::from);
-    known
-        .into_iter()
-        .chain(std::env::split_paths(&path))
+    let known = || "/usr/bin:/usr/local/bin:/run/wrappers/bin".into();
+    let path = std::env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_else(known);
+    std::env::split_paths(&path)
         .map(|dir| dir.join(name))
         .find(|file| std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
 }
