@@ -265,12 +265,7 @@ fn id_policy(userns: &UserNamespace, mapping: &Mapping) -> Result<IdPolicy, Comm
 }
 
 /// Unpacks what is missing, in a child: layers are a cache, and each mapping has its own.
-fn ensure_layers(
-    context: &Context,
-    record: &Record,
-    mapping: &Mapping,
-    policy: &IdPolicy,
-) -> Result<(), CommandError> {
+fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping, policy: &IdPolicy) -> Result<(), CommandError> {
     let Some(image) = &record.image else { return Ok(()) };
     let is_there = |id| supervisor::rootfs::layer_directory(&context.layout, record, id).join("diff").is_dir();
     if image.layers.iter().all(is_there) {
@@ -306,7 +301,8 @@ fn shared_namespaces(context: &Context, request: &Request) -> Result<(Shared, Op
     }
     let Some(record) = found else { return Ok((Shared::default(), None)) };
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
-    let not_running = || CommandError::user(format!("container {} is not running: its namespaces cannot be joined", record.name));
+    let not_running =
+        || CommandError::user(format!("container {} is not running: its namespaces cannot be joined", record.name));
     let init = observed.state.init().ok_or_else(not_running)?;
     let fd = pidfd::open_checked(init.pid, init.start_time).map_err(|_| not_running())?;
     Ok((Shared { pid: Some(init.pid) }, Some(fd)))

@@ -88,7 +88,8 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     let cgroup = cgroup_of(record, pid);
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let size = [stdin.as_fd(), stdout.as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok());
-    let keep = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| CommandError::host(format!("dup(): {error}")));
+    let keep =
+        |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| CommandError::host(format!("dup(): {error}")));
     let streams = match (request.detach, request.tty) {
         (true, _) => {
             let_go_of_streams()?;
@@ -175,9 +176,7 @@ fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> 
 fn let_go_of_streams() -> Result<(), CommandError> {
     let fail = |error: &dyn std::fmt::Display| CommandError::host(format!("open /dev/null: {error}"));
     let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(|error| fail(&error))?;
-    nix::unistd::dup2_stdin(&null)
-        .and_then(|()| nix::unistd::dup2_stdout(&null))
-        .map_err(|errno| fail(&errno.desc()))
+    nix::unistd::dup2_stdin(&null).and_then(|()| nix::unistd::dup2_stdout(&null)).map_err(|errno| fail(&errno.desc()))
 }
 
 fn failure(error: ExecError) -> CommandError {

@@ -43,12 +43,14 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, CommandError> {
         return Ok(time);
     }
     let zone = jiff::tz::TimeZone::system();
-    let local = text.parse::<jiff::civil::DateTime>().or_else(|_| {
-        text.parse::<jiff::civil::Date>().map(|date| date.to_datetime(jiff::civil::Time::midnight()))
-    });
-    local.ok().and_then(|local| local.to_zoned(zone).ok()).map(|zoned| zoned.timestamp()).ok_or_else(|| {
-        CommandError::user(format_args!("failed to parse time value {text:?}"))
-    })
+    let local = text
+        .parse::<jiff::civil::DateTime>()
+        .or_else(|_| text.parse::<jiff::civil::Date>().map(|date| date.to_datetime(jiff::civil::Time::midnight())));
+    local
+        .ok()
+        .and_then(|local| local.to_zoned(zone).ok())
+        .map(|zoned| zoned.timestamp())
+        .ok_or_else(|| CommandError::user(format_args!("failed to parse time value {text:?}")))
 }
 
 /// `1h30m`, `10s`, `500ms`.
@@ -114,7 +116,9 @@ impl ContainerFilters {
     pub(crate) fn parse(context: &Context, filters: &[String]) -> Result<Self, CommandError> {
         let mut parsed = Self { alternatives: Vec::new(), before: None, since: None, ancestors: Vec::new() };
         for filter in filters {
-            let bad = || CommandError::user(format_args!("invalid filter {filter:?}: must be in the format \"filter=value\""));
+            let bad = || {
+                CommandError::user(format_args!("invalid filter {filter:?}: must be in the format \"filter=value\""))
+            };
             let (key, value) = pair(filter).ok_or_else(bad)?;
             let key = match key {
                 "id" => Key::Id,
@@ -126,7 +130,8 @@ impl ContainerFilters {
                     Key::Status
                 }
                 "exited" => {
-                    let invalid = |_| CommandError::user(format_args!("exited code out of range {value:?}: invalid argument"));
+                    let invalid =
+                        |_| CommandError::user(format_args!("exited code out of range {value:?}: invalid argument"));
                     value.parse::<i32>().map_err(invalid)?;
                     Key::Exited
                 }
@@ -198,8 +203,10 @@ impl ContainerFilters {
         let request = &record.request;
         let any = |fits: &dyn Fn(&str) -> bool| values.iter().any(|value| fits(value));
         match key {
-            Key::Id => any(&|value| record.id.as_str().starts_with(&value.to_ascii_lowercase())
-                || (value.starts_with('^') && regex_is_found(value, record.id.as_str()))),
+            Key::Id => any(&|value| {
+                record.id.as_str().starts_with(&value.to_ascii_lowercase())
+                    || (value.starts_with('^') && regex_is_found(value, record.id.as_str()))
+            }),
             Key::Name => any(&|value| regex_is_found(value.trim_start_matches('/'), &record.name)),
             Key::Label => values.iter().all(|value| label_fits(request.labels.iter(), value)),
             Key::NoLabel => !any(&|value| label_fits(request.labels.iter(), value)),
@@ -233,8 +240,10 @@ impl ContainerFilters {
             }),
             Key::Network => any(&|value| {
                 let mode = request.network.mode.as_str();
-                value == mode || mode.split(',').any(|name| name.split(':').next() == Some(value))
-                    || observed.is_some_and(|observed| observed.network.interfaces.iter().any(|one| one.network == value))
+                value == mode
+                    || mode.split(',').any(|name| name.split(':').next() == Some(value))
+                    || observed
+                        .is_some_and(|observed| observed.network.interfaces.iter().any(|one| one.network == value))
             }),
             Key::Health => observed.is_some_and(|observed| {
                 let health = observed.health.as_ref().map_or("none", |health| health.status.as_str());
@@ -242,24 +251,28 @@ impl ContainerFilters {
             }),
             // There are no pods: none matches.
             Key::Pod => any(&|value| value.is_empty()),
-            Key::Publish => any(&|value| port_fits(value, |port, protocol| {
-                request.network.published.iter().any(|published| {
-                    let first = published.host_port.unwrap_or(published.container_port);
-                    let range = first..first.saturating_add(published.range);
-                    range.contains(&port) && protocol == published.protocol.as_str()
+            Key::Publish => any(&|value| {
+                port_fits(value, |port, protocol| {
+                    request.network.published.iter().any(|published| {
+                        let first = published.host_port.unwrap_or(published.container_port);
+                        let range = first..first.saturating_add(published.range);
+                        range.contains(&port) && protocol == published.protocol.as_str()
+                    })
                 })
-            })),
-            Key::Expose => any(&|value| port_fits(value, |port, protocol| {
-                request.network.exposed.iter().any(|exposed| {
-                    let range = exposed.port..exposed.port.saturating_add(exposed.range);
-                    range.contains(&port) && protocol == exposed.protocol.as_str()
+            }),
+            Key::Expose => any(&|value| {
+                port_fits(value, |port, protocol| {
+                    request.network.exposed.iter().any(|exposed| {
+                        let range = exposed.port..exposed.port.saturating_add(exposed.range);
+                        range.contains(&port) && protocol == exposed.protocol.as_str()
+                    })
                 })
-            })),
+            }),
             Key::Until => true,
             Key::RestartPolicy => any(&|value| value == restart_policy_name(request.restart)),
-            Key::ShouldStartOnBoot => any(&|value| {
-                matches!(value, "true" | "1") == (request.restart == RestartPolicy::Always)
-            }),
+            Key::ShouldStartOnBoot => {
+                any(&|value| matches!(value, "true" | "1") == (request.restart == RestartPolicy::Always))
+            }
             Key::Command => any(&|value| request.args.first().is_some_and(|command| regex_is_found(value, command))),
         }
     }
@@ -285,8 +298,18 @@ fn port_fits(value: &str, fits: impl Fn(u16, &str) -> bool) -> bool {
 }
 
 const STATUSES: &[&str] = &[
-    "created", "initialized", "running", "paused", "exited", "stopped", "stopping", "removing", "restarting", "dead",
-    "configured", "unknown",
+    "created",
+    "initialized",
+    "running",
+    "paused",
+    "exited",
+    "stopped",
+    "stopping",
+    "removing",
+    "restarting",
+    "dead",
+    "configured",
+    "unknown",
 ];
 
 fn check_status(value: &str) -> Result<(), CommandError> {
@@ -311,7 +334,9 @@ mod tests {
 
     #[test]
     fn durations_are_gos() {
-        for (text, seconds) in [("10s", Some(10.0)), ("1h30m", Some(5400.0)), ("1.5m", Some(90.0)), ("500ms", Some(0.5))] {
+        for (text, seconds) in
+            [("10s", Some(10.0)), ("1h30m", Some(5400.0)), ("1.5m", Some(90.0)), ("500ms", Some(0.5))]
+        {
             assert_eq!(go_duration(text).map(|duration| duration.as_secs_f64()), seconds, "{text}");
         }
         for bad in ["", "10", "s", "1x", "h1", "-1s"] {
@@ -330,7 +355,8 @@ mod tests {
 
     #[test]
     fn labels_fit_by_key_value_and_pattern() {
-        let labels = std::collections::BTreeMap::from([("a".to_owned(), "b".to_owned()), ("c".to_owned(), String::new())]);
+        let labels =
+            std::collections::BTreeMap::from([("a".to_owned(), "b".to_owned()), ("c".to_owned(), String::new())]);
         for (wanted, fits) in
             [("a", true), ("a=b", true), ("a=x", false), ("a=*", true), ("c=", true), ("c", true), ("d", false)]
         {

@@ -77,11 +77,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     }
     let view = View { now: Timestamp::now(), no_trunc: args.no_trunc, persona: context.persona };
     if format == Some("json") && context.persona == Persona::Podman {
-        let style = Json {
-            indent: Some(if rows.is_empty() { 0 } else { 4 }),
-            escape_html: true,
-            open_empty_maps: false,
-        };
+        let style =
+            Json { indent: Some(if rows.is_empty() { 0 } else { 4 }), escape_html: true, open_empty_maps: false };
         let list = Value::List(rows.iter().map(|row| view.json(row)).collect());
         output::print_line(list.to_json(style))?;
         return Ok(0);
@@ -187,7 +184,9 @@ fn reference_fits(name: &Reference, wanted: &str) -> bool {
     let full = name.to_string();
     let last = full.rsplit('/').next().unwrap_or_default().to_owned();
     let last_name = name.repository().rsplit('/').next().unwrap_or_default().to_owned();
-    [full, name.name(), name.familiar(), name.familiar_name(), last, last_name].iter().any(|text| glob_fits(wanted, text))
+    [full, name.name(), name.familiar(), name.familiar_name(), last, last_name]
+        .iter()
+        .any(|text| glob_fits(wanted, text))
 }
 
 /// The filters of a command line.
@@ -210,8 +209,11 @@ impl ImageFilters {
     fn parse(store: &ImageStore, filters: &[String]) -> Result<Self, CommandError> {
         let mut parsed = Self { references: Vec::new(), checks: Vec::new() };
         for text in filters {
-            let (key, value) = filter::pair(text)
-                .ok_or_else(|| CommandError::user(format_args!("invalid image filter {text:?}: must be in the format \"filter=value or filter!=value\"")))?;
+            let (key, value) = filter::pair(text).ok_or_else(|| {
+                CommandError::user(format_args!(
+                    "invalid image filter {text:?}: must be in the format \"filter=value or filter!=value\""
+                ))
+            })?;
             let (key, wanted) = key.strip_suffix('!').map_or((key, true), |key| (key, false));
             let boolean = || crate_bool(value);
             let check = match key {
@@ -349,7 +351,19 @@ impl View {
             ("Arch", image.platform.architecture.as_str().into()),
         ];
         let json = if docker {
-            let names = ["Containers", "CreatedAt", "CreatedSince", "Digest", "ID", "Repository", "SharedSize", "Size", "Tag", "UniqueSize", "VirtualSize"];
+            let names = [
+                "Containers",
+                "CreatedAt",
+                "CreatedSince",
+                "Digest",
+                "ID",
+                "Repository",
+                "SharedSize",
+                "Size",
+                "Tag",
+                "UniqueSize",
+                "VirtualSize",
+            ];
             let field = |name: &'static str| {
                 let value = fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value.to_text());
                 (name, Value::Str(value.unwrap_or_default()))

@@ -61,12 +61,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let moment = |text: &Option<String>| {
         text.as_deref().map(|text| Timestamp::parse_moment(text, now)).transpose().map_err(CommandError::user)
     };
-    let span = Span {
-        tail: tail(&args.tail)?,
-        since: moment(&args.since)?,
-        until: moment(&args.until)?,
-        ..Span::default()
-    };
+    let span =
+        Span { tail: tail(&args.tail)?, since: moment(&args.since)?, until: moment(&args.until)?, ..Span::default() };
     let selection = Selection { names: &args.containers, latest: args.latest, ..Selection::default() };
     let (selected, errors) = selection.resolve(context)?;
     // Following, one container is shown after the other: docker takes one, podman mixes them.
@@ -87,15 +83,18 @@ fn tail(text: &str) -> Result<Option<u64>, CommandError> {
 fn show(args: &Args, context: &Context, span: &Span, one: &Selected) -> Result<(), CommandError> {
     let record = &one.record;
     if record.request.log.driver == LogDriver::None {
-        return Err(CommandError::user("this container is using the 'none' log driver, cannot read logs: this container is not logging output"));
+        return Err(CommandError::user(
+            "this container is using the 'none' log driver, cannot read logs: this container is not logging output",
+        ));
     }
     let path = context.layout.container(&record.id);
-    let directory = File::open(&path)
-        .map_err(|error| CommandError::host(format_args!("open {}: {error}", path.display())))?;
+    let directory =
+        File::open(&path).map_err(|error| CommandError::host(format_args!("open {}: {error}", path.display())))?;
     let reader = Reader::new(directory.as_fd(), "log").map_err(CommandError::host)?;
     let writer = if args.follow { writer(context, record)? } else { None };
     let stdout = io::stdout();
-    let follow = writer.as_ref().map(|writer| Follow { writer_ended: writer.as_fd(), reader_gone: Some(stdout.as_fd()) });
+    let follow =
+        writer.as_ref().map(|writer| Follow { writer_ended: writer.as_fd(), reader_gone: Some(stdout.as_fd()) });
     let shown = if args.names {
         let mut named = Named { name: record.name.clone(), timestamps: args.timestamps };
         reader.read(span, follow, &mut named)

@@ -6,22 +6,22 @@ pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod exists;
 pub(crate) mod filter;
-pub(crate) mod images;
 pub(crate) mod history;
+pub(crate) mod images;
 pub(crate) mod kill;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod ps;
+pub(crate) mod pull;
 pub(crate) mod rm;
 pub(crate) mod rmi;
+pub(crate) mod run;
 pub(crate) mod select;
+pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod tag;
 pub(crate) mod unshare;
 pub(crate) mod wait;
-pub(crate) mod pull;
-pub(crate) mod run;
-pub(crate) mod start;
 
 use std::io::{Read, Write};
 

@@ -119,8 +119,14 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         true => entries.iter().map(|entry| view.namespaces(entry)).collect(),
         false => entries.iter().map(|entry| view.row(entry)).collect(),
     };
-    let listing =
-        Listing { name: "ps", type_name: "containers.psReporter", format, headings, no_heading: args.noheading, docker: context.persona == Persona::Docker };
+    let listing = Listing {
+        name: "ps",
+        type_name: "containers.psReporter",
+        format,
+        headings,
+        no_heading: args.noheading,
+        docker: context.persona == Persona::Docker,
+    };
     let (text, error) = listing.render(rows);
     output::print(&text)?;
     error.map_or(Ok(0), Err)
@@ -274,7 +280,8 @@ pub(crate) fn ports(record: &Record, observed: &Observed) -> Vec<Port> {
         let published = &record.request.network.published;
         ports.extend(published.iter().filter_map(|port| {
             let host_port = port.host_port?;
-            let (host_ip, container_port, range, protocol) = (port.host_ip, port.container_port, port.range, port.protocol);
+            let (host_ip, container_port, range, protocol) =
+                (port.host_ip, port.container_port, port.range, port.protocol);
             Some(Port { host_ip, host_port, container_port, range, protocol })
         }));
     }
@@ -290,9 +297,12 @@ fn ports_text(ports: &[Port], exposed: &[ExposedPorts]) -> String {
     };
     let mut words = Vec::new();
     for port in ports {
-        let address = port.host_ip.map_or_else(|| "0.0.0.0".to_owned(), |ip| {
-            if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
-        });
+        let address = port.host_ip.map_or_else(
+            || "0.0.0.0".to_owned(),
+            |ip| {
+                if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() }
+            },
+        );
         words.push(format!(
             "{address}:{}->{}/{}",
             span(port.host_port, port.range),
@@ -375,10 +385,13 @@ impl View {
             ("Names", record.name.as_str().into()),
             ("Size", self.size_text(entry)),
             ("Labels", labels),
-            ("Mounts", match self.persona {
-                Persona::Podman => Value::strings(mounts),
-                Persona::Docker => joined(mounts),
-            }),
+            (
+                "Mounts",
+                match self.persona {
+                    Persona::Podman => Value::strings(mounts),
+                    Persona::Docker => joined(mounts),
+                },
+            ),
             ("Networks", joined(network_names(observed))),
             ("LocalVolumes", Value::from(volumes as u64)),
             ("Platform", record.image.as_ref().map(|image| image.platform.as_str()).unwrap_or_default().into()),
@@ -407,11 +420,13 @@ impl View {
         let name = image_name(record);
         match self.persona {
             Persona::Podman => name.to_owned(),
-            Persona::Docker => storage::reference::Reference::parse(name)
-                .map_or_else(|_| name.to_owned(), |reference| {
+            Persona::Docker => storage::reference::Reference::parse(name).map_or_else(
+                |_| name.to_owned(),
+                |reference| {
                     let familiar = reference.familiar();
                     familiar.strip_suffix(":latest").map_or(familiar.clone(), str::to_owned)
-                }),
+                },
+            ),
         }
     }
 
@@ -561,8 +576,20 @@ fn exposed_ports(exposed: &[ExposedPorts], empty: Value) -> Value {
 /// The fields docker prints, all of them strings.
 fn docker_json(fields: &[(&'static str, Value)]) -> Value {
     const NAMES: [&str; 14] = [
-        "Command", "CreatedAt", "ID", "Image", "Labels", "LocalVolumes", "Mounts", "Names", "Networks", "Ports",
-        "RunningFor", "Size", "State", "Status",
+        "Command",
+        "CreatedAt",
+        "ID",
+        "Image",
+        "Labels",
+        "LocalVolumes",
+        "Mounts",
+        "Names",
+        "Networks",
+        "Ports",
+        "RunningFor",
+        "Size",
+        "State",
+        "Status",
     ];
     let field = |name: &'static str| {
         let value = fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value.to_text());

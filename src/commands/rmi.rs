@@ -69,7 +69,8 @@ fn one(
 ) -> Result<(), CommandError> {
     let Some(image) = store.resolve(typed)? else {
         let before = |image: &Image| {
-            image.id.hex().starts_with(typed.trim_start_matches("sha256:")) || image.names.iter().any(|name| tag::answers(name, typed))
+            image.id.hex().starts_with(typed.trim_start_matches("sha256:"))
+                || image.names.iter().any(|name| tag::answers(name, typed))
         };
         return match args.ignore || gone.iter().any(before) {
             true => Ok(()),

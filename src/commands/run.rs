@@ -84,9 +84,9 @@ pub(crate) fn first_client(
             Persona::Docker => {
                 return Err(CommandError::user("the input device is not a TTY").with_code(1));
             }
-            Persona::Podman => eprintln!(
-                "The input device is not a TTY. The --tty and --interactive flags might not work properly"
-            ),
+            Persona::Podman => {
+                eprintln!("The input device is not a TTY. The --tty and --interactive flags might not work properly")
+            }
         }
     }
     let wants = |stream| request.attach.is_empty() || request.attach.contains(&stream);

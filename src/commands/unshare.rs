@@ -35,7 +35,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         .map_err(|_| CommandError::user("an argument has a zero byte"))?;
     // What runs inside shall find the same files, although it is root there.
     let runtime_dir = context.layout.runtime_dir();
-    let runtime_dir = runtime_dir.ends_with("coracle").then(|| runtime_dir.parent().map(std::path::Path::to_owned)).flatten();
+    let runtime_dir =
+        runtime_dir.ends_with("coracle").then(|| runtime_dir.parent().map(std::path::Path::to_owned)).flatten();
     let exit = userns::run_in(&Mapping::of_user(), move || {
         let mut child = std::process::Command::new(OsString::from_vec(words[0].as_bytes().to_vec()));
         child.args(words.iter().skip(1).map(|word| OsString::from_vec(word.as_bytes().to_vec())));

@@ -40,7 +40,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if let Some(other) = args.conditions.iter().find(|condition| !CONDITIONS.contains(&condition.as_str())) {
         return Err(CommandError::user(format_args!("{other}: waiting for this condition is not supported")));
     }
-    let selection = Selection { names: &args.containers, latest: args.latest, ignore: args.ignore, ..Selection::default() };
+    let selection =
+        Selection { names: &args.containers, latest: args.latest, ignore: args.ignore, ..Selection::default() };
     let (selected, errors) = selection.resolve(context)?;
     select::each(&selected, errors, |one| {
         let record = &one.record;

@@ -22,8 +22,14 @@ fn row() -> Value {
 
 fn render(format: &str) -> String {
     let headings = [("ID", "CONTAINER ID"), ("CreatedHuman", "CREATED")];
-    let listing =
-        Listing { name: "ps", type_name: "containers.psReporter", format, headings: &headings, no_heading: false, docker: false };
+    let listing = Listing {
+        name: "ps",
+        type_name: "containers.psReporter",
+        format,
+        headings: &headings,
+        no_heading: false,
+        docker: false,
+    };
     let (out, error) = listing.render(vec![row()]);
     match error {
         Some(error) => format!("{out}Error: {error}\n"),

@@ -191,3 +191,17 @@ fn missing_tree_is_made_again_from_the_blob_and_a_spoiled_blob_from_the_registry
     assert_eq!(server.count("/blobs/"), before + 1);
     assert!(store.images.blobs().check(&image.layers[0].blob.digest).unwrap());
 }
+
+#[test]
+fn two_hundred_layers_some_of_them_the_same_arrive() {
+    let mut repository = Repository::default();
+    let layer = |n: usize| (layer_tar(&[("n", (n - n % 3).to_string().as_bytes())]), Compression::Gzip);
+    let layers: Vec<_> = (0..200).map(layer).collect();
+    repository.add_image("latest", "amd64", &layers);
+    let (server, store) = (serve(repository), Store::new());
+    let image = store.pull(&format!("{}/x", server.host())).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(image.layers.len(), 200);
+    assert_eq!(image.layer_sizes.as_ref().map(Vec::len), Some(200));
+    assert_eq!(server.count("/blobs/"), 1 + 67, "each blob once");
+    store.assert_clean();
+}
