@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! 0. images/pin.lock           shared: blobs and layers stay; exclusive: delete some; only ever tried exclusively
-//! 0. images/blobs/.tmp-*       one blob on its way; its holder waits for no other lock but 1
+//! 0. images/blobs/.tmp-*       one blob; a layer's holder may wait for the configuration's, whose holder waits for none
 //! 1. images/lock               index.json
 //! 2. layers/.tmp-*/lock        one unpack; only ever tried, never waited for
 //! 3. <runtime>/<id>/lock       one container; its supervisor holds it for life
