@@ -149,7 +149,11 @@ fn time_zone(name: &str) -> Result<PathBuf, CommandError> {
     }
     let path = Path::new("/usr/share/zoneinfo").join(name);
     let stays_inside = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    if stays_inside && path.is_file() { Ok(path) } else { Err(CommandError::user(format!("--tz {name}: unknown time zone"))) }
+    if stays_inside && path.is_file() {
+        Ok(path)
+    } else {
+        Err(CommandError::user(format!("--tz {name}: unknown time zone")))
+    }
 }
 
 /// `--privileged`: the devices of the host that this user can open anyway.

@@ -4,9 +4,11 @@ use crate::support::{Archive, Scratch, assert_index_equals_disk, entry};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use storage::layer::diff::{TreeForm, write_tree};
 use storage::layer::ids::{IdMap, IdPolicy, IdRange};
-use storage::layer::tar::{Entry, EntryKind, Timestamp};
+use storage::layer::tar::{Entry, EntryKind, Reader, Timestamp};
 
 #[test]
 fn whiteout_and_entry_of_one_name_in_any_order() {
@@ -280,4 +282,60 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tree_written_as_tar_unpacks_to_the_same_tree(ops in proptest::collection::vec(op(), 0..25)) {
+        let scratch = Scratch::new();
+        if scratch.apply(&archive(&ops)).is_ok() {
+            let write = |scratch: &Scratch| {
+                let mut tar = Vec::new();
+                let root = fs::File::open(scratch.diff()).unwrap();
+                write_tree(root.as_fd(), TreeForm::Overlay, &IdPolicy::Single, &mut tar).unwrap();
+                tar
+            };
+            let tar = write(&scratch);
+            let again = Scratch::new();
+            let (_, index) = again.apply(&tar).unwrap();
+            assert_index_equals_disk(&again, &index);
+            prop_assert_eq!(again.tree(), scratch.tree());
+            prop_assert_eq!(write(&again), tar);
+        }
+    }
+}
+
+#[test]
+fn diff_keeps_owners_links_holes_as_zeros_and_deep_trees() {
+    let deep: String = (0..60).map(|depth| format!("d{depth}/")).collect();
+    let tar = Archive::new()
+        .add(&Entry { uid: 7, gid: 8, mode: 0o4750, ..entry("f", EntryKind::File) }, b"x")
+        .hardlink("g", "f")
+        .file(&format!("{deep}end"), b"deep")
+        .file("d0/d1/z", b"z")
+        .add(&Entry { xattrs: vec![(b"user.k".to_vec(), b"v".to_vec())], ..entry("k", EntryKind::File) }, b"")
+        .file(".wh.gone", b"")
+        .bytes();
+    let scratch = Scratch::new();
+    scratch.apply(&tar).unwrap();
+    let root = fs::File::open(scratch.diff()).unwrap();
+    let mut out = Vec::new();
+    write_tree(root.as_fd(), TreeForm::Overlay, &IdPolicy::Single, &mut out).unwrap();
+    let mut reader = Reader::new(out.as_slice());
+    let mut found = BTreeMap::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        found.insert(String::from_utf8(entry.path.clone()).unwrap(), entry);
+    }
+    let file = &found["f"];
+    assert_eq!((file.uid, file.gid, file.mode), (7, 8, 0o4750));
+    assert_eq!((found["g"].kind, found["g"].link.as_slice()), (EntryKind::Hardlink, &b"f"[..]));
+    assert_eq!(found["k"].xattrs, [(b"user.k".to_vec(), b"v".to_vec())]);
+    assert!(
+        found.contains_key(&format!("{deep}end")) && found.contains_key("d0/d1/z") && found.contains_key(".wh.gone")
+    );
+    let mut plain = Vec::new();
+    let diffed = write_tree(root.as_fd(), TreeForm::Plain, &IdPolicy::Single, &mut plain).unwrap();
+    assert_eq!(diffed.skipped, 1);
 }

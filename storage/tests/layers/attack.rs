@@ -404,3 +404,65 @@ fn pax_header(records: &[(&str, &str)]) -> Vec<u8> {
     }
     meta_header(b'x', body.as_bytes())
 }
+
+mod fuzz {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A valid archive with everything in it.
+    fn seed() -> Vec<u8> {
+        let mut tar = pax_header(&[("GNU.sparse.size", "100"), ("GNU.sparse.map", "10,4,50,0")]);
+        tar.extend_from_slice(&Archive::new().file("sparse", b"tail").bytes()[..1024]);
+        tar.extend_from_slice(&gnu_long_name(b"some/long/name\0"));
+        let rest = Archive::new()
+            .file("short", b"1")
+            .dir("dir")
+            .symlink("dir/link", "../dir")
+            .file("dir/link/x", b"2")
+            .hardlink("hard", "dir/x")
+            .file(".wh.gone", b"")
+            .file("dir/.wh..wh..opq", b"")
+            .device("null", (1, 3));
+        tar.extend_from_slice(&rest.bytes());
+        tar
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+
+        #[test]
+        fn changed_archives_never_panic_and_never_leave_the_layer(
+            changes in proptest::collection::vec((any::<usize>(), prop_oneof![any::<u8>(), b"0127/.xgLKS"[..].prop_map_any()]), 1..6),
+            cut in any::<Option<u16>>(),
+            fix in any::<bool>(),
+        ) {
+            let mut tar = seed();
+            for (at, byte) in &changes {
+                let at = at % tar.len();
+                tar[at] = *byte;
+                // Half of the changes get past the checksum.
+                if fix {
+                    let block = at / 512 * 512;
+                    fix_checksum(&mut tar[block..block + 512]);
+                }
+            }
+            if let Some(cut) = cut {
+                tar.truncate(usize::from(cut));
+            }
+            let scratch = Scratch::new();
+            if let Ok((_, index)) = scratch.apply(&tar) {
+                assert_index_equals_disk(&scratch, &index);
+            }
+        }
+    }
+
+    trait PropMapAny {
+        fn prop_map_any(&self) -> BoxedStrategy<u8>;
+    }
+
+    impl PropMapAny for [u8] {
+        fn prop_map_any(&self) -> BoxedStrategy<u8> {
+            proptest::sample::select(self.to_vec()).boxed()
+        }
+    }
+}

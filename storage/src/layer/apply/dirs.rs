@@ -7,7 +7,7 @@ use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Most descriptors kept open at once: a layer may nest deeper than `ulimit -n`.
-const MAX_OPEN: usize = 16;
+const MAX_OPEN: usize = 8;
 
 /// Keeps the chain of directories down to the last one used, so that the next entry, which is mostly a neighbour,
 /// costs no lookup.
