@@ -78,7 +78,7 @@ pub fn pull(
     let opened: Box<dyn ImageSource> = match source {
         Source::Registry(reference) => Box::new(RegistrySource::new(reference, &options.client)),
         local => super::load::open(local, &store.layout().images())
-            .map_err(|reason| PullError { from: "local image".to_owned(), reason })?,
+            .map_err(|reason| PullError { from: super::load::describe(local), reason })?,
     };
     pull_from(store, opened.as_ref(), options, progress).map_err(|reason| PullError { from: opened.describe(), reason })
 }

@@ -11,14 +11,15 @@ use storage::layer::tar::{Entry, EntryKind};
 /// Runs one of the ignored tests below as 0:0 of a new user namespace that has this one id.
 fn run_as_namespace_root(test: &str) {
     let unshare = || Command::new("unshare");
-    if !unshare().args(["--user", "--map-root-user", "true"]).status().is_ok_and(|status| status.success()) {
+    const NAMESPACES: [&str; 3] = ["--user", "--map-root-user", "--mount"];
+    if !unshare().args(NAMESPACES).arg("true").status().is_ok_and(|status| status.success()) {
         eprintln!("skipped: needs unshare(1) and user namespaces");
         return;
     }
     let exe = std::env::current_exe().expect("path of the test");
     let test = format!("namespace::{test}");
     let mut command = unshare();
-    command.args(["--user", "--map-root-user"]).arg(exe).args(["--exact", &test, "--ignored", "--nocapture"]);
+    command.args(NAMESPACES).arg(exe).args(["--exact", &test, "--ignored", "--nocapture"]);
     let output = command.output().expect("unshare");
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -38,6 +39,11 @@ fn owner_without_a_place_in_the_namespace_is_an_error_with_a_hint() {
 #[test]
 fn closed_directories_are_filled_and_removed() {
     run_as_namespace_root("inside_closed_directories");
+}
+
+#[test]
+fn kernel_overlay_of_unpacked_layers_shows_what_the_layers_mean() {
+    run_as_namespace_root("inside_kernel_overlay");
 }
 
 /// `cap_net_raw+ep`, as images carry it.
@@ -83,4 +89,44 @@ fn inside_closed_directories() {
     scratch.apply_with(&tar, &IdPolicy::identity()).expect("apply");
     let parent = fs::File::open(scratch.path()).expect("open");
     storage::layer::remove_tree(parent.as_fd(), b"diff").expect("remove");
+}
+
+#[test]
+#[ignore = "runs in a user namespace"]
+fn inside_kernel_overlay() {
+    let bottom =
+        Archive::new().file("a", b"1").file("dir/x", b"1").file("dir/y", b"1").file("opq/x", b"1").file("gone/x", b"1");
+    let middle =
+        Archive::new().file(".wh.a", b"").file("dir/.wh.x", b"").file("opq/.wh..wh..opq", b"").file("opq/z", b"2");
+    let top = Archive::new().file(".wh.gone", b"").file("gone/new", b"3").file("dir/z", b"3").symlink("link", "dir/z");
+    let scratches: Vec<Scratch> = [top, middle, bottom]
+        .into_iter()
+        .map(|archive| {
+            let scratch = Scratch::new();
+            scratch.apply_with(&archive.bytes(), &IdPolicy::identity()).expect("apply");
+            scratch
+        })
+        .collect();
+    let roots: Vec<_> = scratches.iter().map(Scratch::diff).collect();
+    let merged = Scratch::new();
+    let lower = roots.iter().map(|root| root.to_str().expect("UTF-8")).collect::<Vec<_>>().join(":");
+    let mount = Command::new("mount")
+        .args(["-t", "overlay", "overlay", "-o", &format!("ro,userxattr,lowerdir={lower}")])
+        .arg(merged.diff())
+        .status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: needs overlay in user namespaces");
+        return;
+    }
+    let seen: Vec<_> = merged.tree().into_iter().map(|(name, text)| format!("{name}={text}")).collect();
+    let expected = ["dir=d", "dir/y=f 1", "dir/z=f 3", "gone=d", "gone/new=f 3", "link=l dir/z", "opq=d", "opq/z=f 2"];
+    assert_eq!(seen, expected);
+    let view = storage::layer::view::View::new(&roots);
+    for (path, contents) in [("link", Some("3")), ("gone/x", None), ("opq/x", None), ("a", None), ("dir/y", Some("1"))]
+    {
+        let read = view.read(path, 10).expect("view").map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
+        assert_eq!(read.as_deref(), contents, "{path}");
+        assert_eq!(fs::read_to_string(merged.diff().join(path)).ok().as_deref(), contents, "{path}");
+    }
+    assert!(Command::new("umount").arg(merged.diff()).status().expect("umount").success());
 }
