@@ -24,7 +24,7 @@ use crate::init::sealed_exe::SealedExe;
 use crate::init::steps::{self, BecomeOptions, InitError};
 use crate::mount::open_in_root;
 use crate::process::pty::{Pty, Winsize};
-use crate::process::stdio::{ContainerEnd, Input, Streams, pipes};
+use crate::process::stdio::{self, ContainerEnd, Input, pipes};
 use crate::process::{Forked, clone3, prctl, wait};
 use crate::sys::SysError;
 use crate::sys::process::setns;
@@ -39,14 +39,23 @@ pub struct Request<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The program and its credentials.
     pub process: &'a Process,
-    /// The size of its terminal, if it is to have one.
-    pub terminal: Option<Winsize>,
-    /// What a program without a terminal reads.
-    pub stdin: Input,
+    /// Where its standard streams lead.
+    pub streams: Streams,
     /// Our binary, if it needs protection.
     pub seal: Option<&'a SealedExe>,
     /// What [`steps::become_program`] needs besides.
     pub options: BecomeOptions<'a>,
+}
+
+/// Where the standard streams of a program lead.
+#[derive(Debug, Clone, Copy)]
+pub enum Streams {
+    /// A terminal of the container's own, of this size.
+    Terminal(Option<Winsize>),
+    /// Pipes; standard input is this.
+    Pipes(Input),
+    /// Where the caller's lead: to `/dev/null`, or the container would have them.
+    Inherited,
 }
 
 /// A program that runs.
@@ -54,8 +63,8 @@ pub struct Request<'a> {
 pub struct Started {
     /// Its pidfd; it is a child of the caller.
     pub pidfd: OwnedFd,
-    /// Our ends of its streams.
-    pub streams: Streams,
+    /// Our ends of its streams; `None` for those it inherited.
+    pub streams: Option<stdio::Streams>,
 }
 
 /// Why a program could not be executed in a container.
@@ -81,14 +90,14 @@ pub enum ExecError {
 /// Starts the program.
 pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
     let (theirs, ours) = pair()?;
-    let (ends, streams) = match request.terminal {
-        Some(_) => (None, None),
-        None => {
-            let (container, supervisor) = pipes(request.stdin).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
+    let (ends, streams) = match request.streams {
+        Streams::Terminal(_) | Streams::Inherited => (None, None),
+        Streams::Pipes(stdin) => {
+            let (container, supervisor) = pipes(stdin).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
             (Some(container), Some(supervisor))
         }
     };
-    let size = request.terminal;
+    let wanted = request.streams;
     let joiner = match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
         Forked::Child => {
             drop(ours);
@@ -102,11 +111,11 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
         match ours.receive()? {
             Report::Process(pidfd) => process = Some(pidfd),
             Report::Console(master) => {
-                if let Some(size) = size {
+                if let Streams::Terminal(Some(size)) = wanted {
                     // A size that cannot be set is one the program will not see; it still runs.
                     let _ = size.apply(&master);
                 }
-                streams = Some(Streams::terminal(master).map_err(SysError::of("ioctl", "TIOCGPTPEER"))?);
+                streams = Some(stdio::Streams::terminal(master).map_err(SysError::of("ioctl", "TIOCGPTPEER"))?);
             }
             Report::Ready => {}
             Report::Failed { code, message } => break Err(ExecError::Failed { code, message }),
@@ -116,10 +125,8 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
     // The joiner has closed its end, so it has exited or is about to.
     let _ = wait(joiner.as_fd(), true);
     outcome?;
-    match (process, streams) {
-        (Some(pidfd), Some(streams)) => Ok(Started { pidfd, streams }),
-        _ => Err(ExecError::Gone),
-    }
+    let pidfd = process.ok_or(ExecError::Gone)?;
+    Ok(Started { pidfd, streams })
 }
 
 /// J: everything until X exists.
@@ -151,9 +158,9 @@ fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) ->
         }
     }
     join_namespaces(request.init, flags)?;
-    let pty = match request.terminal {
-        Some(_) => Some(open_pty(request.process, channel)?),
-        None => None,
+    let pty = match request.streams {
+        Streams::Terminal(_) => Some(open_pty(request.process, channel)?),
+        Streams::Pipes(_) | Streams::Inherited => None,
     };
     match clone3(libc::CLONE_PARENT as u64, request.cgroup).map_err(SysError::of("clone3", "CLONE_PARENT"))? {
         Forked::Parent { pidfd, .. } => {

@@ -1,7 +1,12 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
+pub(crate) mod attach;
+pub(crate) mod create;
 pub(crate) mod doctor;
+pub(crate) mod exec;
 pub(crate) mod pull;
+pub(crate) mod run;
+pub(crate) mod start;
 
 use std::io::{Read, Write};
 
@@ -40,10 +45,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Attach to a running container
+    Attach(attach::Args),
+    /// Create a container but do not start it
+    Create(Box<create::Args>),
     /// Check what this host lacks, and how to mend it
     Doctor(doctor::Args),
+    /// Run a process in a running container
+    Exec(exec::Args),
     /// Pull an image from a registry, an archive or a layout
     Pull(pull::Args),
+    /// Run a command in a new container
+    Run(Box<run::Args>),
+    /// Start one or more containers
+    Start(start::Args),
 }
 
 /// Parses the command line and runs what it says.
@@ -70,6 +85,11 @@ pub(crate) fn run(persona: Persona) -> Outcome {
     };
     let context = Context { layout, persona };
     match cli.command {
+        Command::Attach(args) => attach::run(args, &context),
+        Command::Create(args) => create::run(*args, &context),
+        Command::Exec(args) => exec::run(args, &context),
+        Command::Run(args) => run::run(*args, &context),
+        Command::Start(args) => start::run(args, &context),
         Command::Doctor(args) => doctor::run(&args, &context),
         Command::Pull(args) => pull::run(args, &context),
     }

@@ -39,6 +39,12 @@ pub(crate) struct Shared {
     pub(crate) pid: Option<i32>,
 }
 
+/// The value of `--group-add` that keeps the caller's supplementary groups.
+const KEEP_GROUPS: &str = "keep-groups";
+
+/// How many ids `--userns auto` gives when nobody says.
+const AUTO_SIZE: u32 = 65_535;
+
 /// The names under which ours files are seen in the container.
 const OWN_FILES: [(&str, &str); 4] = [
     ("hosts", "/etc/hosts"),
@@ -74,8 +80,12 @@ pub(crate) fn prepare(
     options.privileged = request.privileged;
     options.tty_group_mapped = mapping.single.is_none();
     options.annotations = request.annotations.clone();
+    if request.group_add.iter().any(|group| group == KEEP_GROUPS) {
+        options.annotations.insert("run.oci.keep_original_groups".to_owned(), "1".to_owned());
+    }
     security(request, &user, &mut options)?;
-    (options.uid_mappings, options.gid_mappings) = nested_ids(&request.userns, mapping)?;
+    let (uids, gids) = nested_maps(&request.userns, mapping)?;
+    (options.uid_mappings, options.gid_mappings) = (id_mappings(&uids), id_mappings(&gids));
     options.namespaces = namespaces(request, shared)?;
     options.sysctls = request.sysctls.clone();
     if options.namespaces.network == Choice::Private {
@@ -205,12 +215,9 @@ fn id_mappings(map: &IdMap) -> Vec<LinuxIdMapping> {
 }
 
 /// Ids of a user namespace inside the base one, in its terms; empty where the base one is the container's.
-fn nested_ids(
-    userns: &UserNamespace,
-    mapping: &Mapping,
-) -> Result<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>), CommandError> {
+pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(IdMap, IdMap), CommandError> {
     match userns {
-        UserNamespace::Host => Ok((Vec::new(), Vec::new())),
+        UserNamespace::Host => Ok((IdMap::default(), IdMap::default())),
         UserNamespace::KeepId { uid, gid, size } => {
             let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
             let gid = gid.unwrap_or_else(|| nix::unistd::getegid().as_raw());
@@ -223,20 +230,31 @@ fn nested_ids(
                 }
             }
             if mapping.single.is_some() {
-                let one =
-                    |id| id_mappings(&IdMap(vec![runtime::userns::IdMapEntry { container: id, host: 0, size: 1 }]));
+                let one = |id| IdMap(vec![runtime::userns::IdMapEntry { container: id, host: 0, size: 1 }]);
                 return Ok((one(uid), one(gid)));
             }
-            Ok((id_mappings(&mapping.uids.keep_id(uid, *size)), id_mappings(&mapping.gids.keep_id(gid, *size))))
+            Ok((mapping.uids.keep_id(uid, *size), mapping.gids.keep_id(gid, *size)))
+        }
+        UserNamespace::Auto { size } => {
+            // Id 0 of the base namespace is the user: the container gets none of their files, and its root is one of the
+            // subordinate ids. Ranges are not yet kept apart from each other.
+            let wanted = size.unwrap_or(AUTO_SIZE);
+            let of = |map: &IdMap| {
+                let available = map.len().saturating_sub(1).min(u64::from(wanted)) as u32;
+                IdMap(vec![runtime::userns::IdMapEntry { container: 0, host: 1, size: available }])
+            };
+            if mapping.single.is_some() {
+                return Err(CommandError::host("--userns auto: needs subordinate ids, and this user has none"));
+            }
+            Ok((of(&mapping.uids), of(&mapping.gids)))
         }
         other => Err(CommandError::user(format!(
-            "--userns {}: not supported yet; use keep-id or host",
+            "--userns {}: not supported; use keep-id, auto or host",
             match other {
-                UserNamespace::Auto { .. } => "auto".to_owned(),
                 UserNamespace::NoMap => "nomap".to_owned(),
                 UserNamespace::Container(name) => format!("container:{name}"),
                 UserNamespace::Path(path) => format!("ns:{}", path.display()),
-                UserNamespace::Host | UserNamespace::KeepId { .. } => String::new(),
+                _ => String::new(),
             }
         ))),
     }

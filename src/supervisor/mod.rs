@@ -28,4 +28,4 @@ pub(crate) mod rootfs;
 mod supervise;
 
 pub(crate) use launch::{Birth, Launch, Running, start};
-pub(crate) use supervise::FirstClient;
+pub(crate) use supervise::{FirstClient, write_bundle};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use runtime::mount::rootfs::Rootfs;
+use storage::digest::DiffId;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
 
@@ -80,7 +81,7 @@ pub(crate) fn of(layout: &Layout, record: &Record) -> Result<(Rootfs, View), Com
         .image
         .iter()
         .flat_map(|image| image.layers.iter().rev())
-        .map(|diff_id| layout.layer(diff_id).join("diff"))
+        .map(|diff_id| layer_directory(layout, record, diff_id).join("diff"))
         .collect();
     let directory = layout.container(&record.id);
     let rootfs = Rootfs::Overlay {
@@ -91,4 +92,17 @@ pub(crate) fn of(layout: &Layout, record: &Record) -> Result<(Rootfs, View), Com
         volatile: record.request.remove,
     };
     Ok((rootfs, View::Layers(layers)))
+}
+
+/// Where a layer lies unpacked for the id mapping of this container.
+pub(crate) fn layer_directory(layout: &Layout, record: &Record, diff_id: &DiffId) -> PathBuf {
+    let base = layout.layer(diff_id);
+    match record.mapping.as_str() {
+        "" => base,
+        tag => {
+            let mut name = base.file_name().unwrap_or_default().to_owned();
+            name.push(format!("-{tag}"));
+            base.with_file_name(name)
+        }
+    }
 }

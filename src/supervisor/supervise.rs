@@ -30,7 +30,7 @@ use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, StateF
 use storage::state::trash;
 
 use super::channel::ResultWriter;
-use super::launch::{Birth, Launch};
+use super::launch::{Birth, Launch, Seccomp};
 use crate::error::CommandError;
 
 /// How the command that started the container stays with it.
@@ -393,7 +393,7 @@ fn create(launch: &mut Launch) -> Result<FileLock, CommandError> {
         }
         None => creation.claim_random_name().map_err(CommandError::host)?,
     };
-    write_bundle(&layout, &launch.record, &launch.spec, launch.seccomp.as_ref().map(|seccomp| seccomp.json.as_ref()))?;
+    write_bundle(&layout, &launch.record, &launch.spec, launch.seccomp.as_ref())?;
     let durability = if launch.record.request.remove { Durability::None } else { Durability::Data };
     creation.publish(&launch.record, durability).map_err(CommandError::host)
 }
@@ -403,7 +403,7 @@ pub(crate) fn write_bundle(
     layout: &Layout,
     record: &Record,
     spec: &Spec,
-    seccomp: Option<&str>,
+    seccomp: Option<&Seccomp>,
 ) -> Result<(), CommandError> {
     let directory = layout.container(&record.id);
     let fail = |path: std::path::PathBuf| {
@@ -418,7 +418,7 @@ pub(crate) fn write_bundle(
         }
     }
     let path = directory.join("config.json");
-    std::fs::write(&path, config_json(spec, seccomp)?).map_err(fail(path))
+    std::fs::write(&path, config_json(spec, seccomp.map(|seccomp| seccomp.json.as_ref()))?).map_err(fail(path))
 }
 
 /// The text of `config.json`. The system call filter's section is long and known as text: it is put in its place

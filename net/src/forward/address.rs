@@ -1,11 +1,14 @@
 //! Which address a client has inside the container, and sockets that have it.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+};
 
 use super::Target;
 use super::route::MARK;
@@ -137,6 +140,8 @@ fn try_open(kind: SockType, way: Way) -> Result<OwnedFd, Errno> {
     set(libc::SOL_SOCKET, libc::SO_MARK, MARK as libc::c_int)?;
     if kind == SockType::Stream {
         set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+        // A path without loss or distance: hosts that default to BBR would pace it.
+        let _ = setsockopt(&fd, sockopt::TcpCongestion, &OsString::from("reno"));
         // What a service does not read should wait at its client: there is no distance here that needs a large window.
         set(libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;
         // One client port may serve connections to two published ports of one container.

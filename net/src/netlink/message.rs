@@ -22,6 +22,13 @@ const FRA_IP_PROTO: u16 = 22;
 const FRA_SPORT_RANGE: u16 = 23;
 const FR_ACT_TO_TBL: u8 = 1;
 
+// linux/rtnetlink.h
+const RTA_METRICS: u16 = 8;
+const RTAX_CC_ALGO: u16 = 16;
+
+/// For connections that never leave the machine: hosts that default to BBR would pace them.
+const CONGESTION_CONTROL: &[u8] = b"reno\0";
+
 /// A request under construction.
 #[derive(Debug)]
 pub(super) struct Request(Vec<u8>);
@@ -91,6 +98,11 @@ impl Request {
         }
         request.attribute(libc::RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
         request.attribute(libc::RTA_TABLE, &table.to_ne_bytes());
+        if address.is_none() && add {
+            let mut metrics = Self(Vec::new());
+            metrics.attribute(RTAX_CC_ALGO, CONGESTION_CONTROL);
+            request.attribute(RTA_METRICS, &metrics.0);
+        }
         request
     }
 
@@ -110,7 +122,7 @@ impl Request {
     }
 
     fn attribute(&mut self, kind: u16, value: &[u8]) {
-        // Our values are at most 16 bytes long.
+        // Our values are a few bytes long.
         let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
         self.0.extend_from_slice(&len.to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());

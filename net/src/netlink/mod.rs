@@ -96,7 +96,8 @@ impl Netlink {
         Ok(())
     }
 
-    /// Makes every address local in `table`, in both address families unless the kernel has no IPv6.
+    /// Makes every address local in `table`, in both address families unless the kernel has no IPv6. Connections that
+    /// are routed by it use congestion control that fits a path without distance.
     ///
     /// # Errors
     /// [`NetlinkError`] for IPv4.

@@ -48,6 +48,8 @@ pub(crate) struct Container {
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
     pub(crate) netns: OwnedFd,
+    /// Its number in the `/proc` mounted here: the tests may run in a pid namespace of their own, as a supervisor does.
+    pid: i32,
 }
 
 impl Container {
@@ -62,17 +64,13 @@ impl Container {
         let mut answers = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
         let mut line = String::new();
         answers.read_line(&mut line).expect("the container answers");
-        assert_eq!(line, "ready\n");
-        let netns = File::open(format!("/proc/{}/ns/net", child.id())).expect("the namespace can be opened").into();
-        Self { child, commands, answers, netns }
+        let pid = line.strip_prefix("ready ").and_then(|pid| pid.trim().parse().ok()).expect("the container is ready");
+        let netns = File::open(format!("/proc/{pid}/ns/net")).expect("the namespace can be opened").into();
+        Self { child, commands, answers, netns, pid }
     }
 
     pub(crate) fn netns(&self) -> net::driver::Netns<'_> {
-        net::driver::Netns {
-            fd: self.netns.as_fd(),
-            pid: i32::try_from(self.child.id()).expect("pids are small"),
-            scratch: scratch(),
-        }
+        net::driver::Netns { fd: self.netns.as_fd(), pid: self.pid, scratch: scratch() }
     }
 
     /// Tells the container one thing and returns its answer.
@@ -110,7 +108,7 @@ pub(crate) fn run_role(role: &str, _args: &[String]) -> ExitCode {
     net::netlink::loopback_up().expect("lo comes up");
     net::sysctl::open_to_container(proc_sys.as_fd(), 0).expect("sysctls can be written");
     let _ = net::sysctl::skip_duplicate_detection(proc_sys.as_fd());
-    println!("ready");
+    println!("ready {}", fs::read_link("/proc/self").expect("/proc is mounted").display());
     for line in std::io::stdin().lines() {
         let line = line.expect("commands are text");
         println!("{}", roles::obey(&line));

@@ -4,6 +4,7 @@
 //! the runner starts itself again with the name of the case. A case that lacks something says
 //! `skipped: needs ...`; with `NET_TESTS_DEMAND=1` a skip fails.
 
+mod cost;
 mod drivers;
 mod fixture;
 mod forward;
@@ -32,7 +33,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let cases: Vec<Case> = [drivers::CASES, forward::CASES].concat();
+    let cases: Vec<Case> = [drivers::CASES, forward::CASES, cost::CASES].concat();
     if let [flag, name] = &args[..]
         && flag == "--case"
     {

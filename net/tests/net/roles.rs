@@ -48,6 +48,15 @@ pub(crate) fn obey(command: &str) -> String {
                 left -= part as u64;
             }
         }),
+        ["tcp-one", address] => {
+            let listener = TcpListener::bind(address).expect("the port is free");
+            std::thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let _ = stream.write_all(b"x");
+                }
+            });
+            "ok".to_owned()
+        }
         ["udp-echo", address] => {
             let socket = UdpSocket::bind(address).expect("the port is free");
             std::thread::spawn(move || {

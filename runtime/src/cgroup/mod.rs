@@ -26,7 +26,7 @@ impl Cgroup {
     /// # Source
     /// Linux `Documentation/admin-guide/cgroup-v2.rst`, "Delegation".
     pub fn create(name: &str) -> Option<Cgroup> {
-        let own = own_cgroup()?;
+        let own = cgroup_of("self")?;
         // A cgroup with processes cannot hand controllers to children, so a sibling is better where it is allowed.
         [own.parent(), Some(&own)].into_iter().flatten().find_map(|parent| {
             let path = parent.join(name);
@@ -46,6 +46,11 @@ impl Cgroup {
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the cgroup of a process is; version 2 only.
+    pub fn of_process(pid: i32) -> Option<PathBuf> {
+        cgroup_of(&pid.to_string())
     }
 
     /// Opens an existing one.
@@ -71,8 +76,8 @@ fn open_directory(path: &Path) -> Option<OwnedFd> {
     nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).ok()
 }
 
-fn own_cgroup() -> Option<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+fn cgroup_of(process: &str) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
     let own = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let mount = MOUNTS.iter().find(|mount| Path::new(mount).join("cgroup.procs").exists())?;
     Some(Path::new(mount).join(own))

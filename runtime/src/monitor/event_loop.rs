@@ -145,11 +145,11 @@ mod tests {
         drop(writer);
         let (lost, lonely) = pipe().unwrap();
         drop(lost);
-        let mut turn = Turn::new();
-        turn.watch(reader.as_fd(), Interest::Hangup, 1);
-        turn.watch(lonely.as_fd(), Interest::Hangup, 2);
-        let ready = turn.wait(None).unwrap();
-        assert_eq!(ready, [Ready { event: 1, is_hangup: true }, Ready { event: 2, is_hangup: true }]);
+        for (number, fd) in [(1, reader.as_fd()), (2, lonely.as_fd())] {
+            let mut turn = Turn::new();
+            turn.watch(fd, Interest::Hangup, number);
+            assert_eq!(turn.wait(None).unwrap(), [Ready { event: number, is_hangup: true }]);
+        }
     }
 
     #[test]

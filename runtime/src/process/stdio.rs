@@ -112,6 +112,12 @@ impl ContainerEnd {
         fchown(&self.stderr, Some(uid), Some(gid))
     }
 
+    /// The ends, for a test's child.
+    #[cfg(test)]
+    pub(crate) fn into_parts(self) -> [OwnedFd; 3] {
+        [self.stdin, self.stdout, self.stderr]
+    }
+
     /// Moves the ends to 0, 1 and 2, which stay open over `execve`. No allocation.
     ///
     /// # Errors

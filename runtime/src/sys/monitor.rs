@@ -349,6 +349,13 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> nix::Result<OwnedFd> {
     if fd.as_raw_fd() > libc::STDERR_FILENO { Ok(fd) } else { duplicate(fd.as_fd()) }
 }
 
+/// Sends a signal to one thread.
+#[cfg(test)]
+pub(crate) fn signal_thread(process: i32, thread: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: the arguments are integers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) }).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

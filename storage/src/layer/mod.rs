@@ -27,7 +27,7 @@ mod remove;
 
 pub use confine::confine_thread;
 pub use ensure::ensure_unpacked;
-pub use ids::IdPolicy;
+pub use ids::{IdMap, IdPolicy, IdRange};
 pub use remove::remove_tree;
 pub use staging::{Staging, sweep};
 

@@ -90,6 +90,8 @@ pub struct Request {
     pub read_only_tmpfs: bool,
     /// Size of `/dev/shm` in bytes.
     pub shm_size_bytes: Option<u64>,
+    /// There is no `/dev/shm` (`--ipc none`).
+    pub no_shm: bool,
     /// Host devices made visible.
     pub devices: Vec<Device>,
     /// Rules for the device cgroup, as given.

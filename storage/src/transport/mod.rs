@@ -23,6 +23,14 @@ pub mod docker_archive;
 
 pub mod dir;
 
+mod archive;
+
+pub mod load;
+
+pub mod save;
+
+pub mod import;
+
 use std::io::Read;
 use std::path::PathBuf;
 

@@ -79,10 +79,8 @@ pub fn pull(
 ) -> Result<Image, PullError> {
     let opened: Box<dyn ImageSource> = match source {
         Source::Registry(reference) => Box::new(RegistrySource::new(reference, &options.client)),
-        _ => {
-            let reason = TransportError::Invalid { what: format!("{source:?}"), reason: "not yet".to_owned() };
-            return Err(PullError { from: String::new(), reason });
-        }
+        local => super::load::open(local, &store.layout().images())
+            .map_err(|reason| PullError { from: "local image".to_owned(), reason })?,
     };
     pull_from(store, opened.as_ref(), options, progress).map_err(|reason| PullError { from: opened.describe(), reason })
 }

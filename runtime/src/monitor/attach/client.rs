@@ -242,3 +242,137 @@ enum Received {
     Nothing,
     Closed,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Listener;
+    use super::*;
+    use crate::process::pty::tests::pty;
+    use nix::sys::signal::{Signal as NixSignal, kill};
+    use nix::sys::termios::{LocalFlags, tcgetattr};
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    use nix::unistd::{Pid, Uid};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command};
+
+    /// Name of [`child`] for the test runner.
+    const CHILD: &str = "monitor::attach::client::tests::child";
+
+    fn is_raw(terminal: impl AsFd) -> bool {
+        !tcgetattr(terminal).unwrap().local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO)
+    }
+
+    /// This test binary anew, with a terminal as its stdin, to end in some way.
+    fn spawn(way: &str, argument: &str, terminal: OwnedFd) -> Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        // One thread: signals to the process must find the thread that blocks them.
+        command
+            .args(["--exact", CHILD, "--nocapture", "--test-threads=1"])
+            .env("CORACLE_TEST_WAY", way)
+            .env("CORACLE_TEST_ARG", argument);
+        command.stdin(terminal).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    /// Runs in the process of [`spawn`]; does nothing in the test runner.
+    #[test]
+    fn child() {
+        let Ok(way) = std::env::var("CORACLE_TEST_WAY") else { return };
+        let argument = std::env::var("CORACLE_TEST_ARG").unwrap();
+        let stdin = std::io::stdin();
+        if way == "client" {
+            let directory = std::fs::File::open(argument).unwrap();
+            let client = Client::connect(directory.as_fd()).unwrap();
+            let manners = Manners { terminal: Some(stdin.as_fd()), sig_proxy: true };
+            let outcome = client.run(manners, |_, _| {}).unwrap();
+            // Without unwinding and without the runner's own ways.
+            std::process::exit(if outcome == Outcome::Exited(Exit::Code(9)) { 9 } else { 1 });
+        }
+        let _raw = RawMode::enter(stdin.as_fd()).unwrap();
+        assert!(is_raw(&stdin));
+        match way.as_str() {
+            "exit" => std::process::exit(42),
+            "abort" => std::process::abort(),
+            "panic" => panic!("on purpose"),
+            "signal" => {
+                nix::sys::signal::raise(NixSignal::try_from(argument.parse::<i32>().unwrap()).unwrap()).unwrap()
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_terminal_is_restored_on_every_way_out() {
+        for (way, argument, code, signal) in [
+            ("return", "", Some(0), None),
+            ("panic", "", Some(101), None),
+            ("exit", "", Some(42), None),
+            ("abort", "", None, Some(libc::SIGABRT)),
+            ("signal", "1", None, Some(libc::SIGHUP)),
+            ("signal", "2", None, Some(libc::SIGINT)),
+            ("signal", "15", None, Some(libc::SIGTERM)),
+        ] {
+            let pty = pty();
+            let status = spawn(way, argument, pty.slave.try_clone().unwrap()).wait().unwrap();
+            assert_eq!((status.code(), status.signal()), (code, signal), "{way} {argument}");
+            assert!(!is_raw(&pty.slave), "{way} {argument}");
+        }
+    }
+
+    #[test]
+    fn a_client_stops_with_its_terminal_restored_and_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let handle = std::fs::File::open(directory.path()).unwrap();
+        let listener = Listener::bind(handle.as_fd(), Uid::effective()).unwrap();
+        let pty = pty();
+        let mut child = spawn("client", directory.path().to_str().unwrap(), pty.slave.try_clone().unwrap());
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let mut turn = Turn::new();
+        turn.watch(listener.as_fd(), Interest::Read, ());
+        turn.wait(None).unwrap();
+        let control = listener.accept().unwrap();
+        let receive = || {
+            let mut buffer = [0; MAX_MESSAGE];
+            let len = sys::recv_with_fds(control.as_fd(), &mut buffer, 0).unwrap().len_bytes;
+            ToSupervisor::decode(&buffer[..len]).unwrap()
+        };
+        // A signal is proxied once the client's loop runs; before that it would end the child. The terminal is
+        // switched after the signals are blocked, so raw mode says that it may be sent.
+        let mut is_running = false;
+        while !is_running {
+            is_running = is_raw(&pty.slave);
+            std::thread::yield_now();
+        }
+        // The client is one thread; in a test it is one of two, and a signal to the process would find the other.
+        let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let is_main = |name: &str| name == pid.to_string();
+        let thread = threads.find_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            (!is_main(&name)).then(|| name.parse().unwrap())
+        });
+        let signal = |signal: NixSignal| sys::signal_thread(pid.as_raw(), thread.unwrap(), signal as i32).unwrap();
+        signal(NixSignal::SIGINT);
+        assert_eq!(receive(), ToSupervisor::Signal(Signal::INT));
+        signal(NixSignal::SIGTSTP);
+        assert_eq!(receive(), ToSupervisor::Hold);
+        assert!(matches!(waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap(), WaitStatus::Stopped(..)));
+        assert!(!is_raw(&pty.slave));
+        Winsize { rows: 5, cols: 6 }.apply(&pty.master).unwrap();
+        kill(pid, NixSignal::SIGCONT).unwrap();
+        assert_eq!(receive(), ToSupervisor::Resume);
+        assert_eq!(receive(), ToSupervisor::Resize(Winsize { rows: 5, cols: 6 }));
+        assert!(is_raw(&pty.slave));
+        sys::send_now(control.as_fd(), &ToClient::Exited(Exit::Code(9)).encode()).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(9));
+        assert!(!is_raw(&pty.slave));
+    }
+
+    #[test]
+    fn a_supervisor_that_dies_is_noticed() {
+        let (control, theirs) =
+            nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .unwrap();
+        drop(theirs);
+        assert_eq!(Client::inherited(control).run(Manners::default(), |_, _| {}).unwrap(), Outcome::Lost);
+    }
+}

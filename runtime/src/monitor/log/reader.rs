@@ -261,36 +261,66 @@ impl Reader {
         }
     }
 
-    /// What `fstatat` says about every generation there is, newest first.
-    fn generations(&self) -> Vec<FileStat> {
+    /// Every generation there is, newest first: its number and what `fstatat` says.
+    ///
+    /// While names shift one may be missing, between `name.1` becoming `name.2` and `name` becoming `name.1`.
+    fn generations(&self) -> Vec<(u32, FileStat)> {
         let stat = |number| {
-            fstatat(&self.directory, generation(&self.name, number).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
+            let name = generation(&self.name, number);
+            fstatat(&self.directory, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
         };
-        (0..).map_while(stat).collect()
+        let mut found = Vec::new();
+        let mut missing = 0;
+        for number in 0.. {
+            match stat(number) {
+                Some(stat) => {
+                    found.push((number, stat));
+                    missing = 0;
+                }
+                None if missing == 1 => break,
+                None => missing += 1,
+            }
+        }
+        found
+    }
+
+    /// Opens a generation if it is still the one that was seen under this number.
+    fn open_seen(&self, seen: &(u32, FileStat)) -> Result<Option<Position>, ReadError> {
+        let opened = self.open(seen.0)?;
+        Ok(opened.filter(|position| fstat(&position.file).is_ok_and(|stat| is_same(&stat, &seen.1))))
     }
 
     fn oldest(&self) -> Result<Option<Position>, ReadError> {
-        let oldest = u32::try_from(self.generations().len().saturating_sub(1)).unwrap_or(0);
-        self.open(oldest)
+        loop {
+            let generations = self.generations();
+            let Some(oldest) = generations.last() else { return Ok(None) };
+            if let Some(position) = self.open_seen(oldest)? {
+                return Ok(Some(position));
+            }
+        }
     }
 
     /// The file that was begun when this one was full; `None` if this is the current one.
     fn successor(&self, of: &OwnedFd) -> Result<Option<Position>, ReadError> {
-        let this = fstat(of).map_err(|source| self.failed("stat", source))?;
         loop {
             let generations = self.generations();
-            let Some(at) = generations.iter().position(|stat| is_same(stat, &this)) else {
-                // Dropped meanwhile: what comes after it is the oldest that is left.
-                return self.oldest();
+            let this = fstat(of).map_err(|source| self.failed("stat", source))?;
+            let newer = match generations.iter().position(|(_, stat)| is_same(stat, &this)) {
+                // The newest there is, or the next one is about to be made: we will hear of it.
+                Some(0) => return Ok(None),
+                Some(at) => generations.get(at - 1),
+                // Dropped: what came after it is the oldest that is left.
+                None if this.st_nlink == 0 => match generations.last() {
+                    None => return Ok(None),
+                    oldest => oldest,
+                },
+                // Renamed while we looked.
+                None => None,
             };
-            let Some(newer) = at.checked_sub(1).and_then(|newer| u32::try_from(newer).ok()) else { return Ok(None) };
-            let opened = self.open(newer)?;
-            // The names may have shifted between the look and the open.
-            if let Some(opened) = opened
-                && let Ok(stat) = fstat(&opened.file)
-                && generations.get(at - 1).is_some_and(|expected| is_same(expected, &stat))
+            if let Some(newer) = newer
+                && let Some(position) = self.open_seen(newer)?
             {
-                return Ok(Some(opened));
+                return Ok(Some(position));
             }
         }
     }
@@ -351,8 +381,9 @@ impl Reader {
     fn last_lines(&self, lines: u64) -> Result<Option<Position>, ReadError> {
         let mut counted = Counted { left: lines, is_open: [false; 2] };
         let mut start = None;
-        for number in 0.. {
-            let Some(mut position) = self.open(number)? else { break };
+        for seen in self.generations() {
+            // Names that shifted meanwhile end the search: the reader would begin in the wrong file.
+            let Some(mut position) = self.open_seen(&seen)? else { break };
             let is_enough = self.count_back(&mut position, &mut counted)?;
             start = Some(position);
             if is_enough {

@@ -4,7 +4,7 @@ use super::header::{self, Block, Dialect, field};
 use super::pax::{self, Pax, Scope};
 use super::sparse::{self, Map, Piece};
 use super::{BLOCK_BYTES, Entry, EntryKind, MAX_NAME_BYTES, MAX_PAX_BYTES, TarError};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 const BUFFER_BYTES: usize = 128 * 1024;
 
@@ -444,6 +444,30 @@ impl<R: Read> Reader<R> {
                 }
             }
         }
+    }
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// Skips the current entry's contents without reading them; `total_bytes` is the length of the archive.
+    ///
+    /// # Errors
+    /// [`TarError::Truncated`] if the contents end after it; [`TarError::Read`].
+    pub fn seek_contents(&mut self, total_bytes: u64) -> Result<(), TarError> {
+        let body = std::mem::take(&mut self.body);
+        let rest = body.stored_bytes + body.padding_bytes;
+        let buffered = (self.end - self.start) as u64;
+        if self.offset.checked_add(rest).is_none_or(|end| end > total_bytes) {
+            return Err(truncated(total_bytes, "the contents of an entry"));
+        }
+        if rest <= buffered {
+            return self.skip(rest, "the contents of an entry");
+        }
+        self.consume(self.end - self.start);
+        let ahead = rest - buffered;
+        let seek = SeekFrom::Current(ahead as i64);
+        self.inner.seek(seek).map_err(|source| TarError::Read { offset: self.offset, source })?;
+        self.offset += ahead;
+        Ok(())
     }
 }
 

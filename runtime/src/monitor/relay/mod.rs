@@ -15,22 +15,29 @@
 //!
 //! **Runs in:** the supervisor; in the CLI for an `exec -t`.
 
+mod attached;
+#[cfg(test)]
+mod tests;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::write;
 
-use super::attach::{Hello, Listener, MAX_MESSAGE, Refusal, ToClient, ToSupervisor};
-use super::detach_keys::DetachKeys;
-use super::endpoint::{Got, Sink, Source};
-use super::event_loop::{Interest, Turn};
-use super::log::{Log, LogError, Stream};
-use super::reaper::Exit;
+pub use attached::FirstClient;
+
+use crate::monitor::attach::{Hello, Listener, MAX_MESSAGE, Refusal, ToClient, ToSupervisor};
+use crate::monitor::detach_keys::DetachKeys;
+use crate::monitor::endpoint::{Got, Sink, Source};
+use crate::monitor::event_loop::{Interest, Turn};
+use crate::monitor::log::{Log, LogError, Stream};
+use crate::monitor::reaper::Exit;
 use crate::process::pty::Winsize;
 use crate::process::signal::Signal;
 use crate::process::stdio::Streams;
 use crate::sys::monitor as sys;
+use attached::Attached;
 
 /// Half of what a pipe holds: more saves few calls and costs memory.
 const OUTPUT_BYTES: usize = 32 * 1024;
@@ -102,67 +109,6 @@ impl Container {
             Stream::Stderr => &mut self.stderr,
         }
     }
-}
-
-/// One client.
-#[derive(Debug)]
-struct Attached {
-    id: ClientId,
-    /// Absent in an `exec -t`, where the client is this very process.
-    control: Option<OwnedFd>,
-    /// Has said hello.
-    greeted: bool,
-    /// Is stopped: its terminal belongs to the shell.
-    held: bool,
-    stdin: Option<Source>,
-    stdout: Option<Sink>,
-    stderr: Option<Sink>,
-    keys: DetachKeys,
-}
-
-impl Attached {
-    fn sink(&mut self, stream: Stream) -> &mut Option<Sink> {
-        match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        }
-    }
-
-    fn is_behind(&self, stream: Stream) -> bool {
-        let sink = match stream {
-            Stream::Stdout => &self.stdout,
-            Stream::Stderr => &self.stderr,
-        };
-        sink.as_ref().is_some_and(|sink| self.held || sink.is_pending())
-    }
-
-    /// Tells the client something; false if it cannot be told.
-    fn tell(&self, message: ToClient) -> bool {
-        self.control.as_ref().is_none_or(|control| sys::send_now(control.as_fd(), &message.encode()).is_ok())
-    }
-
-    /// A stream of the client failed. That nobody reads it any more is no failure.
-    fn lose(&mut self, stream: Stream, errno: Errno) {
-        *self.sink(stream) = None;
-        if errno != Errno::EPIPE && errno != Errno::ECONNRESET && errno != Errno::EIO {
-            self.tell(ToClient::Error(Refusal::Stream { descriptor: stream.descriptor(), errno: errno as i32 }));
-        }
-    }
-}
-
-/// The descriptors of a client that did not connect but was there: P, or this process itself.
-#[derive(Debug, Default)]
-pub struct FirstClient {
-    /// The supervisor's end of the `SOCK_SEQPACKET` pair whose other end is a [`super::attach::Client`].
-    pub control: Option<OwnedFd>,
-    /// Read, if the container is interactive.
-    pub stdin: Option<OwnedFd>,
-    /// Written.
-    pub stdout: Option<OwnedFd>,
-    /// Written, if the container has no terminal.
-    pub stderr: Option<OwnedFd>,
-    /// Looked for on stdin; [`DetachKeys::none`] if that is no terminal.
-    pub detach_keys: DetachKeys,
 }
 
 /// Copies between a container, its log and its clients; see the module.
