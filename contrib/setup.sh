@@ -49,7 +49,7 @@ prefix=$(realpath -m "${prefix:-$user_home/.local}")
 # 2. Packages --------------------------------------------------------------------------------------------------------
 step "packages"
 # command or file that must be there = Debian package that brings it
-wanted=(newuidmap=uidmap slirp4netns=slirp4netns pasta=passt gcc=gcc make=make
+wanted=(newuidmap=uidmap slirp4netns=slirp4netns pasta=passt gcc=gcc /usr/include/stdio.h=libc6-dev make=make
     /etc/ssl/certs/ca-certificates.crt=ca-certificates)
 [ $libc = glibc ] || wanted+=(musl-gcc=musl-tools)
 if [ -n "$with_tests" ]; then

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use runtime::userns::{self, Mapping, SingleReason};
 use storage::image::index::Platform;
 use storage::image::{Image, ImageStore};
+use storage::layer::IdPolicy;
 use storage::state::request::PullPolicy;
 use storage::transport::registry::{ClientOptions, Credentials};
 use storage::transport::{PullOptions, Source};
@@ -120,13 +121,17 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
     let mapping = Mapping::of_user();
     warn_single(&mapping);
     let store = ImageStore::open(&context.layout);
+    let mut options = options.clone();
+    if mapping.single.is_some() {
+        options.ids = IdPolicy::Single;
+    }
     let id = super::in_userns_with_output(&mapping, || {
         if !quiet {
             eprintln!("Trying to pull {name}...");
         }
         let progress = crate::cli::progress::for_terminal(quiet);
         let image =
-            storage::transport::pull(&store, &source, options, progress.as_ref()).map_err(CommandError::host)?;
+            storage::transport::pull(&store, &source, &options, progress.as_ref()).map_err(CommandError::host)?;
         Ok(image.id.to_string())
     })?;
     store

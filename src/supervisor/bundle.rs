@@ -77,6 +77,8 @@ pub(crate) fn prepare(
     options.oom_score_adj = request.oom_score_adj;
     options.rlimits = limits(request)?;
     options.hostname = Some(hostname(record));
+    options.init = request.init_path.clone().filter(|_| request.init);
+    options.writable_cgroup = request.security.unmask.iter().any(|path| path == "ALL");
     options.privileged = request.privileged;
     options.tty_group_mapped = mapping.single.is_none();
     options.annotations = request.annotations.clone();
@@ -95,6 +97,7 @@ pub(crate) fn prepare(
         }
     }
     options.shm = match (&request.ipc, request.shm_size_bytes) {
+        _ if request.no_shm => Shm::Absent,
         (Namespace::Host, _) => Shm::Bind(PathBuf::from("/dev/shm")),
         (Namespace::Container(_), _) => match shared.pid {
             Some(pid) => Shm::Bind(PathBuf::from(format!("/proc/{pid}/root/dev/shm"))),
@@ -124,12 +127,54 @@ pub(crate) fn prepare(
             read_only: !device.permissions.is_empty() && !device.permissions.contains('w'),
         })
         .collect();
+    if let Some(zone) = &request.tz {
+        options.files.push(OwnFile { source: time_zone(zone)?, target: PathBuf::from("/etc/localtime") });
+    }
+    if request.privileged {
+        options.devices.extend(accessible_devices());
+    }
     let mut out = Bundle { spec: Spec::default(), fill: Vec::new(), anonymous_volumes: Vec::new() };
     for mount in &request.mounts {
         options.mounts.push(oci_mount(layout, mount, &mut out)?);
     }
     out.spec = bundle::generate(&options);
+    bundle::validate(&out.spec).map_err(CommandError::user)?;
     Ok(out)
+}
+
+/// The host's file of a time zone.
+fn time_zone(name: &str) -> Result<PathBuf, CommandError> {
+    if name == "local" {
+        return Ok(PathBuf::from("/etc/localtime"));
+    }
+    let path = Path::new("/usr/share/zoneinfo").join(name);
+    let stays_inside = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if stays_inside && path.is_file() {
+        Ok(path)
+    } else {
+        Err(CommandError::user(format!("--tz {name}: unknown time zone")))
+    }
+}
+
+/// `--privileged`: the devices of the host that this user can open anyway.
+fn accessible_devices() -> Vec<DeviceBind> {
+    use std::os::unix::fs::FileTypeExt;
+    let standard = runtime::mount::dev::DEFAULT;
+    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+    let mut all: Vec<DeviceBind> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_char_device() || kind.is_block_device()))
+        .map(|entry| entry.path())
+        .chain([PathBuf::from("/dev/net/tun")])
+        .filter(|path| path.exists() && !standard.iter().any(|name| path.file_name() == Some(name.as_ref())))
+        .filter(|path| !matches!(path.file_name().and_then(|name| name.to_str()), Some("console" | "ptmx")))
+        .filter(|path| {
+            let wanted = nix::unistd::AccessFlags::R_OK | nix::unistd::AccessFlags::W_OK;
+            nix::unistd::access(path.as_path(), wanted).is_ok()
+        })
+        .map(|path| DeviceBind { source: path.clone(), target: path, read_only: false })
+        .collect();
+    all.sort_by(|one, other| one.target.cmp(&other.target));
+    all
 }
 
 /// The host name: as asked for, else the short id as docker has it.
@@ -188,6 +233,7 @@ fn security(request: &Request, user: &ResolvedUser, options: &mut Options) -> Re
     Ok(())
 }
 
+/// The limits asked for. `--ulimit host` adds nothing: the caller's limits are inherited.
 fn limits(request: &Request) -> Result<Vec<PosixRlimit>, CommandError> {
     let mut out = Vec::new();
     for limit in &request.ulimits {

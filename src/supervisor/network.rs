@@ -6,8 +6,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use net::driver::{self, Attachment, Driver, Netns, Started};
+use net::forward::{self, Forwarder, Listeners, Target};
 use net::hosts::{AddHost, Hosts};
 use net::mode::Mode;
+use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
 use net::resolv_conf::{self, Choice, Reach};
 use storage::state::container::Record;
 use storage::state::layout::Layout;
@@ -21,6 +23,8 @@ pub(crate) struct Plan {
     /// As asked for.
     pub(crate) mode: Mode,
     driver: Option<(Box<dyn Driver>, driver::Plan)>,
+    /// Published ports, bound; the supervisor inherits them and holds them until it ends.
+    listeners: Listeners,
 }
 
 impl std::fmt::Debug for Plan {
@@ -29,15 +33,11 @@ impl std::fmt::Debug for Plan {
     }
 }
 
-/// Decides. Starts nothing, so that a missing program leaves no container behind.
+/// Decides, and binds published ports. Starts nothing: a missing program or a taken port leaves no container behind.
+///
+/// **Runs in:** the command, on the host: the supervisor could no longer say who holds a port.
 pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
     let mode = Mode::parse(&record.request.network.mode).map_err(CommandError::user)?;
-    if !record.request.network.published.is_empty() && !mode.can_publish() {
-        return Err(CommandError::user(format!(
-            "--publish: network \"{}\" has no ports of its own to publish",
-            record.request.network.mode
-        )));
-    }
     let driver = match driver::driver_for(&mode).map_err(missing)? {
         Some(driver) => {
             let plan = driver.prepare().map_err(missing)?;
@@ -45,7 +45,62 @@ pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
         }
         None => None,
     };
-    Ok(Plan { mode, driver })
+    let wanted = if mode.can_publish() { port_requests(&record.request.network) } else { Vec::new() };
+    let listeners = Listeners::bind(&wanted).map_err(CommandError::host)?;
+    Ok(Plan { mode, driver, listeners })
+}
+
+fn port_requests(network: &request::Network) -> Vec<PortRequest> {
+    let last = |first: u16, range: u16| first.saturating_add(range.saturating_sub(1));
+    let protocol = |protocol| match protocol {
+        request::Protocol::Tcp => ports::Protocol::Tcp,
+        request::Protocol::Udp => ports::Protocol::Udp,
+        request::Protocol::Sctp => ports::Protocol::Sctp,
+    };
+    let published = network.published.iter().map(|one| PublishSpec {
+        host_ip: one.host_ip,
+        host_ports: one
+            .host_port
+            .map(|first| PortRange { first, last: one.host_port_end.unwrap_or(last(first, one.range)) }),
+        container_ports: PortRange { first: one.container_port, last: last(one.container_port, one.range) },
+        protocol: protocol(one.protocol),
+    });
+    let exposed = network.exposed.iter().filter(|_| network.publish_all).map(|one| PublishSpec {
+        host_ip: None,
+        host_ports: None,
+        container_ports: PortRange { first: one.port, last: last(one.port, one.range) },
+        protocol: protocol(one.protocol),
+    });
+    let mut all: Vec<PortRequest> = published.flat_map(PublishSpec::expand).collect();
+    for one in exposed.flat_map(PublishSpec::expand) {
+        // What is published by name is not published again at random.
+        if !all.iter().any(|other| (other.container_port, other.protocol) == (one.container_port, one.protocol)) {
+            all.push(one);
+        }
+    }
+    all
+}
+
+/// The bound ports as the state file has them: one entry where both families lead to the same place.
+fn port_status(mappings: &[PortMapping]) -> Vec<status::Port> {
+    let mut all: Vec<status::Port> = Vec::new();
+    for mapping in mappings {
+        let port = status::Port {
+            host_ip: (!mapping.host_ip.is_unspecified()).then_some(mapping.host_ip),
+            host_port: mapping.host_port,
+            container_port: mapping.container_port,
+            range: 1,
+            protocol: match mapping.protocol {
+                ports::Protocol::Tcp => request::Protocol::Tcp,
+                ports::Protocol::Udp => request::Protocol::Udp,
+                ports::Protocol::Sctp => request::Protocol::Sctp,
+            },
+        };
+        if !all.contains(&port) {
+            all.push(port);
+        }
+    }
+    all
 }
 
 fn missing(error: driver::DriverError) -> CommandError {
@@ -78,8 +133,30 @@ impl Plan {
         driver.start(plan.clone(), Netns { fd: netns, pid, scratch }).map(Some).map_err(CommandError::host)
     }
 
+    /// Starts serving the published ports; `None` if there are none.
+    pub(crate) fn forward(
+        &self,
+        netns: BorrowedFd<'_>,
+        attachment: Option<&Attachment>,
+    ) -> Result<Option<Forwarder>, CommandError> {
+        if self.listeners.is_empty() {
+            return Ok(None);
+        }
+        let target = attachment.map(Target::from).unwrap_or_default();
+        forward::start(&self.listeners, netns, target).map(Some).map_err(CommandError::host)
+    }
+
     /// Writes `hosts`, `hostname`, `resolv.conf` and `.containerenv` into the container's runtime directory.
-    pub(crate) fn write_files(&self, layout: &Layout, record: &Record) -> Result<(), CommandError> {
+    ///
+    /// `found` is what the driver found out after its start, if it has; the container sees a new text at once, since the
+    /// file stays the same one.
+    pub(crate) fn write_files(
+        &self,
+        layout: &Layout,
+        record: &Record,
+        found: Option<&Attachment>,
+    ) -> Result<(), CommandError> {
+        let attachment = found.or(self.attachment());
         let directory = layout.runtime_container(&record.id);
         let asked = &record.request.network;
         let host_name = super::bundle::hostname(record);
@@ -107,7 +184,7 @@ impl Plan {
                 add: &add,
                 base: base.as_deref(),
                 host_network,
-                host_address: match self.attachment() {
+                host_address: match attachment {
                     Some(attachment) => attachment.host.or_else(|| attachment.gateway(false)),
                     None if host_network => Some(IpAddr::from([127, 0, 0, 1])),
                     None => None,
@@ -121,7 +198,7 @@ impl Plan {
             let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
             let upstream = fs::read_to_string(resolv_conf::RESOLVED_UPSTREAM).ok();
             let choice = Choice { servers: &asked.dns, search: &asked.dns_search, options: &asked.dns_options };
-            let reach = match (&self.mode, self.attachment()) {
+            let reach = match (&self.mode, attachment) {
                 (_, Some(attachment)) => Reach::Driver(&attachment.dns),
                 (Mode::None, _) => Reach::Nothing,
                 _ => Reach::Host,
@@ -132,12 +209,8 @@ impl Plan {
     }
 
     /// The network as `inspect` shows it.
-    pub(crate) fn status(
-        &self,
-        record: &Record,
-        attachment: Option<&Attachment>,
-        ports: Vec<status::Port>,
-    ) -> status::Network {
+    pub(crate) fn status(&self, record: &Record, attachment: Option<&Attachment>) -> status::Network {
+        let ports = port_status(&self.listeners.mappings());
         let interfaces = attachment.or(self.attachment()).map(|attachment| status::Interface {
             network: self.name(record),
             name: attachment.interface.clone().unwrap_or_default(),

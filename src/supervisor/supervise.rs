@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use net::driver::Started;
+use net::forward::Forwarder;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::init::credentials::LoadFilter;
@@ -58,6 +59,7 @@ enum Event {
     Exited,
     Signal,
     Helper,
+    Forwarder,
 }
 
 /// Becomes the supervisor; returns its exit status.
@@ -103,7 +105,12 @@ struct Supervisor {
     state: StateFile,
     relay: Relay,
     init: OwnedFd,
+    network: super::network::Plan,
+    netns: Option<OwnedFd>,
     helper: Option<Started>,
+    forwarder: Option<Forwarder>,
+    /// When the forwarder was started.
+    forwarding_since: Instant,
     cgroup: Option<Cgroup>,
     signals: SignalSource,
     lock: Option<FileLock>,
@@ -170,7 +177,7 @@ impl Supervisor {
         let layout = launch.layout.clone();
         let record = launch.record.clone();
         let request = &record.request;
-        launch.network.write_files(&layout, &record)?;
+        launch.network.write_files(&layout, &record, None)?;
         let runtime_dir = layout.runtime_container(&record.id);
 
         let (streams, ours) = match request.tty {
@@ -249,7 +256,12 @@ impl Supervisor {
         let start = Init::of(host_pid).ok_or_else(|| init_killed(&init))?;
         let moved = state.on(StateEvent::Spawned(start)).and_then(|()| state.on(StateEvent::Execed(Timestamp::now())));
         moved.map_err(|error| CommandError::new(crate::error::Kind::Internal, error))?;
-        state.network = launch.network.status(&record, helper.as_ref().map(Started::attachment), Vec::new());
+        let attachment = helper.as_ref().map(Started::attachment);
+        state.network = launch.network.status(&record, attachment);
+        let forwarder = match &netns {
+            Some(netns) => launch.network.forward(netns.as_fd(), attachment)?,
+            None => None,
+        };
         state.write(&layout, &record.id).map_err(CommandError::host)?;
 
         channel.send_go()?;
@@ -260,8 +272,29 @@ impl Supervisor {
                 _ => {}
             }
         }
+        if let Some(path) = &request.pidfile {
+            std::fs::write(path, host_pid.to_string()).map_err(|error| {
+                CommandError::host(format!("--pidfile {}: {}", path.display(), super::bundle::reason(&error)))
+            })?;
+        }
         let lock = lock.take();
-        Ok(Supervisor { layout, record, state, relay, init, helper, cgroup, signals, lock, is_new })
+        let network = launch.network;
+        Ok(Supervisor {
+            layout,
+            record,
+            state,
+            relay,
+            init,
+            helper,
+            cgroup,
+            signals,
+            lock,
+            is_new,
+            network,
+            netns,
+            forwarder,
+            forwarding_since: Instant::now(),
+        })
     }
 
     /// What may happen after the container runs: nobody waits for it.
@@ -270,11 +303,25 @@ impl Supervisor {
             // A reboot shall find it begun and not ended.
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, None, 0);
         }
+        self.complete_network();
         if !self.record.request.remove {
             let directory = self.layout.container(&self.record.id);
             if let Ok(directory) = std::fs::File::open(directory) {
                 let _ = directory.sync_all();
             }
+        }
+    }
+
+    /// What pasta configured is known only afterwards.
+    fn complete_network(&mut self) {
+        let Some(helper) = &mut self.helper else { return };
+        if !helper.attachment().addresses.is_empty() {
+            return;
+        }
+        if let Ok(attachment) = helper.discover() {
+            let _ = self.network.write_files(&self.layout, &self.record, Some(attachment));
+            self.state.network = self.network.status(&self.record, Some(attachment));
+            let _ = self.state.write(&self.layout, &self.record.id);
         }
     }
 
@@ -303,6 +350,9 @@ impl Supervisor {
             let _ = self.state.write(&self.layout, &self.record.id);
         }
         self.say_last_words();
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.stop();
+        }
         if let Some(helper) = self.helper.take() {
             helper.stop();
         }
@@ -320,7 +370,13 @@ impl Supervisor {
     }
 
     fn watch(&mut self) -> Exit {
+        let timeout = self.record.request.timeout.filter(|seconds| *seconds > 0);
+        let mut deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(u64::from(seconds)));
         loop {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                deadline = None;
+            }
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
             turn.watch(self.init.as_fd(), Interest::Read, Event::Exited);
@@ -328,7 +384,10 @@ impl Supervisor {
             if let Some(helper) = &self.helper {
                 turn.watch(super::network::watch(helper), Interest::Read, Event::Helper);
             }
-            let Ok(ready) = turn.wait(None) else { continue };
+            if let Some(forwarder) = &self.forwarder {
+                turn.watch(forwarder.pidfd(), Interest::Read, Event::Forwarder);
+            }
+            let Ok(ready) = turn.wait(deadline) else { continue };
             for one in ready {
                 match one.event {
                     Event::Relay(event) => {
@@ -343,6 +402,16 @@ impl Supervisor {
                     Event::Signal => {
                         while let Ok(Some(arrived)) = self.signals.next() {
                             let _ = pidfd_send_signal(self.init.as_fd(), arrived.signal.number());
+                        }
+                    }
+                    Event::Forwarder => {
+                        // The listeners are ours, so a new one goes on where the last one was killed.
+                        self.forwarder = None;
+                        let died_at_once = self.forwarding_since.elapsed() < Duration::from_secs(1);
+                        self.forwarding_since = Instant::now();
+                        if let (Some(netns), false) = (&self.netns, died_at_once) {
+                            let attachment = self.helper.as_ref().map(Started::attachment);
+                            self.forwarder = self.network.forward(netns.as_fd(), attachment).ok().flatten();
                         }
                     }
                     Event::Helper => {

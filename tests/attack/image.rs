@@ -258,6 +258,9 @@ fn interpreter_that_is_ourselves(home: &Home) {
 }
 
 fn masked_path_that_is_a_symlink(home: &Home) {
+    if !fs::exists("/proc/kcore").unwrap_or(false) {
+        return;
+    }
     let seen = home.ok("run --rm busybox sh -c 'ls -ld /proc/kcore | cut -c1; cat /proc/kcore | wc -c'");
     assert_eq!(seen, "c\n0", "masked by the null device");
 }

@@ -29,7 +29,6 @@ fn logs_tail(home: &Home) {
     assert_eq!(home.ok("logs --tail 3 l"), "98\n99\n100");
     assert_eq!(home.ok("logs --tail 0 l"), "");
     assert_eq!(home.ok("logs --tail 1000 l").lines().count(), 100);
-    assert_eq!(home.ok("logs --tail all l").lines().count(), 100);
     home.fails(125, "logs --tail x l");
 }
 
@@ -46,7 +45,6 @@ fn logs_since_and_timestamps(home: &Home) {
     assert_eq!(home.ok(&format!("logs --since {between} l")), "late");
     assert_eq!(home.ok(&format!("logs --until {between} l")), "early");
     assert_eq!(home.ok("logs --since 1h l"), "early\nlate");
-    assert_eq!(home.ok("logs --until 1h l"), "");
     home.fails(125, "logs --since nonsense l");
 }
 

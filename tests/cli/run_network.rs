@@ -59,7 +59,9 @@ fn slirp4netns_has_an_address_and_reaches_no_host_loopback(home: &Home) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let line = |option: &str| format!("run --rm --network slirp4netns{option} busybox timeout 2 nc 10.0.2.2 {port}");
+    let line = |option: &str| {
+        format!("run --rm --network slirp4netns{option} busybox sh -c 'timeout 2 nc 10.0.2.2 {port}; true'")
+    };
     home.run(&line(""));
     assert!(listener.accept().is_err(), "host loopback is open");
     home.run(&line(":allow_host_loopback=true"));

@@ -122,7 +122,7 @@ fn detach_keys_can_be_changed(home: &Home) {
     terminal.send("x");
     assert_eq!(terminal.wait(), 0);
     home.wait_for_status("d", "running");
-    home.fails(125, "run --rm -it --detach-keys nonsense busybox true");
+    home.refuses("run --rm -it --detach-keys nonsense busybox true");
 }
 
 fn exit_code_comes_through_a_terminal(home: &Home) {

@@ -47,10 +47,12 @@ trap clean_up EXIT
 image=localhost/perf:latest
 archive=$place/busybox.tar
 "$here/contrib/make-busybox-image.sh" "$archive"
-for tool in "$ours" "$theirs"; do
+# Names by side, so that two builds of the same tool can be compared.
+for side in theirs ours; do
+    tool=${!side}
     "$tool" import "$archive" $image >/dev/null 2>&1 || fail "$tool cannot import the image"
-    "$tool" run -d --name running --network none $image sleep 100000 >/dev/null || fail "$tool cannot run the image"
-    "$tool" create --name made --network none $image sleep 100000 >/dev/null
+    "$tool" run -d --name running-$side --network none $image sleep 100000 >/dev/null || fail "$tool cannot run the image"
+    "$tool" create --name made-$side --network none $image sleep 100000 >/dev/null
 done
 
 results=$place/results.json
@@ -65,15 +67,20 @@ chosen() {
 median() { jq -s 'sort | if length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end' "$1"; }
 
 printf '%-22s %10s %10s %8s %8s  %s\n' case "podman ms" "ours ms" ratio must verdict
-# measure NAME MUST COMMAND [PREPARE]: %T stands for the tool. A step of --prepare is not measured.
+# measure NAME MUST COMMAND [PREPARE]: %T stands for the tool, %S for its side. PREPARE is not measured.
 measure() {
-    local name=$1 must=$2 command=$3 prepare=${4:-true} podman coracle _
+    local name=$1 must=$2 command=$3 prepare=${4:-true} podman coracle _ sides=() side text
+    for side in theirs ours; do
+        for text in "$prepare" "$command"; do
+            text=${text//%T/${!side}}
+            sides+=("${text//%S/$side}")
+        done
+    done
     chosen "$name" || return 0
     : >"$place/theirs"; : >"$place/ours"
     for _ in $(seq "$rounds"); do
         if ! hyperfine -N -w 1 -r "$runs" --style none --export-json "$place/round.json" \
-            --prepare "${prepare//%T/$theirs}" "${command//%T/$theirs}" \
-            --prepare "${prepare//%T/$ours}" "${command//%T/$ours}" >"$place/log" 2>&1; then
+            --prepare "${sides[0]}" "${sides[1]}" --prepare "${sides[2]}" "${sides[3]}" >"$place/log" 2>&1; then
             printf '%-22s %s\n' "$name" "cannot be measured: $(grep -v '^$' "$place/log" | tail -n 1)"
             return 0
         fi
@@ -101,15 +108,15 @@ measure "run host" 0.08 "%T run --rm --network host $image true"
 measure "run default network" 0.15 "%T run --rm $image true"
 measure "run slirp4netns" 0.15 "%T run --rm --network slirp4netns $image true"
 measure "run pasta" 0.15 "%T run --rm --network pasta $image true"
-measure "exec" 0.05 "%T exec running true"
+measure "exec" 0.05 "%T exec running-%S true"
 measure "ps" 0.06 "%T ps"
 measure "images" 0.06 "%T images"
-measure "inspect" 0.06 "%T inspect running"
+measure "inspect" 0.06 "%T inspect running-%S"
 measure "--version" 0.06 "%T --version"
-measure "run -d" 0.10 "%T run -d --name d --network none $image sleep 100000" "%T rm -f -t 0 d"
-measure "start" 0.10 "%T start made" "%T stop -t 0 made"
-measure "stop -t 0" 0.10 "%T stop -t 0 made" "%T start made"
-measure "rm -f" 0.10 "%T rm -f -t 0 d" "%T run -d --replace --name d --network none $image sleep 100000"
+measure "run -d" 0.10 "%T run -d --name d-%S --network none $image sleep 100000" "%T rm -f -t 0 d-%S"
+measure "start" 0.10 "%T start made-%S" "%T stop -t 0 made-%S"
+measure "stop -t 0" 0.10 "%T stop -t 0 made-%S" "%T start made-%S"
+measure "rm -f" 0.10 "%T rm -f -t 0 d-%S" "%T run -d --replace --name d-%S --network none $image sleep 100000"
 
 # Twenty-four starts, four at a time.
 for side in theirs ours; do
@@ -152,16 +159,18 @@ memory() {
     for side in theirs ours; do
         tool=${!side}
         own_processes >"$place/before"
-        "$tool" run -d --name idle --network "$network" $image sleep 100000 >/dev/null 2>&1 ||
+        "$tool" run -d --name idle-$side --network "$network" $image sleep 100000 >/dev/null 2>&1 ||
             { printf '%-22s cannot be measured\n' "memory, $network"; return 0; }
         sleep 2
         total[$side]=0
         while read -r pid; do
+            # Some of them were the pipeline that looked.
+            [ -d "/proc/$pid" ] || continue
             kib=$(kib_of "$pid")
             total[$side]=$((total[$side] + kib))
             printf '    %-8s %6d KiB  %s\n' "$(basename "$tool")" "$kib" "$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c 1-60)"
         done < <(own_processes | comm -13 "$place/before" -)
-        "$tool" rm -f -t 0 idle >/dev/null
+        "$tool" rm -f -t 0 idle-$side >/dev/null
     done
     printf '%-22s %6d KiB %6d KiB %17s  %s\n' "memory, $network" "${total[theirs]}" "${total[ours]}" "<= $must KiB" \
         "$([ "${total[ours]}" -le "$must" ] && echo PASS || echo FAIL)"

@@ -331,8 +331,15 @@ impl Probe for RuntimeDirectory {
             format!("sudo loginctl enable-linger {}; export XDG_RUNTIME_DIR=/run/user/{uid}", user_name())
         };
         let used = self.used.display();
-        let Some(dir) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) else {
-            return Finding::degraded(format!("not set: {used} is used"), mend());
+        let variable = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let Some(dir) = variable else {
+            if self.used.starts_with("/run/user") {
+                return Finding::ok(format!("not set, {used} is used"));
+            }
+            return Finding::degraded(
+                format!("not set, {used} is used and may not outlive a clean-up of /tmp"),
+                mend(),
+            );
         };
         let uid = nix::unistd::geteuid().as_raw();
         match fs::metadata(&dir) {
@@ -381,7 +388,7 @@ impl Probe for PingGroups {
         match (ends.next(), ends.next()) {
             (Some(first), Some(last)) if (first..=last).contains(&gid) => Finding::ok(format!("{first} to {last}")),
             _ => Finding::degraded(
-                "ping without privileges does not work with --network host or beyond pasta and slirp4netns",
+                "containers cannot ping beyond this host, nor with --network host",
                 sysctl("net.ipv4.ping_group_range", "0 2147483647"),
             ),
         }

@@ -19,6 +19,7 @@ pub struct BlobStore {
 
 /// The answer to a claim.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 pub enum Claim {
     /// The blob is there, perhaps since a moment ago.
     Exists,

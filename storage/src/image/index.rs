@@ -171,7 +171,7 @@ impl Index {
                 }
             }
             let available = if available.is_empty() { "nothing".to_owned() } else { available.join(", ") };
-            ImageError::NoPlatform { what: what.to_owned(), wanted: wanted.clone(), available }
+            ImageError::NoPlatform { what: what.to_owned(), wanted: Box::new(wanted.clone()), available }
         })
     }
 }

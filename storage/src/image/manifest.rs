@@ -106,6 +106,7 @@ impl Descriptor {
 
 /// A manifest or an index, told apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 pub enum Document {
     /// Several images, one per platform.
     Index(Index),

@@ -102,7 +102,7 @@ pub enum ImageError {
         /// Which index.
         what: String,
         /// What was asked for.
-        wanted: index::Platform,
+        wanted: Box<index::Platform>,
         /// What it has, comma separated.
         available: String,
     },

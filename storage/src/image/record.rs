@@ -57,7 +57,8 @@ impl Default for IndexFile {
 
 /// The name of an entry in the store's terms; nothing for a dangling image, or one whose name no reference can be.
 pub(super) fn name_of(entry: &Descriptor) -> Option<Reference> {
-    Reference::parse(entry.annotation(ANNOTATION_NAME)?).ok()
+    // Ours are full already; other tools write bare tags.
+    Reference::parse(entry.annotation(ANNOTATION_NAME)?).ok().map(Reference::with_default_tag)
 }
 
 impl IndexFile {

@@ -30,7 +30,7 @@ use super::{CONFIG_LIMIT_BYTES, INDEX_DEPTH_LIMIT, ImageError, MANIFEST_LIMIT_BY
 use crate::blob::{BlobError, BlobStore};
 use crate::digest::{DiffId, Digest};
 use crate::reference::Reference;
-use crate::state::atomic::{Durability, WriteError, write_atomic};
+use crate::state::atomic::{Durability, TEMPORARY_PREFIX, WriteError, write_atomic};
 use crate::state::layout::{Layout, LayoutError, create_dir, is_lower_hex, random_hex};
 use crate::state::lock::{FileLock, LockError};
 
@@ -305,24 +305,38 @@ impl ImageStore {
     pub fn remove(&self, image: &Image) -> Result<(), StoreError> {
         let pin = FileLock::try_exclusive(&self.layout.images().join("pin.lock"))?;
         self.change_index(|index| index.remove(&image.manifest.digest))?;
-        if pin.is_none() {
-            return Ok(());
-        }
-        let needed = self.needed()?;
         let blobs = image.layers.iter().map(|layer| &layer.blob.digest);
-        for digest in blobs.chain([&image.id, &image.manifest.digest]).chain(&image.index) {
-            if !needed.blobs.contains(digest) {
-                self.blobs.remove(digest)?;
-            }
+        let blobs = blobs.chain([&image.id, &image.manifest.digest]).chain(&image.index);
+        match pin {
+            Some(_) => self.delete_unneeded(blobs, image.layers.iter().map(|layer| &layer.diff_id)),
+            None => Ok(()),
         }
-        let layers: HashSet<&str> = image
-            .layers
-            .iter()
-            .filter(|layer| !needed.layers.contains(&layer.diff_id))
-            .map(|layer| layer.diff_id.hex())
-            .collect();
-        self.trash_layers(|hex| layers.contains(hex))?;
-        Ok(())
+    }
+
+    /// Deletes what a pull brought that then failed, as far as no image needs it and nobody is pulling.
+    ///
+    /// # Errors
+    /// Those of deleting.
+    pub fn discard(&self, blobs: &[Digest], layers: &[DiffId]) -> Result<(), StoreError> {
+        match FileLock::try_exclusive(&self.layout.images().join("pin.lock"))? {
+            Some(_pin) => self.delete_unneeded(blobs, layers),
+            None => Ok(()),
+        }
+    }
+
+    /// The caller holds the pin exclusively.
+    fn delete_unneeded<'a>(
+        &self,
+        blobs: impl IntoIterator<Item = &'a Digest>,
+        layers: impl IntoIterator<Item = &'a DiffId>,
+    ) -> Result<(), StoreError> {
+        let needed = self.needed()?;
+        for digest in blobs.into_iter().filter(|digest| !needed.blobs.contains(*digest)) {
+            self.blobs.remove(digest)?;
+        }
+        let layers = layers.into_iter().filter(|layer| !needed.layers.contains(*layer));
+        let layers: HashSet<&str> = layers.map(DiffId::hex).collect();
+        self.trash_layers(|hex| layers.contains(hex))
     }
 
     /// Deletes every blob and every layer that no image refers to, except the layers in `keep` (those of containers),
@@ -331,7 +345,7 @@ impl ImageStore {
     /// # Errors
     /// Those of reading the store and of deleting.
     pub fn collect_garbage(&self, keep: &HashSet<DiffId>) -> Result<u64, StoreError> {
-        self.blobs.sweep()?;
+        self.sweep()?;
         let Some(_pin) = FileLock::try_exclusive(&self.prepared()?.join("pin.lock"))? else {
             return Ok(0);
         };
@@ -350,6 +364,31 @@ impl ImageStore {
         let keep: HashSet<&str> = needed.layers.iter().chain(keep).map(DiffId::hex).collect();
         self.trash_layers(|hex| !keep.contains(hex))?;
         Ok(freed_bytes)
+    }
+
+    /// Deletes the temporary files of processes that died; those of the living are not disturbed.
+    ///
+    /// # Errors
+    /// A directory cannot be read, the lock not be taken.
+    pub fn sweep(&self) -> Result<(), StoreError> {
+        self.blobs.sweep()?;
+        let images = self.prepared()?;
+        let temporaries = || -> io::Result<Vec<PathBuf>> {
+            let is_temporary = |path: &PathBuf| {
+                path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()))
+            };
+            Ok(fs::read_dir(&images)?.flatten().map(|entry| entry.path()).filter(is_temporary).collect())
+        };
+        let failed = |source| StoreError::Io { call: "read", path: images.clone(), source };
+        if temporaries().map_err(failed)?.is_empty() {
+            return Ok(());
+        }
+        // All files of this directory are written under this lock: with it in hand, whatever is there is dead.
+        let _lock = FileLock::exclusive(&images.join("lock"))?;
+        for path in temporaries().map_err(failed)? {
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
     }
 
     /// Keeps every blob and layer where it is for as long as the guard lives.
@@ -393,6 +432,7 @@ impl ImageStore {
         let marker = images.join("oci-layout");
         if !marker.exists() {
             create_dir(&images.join("blobs/sha256"))?;
+            let _lock = FileLock::exclusive(&images.join("lock"))?;
             write_atomic(&marker, b"{\"imageLayoutVersion\":\"1.0.0\"}\n", Durability::Data)?;
         }
         Ok(images)
@@ -532,4 +572,200 @@ fn entry_answers(entry: &Descriptor, wanted: &Reference) -> bool {
     let is_digest =
         entry.digest == *digest || entry.annotation(ANNOTATION_INDEX).is_some_and(|index| index == digest.to_string());
     is_digest && name_of(entry).is_some_and(|name| name.name() == wanted.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::manifest::media_type;
+
+    struct Fixture {
+        _root: tempfile::TempDir,
+        store: ImageStore,
+    }
+
+    fn reference(text: &str) -> Reference {
+        Reference::parse(text).unwrap()
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let layout = Layout::new(root.path().join("data"), root.path().join("run"));
+            Self { store: ImageStore::open(&layout), _root: root }
+        }
+
+        /// An image whose only difference to others is `text`; gives its manifest.
+        fn image(&self, text: &str, names: &[&str]) -> Descriptor {
+            self.store.prepared().unwrap();
+            let diff_id = Digest::of(text.as_bytes());
+            let config = format!(
+                r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+            );
+            let id = self.store.blobs.put(config.as_bytes()).unwrap();
+            let layer = self.store.blobs.put(format!("layer {text}").as_bytes()).unwrap();
+            let manifest = format!(
+                r#"{{"schemaVersion":2,"config":{{"mediaType":"{}","digest":"{id}","size":{}}},
+                "layers":[{{"mediaType":"{}","digest":"{layer}","size":{}}}]}}"#,
+                media_type::OCI_CONFIG,
+                config.len(),
+                media_type::OCI_LAYER,
+                6 + text.len()
+            );
+            let digest = self.store.blobs.put(manifest.as_bytes()).unwrap();
+            let descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest, manifest.len() as u64);
+            let names = names.iter().map(|name| reference(name).with_default_tag()).collect();
+            let image =
+                NewImage { manifest: descriptor.clone(), index: None, id, names, layer_sizes: Some(vec![1234]) };
+            self.store.record(&image).unwrap();
+            fs::create_dir_all(self.store.layout.layers().join(diff_id.hex()).join("diff")).unwrap();
+            descriptor
+        }
+
+        fn resolve(&self, name: &str) -> Option<Digest> {
+            self.store.resolve(name).unwrap().map(|image| image.manifest.digest)
+        }
+    }
+
+    #[test]
+    fn names_are_resolved_exactly_then_local_then_at_the_hub() {
+        let fixture = Fixture::new();
+        let hub = fixture.image("hub", &["nginx", "docker.io/team/app:1"]).digest;
+        let built = fixture.image("built", &["localhost/tool", "localhost/nginx:mine"]).digest;
+        let other = fixture.image("other", &["r.io/nginx"]).digest;
+        for (name, expected) in [
+            ("nginx", Some(&hub)),
+            ("nginx:latest", Some(&hub)),
+            ("library/nginx", Some(&hub)),
+            ("docker.io/library/nginx:latest", Some(&hub)),
+            ("team/app:1", Some(&hub)),
+            ("team/app", None),
+            ("tool", Some(&built)),
+            ("localhost/tool", Some(&built)),
+            ("docker.io/library/tool", None),
+            ("nginx:mine", Some(&built)),
+            ("r.io/nginx", Some(&other)),
+            ("r.io/nginx:2", None),
+            ("NGINX", None),
+            ("", None),
+            ("../../etc/passwd", None),
+        ] {
+            assert_eq!(fixture.resolve(name).as_ref(), expected, "{name}");
+        }
+        let by_digest = |name: &str, digest: &Digest| fixture.resolve(&format!("{name}@{digest}"));
+        assert_eq!(by_digest("nginx", &hub).as_ref(), Some(&hub));
+        assert_eq!(by_digest("nginx:ignored", &hub).as_ref(), Some(&hub));
+        assert_eq!(by_digest("r.io/nginx", &hub), None, "the same bytes under a name that nobody pulled");
+    }
+
+    #[test]
+    fn ids_are_resolved_by_any_unique_beginning() {
+        let fixture = Fixture::new();
+        let manifest = fixture.image("one", &[]).digest;
+        let id = fixture.store.list().unwrap()[0].id.clone();
+        for text in
+            [id.to_string(), id.hex().to_owned(), id.hex()[..5].to_owned(), format!("sha256:{}", &id.hex()[..9])]
+        {
+            assert_eq!(fixture.resolve(&text).as_ref(), Some(&manifest), "{text}");
+        }
+        assert_eq!(fixture.resolve(&manifest.to_string()).as_ref(), Some(&manifest));
+        assert_eq!(fixture.resolve("sha256:"), None);
+        for n in 0..32 {
+            fixture.image(&n.to_string(), &[]);
+        }
+        let first = |image: &Image| image.id.hex()[..1].to_owned();
+        let images = fixture.store.list().unwrap();
+        let shared = images.iter().map(first).find(|prefix| images.iter().filter(|i| first(i) == *prefix).count() > 1);
+        let error = fixture.store.resolve(&shared.unwrap()).unwrap_err();
+        assert!(matches!(error, StoreError::AmbiguousId { .. }), "{error}");
+    }
+
+    #[test]
+    fn tags_move_and_the_last_one_taken_leaves_the_image_dangling() {
+        let fixture = Fixture::new();
+        fixture.image("one", &["a"]);
+        fixture.image("two", &["b"]);
+        let image = |name: &str| fixture.store.resolve(name).unwrap().unwrap();
+        let one = image("a");
+        fixture.store.tag(&one, &reference("b")).unwrap();
+        assert_eq!(image("b").id, one.id);
+        assert_eq!(image("a").names, [reference("a:latest"), reference("b:latest")]);
+        assert_eq!(image("b").size, 1234);
+        let dangling = |store: &ImageStore| store.list().unwrap().iter().filter(|i| i.names.is_empty()).count();
+        assert_eq!(dangling(&fixture.store), 1);
+        assert!(fixture.store.untag(&reference("a")).unwrap() && !fixture.store.untag(&reference("a")).unwrap());
+        assert!(fixture.store.untag(&reference("b")).unwrap());
+        assert_eq!(dangling(&fixture.store), 2);
+        fixture.store.remove(&one).unwrap();
+        assert_eq!(fixture.store.list().unwrap().len(), 1);
+        assert_eq!(fs::read_dir(fixture.store.layout.trash()).unwrap().count(), 1, "the layer is in the trash");
+    }
+
+    #[test]
+    fn one_broken_image_hides_no_other() {
+        let fixture = Fixture::new();
+        let broken = fixture.image("broken", &["broken"]);
+        fixture.image("whole", &["whole"]);
+        fs::write(fixture.store.blobs.path(&broken.digest), b"{").unwrap();
+        let mut errors = Vec::new();
+        assert_eq!(fixture.store.list_with(&mut errors).unwrap().len(), 1);
+        assert_eq!(errors.len(), 1);
+        assert!(fixture.resolve("whole").is_some());
+        assert!(fixture.store.resolve("broken").unwrap_err().to_string().contains("invalid JSON"));
+        fs::remove_file(fixture.store.blobs.path(&broken.digest)).unwrap();
+        let error = fixture.store.resolve("broken").unwrap_err().to_string();
+        assert!(error.starts_with("image docker.io/library/broken:latest: blob sha256:"), "{error}");
+        fixture.store.untag(&reference("broken")).unwrap();
+    }
+
+    #[test]
+    fn entries_of_other_tools_are_images_too() {
+        let fixture = Fixture::new();
+        let manifest = fixture.image("foreign", &["x"]);
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{}","size":{},"platform":{{"os":"linux",
+            "architecture":"{}"}}}}]}}"#,
+            media_type::OCI_MANIFEST,
+            manifest.digest,
+            manifest.size,
+            Platform::host().architecture
+        );
+        let digest = fixture.store.blobs.put(index.as_bytes()).unwrap();
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{digest}","size":{},
+            "annotations":{{"org.opencontainers.image.ref.name":"latest"}}}}]}}"#,
+            media_type::OCI_INDEX,
+            index.len()
+        );
+        fs::write(fixture.store.index_path(), text).unwrap();
+        let image = fixture.store.resolve("latest").unwrap().unwrap();
+        assert_eq!((image.manifest.digest, image.index), (manifest.digest, Some(digest)));
+        assert_eq!(fixture.store.resolve(image.id.hex()).unwrap().unwrap().id, image.id);
+        assert_eq!(fixture.store.collect_garbage(&HashSet::new()).unwrap(), 0, "all of it is needed");
+    }
+
+    #[test]
+    fn garbage_is_what_nothing_refers_to_and_nobody_keeps() {
+        let fixture = Fixture::new();
+        fixture.image("one", &["one"]);
+        fixture.store.blobs.put(b"garbage").unwrap();
+        let layers = fixture.store.layout.layers();
+        let (kept, lost) = (DiffId::new(Digest::of(b"kept")), DiffId::new(Digest::of(b"lost")));
+        for name in
+            [kept.hex().to_owned(), lost.hex().to_owned(), format!("{}-mapping", lost.hex()), "other".to_owned()]
+        {
+            fs::create_dir_all(layers.join(name)).unwrap();
+        }
+        let keep = HashSet::from([kept.clone()]);
+        let pin = fixture.store.pin().unwrap();
+        assert_eq!(fixture.store.collect_garbage(&keep).unwrap(), 0);
+        drop(pin);
+        assert_eq!(fixture.store.collect_garbage(&keep).unwrap(), 7);
+        let mut left: Vec<_> = fs::read_dir(&layers).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        let mut expected = [Digest::of(b"one").hex().to_owned(), kept.hex().to_owned(), "other".to_owned()];
+        expected.sort();
+        assert_eq!(left, expected.map(std::ffi::OsString::from));
+        assert!(fixture.resolve("one").is_some());
+    }
 }

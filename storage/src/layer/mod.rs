@@ -21,6 +21,8 @@ pub mod ensure;
 
 pub mod view;
 
+pub mod diff;
+
 mod confine;
 
 mod remove;

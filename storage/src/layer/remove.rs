@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Directories deeper than this are moved up before they are emptied: a hostile layer may nest deeper than we have
 /// descriptors.
-const MAX_OPEN: usize = 16;
+const MAX_OPEN: usize = 8;
 
 /// Deletes `name` in `dir` and all below it; nothing there is success.
 ///

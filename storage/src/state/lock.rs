@@ -4,7 +4,9 @@
 //! A process that takes more than one takes them in this order, and gives up rather than wait against it:
 //!
 //! ```text
-//! 1. images/lock               the index and the set of blobs
+//! 0. images/pin.lock           shared: blobs and layers stay; exclusive: delete some; only ever tried exclusively
+//! 0. images/blobs/.tmp-*       one blob; a layer's holder may wait for the configuration's, whose holder waits for none
+//! 1. images/lock               index.json
 //! 2. layers/.tmp-*/lock        one unpack; only ever tried, never waited for
 //! 3. <runtime>/<id>/lock       one container; its supervisor holds it for life
 //! 4. names/.lock               moving a name, sweeping a stale one (claiming a free one needs no lock)

@@ -50,9 +50,9 @@ pub enum TransportError {
     #[error("the image is for {got}, not for {wanted}")]
     Platform {
         /// What was asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What there is.
-        got: Platform,
+        got: Box<Platform>,
     },
     /// A layer cannot be decompressed or unpacked.
     #[error("layer {blob}: {reason}")]
@@ -108,6 +108,10 @@ impl TransportError {
             |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match self {
             Self::Blob(BlobError::Io { source, .. }) | Self::Io { source, .. } => is_full(source),
+            Self::Store(StoreError::Write(error)) => is_full(error.source_error()),
+            Self::Store(StoreError::Io { source, .. } | StoreError::Blob(BlobError::Io { source, .. })) => {
+                is_full(source)
+            }
             Self::Unpack { is_full_disk, .. } => *is_full_disk,
             _ => false,
         }

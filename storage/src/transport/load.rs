@@ -13,28 +13,20 @@ use std::path::Path;
 /// # Errors
 /// [`TransportError`]; a registry is none of these transports.
 pub fn open(source: &Source, spool: &Path) -> Result<Box<dyn ImageSource>, TransportError> {
-    let files = |path: &Path, described: &str| Files::open(path, spool).map_err(|error| failed(described, error));
+    let described = describe(source);
+    let files = |path: &Path| Files::open(path, spool).map_err(|error| failed(&described, error));
     Ok(match source {
         Source::Registry(reference) => {
             let reason = "a registry is not a local source".to_owned();
             return Err(TransportError::Invalid { what: reference.to_string(), reason });
         }
-        Source::OciLayout { path, reference } => {
-            let described = shown("oci", path);
-            Box::new(OciLayout::one(files(path, &described)?, &described, reference.as_deref())?)
-        }
-        Source::OciArchive { path, reference } => {
-            let described = shown("oci-archive", path);
-            Box::new(OciLayout::one(files(path, &described)?, &described, reference.as_deref())?)
+        Source::OciLayout { path, reference } | Source::OciArchive { path, reference } => {
+            Box::new(OciLayout::one(files(path)?, &described, reference.as_deref())?)
         }
         Source::DockerArchive { path, reference } => {
-            let described = shown("docker-archive", path);
-            Box::new(DockerArchive::one(files(path, &described)?, &described, reference.as_deref())?)
+            Box::new(DockerArchive::one(files(path)?, &described, reference.as_deref())?)
         }
-        Source::Dir { path } => {
-            let described = shown("dir", path);
-            Box::new(DirSource::new(files(path, &described)?, &described))
-        }
+        Source::Dir { path } => Box::new(DirSource::new(files(path)?, &described)),
     })
 }
 
@@ -90,6 +82,14 @@ fn failed(described: &str, error: OpenError) -> TransportError {
     }
 }
 
-fn shown(transport: &str, path: &Path) -> String {
+/// Transport and path, or the reference, on one line.
+pub(super) fn describe(source: &Source) -> String {
+    let (transport, path) = match source {
+        Source::Registry(reference) => return reference.to_string(),
+        Source::OciLayout { path, .. } => ("oci", path),
+        Source::OciArchive { path, .. } => ("oci-archive", path),
+        Source::DockerArchive { path, .. } => ("docker-archive", path),
+        Source::Dir { path } => ("dir", path),
+    };
     format!("{transport}:{}", path.display().to_string().escape_debug())
 }

@@ -9,33 +9,31 @@
 //! **Runs in:** the process that `pull` and `run` fork into the user's namespace; several threads. Killed at any moment
 //! it leaves unlocked temporaries, which the next pull sweeps, and at worst blobs that nothing refers to.
 
+mod fetch;
+
+mod retry;
+
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
+
+use fetch::Job;
 
 use super::publish::{self, Publisher, Ready};
 use super::registry::{ClientOptions, RegistryError, RegistrySource};
-use super::stream::{PipeWriter, Pool, pipe};
-use super::unpack::{Staged, Unpacked, is_unpacked, unpack};
-use super::{BlobReader, ImageSource, PullError, RawManifest, Source, TransportError};
-use crate::blob::{BlobError, Claim, Ingest};
-use crate::digest::{DiffId, Digest};
+use super::{ImageSource, PullError, RawManifest, Source, TransportError};
+use crate::blob::{BlobError, Claim};
+use crate::digest::Digest;
 use crate::image::config::Config;
 use crate::image::index::Platform;
 use crate::image::manifest::{Descriptor, Document, Manifest};
 use crate::image::store::NewImage;
 use crate::image::{CONFIG_LIMIT_BYTES, INDEX_DEPTH_LIMIT, Image, ImageError, ImageStore, MANIFEST_LIMIT_BYTES};
 use crate::layer::{self, IdPolicy};
-use crate::progress::{Event, Kind, Progress};
-
-/// The longest that a server's wish to be left alone is obeyed.
-const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(60);
-
-/// Progress that makes a connection that breaks again and again worth going on with.
-const WORTHWHILE_BYTES: u64 = 1 << 20;
+use crate::progress::{Event, Progress};
 
 /// How to pull.
 #[derive(Clone, Debug)]
@@ -80,7 +78,7 @@ pub fn pull(
     let opened: Box<dyn ImageSource> = match source {
         Source::Registry(reference) => Box::new(RegistrySource::new(reference, &options.client)),
         local => super::load::open(local, &store.layout().images())
-            .map_err(|reason| PullError { from: "local image".to_owned(), reason })?,
+            .map_err(|reason| PullError { from: super::load::describe(local), reason })?,
     };
     pull_from(store, opened.as_ref(), options, progress).map_err(|reason| PullError { from: opened.describe(), reason })
 }
@@ -95,8 +93,8 @@ pub fn pull_from(
     options: &PullOptions,
     progress: &dyn Progress,
 ) -> Result<Image, TransportError> {
-    let _pin = store.pin()?;
-    store.blobs().sweep()?;
+    let pin = store.pin()?;
+    store.sweep()?;
     // What cannot be swept now does not keep anybody from pulling.
     let _ = layer::sweep(&store.layout().layers());
     let pull = Pull {
@@ -108,8 +106,16 @@ pub fn pull_from(
         is_stopped: AtomicBool::new(false),
     };
     let found = pull.find_manifest()?;
-    let new = pull.transfer(&found)?;
-    store.record(&new)?;
+    let config = OnceLock::new();
+    let recorded = pull.transfer(&found, &config).and_then(|new| Ok(store.record(&new)?));
+    if let Err(error) = recorded {
+        // What did arrive makes the next try cheaper, but not on a full disk.
+        if error.is_full_disk() {
+            drop(pin);
+            let _ = store.discard(&found.blobs(), config.get().and_then(Option::as_ref).map_or(&[], |c| &c.diff_ids));
+        }
+        return Err(error);
+    }
     let image = store.resolve(&found.descriptor.digest.to_string())?;
     image.ok_or_else(|| TransportError::NotFound { what: "the image just pulled".to_owned(), hint: String::new() })
 }
@@ -134,10 +140,12 @@ struct Found {
     documents: Vec<(Digest, Vec<u8>)>,
 }
 
-/// One layer to fetch, to unpack, or both.
-struct Job<'a> {
-    position: usize,
-    blob: &'a Descriptor,
+impl Found {
+    /// Every blob of the image.
+    fn blobs(&self) -> Vec<Digest> {
+        let layers = self.manifest.layers.iter().chain([&self.manifest.config]).map(|blob| &blob.digest);
+        layers.chain(self.documents.iter().map(|(digest, _)| digest)).cloned().collect()
+    }
 }
 
 impl Pull<'_> {
@@ -218,7 +226,9 @@ impl Pull<'_> {
     }
 
     /// Fetches and unpacks what is missing, publishes it, and says what to record.
-    fn transfer(&self, found: &Found) -> Result<NewImage, TransportError> {
+    ///
+    /// `config` is set by this thread; nothing in it means that there will be none.
+    fn transfer(&self, found: &Found, config: &OnceLock<Option<Config>>) -> Result<NewImage, TransportError> {
         let layers = &found.manifest.layers;
         let mut seen = HashSet::new();
         let mut jobs: Vec<Job<'_>> = layers
@@ -230,8 +240,6 @@ impl Pull<'_> {
         jobs.sort_by_key(|job| std::cmp::Reverse(job.blob.size));
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
-        // Set by this thread; nothing in it means that there will be none.
-        let config: OnceLock<Option<Config>> = OnceLock::new();
         let sizes: Mutex<HashMap<usize, u64>> = Mutex::default();
         let fail = |error: TransportError| {
             self.is_stopped.store(true, Ordering::Relaxed);
@@ -250,7 +258,7 @@ impl Pull<'_> {
             });
             for _ in 0..self.options.jobs.clamp(1, 16).min(jobs.len()) {
                 let publisher = publisher.clone();
-                let (jobs, next, config, sizes, fail) = (&jobs, &next, &config, &sizes, &fail);
+                let (jobs, next, sizes, fail) = (&jobs, &next, &sizes, &fail);
                 scope.spawn(move || {
                     while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                         match self.layer(job, layers.len(), config, &publisher) {
@@ -269,7 +277,7 @@ impl Pull<'_> {
         if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
-        let config = config.into_inner().flatten().ok_or(TransportError::Stopped)?;
+        let config = config.get().and_then(Option::as_ref).ok_or(TransportError::Stopped)?;
         let mut descriptor = found.descriptor.clone();
         descriptor.platform = Some(config.platform.clone());
         Ok(NewImage {
@@ -279,7 +287,7 @@ impl Pull<'_> {
             names: self.source.names(),
             layer_sizes: self.layer_sizes(
                 layers,
-                &config,
+                config,
                 sizes.into_inner().unwrap_or_else(PoisonError::into_inner),
             )?,
         })
@@ -313,28 +321,14 @@ impl Pull<'_> {
             let (len_bytes, limit_bytes) = (descriptor.size, CONFIG_LIMIT_BYTES);
             return Err(ImageError::TooLarge { what, len_bytes, limit_bytes }.into());
         }
-        let raw = match self.store.blobs().read_verified(&descriptor.digest, CONFIG_LIMIT_BYTES)? {
-            Some(raw) if raw.len() as u64 == descriptor.size => raw,
-            _ => {
-                let raw = self.retrying(|| {
-                    let mut raw = Vec::new();
-                    let blob = self.source.blob(descriptor, 0)?;
-                    let mut bytes = blob.reader.take(descriptor.size + 1);
-                    bytes.read_to_end(&mut raw).map_err(|error| read_error(&what, error))?;
-                    check_document(descriptor, &raw)?;
-                    Ok(raw)
-                })?;
-                self.put(&descriptor.digest, &raw, publisher)?;
-                raw
-            }
-        };
+        let raw = self.config(descriptor, &what, publisher)?;
         for (digest, bytes) in &found.documents {
             self.put(digest, bytes, publisher)?;
         }
         let config = Config::parse(&what, raw)?;
         config.check_layers(&what, found.manifest.layers.len())?;
         if config.platform.rank_for(&self.wanted).is_none() {
-            let (wanted, got) = (self.wanted.clone(), config.platform.clone());
+            let (wanted, got) = (Box::new(self.wanted.clone()), Box::new(config.platform.clone()));
             if self.options.platform.is_some() || got.os != wanted.os {
                 return Err(TransportError::Platform { wanted, got });
             }
@@ -343,235 +337,37 @@ impl Pull<'_> {
         Ok(config)
     }
 
+    /// The bytes of the configuration; among pulls of the same image one fetches them and the others wait.
+    fn config(&self, descriptor: &Descriptor, what: &str, publisher: &Publisher) -> Result<Vec<u8>, TransportError> {
+        let blobs = self.store.blobs();
+        loop {
+            match blobs.claim(&descriptor.digest, descriptor.size)? {
+                Claim::Exists => match blobs.read_verified(&descriptor.digest, CONFIG_LIMIT_BYTES)? {
+                    Some(raw) => return Ok(raw),
+                    // Not what it was any more: once more from its source.
+                    None => blobs.remove(&descriptor.digest)?,
+                },
+                Claim::Ours(mut ingest) => {
+                    let raw = self.retrying(|| {
+                        let mut raw = Vec::new();
+                        let blob = self.source.blob(descriptor, 0)?;
+                        let mut bytes = blob.reader.take(descriptor.size + 1);
+                        bytes.read_to_end(&mut raw).map_err(|error| read_error(what, error))?;
+                        check_document(descriptor, &raw)?;
+                        Ok(raw)
+                    })?;
+                    ingest.write(&raw)?;
+                    publisher.publish(Ready::Blob(ingest.verify()?, None))?;
+                    return Ok(raw);
+                }
+            }
+        }
+    }
+
     fn put(&self, digest: &Digest, bytes: &[u8], publisher: &Publisher) -> Result<(), TransportError> {
         if let Claim::Ours(mut ingest) = self.store.blobs().claim(digest, bytes.len() as u64)? {
             ingest.write(bytes)?;
             publisher.publish(Ready::Blob(ingest.verify()?, None))?;
-        }
-        Ok(())
-    }
-
-    /// Does whatever one layer needs. Gives its uncompressed length if it had to be looked at.
-    fn layer(
-        &self,
-        job: &Job<'_>,
-        layers: usize,
-        config: &OnceLock<Option<Config>>,
-        publisher: &Publisher,
-    ) -> Result<Option<u64>, TransportError> {
-        let (blob, digest) = (job.blob, &job.blob.digest);
-        let claim = self.store.blobs().claim(digest, blob.size)?;
-        // The request is on its way while the configuration still is.
-        let first = match &claim {
-            Claim::Ours(_) => Some(self.source.blob(blob, 0)),
-            Claim::Exists => None,
-        };
-        let config = config.wait().as_ref().filter(|config| config.diff_ids.len() == layers);
-        let diff_id = config.and_then(|config| config.diff_ids.get(job.position)).ok_or(TransportError::Stopped)?;
-        let target = (!is_unpacked(self.store, diff_id, &self.options.ids)).then_some(diff_id);
-        match claim {
-            Claim::Exists if target.is_none() => {
-                self.progress.event(Event::Exists { digest, kind: Kind::Layer });
-                Ok(None)
-            }
-            Claim::Exists => {
-                let file = self.store.blobs().open(digest)?;
-                let (size_bytes, staged) =
-                    self.stream(blob, diff_id, target, |pipe| self.feed_from_store(blob, file, pipe))?;
-                if let Some(staged) = staged {
-                    publisher.publish(Ready::Layer(staged))?;
-                }
-                Ok(Some(size_bytes))
-            }
-            Claim::Ours(mut ingest) => {
-                self.progress.event(Event::Started { digest, total_bytes: blob.size, kind: Kind::Layer });
-                let (size_bytes, staged) =
-                    self.stream(blob, diff_id, target, |pipe| self.fetch(blob, first, &mut ingest, pipe))?;
-                publisher.publish(Ready::Blob(ingest.verify()?, staged))?;
-                self.progress.event(Event::Done { digest });
-                Ok(Some(size_bytes))
-            }
-        }
-    }
-
-    /// Runs `feed` against the unpacking of what it feeds, and checks the diffID.
-    fn stream(
-        &self,
-        blob: &Descriptor,
-        diff_id: &DiffId,
-        target: Option<&DiffId>,
-        feed: impl FnOnce(&PipeWriter) -> Result<(), TransportError>,
-    ) -> Result<(u64, Option<Staged>), TransportError> {
-        let staged =
-            target.map(|target| Staged::new(self.store, &blob.digest, target, &self.options.ids)).transpose()?;
-        let (writer, reader) = pipe();
-        let algorithm = diff_id.as_digest().algorithm();
-        let (fed, unpacked) = thread::scope(|scope| {
-            let (staged, ids) = (staged.as_ref(), &self.options.ids);
-            let unpacking = scope.spawn(move || unpack(&blob.digest, reader, algorithm, staged, ids));
-            let fed = feed(&writer);
-            match &fed {
-                Ok(()) => {
-                    self.progress.event(Event::Unpacking { digest: &blob.digest });
-                    writer.end();
-                }
-                Err(_) => drop(writer),
-            }
-            (fed, unpacking.join().expect("unpacking does not panic"))
-        });
-        let Unpacked { diff_id: got, size_bytes } = match (fed, unpacked) {
-            (Ok(()), Ok(unpacked)) => unpacked,
-            // The feed stops when unpacking fails: that is the cause then.
-            (Err(TransportError::Stopped) | Ok(()), Err(error)) => return Err(error),
-            (Err(error), _) => return Err(error),
-        };
-        match got == *diff_id {
-            true => Ok((size_bytes, staged)),
-            false => Err(TransportError::DiffId { blob: blob.digest.clone(), expected: diff_id.clone(), got }),
-        }
-    }
-
-    /// Feeds a blob that is in the store, and checks on the way that it still is what it was.
-    fn feed_from_store(&self, blob: &Descriptor, file: std::fs::File, pipe: &PipeWriter) -> Result<(), TransportError> {
-        let pool = Pool::default();
-        let mut hasher = blob.digest.hasher();
-        let mut file = file;
-        loop {
-            let (buffer, result) = pool.fill(&mut file);
-            result.map_err(|error| read_error(&format!("blob {}", blob.digest), error))?;
-            if buffer.is_empty() {
-                break;
-            }
-            hasher.update(&buffer);
-            if self.is_stopped.load(Ordering::Relaxed) || pipe.send(Arc::new(buffer)).is_err() {
-                return Err(TransportError::Stopped);
-            }
-        }
-        let got = hasher.finish();
-        match got == blob.digest {
-            true => Ok(()),
-            false => Err(BlobError::Digest { expected: blob.digest.clone(), got }.into()),
-        }
-    }
-
-    /// Downloads a blob into its file and into the pipe, going on where a connection was cut.
-    fn fetch<'s>(
-        &'s self,
-        blob: &Descriptor,
-        first: Option<Result<BlobReader<'s>, TransportError>>,
-        ingest: &mut Ingest,
-        pipe: &PipeWriter,
-    ) -> Result<(), TransportError> {
-        let pool = Pool::default();
-        let mut first = first;
-        let mut failures = 0;
-        let mut since_bytes = 0;
-        loop {
-            let opened = first.take().unwrap_or_else(|| self.source.blob(blob, ingest.written_bytes()));
-            let error = match opened.and_then(|opened| self.fetch_once(blob, opened, ingest, pipe, &pool)) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if ingest.written_bytes() >= since_bytes + WORTHWHILE_BYTES {
-                failures = 0;
-            }
-            since_bytes = ingest.written_bytes();
-            failures += 1;
-            self.wait_before_retry(error, failures)?;
-        }
-    }
-
-    fn fetch_once(
-        &self,
-        blob: &Descriptor,
-        opened: BlobReader<'_>,
-        ingest: &mut Ingest,
-        pipe: &PipeWriter,
-        pool: &Pool,
-    ) -> Result<(), TransportError> {
-        let BlobReader { offset, mut reader } = opened;
-        let what = format!("blob {}", blob.digest);
-        let mut skip = ingest.written_bytes().checked_sub(offset).ok_or_else(|| TransportError::Invalid {
-            what: what.clone(),
-            reason: "the source skipped some bytes".to_owned(),
-        })?;
-        let mut reported = Instant::now();
-        loop {
-            let (buffer, result) = pool.fill(&mut reader);
-            // A server that cannot resume sends everything again; what was there is not looked at twice, and the
-            // digest of the whole tells if it sent something else this time.
-            let skipped = skip.min(buffer.len() as u64);
-            skip -= skipped;
-            let is_end = buffer.is_empty();
-            if skipped < buffer.len() as u64 {
-                let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
-                match skipped {
-                    0 => {
-                        ingest.write(&buffer)?;
-                        pipe.send(Arc::new(buffer)).map_err(|_| TransportError::Stopped)?;
-                    }
-                    _ => {
-                        let (rest, _) = pool.fill(&mut &buffer[skipped..]);
-                        ingest.write(&rest)?;
-                        pipe.send(Arc::new(rest)).map_err(|_| TransportError::Stopped)?;
-                    }
-                }
-                if reported.elapsed() > Duration::from_millis(50) {
-                    reported = Instant::now();
-                    self.progress.event(Event::Advanced { digest: &blob.digest, done_bytes: ingest.written_bytes() });
-                }
-            }
-            result.map_err(|error| read_error(&what, error))?;
-            if self.is_stopped.load(Ordering::Relaxed) {
-                return Err(TransportError::Stopped);
-            }
-            if is_end {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Repeats a request while its failures are transient.
-    fn retrying<T>(&self, mut request: impl FnMut() -> Result<T, TransportError>) -> Result<T, TransportError> {
-        let mut failures = 0;
-        loop {
-            match request() {
-                Ok(value) => return Ok(value),
-                Err(error) => {
-                    failures += 1;
-                    self.wait_before_retry(error, failures)?;
-                }
-            }
-        }
-    }
-
-    /// Waits after the `failures`th failure in a row, or gives the error back if that was the last.
-    fn wait_before_retry(&self, error: TransportError, failures: u32) -> Result<(), TransportError> {
-        let limit = self.source.retries();
-        if !error.is_transient() || failures > limit || self.is_stopped.load(Ordering::Relaxed) {
-            return Err(error);
-        }
-        let delay = match &error {
-            TransportError::Registry(RegistryError::RateLimited { retry_after: Some(wish), .. }) => {
-                (*wish).min(RETRY_AFTER_LIMIT)
-            }
-            _ => {
-                // Clients that failed together should not come back together.
-                let nanos =
-                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
-                let delay = self.options.retry_delay * (1 << (failures - 1).min(6));
-                delay.mul_f64(0.75 + f64::from(nanos % 1000) / 2000.0)
-            }
-        };
-        let text = format!("{error}: trying again in {:.1} s ({failures}/{limit})", delay.as_secs_f64());
-        self.progress.event(Event::Message(&text));
-        // In pieces, so that a failure elsewhere ends the wait.
-        let deadline = Instant::now() + delay;
-        while Instant::now() < deadline {
-            if self.is_stopped.load(Ordering::Relaxed) {
-                return Err(TransportError::Stopped);
-            }
-            thread::sleep(deadline.saturating_duration_since(Instant::now()).min(Duration::from_millis(100)));
         }
         Ok(())
     }

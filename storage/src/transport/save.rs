@@ -69,7 +69,7 @@ pub fn docker_archive(store: &ImageStore, images: &[Saved<'_>], out: impl Write)
             tags.insert(tag.to_owned(), top.diff_id.hex().to_owned());
         }
         let tags = names.iter().filter(|name| name.tag().is_some());
-        let repo_tags = Some(tags.map(|name| archive_tag(name)).collect());
+        let repo_tags = Some(tags.map(archive_tag).collect());
         items.push(Item { config, repo_tags, layers });
     }
     archive.file("manifest.json", &to_json(&items)?)?;

@@ -129,7 +129,9 @@ fn inflate(
         }
         result?;
         if is_end {
-            to_tar.map(PipeWriter::end);
+            if let Some(pipe) = to_tar {
+                pipe.end();
+            }
             to_hash.end();
             return Ok(());
         }

@@ -4,9 +4,12 @@ use crate::support::{Archive, Scratch, assert_index_equals_disk, entry};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use storage::layer::diff::{TreeForm, write_tree};
 use storage::layer::ids::{IdMap, IdPolicy, IdRange};
-use storage::layer::tar::{Entry, EntryKind, Timestamp};
+use storage::layer::tar::{Entry, EntryKind, Reader, Timestamp};
+use storage::layer::view::View;
 
 #[test]
 fn whiteout_and_entry_of_one_name_in_any_order() {
@@ -155,7 +158,7 @@ fn step(model: &mut Model, op: &Op) -> bool {
             model.insert(path.to_owned(), Node::Dir { opaque });
         }
     }
-    // Symlinks of the model point nowhere inside, so a parent that is one is never a directory: see `is_buildable`.
+    // Symlinks of the model are circles, so a parent that is one is never a directory.
     fn parents(model: &mut Model, path: &str) -> bool {
         let Some(parent_path) = parent(path) else { return true };
         if !parents(model, parent_path) {
@@ -236,11 +239,12 @@ fn archive(ops: &[Op]) -> Vec<u8> {
         Some((parent, name)) => format!("{parent}/.wh.{name}"),
         None => format!(".wh.{path}"),
     };
-    let archive = ops.iter().fold(Archive::new(), |archive, op| match op {
+    // A circle, to which all links lead: nothing can be made through them, whatever becomes of other names.
+    let circle = Archive::new().symlink("circle", "circle");
+    let archive = ops.iter().fold(circle, |archive, op| match op {
         Op::Dir(path) => archive.dir(path),
         Op::File(path, byte) => archive.file(path, &[*byte]),
-        // A circle: nothing can be made through it.
-        Op::Symlink(path) => archive.symlink(path, &format!("/{path}")),
+        Op::Symlink(path) => archive.symlink(path, "/circle"),
         Op::Hardlink(path, target) => archive.hardlink(path, target),
         Op::Whiteout(path) => archive.file(&whiteout(path), b""),
         Op::Opaque(path) => archive.file(&format!("{path}/.wh..wh..opq"), b""),
@@ -275,8 +279,143 @@ proptest! {
                     })
                     .collect();
                 let mut found = scratch.tree();
+                found.remove("circle");
                 found.values_mut().filter(|text| text.starts_with("l ")).for_each(|text| text.truncate(1));
                 prop_assert_eq!(found, expected);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tree_written_as_tar_unpacks_to_the_same_tree(ops in proptest::collection::vec(op(), 0..25)) {
+        let scratch = Scratch::new();
+        if scratch.apply(&archive(&ops)).is_ok() {
+            let write = |scratch: &Scratch| {
+                let mut tar = Vec::new();
+                let root = fs::File::open(scratch.diff()).unwrap();
+                write_tree(root.as_fd(), TreeForm::Overlay, &IdPolicy::Single, &mut tar).unwrap();
+                tar
+            };
+            let tar = write(&scratch);
+            let again = Scratch::new();
+            let (_, index) = again.apply(&tar).unwrap();
+            assert_index_equals_disk(&again, &index);
+            prop_assert_eq!(again.tree(), scratch.tree());
+            prop_assert_eq!(write(&again), tar);
+        }
+    }
+}
+
+#[test]
+fn diff_keeps_owners_links_holes_as_zeros_and_deep_trees() {
+    let deep: String = (0..60).map(|depth| format!("d{depth}/")).collect();
+    let tar = Archive::new()
+        .add(&Entry { uid: 7, gid: 8, mode: 0o4750, ..entry("f", EntryKind::File) }, b"x")
+        .hardlink("g", "f")
+        .file(&format!("{deep}end"), b"deep")
+        .file("d0/d1/z", b"z")
+        .add(&Entry { xattrs: vec![(b"user.k".to_vec(), b"v".to_vec())], ..entry("k", EntryKind::File) }, b"")
+        .file(".wh.gone", b"")
+        .bytes();
+    let scratch = Scratch::new();
+    scratch.apply(&tar).unwrap();
+    let root = fs::File::open(scratch.diff()).unwrap();
+    let mut out = Vec::new();
+    write_tree(root.as_fd(), TreeForm::Overlay, &IdPolicy::Single, &mut out).unwrap();
+    let mut reader = Reader::new(out.as_slice());
+    let mut found = BTreeMap::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        found.insert(String::from_utf8(entry.path.clone()).unwrap(), entry);
+    }
+    let file = &found["f"];
+    assert_eq!((file.uid, file.gid, file.mode), (7, 8, 0o4750));
+    assert_eq!((found["g"].kind, found["g"].link.as_slice()), (EntryKind::Hardlink, &b"f"[..]));
+    assert_eq!(found["k"].xattrs, [(b"user.k".to_vec(), b"v".to_vec())]);
+    assert!(
+        found.contains_key(&format!("{deep}end")) && found.contains_key("d0/d1/z") && found.contains_key(".wh.gone")
+    );
+    let mut plain = Vec::new();
+    let diffed = write_tree(root.as_fd(), TreeForm::Plain, &IdPolicy::Single, &mut plain).unwrap();
+    assert_eq!(diffed.skipped, 1);
+}
+
+/// What a container sees of a stack of layers, bottom first.
+fn merged(layers: &[Model]) -> Model {
+    let mut seen = Model::new();
+    for layer in layers {
+        // In the order of paths a directory comes before what is in it.
+        for (path, node) in layer {
+            let below = format!("{path}/");
+            let is_kept_directory =
+                *node == Node::Dir { opaque: false } && matches!(seen.get(path), Some(Node::Dir { .. }));
+            if is_kept_directory {
+                continue;
+            }
+            seen.retain(|key, _| key != path && !key.starts_with(&below));
+            if *node != Node::Whiteout {
+                seen.insert(path.clone(), node.clone());
+            }
+        }
+    }
+    seen
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn stack_seen_without_a_mount_equals_the_merged_model(
+        stack in proptest::collection::vec(proptest::collection::vec(op(), 0..12), 1..4),
+    ) {
+        let mut models = Vec::new();
+        let mut scratches = Vec::new();
+        for ops in &stack {
+            let mut model = Model::new();
+            // Steps that are errors are left out, with all that a failed step may have changed.
+            let mut accepted = Vec::new();
+            for op in ops {
+                let mut next = model.clone();
+                if step(&mut next, op) {
+                    model = next;
+                    accepted.push(op.clone());
+                }
+            }
+            let scratch = Scratch::new();
+            scratch.apply(&archive(&accepted)).unwrap();
+            models.push(model);
+            scratches.push(scratch);
+        }
+        let model = merged(&models);
+        let roots: Vec<_> = scratches.iter().rev().map(Scratch::diff).collect();
+        let view = View::new(&roots);
+        let letters = ["a", "b", "c"];
+        let one = letters.map(str::to_owned).to_vec();
+        let longer = |shorter: &[String]| -> Vec<String> {
+            shorter.iter().flat_map(|head| letters.map(|tail| format!("{head}/{tail}"))).collect()
+        };
+        let two = longer(&one);
+        let three = longer(&two);
+        for path in one.iter().chain(&two).chain(&three) {
+            let is_behind_a_link =
+                path.match_indices('/').any(|(at, _)| model.get(&path[..at]) == Some(&Node::Symlink));
+            let found = view.metadata(path, false);
+            if is_behind_a_link {
+                prop_assert!(found.is_err(), "{path}");
+                continue;
+            }
+            let found = found.unwrap();
+            match model.get(path) {
+                None => prop_assert!(found.is_none(), "{path}"),
+                Some(Node::Dir { .. }) => prop_assert!(found.unwrap().is_directory(), "{path}"),
+                Some(Node::Symlink) => prop_assert!(found.unwrap().is_symlink(), "{path}"),
+                Some(Node::File(byte)) => {
+                    prop_assert_eq!(view.read(path, 10).unwrap(), Some(vec![*byte]), "{}", path);
+                }
+                Some(Node::Whiteout) => unreachable!("nothing merged is a whiteout"),
             }
         }
     }

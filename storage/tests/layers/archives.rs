@@ -300,3 +300,20 @@ fn archives_that_are_none_get_one_line() {
         assert!(!error.contains('\n') && error.len() < 300, "{error}");
     }
 }
+
+#[test]
+fn deleted_layers_are_made_again_from_the_blobs() {
+    let home = Home::new();
+    let store = home.store("store");
+    let image = imported(&store, "localhost/one:1", &gzip(&rootfs()));
+    fs::remove_dir_all(store.layout().layers()).unwrap();
+    let ensure = || storage::layer::ensure_unpacked(&store, &image, &IdPolicy::Single, &Silent);
+    let dirs = ensure().unwrap();
+    assert_eq!(fs::read(dirs[0].join("diff/etc/os-release")).unwrap(), b"ID=test\n");
+    assert!(dirs[0].join("index").is_file());
+    assert_eq!(ensure().unwrap(), dirs);
+    fs::remove_dir_all(store.layout().layers()).unwrap();
+    store.blobs().remove(&image.layers[0].blob.digest).unwrap();
+    let error = ensure().unwrap_err().to_string();
+    assert!(error.contains("pull the image again") && !error.contains('\n'), "{error}");
+}

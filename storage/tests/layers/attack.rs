@@ -374,6 +374,25 @@ fn nesting_deeper_than_path_max_and_the_descriptor_limit_works() {
     assert!(!scratch.diff().exists());
 }
 
+#[test]
+fn bomb_of_nested_directories_ends_soon() {
+    let path = format!("{}file", "d/".repeat(30_000));
+    let start = std::time::Instant::now();
+    let tar = Archive::new().file(&path, b"x").bytes();
+    assert!(matches!(refuse(&tar), ApplyError::TooDeep { .. }));
+    // Links do not lead deeper either.
+    let half = "d/".repeat(1900);
+    let tar = Archive::new()
+        .dir(&half)
+        .symlink("l", &half)
+        .dir(&format!("l/{half}"))
+        .symlink("m", &format!("l/{half}"))
+        .dir(&format!("m/{half}"))
+        .bytes();
+    assert!(matches!(refuse(&tar), ApplyError::TooDeep { .. }));
+    assert!(start.elapsed() < std::time::Duration::from_secs(60));
+}
+
 pub(crate) fn fix_checksum(header: &mut [u8]) {
     header[148..156].fill(b' ');
     let sum: u32 = header[..512].iter().map(|byte| u32::from(*byte)).sum();
@@ -403,4 +422,66 @@ fn pax_header(records: &[(&str, &str)]) -> Vec<u8> {
         body.push_str(&format!("{len} {key}={value}\n"));
     }
     meta_header(b'x', body.as_bytes())
+}
+
+mod fuzz {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A valid archive with everything in it.
+    fn seed() -> Vec<u8> {
+        let mut tar = pax_header(&[("GNU.sparse.size", "100"), ("GNU.sparse.map", "10,4,50,0")]);
+        tar.extend_from_slice(&Archive::new().file("sparse", b"tail").bytes()[..1024]);
+        tar.extend_from_slice(&gnu_long_name(b"some/long/name\0"));
+        let rest = Archive::new()
+            .file("short", b"1")
+            .dir("dir")
+            .symlink("dir/link", "../dir")
+            .file("dir/link/x", b"2")
+            .hardlink("hard", "dir/x")
+            .file(".wh.gone", b"")
+            .file("dir/.wh..wh..opq", b"")
+            .device("null", (1, 3));
+        tar.extend_from_slice(&rest.bytes());
+        tar
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+        #[test]
+        fn changed_archives_never_panic_and_never_leave_the_layer(
+            changes in proptest::collection::vec((any::<usize>(), prop_oneof![any::<u8>(), b"0127/.xgLKS"[..].prop_map_any()]), 1..6),
+            cut in any::<Option<u16>>(),
+            fix in any::<bool>(),
+        ) {
+            let mut tar = seed();
+            for (at, byte) in &changes {
+                let at = at % tar.len();
+                tar[at] = *byte;
+                // Half of the changes get past the checksum.
+                if fix {
+                    let block = at / 512 * 512;
+                    fix_checksum(&mut tar[block..block + 512]);
+                }
+            }
+            if let Some(cut) = cut {
+                tar.truncate(usize::from(cut));
+            }
+            let scratch = Scratch::new();
+            if let Ok((_, index)) = scratch.apply(&tar) {
+                assert_index_equals_disk(&scratch, &index);
+            }
+        }
+    }
+
+    trait PropMapAny {
+        fn prop_map_any(&self) -> BoxedStrategy<u8>;
+    }
+
+    impl PropMapAny for [u8] {
+        fn prop_map_any(&self) -> BoxedStrategy<u8> {
+            proptest::sample::select(self.to_vec()).boxed()
+        }
+    }
 }

@@ -4,5 +4,6 @@ mod apply;
 mod archives;
 mod attack;
 mod differential;
+mod namespace;
 mod perf;
 mod support;

@@ -38,3 +38,29 @@ fn perf_forty_thousand_small_files() {
         );
     }
 }
+
+/// Unpacks the archive that `CORACLE_TEST_ARCHIVE` names, compressed or not, into `CORACLE_TEST_LAYERS`.
+#[test]
+#[ignore = "measures"]
+fn perf_given_archive() {
+    let (Some(archive), Some(layers)) =
+        (std::env::var_os("CORACLE_TEST_ARCHIVE"), std::env::var_os("CORACLE_TEST_LAYERS"))
+    else {
+        println!("skipped: needs CORACLE_TEST_ARCHIVE and CORACLE_TEST_LAYERS");
+        return;
+    };
+    let open = || std::fs::File::open(&archive).expect("open");
+    let mut tar = storage::layer::compression::Decompressor::new(open()).expect("decompress");
+    let digest = storage::digest::Hasher::of_reader(storage::digest::Algorithm::Sha256, &mut tar).expect("read").0;
+    let diff_id = storage::digest::DiffId::new(digest);
+    let before = cpu_ms();
+    let start = std::time::Instant::now();
+    let result = storage::layer::staging::unpack_blob(
+        std::path::Path::new(&layers),
+        open(),
+        &diff_id,
+        &storage::layer::IdPolicy::identity(),
+    );
+    let peak_kib = getrusage(UsageWho::RUSAGE_SELF).expect("getrusage").max_rss();
+    println!("{result:?}: {} ms CPU, {} ms wall, peak {peak_kib} KiB", cpu_ms() - before, start.elapsed().as_millis());
+}

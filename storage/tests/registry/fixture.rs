@@ -194,11 +194,13 @@ impl Store {
     pub(crate) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(root.path().join("data"), root.path().join("run"));
-        let mut options = PullOptions::default();
-        // Works without a user namespace.
-        options.ids = IdPolicy::Single;
-        options.retry_delay = Duration::from_millis(10);
-        options.platform = Some("linux/amd64".parse().unwrap());
+        let mut options = PullOptions {
+            platform: Some("linux/amd64".parse().unwrap()),
+            // Works without a user namespace.
+            ids: IdPolicy::Single,
+            retry_delay: Duration::from_millis(10),
+            ..PullOptions::default()
+        };
         // Nobody's credentials on the machine that runs the tests.
         let authfile = root.path().join("auth.json");
         std::fs::write(&authfile, "{}").unwrap();

@@ -4,6 +4,8 @@ mod fixture;
 mod server;
 
 mod authentication;
+mod crash;
 mod failures;
 mod images;
+mod real;
 mod tls;

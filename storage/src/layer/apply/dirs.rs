@@ -7,7 +7,7 @@ use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Most descriptors kept open at once: a layer may nest deeper than `ulimit -n`.
-const MAX_OPEN: usize = 16;
+const MAX_OPEN: usize = 8;
 
 /// Keeps the chain of directories down to the last one used, so that the next entry, which is mostly a neighbour,
 /// costs no lookup.
@@ -18,13 +18,12 @@ pub(super) struct Dirs {
     root: OwnedFd,
     /// From below the root downward; descriptors far above the end may be closed again.
     chain: Vec<(NodeId, Option<OwnedFd>)>,
-    open: usize,
     path: Vec<NodeId>,
 }
 
 impl Dirs {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self { root, chain: Vec::new(), open: 0, path: Vec::new() }
+        Self { root, chain: Vec::new(), path: Vec::new() }
     }
 
     /// A descriptor (`O_PATH`) of a directory of the tree.
@@ -49,6 +48,14 @@ impl Dirs {
     }
 
     fn walk(&mut self, tree: &Writer, id: NodeId) -> nix::Result<()> {
+        // The next one down, as when a long path is made: no need to look at all those above.
+        if let Some((last, Some(fd))) = self.chain.last()
+            && *last == tree.parent(id)
+        {
+            let fd = open_dir(fd.as_fd(), tree.name(id))?;
+            self.push(id, fd);
+            return Ok(());
+        }
         let mut path = std::mem::take(&mut self.path);
         path.clear();
         let mut at = id;
@@ -71,20 +78,26 @@ impl Dirs {
                 Some((_, slot)) => *slot = Some(fd),
                 None => self.chain.push((*step, Some(fd))),
             }
-            self.open += 1;
-            if self.open > MAX_OPEN
-                && let Some((_, slot)) = self.chain[..at].iter_mut().find(|(_, fd)| fd.is_some())
-            {
-                *slot = None;
-                self.open -= 1;
-            }
+            self.close_above(at);
         }
         self.path = path;
         Ok(())
     }
 
+    fn push(&mut self, id: NodeId, fd: OwnedFd) {
+        self.chain.push((id, Some(fd)));
+        self.close_above(self.chain.len() - 1);
+    }
+
+    /// Keeps only the last few open.
+    fn close_above(&mut self, at: usize) {
+        if let Some((_, slot)) = at.checked_sub(MAX_OPEN).and_then(|far| self.chain.get_mut(far)) {
+            *slot = None;
+        }
+    }
+
     fn cut(&mut self, len: usize) {
-        self.open -= self.chain.drain(len..).filter(|(_, fd)| fd.is_some()).count();
+        self.chain.truncate(len);
     }
 }
 

@@ -42,11 +42,18 @@ use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 use path::BadPath;
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Most symlinks followed for one name, as in the kernel.
 const MAX_LINKS: usize = 40;
+
+/// Deepest directory. Paths of the kernel end at 2048 components; what is deeper serves no program.
+const MAX_DEPTH: usize = 4096;
+
+/// Most devices remembered for hardlinks to them.
+const MAX_DEVICES: usize = 65_536;
 
 /// What was unpacked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +86,12 @@ pub enum ApplyError {
     /// A component no file system can store.
     #[error("layer entry '{path}' has a name longer than 255 bytes")]
     NameTooLong {
+        /// The entry.
+        path: String,
+    },
+    /// Deeper than any program could reach by a path.
+    #[error("layer entry '{path}' lies deeper than {MAX_DEPTH} directories")]
+    TooDeep {
         /// The entry.
         path: String,
     },
@@ -166,8 +179,8 @@ struct Unpacker<'a> {
     dirs: Dirs,
     /// Hardlink targets lie in other directories than the names being made.
     target_dirs: Dirs,
-    /// Names of devices left out, so that hardlinks to them are left out too.
-    devices: HashSet<Vec<u8>>,
+    /// Hashes of the names of devices left out, so that hardlinks to them are left out too.
+    devices: HashSet<u64>,
     applied: Applied,
 }
 
@@ -217,7 +230,9 @@ impl<'a> Unpacker<'a> {
                     EntryKind::Fifo => self.fifo(entry, parent, name),
                     EntryKind::CharDevice | EntryKind::BlockDevice => {
                         self.clear(entry, parent, name)?;
-                        self.devices.insert(components.join(&b'/'));
+                        if self.devices.len() < MAX_DEVICES {
+                            self.devices.insert(fingerprint(&components));
+                        }
                         self.applied.skipped_devices += 1;
                         Ok(())
                     }
@@ -335,7 +350,7 @@ impl<'a> Unpacker<'a> {
         let components = self.components(entry, &entry.link)?;
         let bad = || ApplyError::BadHardlink { path: shown(entry), target: Shown(&entry.link).to_string() };
         let Some((target_name, target_parents)) = components.split_last() else { return Err(bad()) };
-        if self.devices.contains(&components.join(&b'/')) {
+        if self.devices.contains(&fingerprint(&components)) {
             self.applied.skipped_devices += 1;
             return Ok(());
         }
@@ -412,7 +427,7 @@ impl<'a> Unpacker<'a> {
         // Components of links being followed, last one first.
         let mut pending: Vec<Vec<u8>> = Vec::new();
         let mut rest = path.iter();
-        let mut links = 0;
+        let (mut links, mut depth) = (0, 0_usize);
         loop {
             let name: Cow<'_, [u8]> = match pending.pop() {
                 Some(name) => Cow::Owned(name),
@@ -425,25 +440,38 @@ impl<'a> Unpacker<'a> {
                 b"" | b"." => continue,
                 b".." => {
                     at = self.tree.parent(at);
+                    depth = depth.saturating_sub(1);
                     continue;
                 }
                 _ => {}
             }
+            if depth >= MAX_DEPTH {
+                return Err(ApplyError::TooDeep { path: shown(entry) });
+            }
             let child = self.tree.child(at, &name);
             let kind = child.map(|id| self.tree.node(id).kind);
             at = match (child, kind) {
-                (Some(id), Some(Kind::Directory)) => id,
+                (Some(id), Some(Kind::Directory)) => {
+                    depth += 1;
+                    id
+                }
                 (Some(id), Some(Kind::Symlink)) if links < MAX_LINKS => {
                     links += 1;
                     let target = self.tree.node(id).target();
                     pending.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
-                    if target.starts_with(b"/") { ROOT } else { at }
+                    if target.starts_with(b"/") {
+                        depth = 0;
+                        ROOT
+                    } else {
+                        at
+                    }
                 }
                 _ if !create => return Ok(None),
                 (None, _) | (_, Some(Kind::Whiteout)) => {
                     if whiteout::is_reserved(&name) {
                         return Err(ApplyError::BadWhiteout { path: shown(entry) });
                     }
+                    depth += 1;
                     self.make_directory(entry, at, &name)?
                 }
                 _ => {
@@ -506,6 +534,12 @@ impl<'a> Unpacker<'a> {
         }
         Ok(())
     }
+}
+
+fn fingerprint(components: &[&[u8]]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    components.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn open_readable(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<OwnedFd> {

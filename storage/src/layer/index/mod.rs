@@ -91,7 +91,7 @@ pub enum IndexError {
     /// Not an index of this version, or a damaged one.
     #[error("layer index is not usable: {0}")]
     Unusable(&'static str),
-    /// More than 4 GiB of names, or more than 2^32 entries.
-    #[error("layer has more names than an index can hold")]
+    /// More than 4 GiB of names, or more than four million of them.
+    #[error("layer has more names than coracle unpacks (4194304)")]
     TooLarge,
 }

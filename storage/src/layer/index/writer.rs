@@ -12,6 +12,9 @@ pub(crate) type NodeId = u32;
 /// The root directory.
 pub(crate) const ROOT: NodeId = 0;
 
+/// Most names of one layer: what is in memory at once must end somewhere (about 200 bytes each).
+const MAX_NODES: usize = 4 << 20;
+
 type Children = BTreeMap<Arc<[u8]>, NodeId>;
 
 /// The tree of a layer in the making.
@@ -129,9 +132,11 @@ impl Writer {
                 id
             }
             None => {
-                let id = u32::try_from(self.nodes.len()).map_err(|_| IndexError::TooLarge)?;
+                if self.nodes.len() >= MAX_NODES {
+                    return Err(IndexError::TooLarge);
+                }
                 self.nodes.push(slot);
-                id
+                (self.nodes.len() - 1) as NodeId
             }
         };
         self.slot_mut(parent).children.get_or_insert_default().insert(name, id);

@@ -14,6 +14,8 @@ pub mod credentials;
 
 mod auth;
 
+mod answer;
+
 pub mod client;
 
 pub mod source;

@@ -5,7 +5,8 @@ use std::io::{self, Read};
 use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 
-use super::client::{Ask, cut, protocol};
+use super::answer::{cut, protocol};
+use super::client::Ask;
 use super::{ClientOptions, RegistryClient, RegistryError};
 use crate::digest::Digest;
 use crate::image::MANIFEST_LIMIT_BYTES;
