@@ -56,6 +56,8 @@ pub(crate) fn begin_stop<'a>(
         _ => stop_signal(record)?,
     };
     let alive = signal(init, first)?;
+    // What was killed already needs no deadline.
+    let deadline = deadline.filter(|_| first != Signal::KILL);
     Ok(Stopping { record, init: alive.then_some(init), deadline })
 }
 
