@@ -5,7 +5,6 @@ use std::io::{IsTerminal, Read};
 
 use oci_spec::image::Config;
 use storage::image::ImageStore;
-use storage::reference::Reference;
 use storage::transport::import::{ImportOptions, import};
 
 use super::pull::{local_options, parse_platform, warn_single};
@@ -45,7 +44,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             args.path
         )));
     }
-    let name = args.reference.as_deref().map(Reference::parse).transpose().map_err(CommandError::user)?;
+    let name = args.reference.as_deref().map(super::tag::local_name).transpose()?;
     let mut config = Config::default();
     for change in &args.change {
         apply(&mut config, change).map_err(|why| CommandError::user(format!("--change \"{change}\": {why}")))?;
@@ -53,7 +52,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let wanted = ImportOptions {
         config,
         message: args.message.clone(),
-        names: name.map(|name| name.with_default_tag()).into_iter().collect(),
+        names: name.into_iter().collect(),
         platform: parse_platform(args.platform.as_deref())?,
     };
     let (mapping, options) = local_options();
