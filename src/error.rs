@@ -17,8 +17,6 @@ pub(crate) struct CommandError {
 pub(crate) enum Kind {
     /// The command line asks for what cannot be.
     User,
-    /// A configuration file does.
-    Config,
     /// The host lacks something or refuses.
     Host,
     /// A bug of ours.

@@ -148,14 +148,14 @@ fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) ->
     nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
     let mut flags = request.namespaces;
     let mut sealed = None;
-    if flags & libc::CLONE_NEWUSER != 0 {
-        if let Some(seal) = request.seal {
-            // A mount of the host's tree can be made only in a mount namespace that the container's user namespace owns.
-            join_namespaces(request.init, libc::CLONE_NEWUSER)?;
-            flags &= !libc::CLONE_NEWUSER;
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))?;
-            sealed = Some(seal.open()?);
-        }
+    if flags & libc::CLONE_NEWUSER != 0
+        && let Some(seal) = request.seal
+    {
+        // A mount of the host's tree can be made only in a mount namespace that the container's user namespace owns.
+        join_namespaces(request.init, libc::CLONE_NEWUSER)?;
+        flags &= !libc::CLONE_NEWUSER;
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))?;
+        sealed = Some(seal.open()?);
     }
     join_namespaces(request.init, flags)?;
     let pty = match request.streams {

@@ -45,4 +45,4 @@ impl SysError {
 }
 
 /// The result of a kernel call.
-pub type Result<T> = std::result::Result<T, SysError>;
+pub(crate) type Result<T> = std::result::Result<T, SysError>;

@@ -49,7 +49,7 @@ fn owned(result: libc::c_long) -> std::result::Result<OwnedFd, Errno> {
 
 /// A file system being configured, before it has a mount.
 #[derive(Debug)]
-pub struct FsContext {
+pub(crate) struct FsContext {
     fd: OwnedFd,
     kind: &'static str,
 }
@@ -63,7 +63,7 @@ impl FsContext {
     ///
     /// # Source
     /// `fsopen(2)`, Linux 5.2.
-    pub fn open(kind: &'static str) -> Result<FsContext> {
+    pub(crate) fn open(kind: &'static str) -> Result<FsContext> {
         let name =
             CString::new(kind).map_err(|_| SysError { call: "fsopen", args: kind.into(), errno: Errno::EINVAL })?;
         // SAFETY: name is terminated; FSOPEN_CLOEXEC is 1.
@@ -80,21 +80,21 @@ impl FsContext {
     }
 
     /// Sets an option without a value.
-    pub fn flag(&self, key: &str) -> Result<()> {
+    pub(crate) fn flag(&self, key: &str) -> Result<()> {
         let name = c_path(Path::new(key))?;
         self.config(FSCONFIG_SET_FLAG, Some(&name), None)
             .map_err(SysError::of("fsconfig", format!("{}, {key}", self.kind)))
     }
 
     /// Sets an option with a value of at most 255 bytes.
-    pub fn string(&self, key: &str, value: impl AsRef<Path>) -> Result<()> {
+    pub(crate) fn string(&self, key: &str, value: impl AsRef<Path>) -> Result<()> {
         let (name, text) = (c_path(Path::new(key))?, c_path(value.as_ref())?);
         self.config(FSCONFIG_SET_STRING, Some(&name), Some(&text))
             .map_err(SysError::of("fsconfig", format!("{}, {key}={}", self.kind, value.as_ref().display())))
     }
 
     /// Creates the file system and returns a detached mount of it.
-    pub fn mount(self, attributes: u64) -> Result<OwnedFd> {
+    pub(crate) fn mount(self, attributes: u64) -> Result<OwnedFd> {
         self.config(FSCONFIG_CMD_CREATE, None, None).map_err(|errno| SysError {
             call: "fsconfig",
             args: format!("{}, create{}", self.kind, self.log()),
@@ -204,7 +204,7 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<O
 }
 
 /// As [`open_in_root`], creating the file with `mode` when it is missing.
-pub fn create_in_root(root: BorrowedFd<'_>, path: &Path, mode: u32) -> Result<OwnedFd> {
+pub(crate) fn create_in_root(root: BorrowedFd<'_>, path: &Path, mode: u32) -> Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .mode(Mode::from_bits_truncate(mode))
@@ -216,7 +216,7 @@ pub fn create_in_root(root: BorrowedFd<'_>, path: &Path, mode: u32) -> Result<Ow
 ///
 /// # Source
 /// `pivot_root(2)`, "pivot_root(".", ".")".
-pub fn pivot_here() -> Result<()> {
+pub(crate) fn pivot_here() -> Result<()> {
     nix::unistd::pivot_root(c".", c".").map_err(SysError::of("pivot_root", "., ."))?;
     nix::mount::umount2(c".", nix::mount::MntFlags::MNT_DETACH).map_err(SysError::of("umount2", "., MNT_DETACH"))
 }

@@ -128,7 +128,7 @@ pub fn exec(fd: Option<BorrowedFd<'_>>, path: &CStr, args: &[CString], env: &[CS
 ///
 /// # Source
 /// `setns(2)`; pidfds since Linux 5.8.
-pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> Result<(), Errno> {
+pub(crate) fn setns(fd: BorrowedFd<'_>, flags: i32) -> Result<(), Errno> {
     // SAFETY: takes two integers.
     let result = unsafe { libc::setns(fd.as_raw_fd(), flags) };
     Errno::result(result).map(drop)
@@ -138,7 +138,7 @@ pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> Result<(), Errno> {
 ///
 /// # Source
 /// `close_range(2)`, Linux 5.9; `CLOSE_RANGE_CLOEXEC`, Linux 5.11.
-pub fn close_from(first: RawFd, close_on_exec: bool) -> Result<(), Errno> {
+pub(crate) fn close_from(first: RawFd, close_on_exec: bool) -> Result<(), Errno> {
     let flags = if close_on_exec { libc::CLOSE_RANGE_CLOEXEC as i32 } else { 0 };
     // SAFETY: closing is the caller's request; owners of those descriptors must not use them afterwards, which holds
     // because callers are about to execve or to exit.
@@ -147,7 +147,7 @@ pub fn close_from(first: RawFd, close_on_exec: bool) -> Result<(), Errno> {
 }
 
 /// Sets or clears close-on-exec on one descriptor.
-pub fn set_close_on_exec(fd: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
+pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
     // SAFETY: takes integers.
     let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, if on { libc::FD_CLOEXEC } else { 0 }) };
     Errno::result(result).map(drop)
@@ -161,7 +161,7 @@ pub fn prctl(option: i32, value: u64) -> Result<(), Errno> {
 }
 
 /// Takes the real, effective and saved ids, without libc's broadcast to threads: the caller is single-threaded.
-pub fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
+pub(crate) fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
     // SAFETY: takes integers.
     let result = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
     Errno::result(result)?;
@@ -171,7 +171,7 @@ pub fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
 }
 
 /// Replaces the supplementary groups.
-pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+pub(crate) fn set_groups(groups: &[u32]) -> Result<(), Errno> {
     // SAFETY: the array and its length belong together.
     let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
     Errno::result(result).map(drop)
@@ -181,7 +181,7 @@ pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
 ///
 /// # Errors
 /// `EBADF` when no such descriptor is open.
-pub fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: F_GETFD takes no pointer.
     Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
     // SAFETY: it is open, and the caller that passed its number gave it away.
@@ -192,7 +192,7 @@ pub fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
 ///
 /// # Source
 /// `netdevice(7)`, `SIOCSIFFLAGS`.
-pub fn loopback_up() -> Result<(), Errno> {
+pub(crate) fn loopback_up() -> Result<(), Errno> {
     // SAFETY: takes integers.
     let fd = Errno::result(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: a fresh descriptor.
@@ -208,13 +208,13 @@ pub fn loopback_up() -> Result<(), Errno> {
 }
 
 /// Owns a descriptor that arrived by `SCM_RIGHTS`.
-pub fn received_fd(fd: RawFd) -> OwnedFd {
+pub(crate) fn received_fd(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel installed it for this process; whoever parsed the message passes it here once.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Sets a resource limit.
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: limit outlives the call; the old value is not asked for.
     let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<u8>()) };
