@@ -60,7 +60,7 @@ pub(crate) type Outcome = Result<u8, CommandError>;
 
 /// Rootless, daemonless containers
 #[derive(Debug, Parser)]
-#[command(name = "coracle", version, disable_help_subcommand = true, args_override_self = true)]
+#[command(name = "coracle", version = concat!("version ", env!("CARGO_PKG_VERSION")), disable_help_subcommand = true, args_override_self = true)]
 struct Cli {
     /// Directory of images, containers and volumes
     #[arg(long, global = true, value_name = "DIR")]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use storage::prune;
-use storage::state::container::{self, Record};
+use storage::state::container::{self, ContainerError, Record};
 use storage::state::status;
 
 use super::select::{self, Selected, Selection};
@@ -95,6 +95,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             Err(error) => errors.push(error),
         }
     }
+    // What an earlier rm that was killed left of containers.
+    prune::sweep_runtime(&context.layout)?;
     lifecycle::empty_trash(&context.layout);
     select::finish(errors)
 }
@@ -133,11 +135,10 @@ fn begin<'a>(
 
 /// Removes a container that does not run. One that is gone is removed.
 pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
-    let _lock = lifecycle::lock_at_rest(context, record)?;
-    if container::load(&context.layout, &record.id)?.is_none() {
-        container::remove_runtime(&context.layout, &record.id)?;
-        return Ok(());
-    }
+    let _lock = match status::lock_at_rest(&context.layout, record) {
+        Err(ContainerError::NotFound(_)) => return Ok(()),
+        lock => lock?,
+    };
     container::remove(&context.layout, &record.id)?;
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;

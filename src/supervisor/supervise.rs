@@ -124,7 +124,7 @@ impl Supervisor {
         let layout = launch.layout.clone();
         let (lock, is_new) = match &launch.birth {
             Birth::New { .. } => (create(&mut launch)?, true),
-            Birth::Existing => (container::lock(&layout, &launch.record.id).map_err(CommandError::host)?, false),
+            Birth::Existing => (status::lock_at_rest(&layout, &launch.record).map_err(CommandError::host)?, false),
         };
         let id = launch.record.id.clone();
         let built = Self::start(launch, maps, first, signals, lock, is_new);
@@ -329,8 +329,6 @@ impl Supervisor {
     fn supervise(mut self) {
         let exit = self.watch();
         let finished_at = Timestamp::now();
-        let failed = self.relay.container_exited(exit);
-        self.complain(failed);
         let exit_status = status::Exit {
             code: i32::from(exit.code()),
             finished_at: Some(finished_at),
@@ -349,6 +347,9 @@ impl Supervisor {
             let _ = self.state.on(StateEvent::Exited(exit_status));
             let _ = self.state.write(&self.layout, &self.record.id);
         }
+        // Only now do the clients hear of it: what they run next finds the container ended, or gone.
+        let failed = self.relay.container_exited(exit);
+        self.complain(failed);
         self.say_last_words();
         if let Some(forwarder) = self.forwarder.take() {
             forwarder.stop();

@@ -62,7 +62,8 @@ fn killed_command_leaves_no_container_behind(home: &Home) {
 fn supervisor(payload: &str) -> u32 {
     let found = processes().into_iter().find(|pid| {
         let line = command_line(*pid);
-        !line.starts_with(payload) && !line.contains("slirp4netns") && !line.contains("pasta")
+        // A process that is just dying has no command line any more.
+        !line.is_empty() && !line.starts_with(payload) && !line.contains("slirp4netns") && !line.contains("pasta")
     });
     found.expect("a running container has a supervisor")
 }

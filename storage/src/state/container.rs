@@ -21,6 +21,7 @@ use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
 use super::lock::{FileLock, LockError};
 use super::name::{self, NameError, NamesLock};
 use super::request::Request;
+use super::status::StatusError;
 use super::trash::{self, TrashError};
 use super::version::{self, ReadError};
 use crate::digest::{DiffId, Digest};
@@ -55,6 +56,9 @@ pub enum ContainerError {
     /// Its lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// What it does cannot be known.
+    #[error(transparent)]
+    Status(StatusError),
     /// A directory cannot be made.
     #[error(transparent)]
     Layout(#[from] LayoutError),

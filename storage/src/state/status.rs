@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{Durability, WriteError, remove_if_there, write_atomic};
-use super::container::Record;
+use super::container::{ContainerError, Record, load, lock, remove_runtime};
 use super::layout::{ContainerId, Layout};
 use super::lock::{FileLock, LockError};
 use super::request::Protocol;
@@ -550,6 +550,38 @@ fn conclude(evidence: Evidence) -> Observed {
 impl Observed {
     fn at_rest(state: State, started_at: Option<Timestamp>, restarts: u32) -> Self {
         Self { state, supervisor: None, started_at, network: Network::default(), health: None, restarts }
+    }
+}
+
+/// Takes the lock of a container that does not run. A supervisor that is still clearing up after it is waited for.
+///
+/// # Errors
+/// [`ContainerError::Busy`] if it runs; [`ContainerError::NotFound`] if it vanishes meanwhile.
+pub fn lock_at_rest(layout: &Layout, record: &Record) -> Result<FileLock, ContainerError> {
+    let gone = || ContainerError::NotFound(record.id.to_string());
+    loop {
+        if load(layout, &record.id)?.is_none() {
+            return Err(gone());
+        }
+        let lock = match lock(layout, &record.id) {
+            Err(ContainerError::Busy(id)) => {
+                if observe(layout, record).map_err(ContainerError::Status)?.state.is_alive() {
+                    return Err(ContainerError::Busy(id));
+                }
+                FileLock::exclusive(&layout.container_lock(&record.id)).map_err(ContainerError::from)
+            }
+            lock => lock,
+        };
+        match lock {
+            // Its supervisor was about to remove it, and has.
+            Err(ContainerError::Lock(error)) if error.is_not_found() => {}
+            Ok(lock) if load(layout, &record.id)?.is_some() => return Ok(lock),
+            Ok(_) => {
+                remove_runtime(layout, &record.id)?;
+                return Err(gone());
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -78,10 +78,15 @@ pub fn is_empty(layout: &Layout) -> bool {
 /// # Errors
 /// [`TrashError::Empty`].
 pub fn empty(layout: &Layout) -> Result<(), TrashError> {
-    if is_empty(layout) {
-        return Ok(());
+    // Who finds the lock taken leaves: so whoever had it looks once more after letting go.
+    while !is_empty(layout) {
+        let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { break };
+        empty_locked(layout)?;
     }
-    let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { return Ok(()) };
+    Ok(())
+}
+
+fn empty_locked(layout: &Layout) -> Result<(), TrashError> {
     let path = layout.trash();
     let failed = |call, path: &Path, source| TrashError::Empty { call, path: path.to_owned(), source };
     let top = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
