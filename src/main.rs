@@ -1,2 +1,26 @@
-//! placeholder
-fn main() {}
+//! coracle: rootless, daemonless containers.
+//!
+//! Picks the role of this process before any thread exists, prints the error, exits.
+
+mod cli;
+mod commands;
+mod error;
+mod role;
+mod supervisor;
+
+use std::process::ExitCode;
+
+use role::Role;
+
+fn main() -> ExitCode {
+    match Role::of_this_process() {
+        Role::SealedExec(args) => ExitCode::from(runtime::init::sealed_exe::second_stage(args) as u8),
+        Role::Cli(persona) => match commands::run(persona) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                error.print();
+                ExitCode::from(error.code())
+            }
+        },
+    }
+}

@@ -1,4 +1,37 @@
 //! Networks: drivers, published ports, names. Joins a network namespace it is given and makes none.
+//!
+//! ```text
+//! --network ─ mode ─▶ driver ─▶ slirp4netns | pasta        (supervisor, host namespace)
+//! --publish ─ ports ─▶ forward: listeners bound before the start, one process that joins the container's namespace
+//! in the container's namespace, by its init: netlink::loopback_up, sysctl::open_to_container
+//! texts for the container: hosts, resolv_conf
+//! ```
+//!
+//! # One start, in order
+//! ```text
+//! CLI or supervisor   Listeners::bind(requests)                    conflicts end the start here, nothing is left
+//! supervisor          driver_for(mode) → prepare → start            returns at once
+//!                     forward::start(&listeners, netns, target)     connections queue until it serves
+//! container's init    loopback_up, open_to_container(proc_sys)      meanwhile
+//! supervisor          poll ready_fd, pidfd → on_ready               then the payload may run
+//!                     discover                                      pasta only, afterwards: addresses for inspect
+//! restart             Forwarder::stop, Started::stop; both anew with the next namespace; the listeners stay
+//! ```
+//!
+//! # Invariants
+//! - No thread, no async runtime, no shell, no `ip` or `nft`; a helper program is executed, never a shell line.
+//! - Every descriptor is close-on-exec; what a helper inherits is listed in its plan.
+//! - No public DNS server is ever made up, and the host's loopback stays closed unless asked for.
+//! - The client's address of a published port reaches the container unchanged.
+//!
+//! # Kernel features
+//! | feature | since | without it |
+//! |---|---|---|
+//! | pidfd_open, waitid(P_PIDFD) | 5.4 | no networks |
+//! | `ip_unprivileged_port_start` | 4.11 | ports below 1024 need the capability |
+//! | rules by protocol and port | 4.17 | no UDP ports |
+//! | `tcp_fwmark_accept`, `fwmark_reflect` | 3.16 | no TCP ports |
+//! | close_range | 5.9 | one close each |
 
 pub mod mode;
 
@@ -8,15 +41,19 @@ pub mod slirp4netns;
 
 pub mod pasta;
 
+mod helper;
+
 pub mod ports;
 
 pub mod forward;
 
+pub mod netlink;
+
+pub mod sysctl;
+
 pub mod hosts;
 
 pub mod resolv_conf;
-
-pub mod netlink;
 
 #[allow(unsafe_code)]
 mod sys;

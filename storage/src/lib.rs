@@ -7,6 +7,13 @@
 //! Invariants: nothing here mounts, makes a namespace or changes credentials; nothing here speaks netlink. The async
 //! runtime and TLS live in `transport::registry` alone. A name that came from an image is resolved only beneath a
 //! directory descriptor.
+//!
+//! | kernel feature | first version | without it |
+//! | --- | --- | --- |
+//! | `openat2` | 5.6 | an error: the rest of coracle needs it too |
+//! | device 0/0 made without privilege (whiteouts) | 5.8 | a file with overlay's whiteout xattr |
+//! | Landlock with `REFER` around unpacking | 5.19 | unpacking has only its first wall |
+//! | `O_TMPFILE` for spooled archives | 3.11, not all file systems | a file that is unlinked at once |
 
 pub mod reference;
 

@@ -1,1 +1,84 @@
 //! The container's cgroup, where one is writable.
+//!
+//! Without a delegated cgroup a container runs in its starter's, and nothing here has an effect.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+/// A cgroup of our own making; v2 only.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    /// For `CLONE_INTO_CGROUP`.
+    pub fd: OwnedFd,
+}
+
+/// Where version 2 is mounted: alone, or beside version 1.
+const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+impl Cgroup {
+    /// Makes the cgroup `name` beside the one this process is in; `None` where that is not allowed.
+    ///
+    /// # Source
+    /// Linux `Documentation/admin-guide/cgroup-v2.rst`, "Delegation".
+    pub fn create(name: &str) -> Option<Cgroup> {
+        let own = cgroup_of("self")?;
+        // A cgroup with processes cannot hand controllers to children, so a sibling is better where it is allowed.
+        [own.parent(), Some(&own)].into_iter().flatten().find_map(|parent| {
+            let path = parent.join(name);
+            fs::create_dir(&path).ok()?;
+            let cgroup = open_directory(&path).map(|fd| Cgroup { path: path.clone(), fd });
+            // Processes may be moved only where the user may write the common ancestor's list as well.
+            let allowed = nix::unistd::access(&path.join("cgroup.procs"), nix::unistd::AccessFlags::W_OK).is_ok()
+                && nix::unistd::access(&parent.join("cgroup.procs"), nix::unistd::AccessFlags::W_OK).is_ok();
+            if !allowed {
+                let _ = fs::remove_dir(&path);
+                return None;
+            }
+            cgroup
+        })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the cgroup of a process is; version 2 only.
+    pub fn of_process(pid: i32) -> Option<PathBuf> {
+        cgroup_of(&pid.to_string())
+    }
+
+    /// Opens an existing one.
+    pub fn open(path: &Path) -> Option<OwnedFd> {
+        open_directory(path)
+    }
+
+    /// Kills every process in it.
+    ///
+    /// # Source
+    /// `cgroup.kill`, Linux 5.14.
+    pub fn kill(&self) -> std::io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Removes it; it must be empty.
+    pub fn remove(&self) -> std::io::Result<()> {
+        fs::remove_dir(&self.path)
+    }
+}
+
+fn open_directory(path: &Path) -> Option<OwnedFd> {
+    nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).ok()
+}
+
+fn cgroup_of(process: &str) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let mount = MOUNTS.iter().find(|mount| Path::new(mount).join("cgroup.procs").exists())?;
+    Some(Path::new(mount).join(own))
+}

@@ -1,1 +1,57 @@
-//! Mounts as data, then applied.
+//! Mounts as data, then applied: the root file system, what the bundle's `mounts` ask for, masks.
+
+pub mod target;
+
+pub mod options;
+
+pub mod rootfs;
+
+pub mod apply;
+
+pub mod dev;
+
+pub mod masks;
+
+pub mod probe;
+
+pub use crate::sys::mount::{Attributes, attach, attr, clone_tree, open_in_root, set_attributes};
+
+use crate::sys::SysError;
+
+/// Why a mount could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// A mount of the bundle failed.
+    #[error("mount {source_name} on {target}: {source}")]
+    Mount {
+        /// What was to be mounted.
+        source_name: String,
+        /// Where, as the container sees it.
+        target: String,
+        /// Why.
+        source: SysError,
+    },
+    /// The image has something else where an ordinary directory is needed.
+    #[error("the image's {path} is {found}, not a directory: it cannot be mounted on")]
+    NotADirectory {
+        /// `/proc`, `/sys` or `/dev`.
+        path: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// An option that no mount has.
+    #[error("mount on {target}: unknown option \"{option}\"")]
+    Option {
+        /// Where, as the container sees it.
+        target: String,
+        /// The option.
+        option: String,
+    },
+    /// The root file system could not be put together.
+    #[error("root file system: {0}")]
+    Rootfs(#[source] SysError),
+    /// A kernel call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}

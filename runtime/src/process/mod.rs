@@ -1,5 +1,9 @@
 //! Processes, their descriptors and terminals.
 
+pub mod spawn;
+
+pub mod pidfd;
+
 /// Signals by name, and their actions in a new process.
 pub mod signal;
 
@@ -8,3 +12,7 @@ pub mod stdio;
 
 /// Terminals: pty pairs for containers, raw mode for clients.
 pub mod pty;
+
+pub use crate::monitor::reaper::Exit;
+pub use crate::sys::process::{Forked, clone3, exec, pidfd_open, pidfd_send_signal, wait};
+pub use crate::sys::{SysError, process::prctl};

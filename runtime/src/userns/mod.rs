@@ -1,1 +1,197 @@
 //! User namespaces and their id maps.
+//!
+//! Two modes. With a subordinate range and the setuid helpers the container has 65,536 ids or more: 0 is the user, the
+//! rest is the range. Without them it has one id: 0, which is the user.
+
+pub mod subid;
+
+pub mod idmap;
+
+pub mod newidmap;
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+
+pub use idmap::{IdMap, IdMapEntry};
+
+use crate::process::{Exit, Forked, clone3, wait};
+use crate::sys::SysError;
+
+/// Why a user namespace could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsernsError {
+    /// The kernel or its configuration refuses user namespaces.
+    #[error("create a user namespace: {0}")]
+    Create(#[source] SysError),
+    /// A kernel call failed while the namespace was set up.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// A setuid helper refused.
+    #[error("{helper}: {message}")]
+    Helper {
+        /// `newuidmap` or `newgidmap`.
+        helper: &'static str,
+        /// What it said, on one line.
+        message: String,
+    },
+    /// A setuid helper could not be started.
+    #[error("run {helper}: {source}")]
+    Spawn {
+        /// `newuidmap` or `newgidmap`.
+        helper: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A container's user namespace could not be joined.
+    #[error("join the container's user namespace: {0}")]
+    Join(String),
+    /// A map could not be written.
+    #[error("write {path}: {source}")]
+    Write {
+        /// The file below `/proc`.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Why a user has only one id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SingleReason {
+    /// No entry of the user in this file.
+    NoRange(&'static str),
+    /// The helper is not in `PATH`.
+    NoHelper(&'static str),
+}
+
+/// The ids of a user's containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// User ids: container to host.
+    pub uids: IdMap,
+    /// Group ids: container to host.
+    pub gids: IdMap,
+    writer: Writer,
+    /// Why there is only one id; `None` in the normal mode.
+    pub single: Option<SingleReason>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Writer {
+    /// The setuid helpers at these paths.
+    Helpers { newuidmap: std::path::PathBuf, newgidmap: std::path::PathBuf },
+    /// This process writes the files itself.
+    Direct,
+}
+
+impl Mapping {
+    /// The mapping the calling user is entitled to.
+    ///
+    /// # Source
+    /// `subuid(5)`, `newuidmap(1)`, `user_namespaces(7)`.
+    pub fn of_user() -> Mapping {
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        if uid == 0 {
+            // Root, or root of an outer container: hand on every id there is.
+            return Mapping {
+                uids: IdMap::identity_of("/proc/self/uid_map"),
+                gids: IdMap::identity_of("/proc/self/gid_map"),
+                writer: Writer::Direct,
+                single: None,
+            };
+        }
+        let single = |reason| Mapping {
+            uids: IdMap::single(uid),
+            gids: IdMap::single(gid),
+            writer: Writer::Direct,
+            single: Some(reason),
+        };
+        let user = subid::Owner::of(uid);
+        let Some(uids) = subid::ranges("/etc/subuid", &user) else {
+            return single(SingleReason::NoRange("/etc/subuid"));
+        };
+        let Some(gids) = subid::ranges("/etc/subgid", &user) else {
+            return single(SingleReason::NoRange("/etc/subgid"));
+        };
+        let Some(newuidmap) = newidmap::find("newuidmap") else { return single(SingleReason::NoHelper("newuidmap")) };
+        let Some(newgidmap) = newidmap::find("newgidmap") else { return single(SingleReason::NoHelper("newgidmap")) };
+        Mapping {
+            uids: IdMap::with_ranges(uid, &uids),
+            gids: IdMap::with_ranges(gid, &gids),
+            writer: Writer::Helpers { newuidmap, newgidmap },
+            single: None,
+        }
+    }
+
+    /// Writes the maps of process `pid`, which was cloned with `CLONE_NEWUSER` and waits.
+    pub fn write(&self, pid: i32) -> Result<(), UsernsError> {
+        match &self.writer {
+            Writer::Helpers { newuidmap, newgidmap } => {
+                newidmap::run_both(newuidmap, newgidmap, pid, &self.uids, &self.gids)
+            }
+            Writer::Direct => {
+                let file = |name: &str, text: &str| {
+                    let path = format!("/proc/{pid}/{name}");
+                    std::fs::write(&path, text).map_err(|source| UsernsError::Write { path, source })
+                };
+                file("uid_map", &self.uids.to_proc_text())?;
+                if self.single.is_some() {
+                    file("setgroups", "deny")?;
+                }
+                file("gid_map", &self.gids.to_proc_text())
+            }
+        }
+    }
+
+    /// One line that identifies the mapping, for caches of files owned by its ids.
+    pub fn signature(&self) -> String {
+        format!("u {} g {}", self.uids.to_argument_text(), self.gids.to_argument_text())
+    }
+}
+
+/// Runs `work` in a child that is root of a user namespace with `mapping`, and waits for it.
+///
+/// `work` returns the child's exit status. The caller must be single-threaded; the child may start threads.
+pub fn run_in(mapping: &Mapping, work: impl FnOnce() -> i32) -> Result<Exit, UsernsError> {
+    wait_for(&start_in(mapping, work)?)
+}
+
+/// Waits for a child of [`start_in`].
+pub fn wait_for(child: &OwnedFd) -> Result<Exit, UsernsError> {
+    let exit = wait(child.as_fd(), true).map_err(SysError::of("waitid", "P_PIDFD"))?;
+    exit.ok_or(UsernsError::Sys(SysError { call: "waitid", args: "P_PIDFD".into(), errno: Errno::ECHILD }))
+}
+
+/// As [`run_in`], without waiting: returns the child's pidfd.
+pub fn start_in(mapping: &Mapping, work: impl FnOnce() -> i32) -> Result<OwnedFd, UsernsError> {
+    let (go_read, go_write) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
+    match clone3(libc::CLONE_NEWUSER as u64, None)
+        .map_err(|errno| UsernsError::Create(SysError { call: "clone3", args: "CLONE_NEWUSER".into(), errno }))?
+    {
+        Forked::Child => {
+            drop(go_write);
+            let _ = crate::sys::process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+            let mut byte = [0];
+            // End of file means that the parent failed or died: there is nothing to do without ids.
+            let status = match nix::unistd::read(&go_read, &mut byte) {
+                Ok(1) if become_root().is_ok() => work(),
+                _ => 125,
+            };
+            std::process::exit(status)
+        }
+        Forked::Parent { pid, pidfd } => {
+            drop(go_read);
+            mapping.write(pid)?;
+            nix::unistd::write(&go_write, b"g").map_err(SysError::of("write", "pipe"))?;
+            Ok(pidfd)
+        }
+    }
+}
+
+/// Takes id 0 of the user namespace, once its maps are written.
+pub fn become_root() -> Result<(), SysError> {
+    crate::sys::process::set_ids(0, 0).map_err(SysError::of("setresuid", "0, 0, 0"))
+}

@@ -1,1 +1,5 @@
 //! Kernel calls that `nix` lacks.
+
+pub(crate) mod mmap;
+pub(crate) mod rename;
+pub(crate) mod xattr;

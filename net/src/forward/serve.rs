@@ -1,0 +1,338 @@
+//! The forwarder's loop.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::SockType;
+
+use super::Target;
+use super::address::{self, Addresses};
+use super::listen::{Listener, Listeners};
+use super::pipe::Pool;
+use super::route::Routes;
+use super::slab::{GENERATION_MASK, Key, Slab};
+use super::tcp::{Connection, Side, Verdict};
+use super::udp::{self, Sessions};
+use crate::ports::Protocol;
+use crate::sys;
+
+/// Descriptors of one connection in the worst case: two sockets, two pipes.
+const PER_CONNECTION: u64 = 6;
+
+/// More descriptors than this are not asked for: 10,000 connections are more than one thread should carry.
+const MOST_DESCRIPTORS: u64 = 65_536;
+
+/// Connections taken from one listener before others get their turn.
+const ACCEPT_TURN: usize = 64;
+
+/// How long to wait, in milliseconds, when the host has no descriptors left and we hold none.
+const STARVED_MS: u8 = 100;
+
+/// What an epoll event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Listener(usize),
+    Tcp(Side, Key),
+    Udp(Key),
+}
+
+/// The forwarder.
+pub(super) struct Server<'a> {
+    epoll: Epoll,
+    listeners: Vec<&'a Listener>,
+    routes: Routes,
+    addresses: Addresses,
+    connections: Slab<Connection>,
+    most_connections: usize,
+    is_accepting: bool,
+    sessions: Sessions,
+    pool: Pool,
+    /// Connections that gave way to others.
+    waiting: VecDeque<Key>,
+}
+
+impl<'a> Server<'a> {
+    /// Sets up the namespace the process is in and watches the listeners.
+    pub(super) fn new(listeners: &'a Listeners, target: Target) -> Result<Self, String> {
+        let routes = Routes::set_up(&listeners.mappings())?;
+        let listeners: Vec<&Listener> = listeners.iter().collect();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| format!("epoll_create1: {e}"))?;
+        let descriptors = raise_descriptor_limit();
+        let fixed = u64::try_from(listeners.len()).unwrap_or(0) + 16;
+        let free = descriptors.saturating_sub(fixed);
+        // UDP sessions, of one descriptor each, get a quarter where there is UDP.
+        let has_udp = listeners.iter().any(|l| l.mapping.protocol == Protocol::Udp);
+        let for_udp = if has_udp { free / 4 } else { 0 };
+        let room = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
+        let server = Self {
+            epoll,
+            listeners,
+            routes,
+            addresses: Addresses::new(target),
+            connections: Slab::new(),
+            most_connections: room((free - for_udp) / PER_CONNECTION),
+            is_accepting: true,
+            sessions: Sessions::new(room(for_udp)),
+            pool: Pool::default(),
+            waiting: VecDeque::new(),
+        };
+        for (at, listener) in server.listeners.iter().enumerate() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(at).pack());
+            server.epoll.add(&listener.socket, event).map_err(|e| format!("epoll_ctl: {e}"))?;
+        }
+        Ok(server)
+    }
+
+    /// Serves until the process is killed.
+    ///
+    /// # Errors
+    /// epoll_wait's, which does not happen.
+    pub(super) fn run(&mut self) -> Result<(), Errno> {
+        let mut events = [EpollEvent::empty(); 256];
+        let mut swept = Instant::now();
+        loop {
+            // Without a connection there is none whose end would bring descriptors back: the host has run out.
+            let is_starved = !self.is_accepting && self.connections.len() == 0;
+            let timeout = if !self.waiting.is_empty() {
+                EpollTimeout::ZERO
+            } else if is_starved {
+                EpollTimeout::from(STARVED_MS)
+            } else if self.sessions.is_empty() {
+                EpollTimeout::NONE
+            } else {
+                EpollTimeout::try_from(udp::SWEEP).unwrap_or(EpollTimeout::NONE)
+            };
+            let count = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => return Err(errno),
+            };
+            if is_starved {
+                self.set_accepting(true);
+            }
+            for event in events.iter().take(count) {
+                self.on_event(Token::unpack(event.data()), event.events());
+            }
+            // Those that gave way, once each: they queue up again behind the events of the next round.
+            for _ in 0..self.waiting.len() {
+                let Some(key) = self.waiting.pop_front() else { break };
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.is_queued = false;
+                }
+                self.pump(key);
+            }
+            if !self.sessions.is_empty() && swept.elapsed() >= udp::SWEEP {
+                swept = Instant::now();
+                self.sessions.sweep(&mut self.routes);
+            }
+        }
+    }
+
+    fn on_event(&mut self, token: Token, events: EpollFlags) {
+        match token {
+            Token::Listener(at) => match self.listeners.get(at) {
+                Some(listener) if listener.mapping.protocol == Protocol::Tcp => self.accept(listener),
+                Some(listener) => {
+                    let (epoll, watch) = (&self.epoll, watch_session);
+                    let mut context = udp::Context {
+                        routes: &mut self.routes,
+                        addresses: &mut self.addresses,
+                        watch: &|fd, key| watch(epoll, fd, key),
+                    };
+                    let port = listener.mapping.container_port;
+                    self.sessions.on_client_datagrams(at, listener.socket.as_fd(), port, &mut context);
+                }
+                None => {}
+            },
+            Token::Tcp(side, key) => {
+                let Some(connection) = self.connections.get_mut(key) else { return };
+                match connection.on_event(side, events) {
+                    Verdict::Refused => self.try_ipv4(key),
+                    Verdict::Reset => self.close(key, true),
+                    _ => self.pump(key),
+                }
+            }
+            Token::Udp(key) => {
+                let (epoll, watch) = (&self.epoll, watch_session);
+                let mut context = udp::Context {
+                    routes: &mut self.routes,
+                    addresses: &mut self.addresses,
+                    watch: &|fd, key| watch(epoll, fd, key),
+                };
+                let listeners = &self.listeners;
+                self.sessions.on_container_datagrams(
+                    key,
+                    |at| listeners.get(at).map(|l| l.socket.as_fd()),
+                    &mut context,
+                );
+            }
+        }
+    }
+
+    fn accept(&mut self, listener: &Listener) {
+        for _ in 0..ACCEPT_TURN {
+            if self.connections.len() >= self.most_connections {
+                self.set_accepting(false);
+                return;
+            }
+            match sys::accept(listener.socket.as_fd()) {
+                Ok((outer, peer)) => self.open(listener, outer, peer),
+                Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
+                    self.set_accepting(false);
+                    return;
+                }
+                Err(Errno::EAGAIN) => return,
+                // The client gave up while it waited.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn open(&mut self, listener: &Listener, outer: OwnedFd, peer: SocketAddr) {
+        let mapping = &listener.mapping;
+        let local = if mapping.host_ip.is_unspecified() { local_ip(&outer) } else { Some(mapping.host_ip) };
+        let local = local.unwrap_or(mapping.host_ip);
+        let way = self.addresses.way(&mut self.routes.netlink, peer, local, mapping.container_port);
+        let (inner, is_fallback) = match way.map(|way| address::open(SockType::Stream, way)) {
+            Some(Ok(inner)) => (Some(inner), false),
+            Some(Err(_)) if peer.is_ipv6() => (self.open_ipv4(mapping.container_port), true),
+            _ => (None, false),
+        };
+        let Some(inner) = inner else {
+            sys::set_linger_zero(outer.as_fd());
+            return;
+        };
+        let mut connection = Connection::new(outer, inner, peer, mapping.container_port);
+        connection.is_fallback = is_fallback;
+        let key = self.connections.insert(connection);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let outer = watch_connection(&self.epoll, connection.outer.as_fd(), Side::Outer, key);
+        let inner = watch_connection(&self.epoll, connection.inner.as_fd(), Side::Inner, key);
+        if outer.and(inner).is_err() {
+            self.close(key, true);
+        }
+    }
+
+    /// A service that refused IPv6 may listen on IPv4 alone; one that refuses both gets its refusal passed on.
+    fn try_ipv4(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.peer.is_ipv4() || connection.is_fallback {
+            return self.close(key, true);
+        }
+        let port = connection.container_port;
+        let Some(inner) = self.open_ipv4(port) else { return self.close(key, true) };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.replace_inner(inner);
+        if watch_connection(&self.epoll, connection.inner.as_fd(), Side::Inner, key).is_err() {
+            self.close(key, true);
+        }
+    }
+
+    fn open_ipv4(&self, port: u16) -> Option<OwnedFd> {
+        address::open(SockType::Stream, self.addresses.way_as_gateway(port)?).ok()
+    }
+
+    fn pump(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match connection.pump(&mut self.pool) {
+            Verdict::Wait => {}
+            Verdict::Again => {
+                if !connection.is_queued {
+                    connection.is_queued = true;
+                    self.waiting.push_back(key);
+                }
+            }
+            Verdict::Close => self.close(key, false),
+            Verdict::Reset | Verdict::Refused => self.close(key, true),
+        }
+    }
+
+    fn close(&mut self, key: Key, reset: bool) {
+        if let Some(connection) = self.connections.remove(key) {
+            connection.dismantle(&mut self.pool, reset);
+            self.set_accepting(true);
+        }
+    }
+
+    /// Listeners are level-triggered: when there is no room they must not be watched.
+    fn set_accepting(&mut self, accept: bool) {
+        if std::mem::replace(&mut self.is_accepting, accept) == accept {
+            return;
+        }
+        let flags = if accept { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        for (at, listener) in self.listeners.iter().enumerate() {
+            if listener.mapping.protocol == Protocol::Tcp {
+                let _ = self.epoll.modify(&listener.socket, &mut EpollEvent::new(flags, Token::Listener(at).pack()));
+            }
+        }
+    }
+}
+
+fn watch_connection(epoll: &Epoll, fd: BorrowedFd<'_>, side: Side, key: Key) -> Result<(), Errno> {
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+    epoll.add(fd, EpollEvent::new(flags, Token::Tcp(side, key).pack()))
+}
+
+fn watch_session(epoll: &Epoll, fd: BorrowedFd<'_>, key: Key) -> Result<(), Errno> {
+    epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, Token::Udp(key).pack()))
+}
+
+fn local_ip(socket: &OwnedFd) -> Option<IpAddr> {
+    sys::local_addr(socket.as_fd()).ok().map(|addr| addr.ip())
+}
+
+/// Takes as many descriptors as the hard limit gives, within reason; returns the limit that holds.
+fn raise_descriptor_limit() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    let wanted = hard.min(MOST_DESCRIPTORS).max(soft);
+    match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
+        Ok(()) => wanted,
+        Err(_) => soft,
+    }
+}
+
+/// Two bits of kind, thirty of generation, thirty-two of index.
+impl Token {
+    fn pack(self) -> u64 {
+        let (kind, key) = match self {
+            Self::Listener(at) => (0, Key { index: u32::try_from(at).unwrap_or(u32::MAX), generation: 0 }),
+            Self::Tcp(Side::Outer, key) => (1, key),
+            Self::Tcp(Side::Inner, key) => (2, key),
+            Self::Udp(key) => (3, key),
+        };
+        kind | u64::from(key.generation & GENERATION_MASK) << 2 | u64::from(key.index) << 32
+    }
+
+    fn unpack(bits: u64) -> Self {
+        let key = Key { index: (bits >> 32) as u32, generation: (bits >> 2) as u32 & GENERATION_MASK };
+        match bits & 3 {
+            0 => Self::Listener(key.index as usize),
+            1 => Self::Tcp(Side::Outer, key),
+            2 => Self::Tcp(Side::Inner, key),
+            _ => Self::Udp(key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_kernel() {
+        let key = Key { index: u32::MAX, generation: GENERATION_MASK };
+        for token in [
+            Token::Listener(7),
+            Token::Tcp(Side::Outer, key),
+            Token::Tcp(Side::Inner, Key { index: 0, generation: 1 }),
+            Token::Udp(key),
+        ] {
+            assert_eq!(Token::unpack(token.pack()), token);
+        }
+    }
+}

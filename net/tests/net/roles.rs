@@ -1,0 +1,109 @@
+//! What a container of these tests can be told to do.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::fixture::{await_ipv6, ip};
+
+/// Obeys one command and returns the answer, one line.
+pub(crate) fn obey(command: &str) -> String {
+    let words: Vec<&str> = command.split(' ').collect();
+    match words[..] {
+        ["ip", ..] => ip(&command[3..]).map_or_else(|e| e, |out| out.replace('\n', " ")),
+        ["read", path] => std::fs::read_to_string(path).map_or_else(|e| e.to_string(), |t| t.trim().to_owned()),
+        ["lines", path] => std::fs::read_to_string(path).map_or_else(|e| e.to_string(), |t| t.replace('\n', ";")),
+        ["await-ipv6", address] => {
+            await_ipv6(address);
+            "ok".to_owned()
+        }
+        ["tcp-echo", address] => serve(address, echo),
+        ["tcp-silent", address] => serve(address, |stream| {
+            std::thread::sleep(Duration::from_secs(3600));
+            drop(stream);
+        }),
+        ["tcp-reset", address] => serve(address, |mut stream| {
+            let _ = stream.read(&mut [0]);
+            nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &RESET).expect("SO_LINGER");
+        }),
+        ["tcp-report-end", address] => serve(address, |mut stream| {
+            let end = loop {
+                match stream.read(&mut [0; 4096]) {
+                    Ok(0) => break "closed".to_owned(),
+                    Ok(_) => {}
+                    Err(error) => break error.kind().to_string(),
+                }
+            };
+            println!("{end}");
+        }),
+        ["tcp-sink", address] => serve(address, |mut stream| {
+            let mut buffer = vec![0; 1 << 20];
+            while stream.read(&mut buffer).is_ok_and(|len| len > 0) {}
+            let _ = stream.write_all(b"x");
+        }),
+        ["tcp-source", address] => serve(address, |mut stream| {
+            let mut bytes = [0; 8];
+            stream.read_exact(&mut bytes).expect("the client says how much");
+            let mut left = u64::from_ne_bytes(bytes);
+            let buffer = vec![0; 1 << 20];
+            while left > 0 {
+                let part = usize::try_from(left.min(1 << 20)).expect("small");
+                stream.write_all(&buffer[..part]).expect("the client reads");
+                left -= part as u64;
+            }
+        }),
+        ["tcp-one", address] => {
+            let listener = TcpListener::bind(address).expect("the port is free");
+            std::thread::spawn(move || {
+                for mut stream in listener.incoming().flatten() {
+                    let _ = stream.write_all(b"x");
+                }
+            });
+            "ok".to_owned()
+        }
+        ["udp-echo", address] => {
+            let socket = UdpSocket::bind(address).expect("the port is free");
+            std::thread::spawn(move || {
+                let mut buffer = [0; 65536];
+                loop {
+                    let (len, peer) = socket.recv_from(&mut buffer).expect("datagrams come");
+                    let mut answer = format!("{peer} ").into_bytes();
+                    answer.extend_from_slice(&buffer[..len]);
+                    let _ = socket.send_to(&answer, peer);
+                }
+            });
+            "ok".to_owned()
+        }
+        _ => panic!("unknown command {command:?}"),
+    }
+}
+
+pub(crate) const RESET: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
+
+fn serve(address: &str, work: fn(TcpStream)) -> String {
+    let listener = TcpListener::bind(address).expect("the port is free");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::Builder::new().stack_size(128 * 1024).spawn(move || work(stream)).expect("threads");
+        }
+    });
+    "ok".to_owned()
+}
+
+/// Says who the client is, then gives back what it sends.
+fn echo(mut stream: TcpStream) {
+    let peer = stream.peer_addr().expect("it is connected");
+    writeln!(stream, "{peer}").expect("the client reads");
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(len) => {
+                if stream.write_all(&buffer[..len]).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+}

@@ -1,0 +1,422 @@
+//! The steps of container init, in execution order.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use oci_spec::runtime::{LinuxNamespaceType, PosixRlimitType, Process, Spec};
+
+use super::credentials::{self, LoadFilter};
+use super::handshake::{Channel, Report};
+use super::program::Program;
+use super::sealed_exe::SealedExe;
+use crate::mount::apply::{self, CopyTree};
+use crate::mount::rootfs::Rootfs;
+use crate::mount::{Attributes, MountError, attr, masks, open_in_root, rootfs, set_attributes, target};
+use crate::process::prctl;
+use crate::process::pty::{Pty, install_console};
+use crate::process::stdio::ContainerEnd;
+use crate::sys::SysError;
+use crate::sys::mount::{FsContext, attach, clone_tree, pivot_here};
+use crate::sys::process as sys;
+
+/// Why a container did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// A mount failed.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A kernel call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// Capabilities could not be set.
+    #[error(transparent)]
+    Capabilities(#[from] crate::security::capabilities::Error),
+    /// The system call filter could not be loaded.
+    #[error(transparent)]
+    Filter(#[from] crate::security::seccomp::Error),
+    /// A sysctl could not be set.
+    #[error("sysctl {name}={value}: {source}")]
+    Sysctl {
+        /// Its name.
+        name: String,
+        /// The value wanted.
+        value: String,
+        /// Why.
+        source: SysError,
+    },
+    /// A resource limit could not be set.
+    #[error("ulimit {name}={soft}:{hard}: {errno}", errno = errno.desc().to_lowercase())]
+    Limit {
+        /// Its name.
+        name: String,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
+        /// Why.
+        errno: Errno,
+    },
+    /// The working directory cannot be used.
+    #[error("working directory {path}: {errno}", errno = errno.desc().to_lowercase())]
+    WorkingDirectory {
+        /// As asked for.
+        path: String,
+        /// Why.
+        errno: Errno,
+    },
+    /// The ids of the process are not mapped.
+    #[error("user {uid}:{gid} has no id on this host: the container has too few subordinate ids")]
+    NoSuchId {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+    },
+    /// Neither the image nor the command line names a program.
+    #[error("no command specified")]
+    NoCommand,
+    /// An argument or variable with a NUL byte.
+    #[error("arguments and environment must not contain NUL bytes")]
+    NulByte,
+    /// The program is nowhere in PATH.
+    #[error("executable file `{name}` not found in $PATH: no such file or directory")]
+    NotFound {
+        /// As given.
+        name: String,
+    },
+    /// The program cannot be executed.
+    #[error("exec {path}: {errno}", errno = errno.desc().to_lowercase())]
+    Exec {
+        /// Its path in the container.
+        path: String,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl InitError {
+    /// The exit status that the error means: 127 not found, 126 not executable, else 125.
+    pub fn code(&self) -> i32 {
+        match self {
+            InitError::NotFound { .. } | InitError::Exec { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => 127,
+            InitError::Exec { .. } => 126,
+            _ => 125,
+        }
+    }
+}
+
+/// Where the program's standard streams lead.
+#[derive(Debug)]
+pub enum Streams {
+    /// A terminal of the container's own.
+    Terminal,
+    /// Pipes.
+    Pipes(ContainerEnd),
+}
+
+/// Everything init needs to know.
+pub struct Plan<'a> {
+    /// The bundle.
+    pub spec: &'a Spec,
+    /// Its root file system.
+    pub rootfs: &'a Rootfs,
+    /// A directory of the host over which the root may be mounted in the container's namespace.
+    pub mount_point: &'a Path,
+    /// New volumes to be filled.
+    pub fill: &'a [PathBuf],
+    /// How they are filled.
+    pub copy_tree: CopyTree,
+    /// Only id 0 is mapped.
+    pub single_id: bool,
+    /// Standard streams.
+    pub streams: Streams,
+    /// An init of ours is pid 1.
+    pub init: bool,
+    /// Our binary, if it needs protection.
+    pub seal: Option<&'a SealedExe>,
+    /// Name of the session keyring.
+    pub keyring: &'a std::ffi::CStr,
+    /// Loads the system call filter.
+    pub filter: Option<LoadFilter<'a>>,
+}
+
+/// Runs init to `execve`; returns only the exit status of a failure, which has been reported.
+pub fn run(plan: Plan<'_>, channel: Channel) -> i32 {
+    let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+    if !channel.wait_go() {
+        return 125;
+    }
+    match start(plan, &channel) {
+        Ok(None) => 125,
+        Ok(Some(never)) | Err(never) => {
+            let code = never.code();
+            // Nobody listening means that the supervisor is gone, and we go too.
+            let _ = channel.report(&Report::Failed { code, message: never.to_string() });
+            code
+        }
+    }
+}
+
+/// `Ok(None)`: the supervisor is gone.
+fn start(plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitError> {
+    let spec = plan.spec;
+    let process = spec.process().as_ref().ok_or(InitError::NoCommand)?;
+    crate::userns::become_root()?;
+    // Modes in the image and in /dev are meant as written.
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
+
+    join_shared(spec)?;
+    let sealed = plan.seal.map(SealedExe::open).transpose()?;
+    let root = make_root(&plan)?;
+    if has_private(spec, LinuxNamespaceType::Network) {
+        sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
+    }
+    if has_private(spec, LinuxNamespaceType::Uts)
+        && let Some(name) = spec.hostname()
+    {
+        nix::unistd::sethostname(name).map_err(SysError::of("sethostname", name))?;
+    }
+    nix::unistd::fchdir(&root).map_err(SysError::of("fchdir", "root"))?;
+    pivot_here()?;
+    nix::unistd::chdir("/").map_err(SysError::of("chdir", "/"))?;
+
+    let terminal = match &plan.streams {
+        Streams::Terminal => Some(open_console(root.as_fd(), process, channel)?),
+        Streams::Pipes(_) => None,
+    };
+    if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        set_attributes(root.as_fd(), Attributes { set: attr::RDONLY, ..Attributes::default() }, false)?;
+    }
+    channel.report(&Report::Ready)?;
+    if !channel.wait_go() {
+        return Ok(None);
+    }
+    if plan.init {
+        super::pid1::split()?;
+        nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
+    }
+    connect_streams(plan.streams, terminal, process)?;
+    become_program(
+        process,
+        root,
+        &BecomeOptions {
+            keyring: plan.keyring,
+            keep_groups: keeps_groups(spec),
+            single_id: plan.single_id,
+            filter: plan.filter,
+            sealed: sealed.as_ref(),
+        },
+        channel,
+    )
+    .map(Some)
+}
+
+/// What [`become_program`] needs besides the process.
+pub struct BecomeOptions<'a> {
+    /// Name of the session keyring.
+    pub keyring: &'a std::ffi::CStr,
+    /// The caller's supplementary groups stay.
+    pub keep_groups: bool,
+    /// Only id 0 is mapped.
+    pub single_id: bool,
+    /// Loads the system call filter.
+    pub filter: Option<LoadFilter<'a>>,
+    /// The read-only mount of our binary.
+    pub sealed: Option<&'a super::sealed_exe::SealedFd>,
+}
+
+/// The part that init and `exec` share: limits, directory, credentials, program. The standard streams are in place and
+/// `root` is the root directory. Returns only a failure.
+pub fn become_program(
+    process: &Process,
+    root: OwnedFd,
+    options: &BecomeOptions<'_>,
+    channel: &Channel,
+) -> Result<InitError, InitError> {
+    set_limits(process)?;
+    let entered = change_directory(root.as_fd(), process.cwd());
+    drop(root);
+    // EPERM where the filter of an outer container refuses: there is no keyring to share then.
+    let _ = crate::security::keyring::new_session(options.keyring);
+    let umask = process.user().umask().unwrap_or(0o022);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
+    crate::process::signal::reset_for_exec();
+    credentials::apply(process, options.keep_groups, options.single_id, options.filter)?;
+    entered?;
+    let program = Program::find(process)?;
+    sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
+    Ok(program.exec(options.sealed, channel))
+}
+
+/// Whether the bundle asks for a new namespace of this kind.
+pub fn has_private(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.is_some_and(|all| all.iter().any(|one| one.typ() == kind && one.path().is_none()))
+}
+
+/// Joins the namespaces that the bundle names by path. A pid namespace is joined by the supervisor: it holds for
+/// children only.
+fn join_shared(spec: &Spec) -> Result<(), InitError> {
+    for namespace in spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
+        let Some(path) = namespace.path() else { continue };
+        if namespace.typ() == LinuxNamespaceType::Pid {
+            continue;
+        }
+        let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+            .map_err(SysError::of("open", path.display()))?;
+        sys::setns(fd.as_fd(), 0).map_err(SysError::of("setns", path.display()))?;
+    }
+    Ok(())
+}
+
+/// crun's annotation for containers that keep the user's groups.
+pub fn keeps_groups(spec: &Spec) -> bool {
+    let key = "run.oci.keep_original_groups";
+    spec.annotations().as_ref().is_some_and(|all| all.get(key).is_some_and(|value| value == "1"))
+}
+
+/// Mounts root, the bundle's mounts and masks; sets sysctls. Returns the root directory.
+fn make_root(plan: &Plan<'_>) -> Result<OwnedFd, InitError> {
+    rootfs::stop_propagation()?;
+    let root = plan.rootfs.mount(plan.mount_point)?;
+    let none = Vec::new();
+    let request = apply::Request { single_id: plan.single_id, fill: plan.fill, copy_tree: plan.copy_tree };
+    let made = apply::all(root.as_fd(), plan.spec.mounts().as_ref().unwrap_or(&none), &request)?;
+    if let Some(linux) = plan.spec.linux() {
+        for device in linux.devices().iter().flatten() {
+            // The bundle of a rootless container names devices of the host; their nodes are bound, not made.
+            if !crate::mount::dev::DEFAULT.iter().any(|name| Path::new("/dev").join(name) == *device.path()) {
+                crate::mount::dev::bind(root.as_fd(), device.path(), device.path())?;
+            }
+        }
+        if let Some(sysctls) = linux.sysctl().as_ref().filter(|all| !all.is_empty()) {
+            let proc = match made.proc {
+                Some(proc) => proc,
+                None => FsContext::open("proc")?.mount(0)?,
+            };
+            for (name, value) in sysctls {
+                set_sysctl(proc.as_fd(), name, value)?;
+            }
+        }
+    }
+    // Mounts may hide the working directory that the image has: make it in what the program will see.
+    if let Some(process) = plan.spec.process() {
+        target::make_directories(root.as_fd(), process.cwd(), 0o755).map_err(|error| InitError::WorkingDirectory {
+            path: process.cwd().display().to_string(),
+            errno: error.errno,
+        })?;
+    }
+    if let Some(linux) = plan.spec.linux() {
+        masks::make_read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
+        masks::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
+    }
+    Ok(root)
+}
+
+/// Writes a sysctl through a procfs of our own, never through the container's `/proc` (CVE-2025-52881).
+fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), InitError> {
+    let path = PathBuf::from(format!("sys/{}", name.replace('.', "/")));
+    let how = OpenHow::new()
+        .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV);
+    nix::fcntl::openat2(proc, &path, how)
+        .map_err(SysError::of("openat2", path.display()))
+        .and_then(|file| nix::unistd::write(&file, value.as_bytes()).map_err(SysError::of("write", path.display())))
+        .map(drop)
+        .map_err(|source| InitError::Sysctl { name: name.to_owned(), value: value.to_owned(), source })
+}
+
+/// Makes the container's terminal, hands its master to the supervisor and returns the slave.
+fn open_console(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> Result<OwnedFd, InitError> {
+    let devpts = open_in_root(root, Path::new("/dev/pts"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    let pty = Pty::open(&devpts).map_err(SysError::of("open", "/dev/pts/ptmx"))?;
+    give_terminal(&pty, process)?;
+    let console = open_in_root(root, Path::new("/dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).and_then(|dev| {
+        let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        nix::fcntl::openat(&dev, "console", flags, nix::sys::stat::Mode::from_bits_truncate(0o600))
+            .map_err(SysError::of("openat", "/dev/console"))?;
+        let place = open_in_root(dev.as_fd(), Path::new("console"), OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        attach(clone_tree(pty.slave.as_fd(), Path::new(""), false)?.as_fd(), place.as_fd(), "/dev/console")
+    });
+    // A /dev that was mounted over has no place for it, and needs none.
+    drop(console);
+    channel.report(&Report::Console(pty.master))?;
+    Ok(pty.slave)
+}
+
+/// Gives a terminal to the process's user.
+pub fn give_terminal(pty: &Pty, process: &Process) -> Result<(), InitError> {
+    match process.user().uid() {
+        0 => Ok(()),
+        uid => Ok(pty.give_to(nix::unistd::Uid::from_raw(uid)).map_err(SysError::of("fchown", "terminal"))?),
+    }
+}
+
+/// Puts the streams at 0, 1 and 2. `terminal` becomes the controlling terminal of this session.
+pub fn connect_streams(streams: Streams, terminal: Option<OwnedFd>, process: &Process) -> Result<(), InitError> {
+    match (streams, terminal) {
+        (_, Some(terminal)) => install_console(&terminal).map_err(SysError::of("ioctl", "TIOCSCTTY"))?,
+        (Streams::Pipes(ends), None) => {
+            let user = process.user();
+            if user.uid() != 0 {
+                // Ids that are not mapped fail later, with a better message.
+                let _ = ends.give_to(nix::unistd::Uid::from_raw(user.uid()), nix::unistd::Gid::from_raw(user.gid()));
+            }
+            ends.install().map_err(SysError::of("dup2", "standard streams"))?;
+        }
+        (Streams::Terminal, None) => {}
+    }
+    Ok(())
+}
+
+/// Enters the working directory, which must lie inside the root (CVE-2024-21626).
+fn change_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), InitError> {
+    let fail = |errno| InitError::WorkingDirectory { path: path.display().to_string(), errno };
+    let directory = open_in_root(root, path, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(|error| fail(error.errno))?;
+    nix::unistd::fchdir(&directory).map_err(fail)?;
+    let inside = nix::unistd::getcwd().map_err(fail)?;
+    if inside.is_absolute() { Ok(()) } else { Err(fail(Errno::EXDEV)) }
+}
+
+fn set_limits(process: &Process) -> Result<(), InitError> {
+    for limit in process.rlimits().iter().flatten() {
+        let (resource, name) = resource_of(limit.typ());
+        sys::set_limit(resource, limit.soft(), limit.hard()).map_err(|errno| InitError::Limit {
+            name: name.to_owned(),
+            soft: limit.soft(),
+            hard: limit.hard(),
+            errno,
+        })?;
+    }
+    if let Some(adjustment) = process.oom_score_adj() {
+        // Only root of the host may lower it; the kernel keeps the inherited value then.
+        let _ = std::fs::write("/proc/self/oom_score_adj", adjustment.to_string());
+    }
+    Ok(())
+}
+
+fn resource_of(kind: PosixRlimitType) -> (u32, &'static str) {
+    use PosixRlimitType as T;
+    match kind {
+        T::RlimitAs => (9, "as"),
+        T::RlimitCore => (4, "core"),
+        T::RlimitCpu => (0, "cpu"),
+        T::RlimitData => (2, "data"),
+        T::RlimitFsize => (1, "fsize"),
+        T::RlimitLocks => (10, "locks"),
+        T::RlimitMemlock => (8, "memlock"),
+        T::RlimitMsgqueue => (12, "msgqueue"),
+        T::RlimitNice => (13, "nice"),
+        T::RlimitNofile => (7, "nofile"),
+        T::RlimitNproc => (6, "nproc"),
+        T::RlimitRss => (5, "rss"),
+        T::RlimitRtprio => (14, "rtprio"),
+        T::RlimitRttime => (15, "rttime"),
+        T::RlimitSigpending => (11, "sigpending"),
+        T::RlimitStack => (3, "stack"),
+    }
+}

@@ -1,0 +1,176 @@
+//! Makes the mounts of a bundle below the container's root.
+//!
+//! **Runs in:** container init, single-threaded, in the container's mount namespace, the host's tree still reachable.
+//! Every target is resolved beneath the root's descriptor and mounted on by descriptor, so that nothing the image holds
+//! can lead a mount to another place (CVE-2021-30465).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use oci_spec::runtime::Mount;
+
+use super::target::{Kind, open_or_make};
+use super::{MountError, dev, options};
+use crate::sys::SysError;
+use crate::sys::mount::{Attributes, FsContext, attach, attr, clone_tree, open_in_root, set_attributes};
+
+/// What the mounts of one container depend on besides the bundle.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// The container's procfs, for writes to `/proc` that nothing of the image can redirect (CVE-2025-52881).
+    pub proc: Option<OwnedFd>,
+}
+
+/// Copies a tree from one directory into another, keeping owners, modes, times and attributes.
+pub type CopyTree = fn(BorrowedFd<'_>, BorrowedFd<'_>) -> std::io::Result<()>;
+
+/// What is asked for besides the bundle's mounts.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The container has one id only.
+    pub single_id: bool,
+    /// Targets of binds that are filled with what the image has there: new volumes.
+    pub fill: &'a [PathBuf],
+    /// How trees are copied; writing files that stay is not this crate's business.
+    pub copy_tree: CopyTree,
+}
+
+/// Makes `mounts` in order.
+pub fn all(root: BorrowedFd<'_>, mounts: &[Mount], request: &Request<'_>) -> Result<Made, MountError> {
+    let mut made = Made::default();
+    for mount in mounts {
+        one(root, mount, request, &mut made)?;
+    }
+    Ok(made)
+}
+
+fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Made) -> Result<(), MountError> {
+    let path = mount.destination().as_path();
+    let target_text = path.display().to_string();
+    let none = Vec::new();
+    let options = options::parse(mount.options().as_ref().unwrap_or(&none), &target_text)?;
+    let kind = mount.typ().as_deref().unwrap_or("");
+    let source = mount.source().as_deref();
+    let name = source.map_or(kind.to_owned(), |source| source.display().to_string());
+    let fail = |source| MountError::Mount { source_name: name.clone(), target: target_text.clone(), source };
+
+    if options.bind || kind == "bind" {
+        let source = source.ok_or_else(|| MountError::Option { target: target_text.clone(), option: "bind".into() })?;
+        let tree = clone_tree(nix::fcntl::AT_FDCWD, source, options.recursive).map_err(fail)?;
+        let stat = nix::sys::stat::fstat(&tree).map_err(SysError::of("fstat", source.display())).map_err(fail)?;
+        let kind = if stat.st_mode & libc::S_IFMT == libc::S_IFDIR { Kind::Directory } else { Kind::File };
+        let target = open_or_make(root, path, kind).map_err(fail)?;
+        if request.fill.iter().any(|target| target == path) {
+            fill(root, path, tree.as_fd(), request.copy_tree).map_err(fail)?;
+        }
+        apply_attributes(tree.as_fd(), &options).map_err(fail)?;
+        return attach(tree.as_fd(), target.as_fd(), path.display()).map_err(fail);
+    }
+    if matches!(target_text.as_str(), "/proc" | "/sys" | "/dev") {
+        require_directory(root, path)?;
+    }
+    let target = open_or_make(root, path, Kind::Directory).map_err(fail)?;
+    let mounted = match filesystem(kind, &options, request.single_id) {
+        // A host without cgroup v2, or one that hides it: the container goes without.
+        Err(_) if matches!(kind, "cgroup" | "cgroup2") => return Ok(()),
+        other => other.map_err(fail)?,
+    };
+    if options.copy_up {
+        fill(root, path, mounted.as_fd(), request.copy_tree).map_err(fail)?;
+    }
+    if kind == "tmpfs" && target_text == "/dev" {
+        dev::fill(mounted.as_fd()).map_err(fail)?;
+    }
+    attach(mounted.as_fd(), target.as_fd(), path.display()).map_err(fail)?;
+    if kind == "tmpfs" && target_text == "/dev" {
+        dev::bind_defaults(mounted.as_fd())?;
+    }
+    if kind == "proc" && made.proc.is_none() {
+        made.proc = Some(mounted);
+    }
+    Ok(())
+}
+
+/// A detached mount of a new instance of a file system.
+fn filesystem(kind: &str, options: &options::Options, single_id: bool) -> Result<OwnedFd, SysError> {
+    let kind: &'static str = match kind {
+        "proc" => "proc",
+        "sysfs" => "sysfs",
+        "tmpfs" => "tmpfs",
+        "devpts" => "devpts",
+        "mqueue" => "mqueue",
+        "cgroup" | "cgroup2" => "cgroup2",
+        other => return Err(SysError { call: "fsopen", args: other.to_owned(), errno: Errno::ENODEV }),
+    };
+    let context = FsContext::open(kind)?;
+    if matches!(kind, "tmpfs" | "devpts") {
+        for (key, value) in &options.data {
+            match value {
+                // The tty group has no id where only one is mapped.
+                Some(_) if single_id && kind == "devpts" && key == "gid" => {}
+                Some(value) => context.string(key, value)?,
+                None => context.flag(key)?,
+            }
+        }
+    }
+    // The source name is what the container's mount table shows.
+    context.string("source", if kind == "cgroup2" { "cgroup" } else { kind })?;
+    context.mount(options.set & !(attr::ATIME_MASK & !attr::NOATIME & !attr::STRICTATIME))
+}
+
+fn apply_attributes(mount: BorrowedFd<'_>, options: &options::Options) -> Result<(), SysError> {
+    // Clearing is a request for what a bind mount of the host may not have anyway: flags of the host's mount are locked
+    // in a user namespace, so only setting can succeed.
+    if options.set != 0 {
+        let mut attributes = Attributes { set: options.set, ..Attributes::default() };
+        if options.set & attr::ATIME_MASK != 0 {
+            attributes.clear = attr::ATIME_MASK;
+        }
+        // Read-only means all of it, as docker has it since 25: a writable mount inside would be a surprise.
+        let recursive = options.set_recursive || options.set & attr::RDONLY != 0;
+        match set_attributes(mount, attributes, recursive) {
+            Err(error) if recursive && error.errno == Errno::EPERM => set_attributes(mount, attributes, false)?,
+            other => other?,
+        }
+    }
+    if options.propagation != 0 {
+        let attributes = Attributes { propagation: options.propagation, ..Attributes::default() };
+        set_attributes(mount, attributes, options.propagation_recursive)?;
+    }
+    Ok(())
+}
+
+/// `/proc`, `/sys` and `/dev` must be plain directories or missing: an image that has something else there wants its
+/// own files to pass for the kernel's (CVE-2019-16884, CVE-2026-41579).
+fn require_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), MountError> {
+    let fd = match open_in_root(root, path, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
+        Ok(fd) => fd,
+        Err(error) if error.errno == Errno::ENOENT => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let stat = nix::sys::stat::fstat(&fd).map_err(SysError::of("fstat", path.display()))?;
+    let found = match stat.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => return Ok(()),
+        libc::S_IFLNK => "a symbolic link",
+        libc::S_IFREG => "a file",
+        _ => "a special file",
+    };
+    Err(MountError::NotADirectory { path: path.display().to_string(), found })
+}
+
+/// Copies what the image has at `path` into the mount that will hide it.
+fn fill(root: BorrowedFd<'_>, path: &Path, mount: BorrowedFd<'_>, copy_tree: CopyTree) -> Result<(), SysError> {
+    let from = match open_in_root(root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+        Ok(from) => from,
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let to = open_in_root(mount, Path::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    copy_tree(from.as_fd(), to.as_fd()).map_err(|error| SysError {
+        call: "copy",
+        args: path.display().to_string(),
+        errno: Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+    })
+}

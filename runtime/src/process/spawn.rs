@@ -1,0 +1,131 @@
+//! The supervisor's birth: forked straight into the container's base user namespace.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::init::handshake::Report;
+use crate::sys::SysError;
+use crate::sys::process::{Forked, clone3};
+use crate::userns::{Mapping, UsernsError};
+
+/// One end of the fork of [`supervisor`].
+#[derive(Debug)]
+pub enum Side {
+    /// In the caller: the supervisor's pidfd.
+    Parent(Parent),
+    /// In the supervisor: wait for the maps before using ids.
+    Supervisor(MapsPending),
+}
+
+/// The caller's side: must call [`Parent::write_maps`].
+#[derive(Debug)]
+pub struct Parent {
+    /// Whose maps are to be written; `None` if the namespace has them.
+    pid: Option<i32>,
+    /// The supervisor's pidfd.
+    pub pidfd: OwnedFd,
+    maps: OwnedFd,
+}
+
+/// The supervisor's side, before it has ids.
+#[derive(Debug)]
+pub struct MapsPending {
+    maps: OwnedFd,
+}
+
+/// Forks the supervisor into a new user namespace and, with `own_pids`, as init of a pid namespace: when it dies, the
+/// kernel kills whatever it started.
+pub fn supervisor(own_pids: bool) -> Result<Side, UsernsError> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
+    let flags = libc::CLONE_NEWUSER as u64 | if own_pids { libc::CLONE_NEWPID as u64 } else { 0 };
+    let forked = clone3(flags, None).map_err(|errno| {
+        UsernsError::Create(SysError { call: "clone3", args: "CLONE_NEWUSER|CLONE_NEWPID".into(), errno })
+    })?;
+    Ok(match forked {
+        Forked::Child => Side::Supervisor(MapsPending { maps: read }),
+        Forked::Parent { pid, pidfd } => Side::Parent(Parent { pid: Some(pid), pidfd, maps: write }),
+    })
+}
+
+impl Parent {
+    /// Writes the id maps and lets the supervisor go on.
+    pub fn write_maps(self, mapping: &Mapping) -> Result<OwnedFd, UsernsError> {
+        if let Some(pid) = self.pid {
+            mapping.write(pid)?;
+        }
+        match nix::unistd::write(&self.maps, b"m") {
+            // A supervisor that has given up already says why by its own channel.
+            Ok(_) | Err(nix::errno::Errno::EPIPE) => Ok(self.pidfd),
+            Err(errno) => Err(SysError { call: "write", args: "maps".into(), errno }.into()),
+        }
+    }
+}
+
+impl MapsPending {
+    /// Waits until the maps are written and takes id 0. `false`: the caller died or failed, there is nobody to tell.
+    pub fn wait(self) -> Result<bool, SysError> {
+        let mut byte = [0];
+        loop {
+            match nix::unistd::read(&self.maps, &mut byte) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                Ok(1) => break,
+                _ => return Ok(false),
+            }
+        }
+        crate::userns::become_root().map(|()| true)
+    }
+}
+
+/// Forks the supervisor into the user namespace of a running container, `pidfd` being its init: what is shared with it
+/// (network, IPC, pids) belongs to that user namespace, and nobody outside of it may join.
+///
+/// The supervisor is a child of the caller, by way of a joiner that exits.
+pub fn supervisor_beside(pidfd: BorrowedFd<'_>, own_pids: bool) -> Result<Side, UsernsError> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
+    let (ours, theirs) = crate::init::handshake::pair()?;
+    match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
+        Forked::Child => {
+            drop(ours);
+            let joined = crate::sys::process::setns(pidfd, libc::CLONE_NEWUSER)
+                .map_err(SysError::of("setns", "CLONE_NEWUSER"))
+                .and_then(|()| {
+                    let flags = libc::CLONE_PARENT as u64 | if own_pids { libc::CLONE_NEWPID as u64 } else { 0 };
+                    clone3(flags, None).map_err(SysError::of("clone3", "CLONE_PARENT|CLONE_NEWPID"))
+                });
+            match joined {
+                Ok(Forked::Child) => {
+                    drop((write, theirs));
+                    Ok(Side::Supervisor(MapsPending { maps: read }))
+                }
+                Ok(Forked::Parent { pidfd, .. }) => {
+                    let told = theirs.report(&Report::Process(pidfd));
+                    std::process::exit(i32::from(told.is_err()))
+                }
+                Err(error) => {
+                    let _ = theirs.report(&Report::Failed { code: 125, message: error.to_string() });
+                    std::process::exit(125)
+                }
+            }
+        }
+        Forked::Parent { pidfd: joiner, .. } => {
+            drop((read, theirs));
+            let report = ours.receive()?;
+            let _ = crate::sys::process::wait(joiner.as_fd(), true);
+            match report {
+                Report::Process(pidfd) => Ok(Side::Parent(Parent { pid: None, pidfd, maps: write })),
+                Report::Failed { message, .. } => Err(UsernsError::Join(message)),
+                _ => Err(UsernsError::Join("the container has exited".into())),
+            }
+        }
+    }
+}
+
+/// Makes the pid namespace at `path` that of the children that this process clones from now on.
+pub fn put_children_into(path: &std::path::Path) -> Result<(), SysError> {
+    let fd = nix::fcntl::open(
+        path,
+        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .map_err(SysError::of("open", path.display()))?;
+    crate::sys::process::setns(fd.as_fd(), libc::CLONE_NEWPID).map_err(SysError::of("setns", path.display()))
+}

@@ -1,0 +1,222 @@
+//! What `run` and `create` share: every option, the image and its arguments, and how they become a [`Request`].
+//!
+//! ```text
+//! ContainerOptions ─ask→ Asked (values checked, before any pull) ─finish(image)→ Request
+//! ```
+//!
+//! Both steps are pure: what they need from outside is in [`Caller`] and in the image's configuration.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args};
+use net::mode::Mode;
+use oci_spec::image::{Config, ImageConfiguration};
+use storage::state::request::{Mount, Request, UserNamespace, VolumeMount};
+
+use super::options::Caller;
+use super::options::life::LifeOptions;
+use super::options::mounts::MountOptions;
+use super::options::network::NetworkOptions;
+use super::options::process::{AskedProcess, ProcessOptions, image_signal, workdir};
+use super::options::resources::{self, ResourceOptions};
+use super::options::security::SecurityOptions;
+use super::parse::{mount_flags, pairs, ports};
+use super::usage::{Checked, InvalidOption, one, valued_flag};
+
+/// The options of `run` and `create`, then the image, then everything after it as it is.
+#[derive(Args, Clone, Debug)]
+#[command(disable_help_flag = true, args_override_self = true, mut_args = valued_flag)]
+pub(crate) struct ContainerOptions {
+    #[command(flatten)]
+    pub(crate) life: LifeOptions,
+    #[command(flatten)]
+    pub(crate) process: ProcessOptions,
+    #[command(flatten)]
+    pub(crate) mounts: MountOptions,
+    #[command(flatten)]
+    pub(crate) network: NetworkOptions,
+    #[command(flatten)]
+    pub(crate) security: SecurityOptions,
+    #[command(flatten)]
+    pub(crate) resources: ResourceOptions,
+    /// Print help (-h is --hostname)
+    #[arg(long, action = ArgAction::Help)]
+    help: Option<bool>,
+    /// The image, then the command and its arguments
+    // One list: options stop at its first value, whatever follows looks like.
+    #[arg(value_name = "IMAGE [COMMAND [ARG...]]", required = true, trailing_var_arg = true, num_args = 1..)]
+    pub(crate) image_and_command: Vec<String>,
+}
+
+/// A command line without mistakes, waiting for its image.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// Complete but for what the image has a say in.
+    request: Request,
+    process: AskedProcess,
+    command: Vec<String>,
+    /// Ports were to be published on a network that has none.
+    ports_discarded: bool,
+    /// The caller's ids, for `--userns keep-id`.
+    ids: (u32, u32),
+}
+
+/// Why there is no request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub(crate) enum BadRequest {
+    #[error(transparent)]
+    Option(#[from] InvalidOption),
+    #[error("no command or entrypoint provided, and no CMD or ENTRYPOINT from image")]
+    NoCommand,
+}
+
+impl ContainerOptions {
+    /// The image as named, or the directory with `--rootfs`.
+    pub(crate) fn image(&self) -> &str {
+        self.image_and_command.first().map_or("", String::as_str)
+    }
+
+    /// Checks every option. `create_command` is the command line, for inspect.
+    pub(crate) fn ask(&self, caller: &Caller<'_>, create_command: Vec<String>) -> Checked<Asked> {
+        let mut request = Request { create_command, ..Request::default() };
+        if self.life.rootfs {
+            request.rootfs = Some(caller.cwd.join(self.image()));
+        } else {
+            self.image().clone_into(&mut request.image);
+        }
+        self.security.apply_namespaces(&mut request)?;
+        self.life.apply(&mut request, caller)?;
+        let process = self.process.apply(&mut request, caller)?;
+        self.mounts.apply(&mut request, caller)?;
+        self.network.apply(&mut request)?;
+        self.security.apply(&mut request, caller)?;
+        self.resources.apply(&mut request)?;
+        let network = &mut request.network;
+        let can_publish = Mode::parse(&network.mode).is_ok_and(|mode| mode.can_publish());
+        let ports_discarded = !can_publish && (network.publish_all || !network.published.is_empty());
+        if ports_discarded {
+            network.publish_all = false;
+            network.published.clear();
+        }
+        let command = self.image_and_command.iter().skip(1).cloned().collect();
+        Ok(Asked { request, process, command, ports_discarded, ids: (caller.uid, caller.gid) })
+    }
+}
+
+impl Asked {
+    /// What the image has no say in: name to resolve, pull policy, platform, mounts and so on.
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Lines for stderr about options that have no effect here.
+    pub(crate) fn warnings(&self, resources_supported: bool) -> Vec<&'static str> {
+        const DISCARDED: &str =
+            "warning: published ports are discarded: a host, container or none network has no ports of its own";
+        let discarded = self.ports_discarded.then_some(DISCARDED);
+        discarded.into_iter().chain(resources::warning(&self.request.resources, resources_supported)).collect()
+    }
+
+    /// Merges the image's configuration; without one (`--rootfs`) only defaults are merged.
+    ///
+    /// # Errors
+    /// [`BadRequest::NoCommand`], or an option whose name says that the image is at fault.
+    pub(crate) fn finish(mut self, image: Option<&ImageConfiguration>) -> Result<Request, BadRequest> {
+        let none = Config::default();
+        let config = image.and_then(|image| image.config().as_ref()).unwrap_or(&none);
+        self.merge_arguments(config)?;
+        self.merge_environment(config);
+        self.merge_places(config)?;
+        self.merge_ports(config)?;
+        let mut labels: BTreeMap<String, String> = config.labels().iter().flatten().map(owned).collect();
+        labels.append(&mut self.request.labels);
+        self.request.labels = labels;
+        if let Some(signal) = config.stop_signal().as_ref().filter(|signal| !signal.is_empty())
+            && self.request.stop_signal.is_none()
+        {
+            self.request.stop_signal = Some(image_signal(signal)?);
+        }
+        Ok(self.request)
+    }
+
+    /// Docker's rule: an entrypoint of the user's takes the image's command away with the image's entrypoint.
+    fn merge_arguments(&mut self, config: &Config) -> Result<(), BadRequest> {
+        let asked = self.process.entrypoint.take();
+        let image_command = if asked.is_none() { config.cmd().clone().unwrap_or_default() } else { Vec::new() };
+        let request = &mut self.request;
+        request.entrypoint = asked.or_else(|| config.entrypoint().clone()).unwrap_or_default();
+        if matches!(request.entrypoint.as_slice(), [only] if only.is_empty()) {
+            request.entrypoint.clear();
+        }
+        request.cmd = if self.command.is_empty() { image_command } else { std::mem::take(&mut self.command) };
+        request.args = request.entrypoint.iter().chain(&request.cmd).cloned().collect();
+        if request.args.is_empty() { Err(BadRequest::NoCommand) } else { Ok(()) }
+    }
+
+    fn merge_environment(&mut self, config: &Config) {
+        let mut env = std::mem::take(&mut self.process.env_below);
+        for variable in config.env().iter().flatten() {
+            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            if !name.is_empty() && !variable.contains('\0') {
+                pairs::set(&mut env, name, value);
+            }
+        }
+        if self.process.unset_env_all {
+            env.clear();
+        }
+        env.retain(|(name, _)| !self.process.unset_env.contains(name));
+        for (name, value) in &self.process.env_above {
+            pairs::set(&mut env, name, value);
+        }
+        self.request.env = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    }
+
+    /// User, working directory, volumes.
+    fn merge_places(&mut self, config: &Config) -> Checked<()> {
+        let request = &mut self.request;
+        if request.user.is_empty() {
+            request.user = config.user().clone().unwrap_or_default();
+        }
+        if let (UserNamespace::KeepId { uid, gid, .. }, true) = (&request.userns, request.user.is_empty()) {
+            request.user = format!("{}:{}", uid.unwrap_or(self.ids.0), gid.unwrap_or(self.ids.1));
+        }
+        if request.workdir.as_os_str().is_empty() {
+            let asked = config.working_dir().as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+            // Some builders leave a relative one; docker reads it from the root.
+            let absolute = format!("/{}", asked.trim_start_matches('/'));
+            request.workdir = one("WORKDIR of the image", &absolute, workdir)?.into();
+        }
+        for path in config.volumes().iter().flatten() {
+            let target = one("VOLUME of the image", path, volume_target)?;
+            if !request.mounts.iter().any(|mount| *mount.target() == target) {
+                let mount = VolumeMount { target, from_image: true, ..VolumeMount::default() };
+                request.mounts.push(Mount::Volume(mount));
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_ports(&mut self, config: &Config) -> Checked<()> {
+        let exposed = &mut self.request.network.exposed;
+        for value in config.exposed_ports().iter().flatten() {
+            let ports = one("EXPOSE of the image", value, ports::exposed)?;
+            exposed.push(ports);
+        }
+        exposed.sort_unstable();
+        exposed.dedup();
+        Ok(())
+    }
+}
+
+fn volume_target(path: &str) -> Result<PathBuf, String> {
+    mount_flags::target(&format!("/{}", Path::new(path).to_string_lossy().trim_start_matches('/')))
+}
+
+fn owned((name, value): (&String, &String)) -> (String, String) {
+    (name.clone(), value.clone())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! What the container sees of the host's files and devices.
+
+use clap::Args;
+use storage::state::request::{Mount, Request};
+
+use super::Caller;
+use crate::cli::parse::{limits, mount, mount_flags, size, volume};
+use crate::cli::usage::{Checked, InvalidOption, each, maybe};
+
+/// Options of files and devices.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MountOptions {
+    /// Mount a path of the host or a volume, [[SOURCE:]TARGET[:OPTIONS]]
+    #[arg(short, long = "volume", value_name = "VOLUME")]
+    pub(crate) volumes: Vec<String>,
+    /// Mount a path of the host, a volume or a temporary file system, type=TYPE,KEY=VALUE...
+    #[arg(long = "mount", value_name = "MOUNT")]
+    pub(crate) mounts: Vec<String>,
+    /// Mount a temporary file system, TARGET[:OPTIONS]
+    #[arg(long = "tmpfs", value_name = "TMPFS")]
+    pub(crate) tmpfs: Vec<String>,
+    /// Mount the volumes of another container, CONTAINER[:ro]
+    #[arg(long = "volumes-from", value_name = "CONTAINER")]
+    pub(crate) volumes_from: Vec<String>,
+    /// Make the root file system read-only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// With --read-only, keep /run, /tmp and /var/tmp writable in memory
+    #[arg(long, default_value_t = true)]
+    pub(crate) read_only_tmpfs: bool,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) shm_size: Option<String>,
+    /// Make a device of the host visible, SOURCE[:TARGET[:PERMISSIONS]]
+    #[arg(long = "device", value_name = "DEVICE")]
+    pub(crate) devices: Vec<String>,
+}
+
+impl MountOptions {
+    pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
+        let mut seen = Vec::new();
+        for (flag, values, parse) in [
+            ("--mount", &self.mounts, &(|value: &str| mount::mount(value, caller.cwd)) as &dyn Fn(&str) -> _),
+            ("-v, --volume", &self.volumes, &|value: &str| volume::volume(value, caller.cwd)),
+            ("--tmpfs", &self.tmpfs, &|value: &str| mount_flags::tmpfs(value).map(Mount::Tmpfs)),
+        ] {
+            for (value, mount) in values.iter().zip(each(flag, values, parse)?) {
+                if seen.contains(mount.target()) {
+                    let reason = format!("{}: duplicate mount destination", mount.target().display());
+                    return Err(InvalidOption { flag, value: value.clone(), reason });
+                }
+                seen.push(mount.target().clone());
+                request.mounts.push(mount);
+            }
+        }
+        request.volumes_from = each("--volumes-from", &self.volumes_from, volume::volumes_from)?;
+        request.read_only = self.read_only;
+        request.read_only_tmpfs = self.read_only_tmpfs;
+        request.shm_size_bytes = maybe("--shm-size", self.shm_size.as_ref(), size::bytes)?;
+        request.devices = each("--device", &self.devices, limits::device)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! `coracle attach`: become one more client of a running container.
+
+use std::os::fd::AsFd;
+
+use runtime::monitor::attach::{Client, Request};
+use storage::state::container::{self, Record};
+
+use super::run::{parse_detach_keys, stay};
+use super::{Context, Outcome};
+use crate::error::CommandError;
+
+/// Attach to a running container
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Container name or ID
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+    /// Keys that detach from the container, or an empty value for none
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
+    /// Do not attach standard input
+    #[arg(long)]
+    no_stdin: bool,
+    /// Pass signals on to the container
+    #[arg(long, default_value_t = true)]
+    sig_proxy: bool,
+}
+
+/// Runs `coracle attach`.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let record = container::find(&context.layout, &args.container).map_err(CommandError::user)?;
+    attach(context, &record, args.detach_keys.as_deref(), !args.no_stdin, args.sig_proxy)
+}
+
+/// Attaches to a container that runs.
+pub(crate) fn attach(
+    context: &Context,
+    record: &Record,
+    detach_keys: Option<&str>,
+    with_stdin: bool,
+    sig_proxy: bool,
+) -> Outcome {
+    let keys = parse_detach_keys(detach_keys)?;
+    let refused = |error: &dyn std::fmt::Display| CommandError::host(format!("container {}: {error}", record.name));
+    let directory = std::fs::File::open(context.layout.runtime_container(&record.id))
+        .map_err(|_| refused(&"you can only attach to running containers"))?;
+    let client = Client::connect(directory.as_fd()).map_err(|error| refused(&error))?;
+    super::run::block_proxied_signals();
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let request = Request {
+        stdin: (with_stdin && record.request.stdin_open).then(|| stdin.as_fd()),
+        stdout: Some(stdout.as_fd()),
+        stderr: (!record.request.tty).then(|| stderr.as_fd()),
+        detach_keys: keys,
+    };
+    client.attach(&request).map_err(|error| refused(&error))?;
+    stay(client, record, sig_proxy)
+}

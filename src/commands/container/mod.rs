@@ -1,0 +1,77 @@
+//! `container`: the commands about containers by their noun.
+
+pub(crate) mod prune;
+
+use clap::Subcommand;
+
+use super::inspect::{self, Kind};
+use super::{
+    Context, Outcome, attach, create, exec, exists, kill, logs, port, ps, rename, restart, rm, run as run_command,
+    start, stop, top, wait,
+};
+
+/// What to do with containers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Attach to a running container
+    Attach(attach::Args),
+    /// Create a container but do not start it
+    Create(Box<create::Args>),
+    /// Run a process in a running container
+    Exec(exec::Args),
+    /// Check if a container exists in local storage
+    Exists(exists::Args),
+    /// Display the configuration of one or more containers
+    Inspect(inspect::NounArgs),
+    /// Kill one or more running containers with a specific signal
+    Kill(kill::Args),
+    /// Fetch the logs of one or more containers
+    Logs(logs::Args),
+    /// List containers
+    #[command(visible_aliases = ["ps", "list"])]
+    Ls(ps::Args),
+    /// List port mappings or a specific mapping for the container
+    Port(port::Args),
+    /// Remove all non running containers
+    Prune(prune::Args),
+    /// Rename an existing container
+    Rename(rename::Args),
+    /// Restart one or more containers
+    Restart(restart::Args),
+    /// Remove one or more containers
+    Rm(rm::Args),
+    /// Run a command in a new container
+    Run(Box<run_command::Args>),
+    /// Start one or more containers
+    Start(start::Args),
+    /// Stop one or more containers
+    Stop(stop::Args),
+    /// Display the running processes of a container
+    Top(top::Args),
+    /// Block on one or more containers
+    Wait(wait::Args),
+}
+
+/// Runs the command.
+pub(crate) fn run(command: Command, context: &Context) -> Outcome {
+    match command {
+        Command::Attach(args) => attach::run(args, context),
+        Command::Create(args) => create::run(*args, context),
+        Command::Exec(args) => exec::run(args, context),
+        Command::Exists(args) => exists::container(args, context),
+        Command::Inspect(args) => inspect::run_noun(Kind::Container, args, context),
+        Command::Kill(args) => kill::run(args, context),
+        Command::Logs(args) => logs::run(args, context),
+        Command::Ls(args) => ps::run(args, context),
+        Command::Port(args) => port::run(args, context),
+        Command::Prune(args) => prune::run(args, context),
+        Command::Rename(args) => rename::run(args, context),
+        Command::Restart(args) => restart::run(args, context),
+        Command::Rm(args) => rm::run(args, context),
+        Command::Run(args) => run_command::run(*args, context),
+        Command::Start(args) => start::run(args, context),
+        Command::Stop(args) => stop::run(args, context),
+        Command::Top(args) => top::run(args, context),
+        Command::Wait(args) => wait::run(args, context),
+    }
+}

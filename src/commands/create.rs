@@ -1,0 +1,315 @@
+//! `coracle create`, and how `run` and `start` turn a request into something that can be launched.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use oci_spec::runtime::Spec;
+use runtime::init::sealed_exe::SealedExe;
+use runtime::process::pidfd;
+use runtime::userns::Mapping;
+use storage::image::{Image, ImageStore};
+use storage::layer::{IdMap, IdPolicy, IdRange};
+use storage::state::atomic::Durability;
+use storage::state::container::{self, Creation, ImageRecord, Record};
+use storage::state::layout::ContainerId;
+use storage::state::request::{Mount, Namespace, Request, UserNamespace};
+use storage::state::status;
+use storage::transport::PullOptions;
+
+use super::{Context, Outcome, pull};
+use crate::cli::container_options::ContainerOptions;
+use crate::cli::options::Caller;
+use crate::error::{CommandError, Kind};
+use crate::supervisor::bundle::{self, Shared};
+use crate::supervisor::launch::seccomp_of;
+use crate::supervisor::{self, Birth, FirstClient, Launch};
+
+/// Create a container but do not start it
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    registry: pull::RegistryArgs,
+    #[command(flatten)]
+    container: ContainerOptions,
+}
+
+/// Runs `coracle create`.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let record = new_record(context, &args.container, &args.registry, false)?;
+    let name = claim_place(context, &args.container)?;
+    let prepared = prepare(context, record)?;
+    let mut creation = Creation::begin(&context.layout, prepared.record.id.clone()).map_err(CommandError::host)?;
+    let mut record = prepared.record;
+    record.name = match name {
+        Some(name) => {
+            creation.claim_name(&name).map_err(CommandError::host)?;
+            name
+        }
+        None => creation.claim_random_name().map_err(CommandError::host)?,
+    };
+    supervisor::write_bundle(&context.layout, &record, &prepared.spec, prepared.seccomp.as_ref())?;
+    creation.publish(&record, Durability::Full).map_err(CommandError::host)?;
+    write_cidfile(&record)?;
+    println!("{}", record.id);
+    Ok(0)
+}
+
+/// Whoever typed the command.
+pub(crate) fn with_caller<T>(work: impl FnOnce(&Caller<'_>) -> Result<T, CommandError>) -> Result<T, CommandError> {
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let cwd = std::env::current_dir()
+        .map_err(|error| CommandError::user(format!("working directory: {}", bundle::reason(&error))))?;
+    work(&Caller {
+        environment: &environment,
+        cwd: &cwd,
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        read: &|path| fs::read(path),
+    })
+}
+
+/// Decides everything that the command line and the image say; pulls the image if it has to.
+pub(crate) fn new_record(
+    context: &Context,
+    options: &ContainerOptions,
+    registry: &pull::RegistryArgs,
+    started_at_once: bool,
+) -> Result<Record, CommandError> {
+    let asked = with_caller(|caller| {
+        let command = std::env::args().collect();
+        options.ask(caller, command).map_err(CommandError::user)
+    })?;
+    for warning in asked.warnings(false) {
+        eprintln!("{warning}");
+    }
+    check_cidfile(asked.request())?;
+    let image = match &asked.request().rootfs {
+        Some(_) => None,
+        None => {
+            let pull_options = PullOptions {
+                platform: pull::parse_platform(asked.request().platform.as_deref())?,
+                client: registry.to_client_options()?,
+                ..PullOptions::default()
+            };
+            let request = asked.request();
+            Some(pull::ensure(context, &request.image, request.pull, &pull_options, options.life.quiet)?)
+        }
+    };
+    let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
+    take_volumes_from(context, &mut request)?;
+    Ok(Record {
+        version: container::VERSION,
+        id: ContainerId::random(),
+        name: String::new(),
+        created: jiff::Timestamp::now(),
+        image: image.as_ref().map(|image| image_record(&request, image)),
+        mapping: String::new(),
+        driver: "overlay".to_owned(),
+        started_at_once,
+        anonymous_volumes: Vec::new(),
+        request,
+    })
+}
+
+fn image_record(request: &Request, image: &Image) -> ImageRecord {
+    let full = storage::reference::Reference::parse(&request.image)
+        .ok()
+        .map(|reference| reference.with_default_tag())
+        .filter(|reference| image.names.contains(reference))
+        .or_else(|| image.names.first().cloned());
+    ImageRecord {
+        typed: request.image.clone(),
+        full: full.map(|name| name.to_string()).unwrap_or_default(),
+        id: image.id.clone(),
+        manifest: image.manifest.digest.clone(),
+        platform: image.platform.to_string(),
+        layers: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+    }
+}
+
+/// `--volumes-from`: mounts of other containers at places that this one has nothing at.
+fn take_volumes_from(context: &Context, request: &mut Request) -> Result<(), CommandError> {
+    for source in request.volumes_from.clone() {
+        let other = container::find(&context.layout, &source.container).map_err(CommandError::user)?;
+        let taken: HashSet<_> = request.mounts.iter().map(|mount| mount.target().clone()).collect();
+        let mut anonymous = other.anonymous_volumes.iter();
+        for mount in &other.request.mounts {
+            let mut mount = mount.clone();
+            if let Mount::Volume(volume) = &mut mount {
+                if volume.name.is_none() {
+                    // Names of anonymous volumes stand in the order in which the mounts do.
+                    volume.name = anonymous.next().cloned();
+                }
+                volume.read_only |= source.read_only;
+            }
+            if let Mount::Bind(bind) = &mut mount {
+                bind.read_only |= source.read_only;
+            }
+            if !matches!(mount, Mount::Tmpfs(_)) && !taken.contains(mount.target()) {
+                request.mounts.push(mount);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The name the container shall have; with `--replace` the one that has it goes.
+pub(crate) fn claim_place(context: &Context, options: &ContainerOptions) -> Result<Option<String>, CommandError> {
+    let Some(name) = &options.life.name else { return Ok(None) };
+    if options.life.replace
+        && let Ok(other) = container::find(&context.layout, name)
+        && other.name == *name
+    {
+        super::lifecycle::begin_stop(context, &other, Some(std::time::Duration::ZERO))?.finish(context)?;
+        super::rm::remove(context, &other, true)?;
+        super::lifecycle::empty_trash(&context.layout);
+    }
+    Ok(Some(name.clone()))
+}
+
+fn check_cidfile(request: &Request) -> Result<(), CommandError> {
+    match &request.cidfile {
+        Some(path) if path.exists() => {
+            Err(CommandError::user(format!("--cidfile {}: the file exists already", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes `--cidfile`, which must not exist.
+pub(crate) fn write_cidfile(record: &Record) -> Result<(), CommandError> {
+    let Some(path) = &record.request.cidfile else { return Ok(()) };
+    let mut options = fs::OpenOptions::new();
+    let written = options
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)
+        .and_then(|mut file| file.write_all(record.id.to_string().as_bytes()));
+    written.map_err(|error| CommandError::user(format!("--cidfile {}: {}", path.display(), bundle::reason(&error))))
+}
+
+/// A record with everything that a start needs.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) record: Record,
+    pub(crate) spec: Spec,
+    pub(crate) seccomp: Option<supervisor::launch::Seccomp>,
+    rootfs: runtime::mount::rootfs::Rootfs,
+    fill: Vec<std::path::PathBuf>,
+    mapping: Mapping,
+    beside: Option<OwnedFd>,
+}
+
+/// Makes the bundle and finds the layers.
+pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared, CommandError> {
+    let mapping = Mapping::of_user();
+    if mapping.single.is_some() {
+        pull::warn_single(&mapping);
+    }
+    let (shared, beside) = shared_namespaces(context, &record.request)?;
+    let policy = id_policy(&record.request.userns, &mapping)?;
+    record.mapping = policy.tag().unwrap_or_default();
+    ensure_layers(context, &record, &mapping, &policy)?;
+    let (rootfs, view) = supervisor::rootfs::of(&context.layout, &record)?;
+    let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
+    record.anonymous_volumes.extend(bundle.anonymous_volumes);
+    let seccomp = seccomp_of(&record.request, &bundle.spec)?;
+    Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, fill: bundle.fill, mapping, beside })
+}
+
+impl Prepared {
+    /// Forks the supervisor.
+    pub(crate) fn launch(
+        self,
+        context: &Context,
+        birth: Birth,
+        attach: Option<FirstClient>,
+    ) -> Result<supervisor::Running, CommandError> {
+        let network = supervisor::network::plan(&self.record)?;
+        supervisor::start(Launch {
+            layout: context.layout.clone(),
+            spec: self.spec,
+            seccomp: self.seccomp,
+            rootfs: self.rootfs,
+            fill: self.fill,
+            network,
+            birth,
+            attach,
+            beside: self.beside,
+            mapping: self.mapping,
+            seal: SealedExe::of_self()?,
+            record: self.record,
+        })
+    }
+}
+
+/// How the ids of layers must lie on disk for a container in this user namespace.
+fn id_policy(userns: &UserNamespace, mapping: &Mapping) -> Result<IdPolicy, CommandError> {
+    if mapping.single.is_some() {
+        return Ok(IdPolicy::Single);
+    }
+    let (uids, gids) = bundle::nested_maps(userns, mapping)?;
+    let ranges = |map: &runtime::userns::IdMap| {
+        map.0.iter().map(|one| IdRange { from: one.container, to: one.host, length: one.size }).collect()
+    };
+    Ok(match (uids.is_empty(), gids.is_empty()) {
+        (true, true) => IdPolicy::identity(),
+        _ => IdPolicy::Mapped(IdMap::new(ranges(&uids), ranges(&gids))),
+    })
+}
+
+/// Unpacks what is missing, in a child: layers are a cache, and each mapping has its own.
+fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping, policy: &IdPolicy) -> Result<(), CommandError> {
+    let Some(image) = &record.image else { return Ok(()) };
+    let is_there = |id| supervisor::rootfs::layer_directory(&context.layout, record, id).join("diff").is_dir();
+    if image.layers.iter().all(is_there) {
+        return Ok(());
+    }
+    let store = ImageStore::open(&context.layout);
+    super::in_userns_with_output(mapping, || {
+        let found = store.resolve(&image.id.to_string()).map_err(CommandError::host)?;
+        let found = found.ok_or_else(|| CommandError::host(format!("image {} is gone", image.id)))?;
+        let progress = storage::progress::Silent;
+        storage::layer::ensure_unpacked(&store, &found, policy, &progress).map_err(CommandError::host)?;
+        Ok(String::new())
+    })
+    .map(drop)
+}
+
+/// The container whose namespaces are shared, if any: its init, and a hold on it.
+fn shared_namespaces(context: &Context, request: &Request) -> Result<(Shared, Option<OwnedFd>), CommandError> {
+    let named = [&request.pid, &request.ipc, &request.uts, &request.cgroupns].into_iter().filter_map(|one| match one {
+        Namespace::Container(name) => Some(name.as_str()),
+        _ => None,
+    });
+    let names: HashSet<&str> = named.chain(request.network.mode.strip_prefix("container:")).collect();
+    let mut found: Option<Record> = None;
+    for name in names {
+        let record = container::find(&context.layout, name).map_err(CommandError::user)?;
+        match &found {
+            Some(other) if other.id != record.id => {
+                return Err(CommandError::user("namespaces can be shared with one container only, not with several"));
+            }
+            _ => found = Some(record),
+        }
+    }
+    let Some(record) = found else { return Ok((Shared::default(), None)) };
+    let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
+    let not_running =
+        || CommandError::user(format!("container {} is not running: its namespaces cannot be joined", record.name));
+    let init = observed.state.init().ok_or_else(not_running)?;
+    let fd = pidfd::open_checked(init.pid, init.start_time).map_err(|_| not_running())?;
+    Ok((Shared { pid: Some(init.pid) }, Some(fd)))
+}
+
+/// An internal error for what cannot happen.
+pub(crate) fn internal(message: impl std::fmt::Display) -> CommandError {
+    CommandError::new(Kind::Internal, message)
+}

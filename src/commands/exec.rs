@@ -1,0 +1,247 @@
+//! `coracle exec`: a program more in a running container.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use runtime::cgroup::Cgroup;
+use runtime::exec::{self, ExecError};
+use runtime::init::credentials::LoadFilter;
+use runtime::init::sealed_exe::SealedExe;
+use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
+use runtime::monitor::event_loop::{Interest, Turn};
+use runtime::monitor::log::Log;
+use runtime::monitor::relay::{self, Relay, StdinPolicy};
+use runtime::process::pty::{RawMode, Winsize, is_terminal};
+use runtime::process::signal::{Signal, SignalSource};
+use runtime::process::stdio::Input;
+use runtime::process::{Exit, pidfd, pidfd_send_signal, wait};
+use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
+use runtime::userns::Mapping;
+use storage::state::container::{self, Record};
+use storage::state::status::{self, State};
+
+use super::run::parse_detach_keys;
+use super::{Context, Outcome, create};
+use crate::cli::exec_options::{ExecOptions, ExecRequest};
+use crate::cli::user;
+use crate::error::CommandError;
+use crate::supervisor::launch::seccomp_of;
+use crate::supervisor::rootfs::View;
+
+/// Run a process in a running container
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    options: ExecOptions,
+}
+
+/// What wakes the command while the program runs.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Relay(relay::Event),
+    Exited,
+    Signal,
+}
+
+/// Runs `coracle exec`.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let request = create::with_caller(|caller| args.options.ask(caller).map_err(CommandError::user))?;
+    let record = container::find(&context.layout, &request.container).map_err(|error| missing(context, error))?;
+    let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
+    let init = match &observed.state {
+        State::Running { init, .. } => *init,
+        State::Paused { .. } => {
+            return Err(CommandError::user(format!("container {} is paused: unpause it first", record.name)));
+        }
+        other => {
+            return Err(CommandError::user(format!(
+                "can only create exec sessions on running containers: container {} is {}",
+                record.name,
+                other.as_str()
+            )));
+        }
+    };
+    let gone = |_| CommandError::user(format!("container {} is not running", record.name));
+    let target = pidfd::open_checked(init.pid, init.start_time).map_err(gone)?;
+    start(context, &request, &record, init.pid, target.as_fd())
+}
+
+fn missing(context: &Context, error: container::ContainerError) -> CommandError {
+    let error = CommandError::user(error);
+    if context.persona == crate::role::Persona::Docker { error.with_code(1) } else { error }
+}
+
+fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, target: BorrowedFd<'_>) -> Outcome {
+    let path = context.layout.container(&record.id).join("config.json");
+    let text = std::fs::read(&path).map_err(|error| {
+        CommandError::host(format!("read {}: {}", path.display(), crate::supervisor::bundle::reason(&error)))
+    })?;
+    let spec: Spec =
+        serde_json::from_slice(&text).map_err(|error| CommandError::host(format!("{}: {error}", path.display())))?;
+    let process = process_of(request, record, &spec, pid)?;
+    let keys = parse_detach_keys(request.detach_keys.as_deref())?;
+    let seccomp = if request.privileged { None } else { seccomp_of(&record.request, &spec)? };
+    let load = seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
+    let keyring = std::ffi::CString::new(format!("_coracle.{}", record.id)).unwrap_or_default();
+    let seal = SealedExe::of_self()?;
+    let cgroup = cgroup_of(record, pid);
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let size = [stdin.as_fd(), stdout.as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok());
+    let keep =
+        |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| CommandError::host(format!("dup(): {error}")));
+    let streams = match (request.detach, request.tty) {
+        (true, _) => {
+            let_go_of_streams()?;
+            exec::Streams::Inherited
+        }
+        (false, true) => exec::Streams::Terminal(size),
+        (false, false) => exec::Streams::Pipes(if request.interactive { Input::Pipe } else { Input::Null }),
+    };
+    // From here on signals are the program's.
+    let signals = SignalSource::block(&[runtime::process::signal::proxied(), vec![Signal::WINCH]].concat())
+        .map_err(|errno| CommandError::host(format!("signalfd(): {}", errno.desc().to_lowercase())))?;
+    let started = exec::start(exec::Request {
+        init: target,
+        namespaces: namespaces_of(&spec),
+        cgroup: cgroup.as_ref().map(AsFd::as_fd),
+        process: &process,
+        streams,
+        seal: seal.as_ref(),
+        options: BecomeOptions {
+            keyring: &keyring,
+            keep_groups: keeps_groups(&spec),
+            single_id: Mapping::of_user().single.is_some(),
+            filter: load.as_ref().map(|load| load as LoadFilter<'_>),
+            sealed: None,
+        },
+    })
+    .map_err(failure)?;
+    let Some(streams) = started.streams else { return Ok(0) };
+    let policy = if request.interactive { StdinPolicy::Once } else { StdinPolicy::NotInteractive };
+    let errno = |errno: nix::errno::Errno| CommandError::host(format!("dup(): {}", errno.desc().to_lowercase()));
+    let mut relay = Relay::new(streams, policy, Log::none()).map_err(errno)?;
+    let is_raw = request.tty && request.interactive && is_terminal(stdin.as_fd());
+    let raw = is_raw.then(|| RawMode::enter(stdin.as_fd())).transpose().map_err(errno)?;
+    relay.attach_first(relay::FirstClient {
+        control: None,
+        stdin: request.interactive.then(|| keep(stdin.as_fd())).transpose()?,
+        stdout: Some(keep(stdout.as_fd())?),
+        stderr: (!request.tty).then(|| keep(stderr.as_fd())).transpose()?,
+        detach_keys: if is_raw { keys } else { runtime::monitor::detach_keys::DetachKeys::none() },
+    });
+    let exit = watch(&mut relay, started.pidfd.as_fd(), &signals);
+    drop(raw);
+    Ok(exit.map_or(0, Exit::code))
+}
+
+/// Copies until the program has ended (`None`: the user detached).
+fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
+    let mut ended = None;
+    loop {
+        let mut turn = Turn::new();
+        relay.watch(&mut turn, Event::Relay);
+        if ended.is_none() {
+            turn.watch(program, Interest::Read, Event::Exited);
+        }
+        turn.watch(signals.as_fd(), Interest::Read, Event::Signal);
+        for one in turn.wait(None).unwrap_or_default() {
+            match one.event {
+                Event::Relay(event) => {
+                    let _ = relay.on(event);
+                }
+                Event::Exited => {
+                    if let Ok(Some(exit)) = wait(program, false) {
+                        ended = Some(exit);
+                        let _ = relay.container_exited(exit);
+                    }
+                }
+                Event::Signal => {
+                    while let Ok(Some(arrived)) = signals.next() {
+                        if arrived.signal != Signal::WINCH {
+                            let _ = pidfd_send_signal(program, arrived.signal.number());
+                        } else if let Ok(size) = Winsize::of(std::io::stdin().as_fd()) {
+                            relay.resize(size);
+                        }
+                    }
+                }
+            }
+        }
+        if relay.is_alone() {
+            return ended;
+        }
+    }
+}
+
+fn let_go_of_streams() -> Result<(), CommandError> {
+    let fail = |error: &dyn std::fmt::Display| CommandError::host(format!("open /dev/null: {error}"));
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(|error| fail(&error))?;
+    nix::unistd::dup2_stdin(&null).and_then(|()| nix::unistd::dup2_stdout(&null)).map_err(|errno| fail(&errno.desc()))
+}
+
+fn failure(error: ExecError) -> CommandError {
+    match error {
+        ExecError::Failed { code, message } => CommandError::host(message).with_code(code as u8),
+        other => CommandError::host(other),
+    }
+}
+
+/// The program: the container's process with what the command line changes.
+fn process_of(request: &ExecRequest, record: &Record, spec: &Spec, pid: i32) -> Result<Process, CommandError> {
+    let mut process = spec.process().clone().ok_or_else(|| create::internal("a bundle without a process"))?;
+    let mut env = process.env().clone().unwrap_or_default();
+    let set = |env: &mut Vec<String>, pair: &str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        env.retain(|other| other.split('=').next() != Some(name));
+        env.push(pair.to_owned());
+    };
+    if let Some(spec) = &request.user {
+        let root = View::Directory(PathBuf::from(format!("/proc/{pid}/root")));
+        let user = user::resolve(spec, &[], &root.read("/etc/passwd")?, &root.read("/etc/group")?)
+            .map_err(CommandError::user)?;
+        set(&mut env, &format!("HOME={}", user.home));
+        let mut ids = process.user().clone();
+        ids.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.additional_gids.clone()));
+        process.set_user(ids);
+    }
+    let parse = |list: &[String]| {
+        list.iter().map(|text| text.parse::<Selection>().map_err(CommandError::user)).collect::<Result<Vec<_>, _>>()
+    };
+    let (add, drop) = (parse(&record.request.cap_add)?, parse(&record.request.cap_drop)?);
+    let bounding = match request.privileged || record.request.privileged {
+        true => CapabilitySet::ALL,
+        false => CapabilitySet::DEFAULT.adjust(&add, &drop),
+    };
+    let last = runtime::security::capabilities::last_capability();
+    process.set_capabilities(Some(process_sets(bounding.up_to(last), &add, process.user().uid() == 0).into()));
+    for pair in &request.env {
+        set(&mut env, pair);
+    }
+    process.set_env(Some(env)).set_args(Some(request.args.clone())).set_terminal(Some(request.tty));
+    if let Some(workdir) = &request.workdir {
+        process.set_cwd(workdir.clone());
+    }
+    Ok(process)
+}
+
+/// The namespaces of a container that are not the host's, which can be joined by nobody but root.
+fn namespaces_of(spec: &Spec) -> i32 {
+    let listed = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    let flags = listed.map(|one| match one.typ() {
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Mount | LinuxNamespaceType::User | LinuxNamespaceType::Time => 0,
+    });
+    flags.fold(libc::CLONE_NEWUSER | libc::CLONE_NEWNS, |all, one| all | one)
+}
+
+/// The cgroup that the supervisor made for the container, if it made one.
+fn cgroup_of(record: &Record, pid: i32) -> Option<OwnedFd> {
+    let path = Cgroup::of_process(pid)?;
+    let name = format!("coracle-{}", record.id);
+    (path.file_name()?.to_str()? == name).then(|| Cgroup::open(&path)).flatten()
+}

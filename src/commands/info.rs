@@ -1,0 +1,452 @@
+//! `info`: the host, the stores and what coracle found to work with.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use runtime::userns::{IdMap, Mapping};
+use storage::image::store::ImageStore;
+use storage::state::status::{self, State};
+
+use super::{Context, Outcome, select, version};
+use crate::cli::format::{Json, Template, Value, enforce_range, is_json, normalize};
+use crate::cli::output;
+use crate::error::CommandError;
+use crate::role::Persona;
+
+/// Display coracle system information
+///
+/// Displays information pertaining to the host, current storage stats, and build of coracle.
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Change the output format to JSON or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let info = match context.persona {
+        Persona::Podman => describe(context)?,
+        Persona::Docker => describe_docker(context)?,
+    };
+    match args.format.as_deref() {
+        None if context.persona == Persona::Docker => output::print(&docker_text(&info))?,
+        None => output::print(&yaml(&info))?,
+        Some(format) if is_json(format) => {
+            let indent = if context.persona == Persona::Docker { None } else { Some(2) };
+            output::print_line(info.to_json(Json { indent, escape_html: true, open_empty_maps: false }))?;
+        }
+        Some(format) => {
+            let template = Template::parse("info", &enforce_range(&normalize(format)))?;
+            let named = if context.persona == Persona::Docker { info } else { go_named(&info) };
+            let (text, error) = template.execute(&Value::List(vec![named]), "system.infoReport");
+            output::print(&text)?;
+            return error.map_or(Ok(0), Err);
+        }
+    }
+    Ok(0)
+}
+
+fn word(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+/// A field of `/proc/meminfo` in bytes.
+fn memory(field: &str) -> i64 {
+    let text = word("/proc/meminfo");
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<i64>().ok()).unwrap_or(0) * 1024
+}
+
+/// A field of `/etc/os-release` without its quotes.
+fn os_release(field: &str) -> String {
+    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix('='));
+    value.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+fn cpus() -> i64 {
+    std::thread::available_parallelism().map_or(1, |count| i64::try_from(count.get()).unwrap_or(1))
+}
+
+/// The first file of that name in `PATH`.
+fn program(name: &str) -> Option<String> {
+    let paths = std::env::var_os("PATH")?;
+    std::env::split_paths(&paths)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+        .map(|path| path.display().to_string())
+}
+
+/// The controllers this process's cgroup hands on.
+fn cgroup_controllers() -> Vec<String> {
+    let own = word("/proc/self/cgroup");
+    let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let mount = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .into_iter()
+        .find(|mount| Path::new(mount).join("cgroup.controllers").exists());
+    let Some(mount) = mount else { return Vec::new() };
+    word(&format!("{mount}{path}/cgroup.controllers")).split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+fn cgroup_version() -> &'static str {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() || Path::new("/sys/fs/cgroup/unified").exists() {
+        "v2"
+    } else {
+        "v1"
+    }
+}
+
+fn kernel() -> String {
+    word("/proc/sys/kernel/osrelease")
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Containers: all, running, paused, stopped.
+fn counts(context: &Context) -> Result<[i64; 4], CommandError> {
+    let mut counts = [0; 4];
+    for record in select::all(context)? {
+        counts[0] += 1;
+        let Ok(observed) = status::observe(&context.layout, &record) else { continue };
+        match observed.state {
+            State::Running { .. } | State::Starting { .. } => counts[1] += 1,
+            State::Paused { .. } => counts[2] += 1,
+            State::Created | State::Stopped { .. } => counts[3] += 1,
+        }
+    }
+    Ok(counts)
+}
+
+fn map<const N: usize>(fields: [(&'static str, Value); N]) -> Value {
+    Value::Struct(fields.into_iter().collect())
+}
+
+fn id_map(map: &IdMap) -> Value {
+    let rows = map.0.iter().map(|entry| {
+        Value::Struct(vec![
+            ("container_id", Value::Int(i64::from(entry.container))),
+            ("host_id", Value::Int(i64::from(entry.host))),
+            ("size", Value::Int(i64::from(entry.size))),
+        ])
+    });
+    Value::List(rows.collect())
+}
+
+fn helper(name: &str) -> Value {
+    let path = program(name).unwrap_or_default();
+    Value::Struct(vec![("executable", path.into()), ("package", "".into()), ("version", "".into())])
+}
+
+fn path(path: &Path) -> Value {
+    Value::Str(path.display().to_string())
+}
+
+fn describe(context: &Context) -> Result<Value, CommandError> {
+    let layout = &context.layout;
+    let mapping = Mapping::of_user();
+    let [all, running, paused, stopped] = counts(context)?;
+    let images = ImageStore::open(layout).list().map_or(0, |images| images.len());
+    let uptime = word("/proc/uptime").split('.').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let file_system = nix::sys::statvfs::statvfs(layout.data_dir()).ok();
+    let bytes = |blocks: u64| file_system.as_ref().map_or(0, |fs| blocks.saturating_mul(fs.fragment_size()));
+    let allocated = file_system.as_ref().map_or(0, |fs| bytes(fs.blocks()));
+    let free = file_system.as_ref().map_or(0, |fs| bytes(fs.blocks_free()));
+    let client = version::describe(false).get("Client").cloned().unwrap_or(Value::Nil);
+    let network = ["pasta", "slirp4netns"].into_iter().find(|name| program(name).is_some()).unwrap_or("none");
+    Ok(map([
+        (
+            "host",
+            map([
+                ("arch", version::arch().into()),
+                ("cgroupManager", "cgroupfs".into()),
+                ("cgroupVersion", cgroup_version().into()),
+                ("cgroupControllers", Value::strings(cgroup_controllers())),
+                ("cpus", Value::Int(cpus())),
+                (
+                    "distribution",
+                    map([
+                        ("distribution", os_release("ID").into()),
+                        ("version", os_release("VERSION_ID").into()),
+                        ("codename", os_release("VERSION_CODENAME").into()),
+                    ]),
+                ),
+                ("eventLogger", "file".into()),
+                ("hostname", hostname().into()),
+                ("idMappings", map([("gidmap", id_map(&mapping.gids)), ("uidmap", id_map(&mapping.uids))])),
+                ("kernel", kernel().into()),
+                ("logDriver", "k8s-file".into()),
+                ("memFree", Value::Int(memory("MemFree"))),
+                ("memTotal", Value::Int(memory("MemTotal"))),
+                ("networkBackend", "coracle".into()),
+                (
+                    "ociRuntime",
+                    map([
+                        ("name", "coracle".into()),
+                        ("path", "".into()),
+                        ("version", env!("CARGO_PKG_VERSION").into()),
+                    ]),
+                ),
+                ("os", "linux".into()),
+                ("pasta", helper("pasta")),
+                ("remoteSocket", map([("exists", false.into()), ("path", "".into())])),
+                ("rootlessNetworkCmd", network.into()),
+                (
+                    "security",
+                    map([
+                        ("apparmorEnabled", (word("/sys/module/apparmor/parameters/enabled") == "Y").into()),
+                        ("rootless", (!nix::unistd::geteuid().is_root()).into()),
+                        ("seccompEnabled", true.into()),
+                        ("seccompProfilePath", "".into()),
+                        ("selinuxEnabled", Path::new("/sys/fs/selinux/enforce").exists().into()),
+                    ]),
+                ),
+                ("serviceIsRemote", false.into()),
+                ("slirp4netns", helper("slirp4netns")),
+                ("swapFree", Value::Int(memory("SwapFree"))),
+                ("swapTotal", Value::Int(memory("SwapTotal"))),
+                ("uptime", format!("{}h {}m {:.2}s", uptime / 3600, uptime / 60 % 60, (uptime % 60) as f64).into()),
+                ("variant", "".into()),
+            ]),
+        ),
+        (
+            "plugins",
+            map([
+                ("authorization", Value::NilList),
+                ("log", Value::strings(["k8s-file", "json-file", "none"])),
+                ("network", Value::strings(["none", "host", "slirp4netns", "pasta"])),
+                ("volume", Value::strings(["local"])),
+            ]),
+        ),
+        ("registries", Value::Map(BTreeMap::new())),
+        (
+            "store",
+            map([
+                (
+                    "containerStore",
+                    map([
+                        ("number", Value::Int(all)),
+                        ("paused", Value::Int(paused)),
+                        ("running", Value::Int(running)),
+                        ("stopped", Value::Int(stopped)),
+                    ]),
+                ),
+                ("graphDriverName", "overlay".into()),
+                ("graphOptions", Value::Map(BTreeMap::new())),
+                ("graphRoot", path(layout.data_dir())),
+                ("graphRootAllocated", allocated.into()),
+                ("graphRootUsed", allocated.saturating_sub(free).into()),
+                ("graphStatus", Value::Map(BTreeMap::new())),
+                ("imageStore", map([("number", Value::from(images as u64))])),
+                ("runRoot", path(layout.runtime_dir())),
+                ("transientStore", false.into()),
+                ("volumePath", path(&layout.volumes())),
+            ]),
+        ),
+        ("version", client),
+    ]))
+}
+
+fn describe_docker(context: &Context) -> Result<Value, CommandError> {
+    let [all, running, paused, stopped] = counts(context)?;
+    let images = ImageStore::open(&context.layout).list().map_or(0, |images| images.len());
+    Ok(map([
+        ("ID", "".into()),
+        ("Containers", Value::Int(all)),
+        ("ContainersRunning", Value::Int(running)),
+        ("ContainersPaused", Value::Int(paused)),
+        ("ContainersStopped", Value::Int(stopped)),
+        ("Images", Value::from(images as u64)),
+        ("Driver", "overlay2".into()),
+        ("DriverStatus", Value::List(vec![Value::strings(["Native Overlay Diff", "true"])])),
+        (
+            "Plugins",
+            map([
+                ("Volume", Value::strings(["local"])),
+                ("Network", Value::strings(["none", "host", "slirp4netns", "pasta"])),
+                ("Authorization", Value::NilList),
+                ("Log", Value::strings(["k8s-file", "json-file", "none"])),
+            ]),
+        ),
+        ("MemoryLimit", cgroup_controllers().iter().any(|name| name == "memory").into()),
+        ("CpuCfsQuota", cgroup_controllers().iter().any(|name| name == "cpu").into()),
+        ("LoggingDriver", "k8s-file".into()),
+        ("CgroupDriver", "cgroupfs".into()),
+        ("CgroupVersion", cgroup_version().trim_start_matches('v').into()),
+        ("KernelVersion", kernel().into()),
+        ("OperatingSystem", os_release("PRETTY_NAME").into()),
+        ("OSType", "linux".into()),
+        ("Architecture", std::env::consts::ARCH.into()),
+        ("NCPU", Value::Int(cpus())),
+        ("MemTotal", Value::Int(memory("MemTotal"))),
+        ("DockerRootDir", path(context.layout.data_dir())),
+        ("Name", hostname().into()),
+        ("ServerVersion", env!("CARGO_PKG_VERSION").into()),
+        ("Runtimes", Value::Map(BTreeMap::from([("coracle".to_owned(), map([("path", "coracle".into())]))]))),
+        ("DefaultRuntime", "coracle".into()),
+        ("SecurityOptions", Value::strings(["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"])),
+        (
+            "ClientInfo",
+            map([
+                ("Version", env!("CARGO_PKG_VERSION").into()),
+                ("Context", "default".into()),
+                ("Plugins", Value::List(Vec::new())),
+            ]),
+        ),
+        ("Warnings", Value::NilList),
+    ]))
+}
+
+fn docker_text(info: &Value) -> String {
+    let field = |name: &str| info.get(name).map(Value::to_text).unwrap_or_default();
+    let security: String = match info.get("SecurityOptions") {
+        Some(Value::List(list)) => {
+            list.iter().map(|one| format!("  {}\n", one.to_text().trim_start_matches("name="))).collect()
+        }
+        _ => String::new(),
+    };
+    format!(
+        "Client:\n Version:    {version}\n Context:    default\n\nServer: (no daemon is needed)\n Containers: {}\n  Running: {}\n  \
+         Paused: {}\n  Stopped: {}\n Images: {}\n Server Version: {version}\n Storage Driver: {}\n Logging Driver: {}\n \
+         Cgroup Driver: {}\n Cgroup Version: {}\n Security Options:\n{security} Kernel Version: {}\n Operating System: {}\n \
+         OSType: {}\n Architecture: {}\n CPUs: {}\n Total Memory: {}\n Name: {}\n Docker Root Dir: {}\n",
+        field("Containers"),
+        field("ContainersRunning"),
+        field("ContainersPaused"),
+        field("ContainersStopped"),
+        field("Images"),
+        field("Driver"),
+        field("LoggingDriver"),
+        field("CgroupDriver"),
+        field("CgroupVersion"),
+        field("KernelVersion"),
+        field("OperatingSystem"),
+        field("OSType"),
+        field("Architecture"),
+        field("NCPU"),
+        field("MemTotal"),
+        field("Name"),
+        field("DockerRootDir"),
+        version = field("ServerVersion"),
+    )
+}
+
+/// The document with its keys as podman's templates have them: `.Host.CgroupsVersion` for `cgroupVersion`.
+fn go_named(value: &Value) -> Value {
+    let name = |name: &str| match name {
+        "cgroupVersion" => "CgroupsVersion".to_owned(),
+        "idMappings" => "IDMappings".to_owned(),
+        "uidmap" => "UIDMap".to_owned(),
+        "gidmap" => "GIDMap".to_owned(),
+        "cpus" => "CPUs".to_owned(),
+        "os" => "OS".to_owned(),
+        "ociRuntime" => "OCIRuntime".to_owned(),
+        "selinuxEnabled" => "SELinuxEnabled".to_owned(),
+        "apparmorEnabled" => "AppArmorEnabled".to_owned(),
+        "seccompEnabled" => "SECCOMPEnabled".to_owned(),
+        "seccompProfilePath" => "SECCOMPProfilePath".to_owned(),
+        name => {
+            let mut chars = name.chars();
+            chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
+        }
+    };
+    match value {
+        Value::Struct(fields) => Value::Map(fields.iter().map(|(key, value)| (name(key), go_named(value))).collect()),
+        Value::List(list) => Value::List(list.iter().map(go_named).collect()),
+        value => value.clone(),
+    }
+}
+
+/// The document as YAML, keys sorted, as podman prints it.
+fn yaml(value: &Value) -> String {
+    let mut out = String::new();
+    write_yaml(value, 0, &mut out);
+    out
+}
+
+fn write_yaml(value: &Value, depth: usize, out: &mut String) {
+    let mut fields: Vec<(&str, &Value)> = match value {
+        Value::Struct(fields) => fields.iter().map(|(name, value)| (*name, value)).collect(),
+        Value::Map(map) => map.iter().map(|(name, value)| (name.as_str(), value)).collect(),
+        _ => return,
+    };
+    fields.sort_by_key(|(name, _)| *name);
+    let indent = "  ".repeat(depth);
+    for (name, value) in fields {
+        out.push_str(&format!("{indent}{name}:"));
+        match value {
+            Value::List(list) if !list.is_empty() => {
+                out.push('\n');
+                for item in list {
+                    if matches!(item, Value::Struct(_) | Value::Map(_)) {
+                        // The first key stands behind the dash, the others below it.
+                        let mut text = String::new();
+                        write_yaml(item, depth + 1, &mut text);
+                        let inner = "  ".repeat(depth + 1);
+                        out.push_str(&text.replacen(&inner, &format!("{indent}- "), 1));
+                    } else {
+                        out.push_str(&format!("{indent}- {}\n", scalar(item)));
+                    }
+                }
+            }
+            Value::Struct(fields) if !fields.is_empty() => {
+                out.push('\n');
+                write_yaml(value, depth + 1, out);
+            }
+            Value::Map(map) if !map.is_empty() => {
+                out.push('\n');
+                write_yaml(value, depth + 1, out);
+            }
+            value => out.push_str(&format!(" {}\n", scalar(value))),
+        }
+    }
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::Nil | Value::NilList | Value::NilMap => "null".to_owned(),
+        Value::List(_) => "[]".to_owned(),
+        Value::Map(_) | Value::Struct(_) => "{}".to_owned(),
+        Value::Str(text) if needs_quotes(text) => value.to_json(Json::LINE),
+        value => value.to_text(),
+    }
+}
+
+/// Whether a plain scalar would read as something else.
+fn needs_quotes(text: &str) -> bool {
+    text.is_empty()
+        || text.parse::<f64>().is_ok()
+        || matches!(text, "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "~")
+        || text.starts_with([
+            ' ', '-', '?', ':', ',', '[', ']', '{', '}', '#', '&', '*', '!', '|', '>', '\'', '"', '%', '@', '`',
+        ])
+        || text.ends_with([' ', ':'])
+        || text.contains(": ")
+        || text.contains(" #")
+        || text.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_is_laid_out_as_podman_does() {
+        let value = map([
+            ("b", map([("x", "13".into()), ("w", true.into())])),
+            ("a", Value::List(vec![map([("size", Value::Int(1)), ("id", Value::Int(0))])])),
+            ("c", Value::List(Vec::new())),
+            ("d", "".into()),
+            ("e", Value::strings(["one", "a: b"])),
+            ("f", Value::NilList),
+        ]);
+        assert_eq!(
+            yaml(&value),
+            "a:\n- id: 0\n  size: 1\nb:\n  w: true\n  x: \"13\"\nc: []\nd: \"\"\ne:\n- one\n- \"a: b\"\nf: null\n"
+        );
+    }
+}

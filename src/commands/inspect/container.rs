@@ -1,0 +1,588 @@
+//! A container, as `container inspect` shows it: podman's document, which has all of docker's core in it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value as Raw;
+use storage::state::container::Record;
+use storage::state::request::{
+    Healthcheck, LogDriver, Mount, Namespace, Protocol, Request, RestartPolicy, SeccompProfile, UserNamespace,
+};
+use storage::state::status::{self, Interface, Observed, Port, State};
+
+use crate::cli::format::Value;
+use crate::commands::filter::restart_policy_name;
+use crate::commands::{Context, ps};
+use crate::error::CommandError;
+use crate::role::Persona;
+
+/// Everything about a container.
+pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result<Value, CommandError> {
+    let observed = status::observe(&context.layout, record)?;
+    let directory = context.layout.container(&record.id);
+    let runtime = context.layout.runtime_container(&record.id);
+    let spec = std::fs::read(directory.join("config.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Raw>(&bytes).ok())
+        .unwrap_or(Raw::Null);
+    let in_runtime = |name: &str| {
+        let path = runtime.join(name);
+        Value::Str(if path.exists() { path.display().to_string() } else { String::new() })
+    };
+    let path = |path: &Path| Value::Str(path.display().to_string());
+    let request = &record.request;
+    let docker = context.persona == Persona::Docker;
+    let (command, args) = match (request.args.split_first(), docker) {
+        // podman repeats a command without arguments.
+        (Some((command, [])), false) => (command.as_str(), std::slice::from_ref(command)),
+        (Some((command, args)), _) => (command.as_str(), args),
+        (None, _) => ("", &[][..]),
+    };
+    let image_id = record.image.as_ref().map(|image| match docker {
+        true => image.id.to_string(),
+        false => image.id.hex().to_owned(),
+    });
+    let image_digest = record.image.as_ref().map(|image| image.manifest.to_string());
+    let name = if docker { format!("/{}", record.name) } else { record.name.clone() };
+    let mut fields = vec![
+        ("Id", record.id.as_str().into()),
+        ("Created", Value::Time(Some(record.created))),
+        ("Path", command.into()),
+        ("Args", Value::strings(args.iter().map(String::as_str))),
+        ("State", state(&observed, request)),
+        ("Image", image_id.unwrap_or_default().into()),
+        ("ImageDigest", image_digest.unwrap_or_default().into()),
+        ("ImageName", ps::image_name(record).into()),
+        ("Rootfs", request.rootfs.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
+        ("Pod", "".into()),
+        ("ResolvConfPath", in_runtime("resolv.conf")),
+        ("HostnamePath", in_runtime("hostname")),
+        ("HostsPath", in_runtime("hosts")),
+        ("StaticDir", path(&directory)),
+        ("OCIConfigPath", path(&directory.join("config.json"))),
+        ("OCIRuntime", "coracle".into()),
+        ("ConmonPidFile", "".into()),
+        ("PidFile", request.pidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
+        ("Name", name.into()),
+        ("RestartCount", Value::from(u64::from(observed.restarts))),
+        ("Driver", record.driver.as_str().into()),
+        ("MountLabel", "".into()),
+        ("ProcessLabel", "".into()),
+        ("AppArmorProfile", request.security.apparmor.clone().unwrap_or_default().into()),
+        ("EffectiveCaps", capabilities(&spec, "effective")),
+        ("BoundingCaps", capabilities(&spec, "bounding")),
+        ("ExecIDs", Value::List(Vec::new())),
+        ("GraphDriver", graph_driver(record, context)),
+        ("Mounts", Value::List(request.mounts.iter().filter_map(|mount| mount_point(mount, context)).collect())),
+        ("Dependencies", Value::List(Vec::new())),
+        ("NetworkSettings", network_settings(record, &observed)),
+        ("Namespace", "".into()),
+        ("IsInfra", false.into()),
+        ("IsService", false.into()),
+        ("KubeExitCodePropagation", "invalid".into()),
+        ("lockNumber", Value::Int(0)),
+        ("Config", config(record, &spec)),
+        ("HostConfig", host_config(record, context)),
+        ("UseImageHosts", request.network.no_hosts.into()),
+        ("UseImageHostname", request.network.no_hostname.into()),
+        // docker's names for what podman calls otherwise.
+        ("LogPath", log_path(record, context).into()),
+        (
+            "Platform",
+            record
+                .image
+                .as_ref()
+                .map(|image| image.platform.split('/').next().unwrap_or_default())
+                .unwrap_or("linux")
+                .into(),
+        ),
+    ];
+    if size {
+        let written = ps::tree_bytes(&directory.join("upper"));
+        let image = record.image.as_ref().and_then(|image| {
+            storage::image::store::ImageStore::open(&context.layout).resolve(image.id.hex()).ok().flatten()
+        });
+        fields.push(("SizeRw", written.into()));
+        fields.push(("SizeRootFs", (written + image.map_or(0, |image| image.size)).into()));
+    }
+    Ok(Value::Struct(fields))
+}
+
+fn state(observed: &Observed, request: &Request) -> Value {
+    let state = &observed.state;
+    let exit = state.exit();
+    let mut fields = vec![
+        ("OciVersion", "1.2.0".into()),
+        ("Status", state.as_str().into()),
+        ("Running", matches!(state, State::Running { .. }).into()),
+        ("Paused", matches!(state, State::Paused { .. }).into()),
+        ("Restarting", false.into()),
+        ("OOMKilled", exit.is_some_and(|exit| exit.oom).into()),
+        ("Dead", false.into()),
+        ("Pid", Value::Int(i64::from(state.init().map_or(0, |init| init.pid)))),
+    ];
+    let supervisor = observed.supervisor.filter(|_| state.is_alive()).unwrap_or(0);
+    fields.push(("ConmonPid", Value::Int(i64::from(supervisor)).omitempty()));
+    fields.extend([
+        ("ExitCode", Value::Int(i64::from(exit.map_or(0, |exit| exit.code)))),
+        ("Error", exit.map(|exit| exit.error.clone()).unwrap_or_default().into()),
+        ("StartedAt", Value::Time(observed.started_at)),
+        ("FinishedAt", Value::Time(exit.and_then(|exit| exit.finished_at))),
+    ]);
+    if request.healthcheck.is_some() {
+        let health = observed.health.clone().unwrap_or_default();
+        let log: Vec<Value> = health
+            .log
+            .iter()
+            .map(|check| {
+                Value::Struct(vec![
+                    ("Start", Value::Time(Some(check.start))),
+                    ("End", Value::Time(Some(check.end))),
+                    ("ExitCode", Value::Int(i64::from(check.exit_code))),
+                    ("Output", check.output.as_str().into()),
+                ])
+            })
+            .collect();
+        let word = if observed.health.is_some() { health.status.as_str() } else { "" };
+        fields.push((
+            "Health",
+            Value::Struct(vec![
+                ("Status", word.into()),
+                ("FailingStreak", Value::from(u64::from(health.failing_streak))),
+                ("Log", if log.is_empty() { Value::NilList } else { Value::List(log) }),
+            ]),
+        ));
+    }
+    if request.healthcheck.is_none() {
+        fields.push(("Health", Value::Omitted(Box::new(Value::Nil))));
+    }
+    fields.push(("CheckpointedAt", Value::Time(None)));
+    fields.push(("RestoredAt", Value::Time(None)));
+    Value::Struct(fields)
+}
+
+fn capabilities(spec: &Raw, set: &str) -> Value {
+    let list = spec.pointer(&format!("/process/capabilities/{set}")).and_then(Raw::as_array);
+    let mut names: Vec<&str> = list.into_iter().flatten().filter_map(Raw::as_str).collect();
+    names.sort_unstable();
+    Value::strings_or_nil(names)
+}
+
+fn graph_driver(record: &Record, context: &Context) -> Value {
+    let directory = context.layout.container(&record.id);
+    let mut data: BTreeMap<String, Value> = BTreeMap::new();
+    let lower: Vec<_> = record.image.iter().flat_map(|image| image.layers.iter().rev()).collect();
+    if !lower.is_empty() {
+        let tag = if record.mapping.is_empty() { String::new() } else { format!("-{}", record.mapping) };
+        let paths: Vec<_> = lower
+            .iter()
+            .map(|layer| {
+                let directory = context.layout.layers().join(format!("{}{tag}", layer.hex()));
+                directory.join("diff").display().to_string()
+            })
+            .collect();
+        data.insert("LowerDir".to_owned(), paths.join(":").into());
+        data.insert("UpperDir".to_owned(), directory.join("upper").display().to_string().into());
+        data.insert("WorkDir".to_owned(), directory.join("work").display().to_string().into());
+    }
+    Value::Struct(vec![("Name", record.driver.as_str().into()), ("Data", Value::Map(data))])
+}
+
+fn mount_point(mount: &Mount, context: &Context) -> Option<Value> {
+    let mut fields = Vec::new();
+    let (kind, source, driver, read_only, propagation, options) = match mount {
+        Mount::Bind(bind) => {
+            let recursion = if bind.non_recursive { "bind" } else { "rbind" };
+            let options = bind.options.iter().cloned().chain([recursion.to_owned()]).collect::<Vec<_>>();
+            ("bind", bind.source.clone(), "", bind.read_only, bind.propagation, options)
+        }
+        Mount::Volume(volume) => {
+            let name = volume.name.clone().unwrap_or_default();
+            let source = context.layout.volume(&name).join("_data");
+            let options = volume.options.iter().cloned().chain(["rbind".to_owned()]).collect::<Vec<_>>();
+            ("volume", source, "local", volume.read_only, volume.propagation, options)
+        }
+        Mount::Tmpfs(_) => return None,
+    };
+    fields.push(("Type", kind.into()));
+    if let Mount::Volume(volume) = mount {
+        fields.push(("Name", volume.name.clone().unwrap_or_default().into()));
+    }
+    fields.extend([
+        ("Source", source.display().to_string().into()),
+        ("Destination", mount.target().display().to_string().into()),
+        ("Driver", driver.into()),
+        ("Mode", "".into()),
+        ("Options", Value::strings(options)),
+        ("RW", (!read_only).into()),
+        ("Propagation", propagation.map_or("rprivate", |propagation| propagation.as_str()).into()),
+    ]);
+    Some(Value::Struct(fields))
+}
+
+fn port_map(ports: &[Port]) -> BTreeMap<String, Value> {
+    let mut map: BTreeMap<String, Value> = BTreeMap::new();
+    for port in ports {
+        for offset in 0..port.range.max(1) {
+            let key = format!("{}/{}", port.container_port.saturating_add(offset), port.protocol.as_str());
+            let address = port.host_ip.map_or_else(|| "0.0.0.0".to_owned(), |ip| ip.to_string());
+            let binding = Value::Struct(vec![
+                ("HostIp", address.into()),
+                ("HostPort", port.host_port.saturating_add(offset).to_string().into()),
+            ]);
+            // Only lists are put in.
+            if let Value::List(list) = map.entry(key).or_insert_with(|| Value::List(Vec::new())) {
+                list.push(binding);
+            }
+        }
+    }
+    map
+}
+
+fn exposed_keys(request: &Request) -> impl Iterator<Item = String> {
+    request.network.exposed.iter().flat_map(|exposed| {
+        let ports = exposed.port..exposed.port.saturating_add(exposed.range.max(1));
+        ports.map(|port| format!("{port}/{}", Protocol::as_str(exposed.protocol)))
+    })
+}
+
+/// The members that both the whole and each network have.
+fn endpoint(interface: Option<&Interface>) -> Vec<(&'static str, Value)> {
+    let addresses = interface.map(|interface| interface.addresses.as_slice()).unwrap_or_default();
+    let v4 = addresses.iter().find(|address| address.ip.is_ipv4());
+    let v6 = addresses.iter().find(|address| address.ip.is_ipv6());
+    let ip = |address: Option<&status::Address>| Value::Str(address.map(|one| one.ip.to_string()).unwrap_or_default());
+    let prefix = |address: Option<&status::Address>| Value::Int(address.map_or(0, |one| i64::from(one.prefix)));
+    let gateway = |address: Option<&status::Address>| {
+        Value::Str(address.and_then(|one| one.gateway).map(|ip| ip.to_string()).unwrap_or_default())
+    };
+    vec![
+        ("EndpointID", "".into()),
+        ("Gateway", gateway(v4)),
+        ("IPAddress", ip(v4)),
+        ("IPPrefixLen", prefix(v4)),
+        ("IPv6Gateway", gateway(v6)),
+        ("GlobalIPv6Address", ip(v6)),
+        ("GlobalIPv6PrefixLen", prefix(v6)),
+        ("MacAddress", interface.map(|interface| interface.mac.clone()).unwrap_or_default().into()),
+    ]
+}
+
+fn network_settings(record: &Record, observed: &Observed) -> Value {
+    let interfaces = &observed.network.interfaces;
+    let mut ports = port_map(&ps::ports(record, observed));
+    for key in exposed_keys(&record.request) {
+        ports.entry(key).or_insert(Value::NilList);
+    }
+    let sandbox = observed.state.init().map(|init| format!("/proc/{}/ns/net", init.pid)).unwrap_or_default();
+    let mut fields = endpoint(interfaces.first());
+    fields.extend([
+        ("Bridge", "".into()),
+        ("SandboxID", "".into()),
+        ("HairpinMode", false.into()),
+        ("LinkLocalIPv6Address", "".into()),
+        ("LinkLocalIPv6PrefixLen", Value::Int(0)),
+        ("Ports", Value::Map(ports)),
+        ("SandboxKey", sandbox.into()),
+    ]);
+    let networks = interfaces.iter().map(|interface| {
+        let mut fields = endpoint(Some(interface));
+        fields.extend([
+            ("NetworkID", interface.network.as_str().into()),
+            ("DriverOpts", Value::NilMap),
+            ("IPAMConfig", Value::NilMap),
+            ("Links", Value::NilList),
+            ("Aliases", Value::strings(interface.aliases.iter().map(String::as_str))),
+        ]);
+        (interface.network.clone(), Value::Struct(fields))
+    });
+    fields.push(("Networks", Value::Map(networks.collect()).omitempty()));
+    Value::Struct(fields)
+}
+
+fn config(record: &Record, spec: &Raw) -> Value {
+    let request = &record.request;
+    let env = spec.pointer("/process/env").and_then(Raw::as_array);
+    let env: Vec<String> = match env {
+        Some(env) => env.iter().filter_map(Raw::as_str).map(str::to_owned).collect(),
+        None => request.env.clone(),
+    };
+    let hostname = spec.get("hostname").and_then(Raw::as_str).map(str::to_owned);
+    let hostname = hostname.or_else(|| request.hostname.clone()).unwrap_or_else(|| record.id.short().to_owned());
+    let volumes: BTreeMap<String, Value> = request
+        .mounts
+        .iter()
+        .filter(|mount| matches!(mount, Mount::Volume(volume) if volume.from_image))
+        .map(|mount| (mount.target().display().to_string(), Value::Struct(Vec::new())))
+        .collect();
+    let attached = |stream| Value::Bool(request.attach.contains(&stream));
+    use storage::state::request::Stream;
+    let mut fields = vec![
+        ("Hostname", hostname.into()),
+        ("Domainname", "".into()),
+        ("User", request.user.as_str().into()),
+        ("AttachStdin", attached(Stream::Stdin)),
+        ("AttachStdout", attached(Stream::Stdout)),
+        ("AttachStderr", attached(Stream::Stderr)),
+        ("Tty", request.tty.into()),
+        ("OpenStdin", request.stdin_open.into()),
+        ("StdinOnce", false.into()),
+        ("Env", Value::strings(env)),
+        ("Cmd", Value::strings_or_nil(request.cmd.iter().map(String::as_str))),
+        ("Image", ps::image_name(record).into()),
+        ("Volumes", if volumes.is_empty() { Value::NilMap } else { Value::Map(volumes) }),
+        ("WorkingDir", request.workdir.display().to_string().into()),
+        ("Entrypoint", Value::strings_or_nil(request.entrypoint.iter().map(String::as_str))),
+        ("OnBuild", Value::NilList),
+        ("Labels", Value::map_or_nil(&request.labels)),
+        ("Annotations", Value::map_or_nil(&request.annotations)),
+        ("StopSignal", request.stop_signal.as_deref().unwrap_or("SIGTERM").into()),
+    ];
+    let check = request.healthcheck.as_ref().map_or_else(|| Value::Omitted(Box::new(Value::Nil)), healthcheck);
+    fields.push(("Healthcheck", check));
+    fields.extend([
+        ("HealthcheckOnFailureAction", "none".into()),
+        ("HealthLogDestination", "local".into()),
+        ("HealthcheckMaxLogCount", Value::Int(5)),
+        ("HealthcheckMaxLogSize", Value::Int(500)),
+        ("CreateCommand", Value::strings_or_nil(request.create_command.iter().map(String::as_str))),
+        ("Umask", format!("{:04o}", request.umask.unwrap_or(0o022)).into()),
+        ("Timeout", Value::from(u64::from(request.timeout.unwrap_or(0)))),
+        ("StopTimeout", Value::from(u64::from(request.stop_timeout.unwrap_or(10)))),
+        ("Passwd", true.into()),
+        ("sdNotifyMode", "container".into()),
+    ]);
+    let mut exposed: BTreeMap<String, Value> =
+        exposed_keys(request).map(|key| (key, Value::Struct(Vec::new()))).collect();
+    for port in &request.network.published {
+        for offset in 0..port.range.max(1) {
+            let key = format!("{}/{}", port.container_port.saturating_add(offset), port.protocol.as_str());
+            exposed.insert(key, Value::Struct(Vec::new()));
+        }
+    }
+    fields.push(("ExposedPorts", Value::Map(exposed).omitempty()));
+    Value::Struct(fields)
+}
+
+fn healthcheck(check: &Healthcheck) -> Value {
+    let nanoseconds = |time: Duration| Value::Int(i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
+    let mut fields = vec![("Test", Value::strings(check.test.iter().map(String::as_str)))];
+    for (name, time) in [
+        ("StartPeriod", check.start_period),
+        ("StartInterval", check.start_interval),
+        ("Interval", check.interval),
+        ("Timeout", check.timeout),
+    ] {
+        fields.extend(time.map(|time| (name, nanoseconds(time))));
+    }
+    fields.extend(check.retries.map(|retries| ("Retries", Value::from(u64::from(retries)))));
+    Value::Struct(fields)
+}
+
+fn namespace(mode: &Namespace, private: &str) -> String {
+    match mode {
+        Namespace::Private => private.to_owned(),
+        Namespace::Host => "host".to_owned(),
+        Namespace::Container(name) => format!("container:{name}"),
+        Namespace::Path(path) => format!("ns:{}", path.display()),
+    }
+}
+
+fn log_path(record: &Record, context: &Context) -> String {
+    match record.request.log.driver {
+        LogDriver::None => String::new(),
+        _ => context.layout.container(&record.id).join("log").display().to_string(),
+    }
+}
+
+fn host_config(record: &Record, context: &Context) -> Value {
+    let request = &record.request;
+    let resources = &request.resources;
+    let network = &request.network;
+    let strings = |list: &[String]| Value::strings(list.iter().map(String::as_str));
+    let number = |value: Option<u64>| Value::from(value.unwrap_or(0));
+    let log_driver = match request.log.driver {
+        LogDriver::K8sFile => "k8s-file",
+        LogDriver::JsonFile => "json-file",
+        LogDriver::None => "none",
+    };
+    let retries = match request.restart {
+        RestartPolicy::OnFailure { max_retries } => max_retries.unwrap_or(0),
+        _ => 0,
+    };
+    let userns = match &request.userns {
+        UserNamespace::Host => String::new(),
+        UserNamespace::KeepId { .. } => "keep-id".to_owned(),
+        UserNamespace::Auto { .. } => "auto".to_owned(),
+        UserNamespace::NoMap => "nomap".to_owned(),
+        UserNamespace::Container(name) => format!("container:{name}"),
+        UserNamespace::Path(path) => format!("ns:{}", path.display()),
+    };
+    let published: Vec<Port> = network
+        .published
+        .iter()
+        .map(|port| Port {
+            host_ip: port.host_ip,
+            host_port: port.host_port.unwrap_or(0),
+            container_port: port.container_port,
+            range: port.range,
+            protocol: port.protocol,
+        })
+        .collect();
+    let tmpfs = request.mounts.iter().filter_map(|mount| match mount {
+        Mount::Tmpfs(tmpfs) => {
+            let mut options = vec![(if tmpfs.read_only { "ro" } else { "rw" }).to_owned(), "rprivate".to_owned()];
+            options.extend(tmpfs.size.iter().map(|size| format!("size={size}")));
+            options.extend(tmpfs.mode.iter().map(|mode| format!("mode={mode:o}")));
+            options.extend(tmpfs.options.iter().cloned());
+            Some((tmpfs.target.display().to_string(), Value::Str(options.join(","))))
+        }
+        _ => None,
+    });
+    let ulimits = request.ulimits.iter().map(|limit| {
+        let value = |value: u64| Value::Int(i64::try_from(value).unwrap_or(-1));
+        let name = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
+        Value::Struct(vec![("Name", name.into()), ("Soft", value(limit.soft)), ("Hard", value(limit.hard))])
+    });
+    let devices = request.devices.iter().map(|device| {
+        Value::Struct(vec![
+            ("PathOnHost", device.source.display().to_string().into()),
+            ("PathInContainer", device.target.display().to_string().into()),
+            ("CgroupPermissions", device.permissions.as_str().into()),
+        ])
+    });
+    let hosts = network
+        .add_hosts
+        .iter()
+        .flat_map(|host| host.names.iter().map(|name| format!("{name}:{}", host.address)).collect::<Vec<_>>());
+    let volumes_from = request.volumes_from.iter().map(|from| from.container.clone());
+    Value::Struct(vec![
+        ("Binds", Value::strings(request.mounts.iter().filter_map(bind))),
+        ("CgroupManager", "cgroupfs".into()),
+        ("CgroupMode", namespace(&request.cgroupns, "private").into()),
+        ("ContainerIDFile", request.cidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
+        (
+            "LogConfig",
+            Value::Struct(vec![
+                ("Type", log_driver.into()),
+                ("Config", Value::map_or_nil(&request.log.options)),
+                ("Path", log_path(record, context).into()),
+                ("Tag", request.log.options.get("tag").cloned().unwrap_or_default().into()),
+                ("Size", "0B".into()),
+            ]),
+        ),
+        ("NetworkMode", network_mode(record).into()),
+        ("PortBindings", Value::Map(port_map(&published))),
+        (
+            "RestartPolicy",
+            Value::Struct(vec![
+                ("Name", restart_policy_name(request.restart).into()),
+                ("MaximumRetryCount", Value::from(u64::from(retries))),
+            ]),
+        ),
+        ("AutoRemove", request.remove.into()),
+        ("AutoRemoveImage", false.into()),
+        ("Annotations", Value::map_or_nil(&request.annotations)),
+        ("VolumeDriver", "".into()),
+        ("VolumesFrom", Value::strings_or_nil(volumes_from)),
+        ("CapAdd", strings(&request.cap_add)),
+        ("CapDrop", strings(&request.cap_drop)),
+        ("Dns", Value::strings(network.dns.iter().map(ToString::to_string))),
+        ("DnsOptions", strings(&network.dns_options)),
+        ("DnsSearch", strings(&network.dns_search)),
+        ("ExtraHosts", Value::strings(hosts)),
+        ("HostsFile", "".into()),
+        ("GroupAdd", strings(&request.group_add)),
+        ("IpcMode", namespace(&request.ipc, "shareable").into()),
+        ("Cgroup", "".into()),
+        ("Cgroups", "default".into()),
+        ("Links", Value::NilList),
+        ("OomScoreAdj", Value::Int(i64::from(request.oom_score_adj.unwrap_or(0)))),
+        ("PidMode", namespace(&request.pid, "private").into()),
+        ("Privileged", request.privileged.into()),
+        ("PublishAllPorts", network.publish_all.into()),
+        ("ReadonlyRootfs", request.read_only.into()),
+        ("SecurityOpt", Value::strings(security_options(request))),
+        ("Tmpfs", Value::Map(tmpfs.collect())),
+        ("UTSMode", namespace(&request.uts, "private").into()),
+        ("UsernsMode", userns.into()),
+        ("ShmSize", Value::from(request.shm_size_bytes.unwrap_or(65_536_000))),
+        ("Runtime", "oci".into()),
+        ("ConsoleSize", Value::List(vec![Value::Int(0), Value::Int(0)])),
+        ("Isolation", "".into()),
+        ("CpuShares", number(resources.cpu_shares)),
+        ("Memory", number(resources.memory_bytes)),
+        ("NanoCpus", number(resources.nano_cpus)),
+        ("CgroupParent", "".into()),
+        ("BlkioWeight", number(resources.blkio_weight.map(u64::from))),
+        ("BlkioWeightDevice", Value::NilList),
+        ("BlkioDeviceReadBps", Value::NilList),
+        ("BlkioDeviceWriteBps", Value::NilList),
+        ("BlkioDeviceReadIOps", Value::NilList),
+        ("BlkioDeviceWriteIOps", Value::NilList),
+        ("CpuPeriod", number(resources.cpu_period_us)),
+        ("CpuQuota", Value::Int(resources.cpu_quota_us.unwrap_or(0))),
+        ("CpuRealtimePeriod", Value::Int(0)),
+        ("CpuRealtimeRuntime", Value::Int(0)),
+        ("CpusetCpus", resources.cpuset_cpus.clone().unwrap_or_default().into()),
+        ("CpusetMems", resources.cpuset_mems.clone().unwrap_or_default().into()),
+        ("Devices", Value::List(devices.collect())),
+        ("DiskQuota", Value::Int(0)),
+        ("KernelMemory", Value::Int(0)),
+        ("MemoryReservation", number(resources.memory_reservation_bytes)),
+        ("MemorySwap", Value::Int(resources.memory_swap_bytes.unwrap_or(0))),
+        ("MemorySwappiness", Value::Int(0)),
+        ("OomKillDisable", false.into()),
+        ("Init", request.init.into()),
+        ("PidsLimit", Value::Int(resources.pids_limit.unwrap_or(0))),
+        ("Ulimits", Value::List(ulimits.collect())),
+        ("CpuCount", Value::Int(0)),
+        ("CpuPercent", Value::Int(0)),
+        ("IOMaximumIOps", Value::Int(0)),
+        ("IOMaximumBandwidth", Value::Int(0)),
+        ("CgroupConf", Value::NilMap),
+    ])
+}
+
+fn network_mode(record: &Record) -> String {
+    match record.request.network.mode.as_str() {
+        "" => "default".to_owned(),
+        mode => mode.to_owned(),
+    }
+}
+
+/// A mount as `-v` would have it.
+fn bind(mount: &Mount) -> Option<String> {
+    let (source, read_only, options) = match mount {
+        Mount::Bind(bind) => (bind.source.display().to_string(), bind.read_only, &bind.options),
+        Mount::Volume(volume) => (volume.name.clone().unwrap_or_default(), volume.read_only, &volume.options),
+        Mount::Tmpfs(_) => return None,
+    };
+    let mut words = vec![if read_only { "ro" } else { "rw" }, "rprivate"];
+    words.extend(options.iter().map(String::as_str));
+    words.push("rbind");
+    Some(format!("{source}:{}:{}", mount.target().display(), words.join(",")))
+}
+
+fn security_options(request: &Request) -> Vec<String> {
+    let security = &request.security;
+    let mut options = Vec::new();
+    match &security.seccomp {
+        SeccompProfile::Default => {}
+        SeccompProfile::Unconfined => options.push("seccomp=unconfined".to_owned()),
+        SeccompProfile::File(path) => options.push(format!("seccomp={}", path.display())),
+    }
+    if security.no_new_privileges {
+        options.push("no-new-privileges".to_owned());
+    }
+    options.extend(security.label.iter().map(|label| format!("label={label}")));
+    options.extend(security.apparmor.iter().map(|profile| format!("apparmor={profile}")));
+    if !security.mask.is_empty() {
+        options.push(format!("mask={}", security.mask.join(":")));
+    }
+    if !security.unmask.is_empty() {
+        options.push(format!("unmask={}", security.unmask.join(":")));
+    }
+    options
+}

@@ -1,0 +1,201 @@
+//! Signals to containers and waiting for their ends: what `stop`, `kill`, `wait`, `rm` and `restart` share.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use runtime::monitor::attach::{Client, ClientError, Manners, Outcome as Attached, Request};
+use runtime::process::signal::Signal;
+use runtime::process::{pidfd, pidfd_open, pidfd_send_signal};
+use runtime::userns::Mapping;
+use storage::state::container::{self, ContainerError, Record};
+use storage::state::layout::Layout;
+use storage::state::lock::FileLock;
+use storage::state::status::{self, Init, Observed, State};
+use storage::state::trash;
+
+use super::Context;
+use crate::error::CommandError;
+
+/// Sends a signal to the first process of a container; `false` if it is gone.
+pub(crate) fn signal(init: Init, signal: Signal) -> Result<bool, CommandError> {
+    let sent = pidfd::open_checked(init.pid, init.start_time)
+        .and_then(|process| pidfd_send_signal(process.as_fd(), signal.number()));
+    match sent {
+        Ok(()) => Ok(true),
+        Err(Errno::ESRCH) => Ok(false),
+        Err(errno) => Err(CommandError::host(format_args!("pidfd_send_signal({signal}): {}", errno.desc()))),
+    }
+}
+
+/// A container that is being stopped.
+#[derive(Debug)]
+pub(crate) struct Stopping<'a> {
+    record: &'a Record,
+    init: Option<Init>,
+    deadline: Option<Instant>,
+}
+
+/// Sends a container its stop signal; [`Stopping::finish`] waits. One that does not run is stopped already.
+///
+/// `timeout` is how long it may take, for ever if absent; zero kills at once.
+pub(crate) fn begin_stop<'a>(
+    context: &Context,
+    record: &'a Record,
+    timeout: Option<Duration>,
+) -> Result<Stopping<'a>, CommandError> {
+    let observed = status::observe(&context.layout, record)?;
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let Some(init) = observed.state.init() else { return Ok(Stopping { record, init: None, deadline }) };
+    // The supervisor's restart policy looks for it.
+    status::request_stop(&context.layout, &record.id)?;
+    let first = match timeout {
+        Some(Duration::ZERO) => Signal::KILL,
+        _ => stop_signal(record)?,
+    };
+    let alive = signal(init, first)?;
+    Ok(Stopping { record, init: alive.then_some(init), deadline })
+}
+
+fn stop_signal(record: &Record) -> Result<Signal, CommandError> {
+    match record.request.stop_signal.as_deref() {
+        Some(name) => name.parse().map_err(CommandError::user),
+        None => Ok(Signal::TERM),
+    }
+}
+
+impl Stopping<'_> {
+    /// Waits until the container has ended, and kills it when its time is up.
+    pub(crate) fn finish(self, context: &Context) -> Result<(), CommandError> {
+        if let Some(init) = self.init
+            && !wait_for_process(init, self.deadline)?
+        {
+            signal(init, Signal::KILL)?;
+            wait_for_process(init, None)?;
+        }
+        // The process is gone; a moment later its supervisor has written how it ended.
+        wait(context, self.record, Until::Stopped)?;
+        Ok(())
+    }
+}
+
+/// Waits for the end of a process; `false` if it outlives the deadline.
+fn wait_for_process(init: Init, deadline: Option<Instant>) -> Result<bool, CommandError> {
+    let process = match pidfd::open_checked(init.pid, init.start_time) {
+        Ok(process) => process,
+        Err(Errno::ESRCH) => return Ok(true),
+        Err(errno) => return Err(CommandError::host(format_args!("pidfd_open: {}", errno.desc()))),
+    };
+    loop {
+        let timeout = match deadline {
+            // Rounded up: a poll that ends too early would only be repeated.
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+                PollTimeout::try_from(left.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(0) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(CommandError::host(format_args!("poll: {}", errno.desc()))),
+        }
+    }
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// No process, also if there never was one.
+    Stopped,
+    /// An end: one that has not begun has not ended.
+    Exited,
+}
+
+/// Waits until a container has ended and returns its exit code.
+pub(crate) fn wait(context: &Context, record: &Record, until: Until) -> Result<i32, CommandError> {
+    loop {
+        let observed = match container::load(&context.layout, &record.id)? {
+            Some(record) => status::observe(&context.layout, &record)?,
+            // Removed meanwhile; whoever waited along with its supervisor knows more.
+            None => return Ok(status::UNKNOWN_EXIT_CODE),
+        };
+        match &observed.state {
+            State::Stopped { exit } => return Ok(exit.code),
+            State::Created if until == Until::Stopped || observed.supervisor.is_none() => return Ok(0),
+            _ => {}
+        }
+        if let Some(code) = wait_with(&context.layout, record, &observed)? {
+            return Ok(code);
+        }
+    }
+}
+
+/// Waits along with the supervisor; `None` if it has to be looked again.
+fn wait_with(layout: &Layout, record: &Record, observed: &Observed) -> Result<Option<i32>, CommandError> {
+    let host = |error: ClientError| CommandError::host(error);
+    let client = match File::open(layout.runtime_container(&record.id)) {
+        Ok(directory) => Client::connect(directory.as_fd()),
+        Err(_) => Err(ClientError::NotRunning),
+    };
+    // No stream: only to hear of the end.
+    let request = Request { stdin: None, stdout: None, stderr: None, detach_keys: Default::default() };
+    let attached = client.and_then(|client| client.attach(&request).map(|()| client));
+    match attached {
+        Ok(client) => match client.run(Manners::default(), |_, _| {}).map_err(host)? {
+            Attached::Exited(exit) => Ok(Some(i32::from(exit.code()))),
+            Attached::Interrupted(signal) => Err(CommandError::printed(128 + signal.number() as u8)),
+            Attached::Detached | Attached::Lost => Ok(None),
+        },
+        // It ended this instant, or it is full: then its process is what there is to wait for.
+        Err(
+            ClientError::NotRunning
+            | ClientError::Closed
+            | ClientError::Busy
+            | ClientError::Call { source: Errno::ECONNRESET | Errno::EPIPE, .. },
+        ) => {
+            let process = match (observed.supervisor, observed.state.init()) {
+                (Some(pid), _) => pidfd_open(pid).ok(),
+                (None, Some(init)) => pidfd::open_checked(init.pid, init.start_time).ok(),
+                (None, None) => None,
+            };
+            if let Some(process) = process {
+                let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut fds, PollTimeout::from(100u8)) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(CommandError::host(format_args!("poll: {}", errno.desc()))),
+                }
+            }
+            Ok(None)
+        }
+        Err(error) => Err(host(error)),
+    }
+}
+
+/// Takes the lock of a container that does not run. A supervisor that is still clearing up is waited for.
+pub(crate) fn lock_at_rest(context: &Context, record: &Record) -> Result<FileLock, CommandError> {
+    match container::lock(&context.layout, &record.id) {
+        Ok(lock) => Ok(lock),
+        Err(ContainerError::Busy(_)) if !status::observe(&context.layout, record)?.state.is_alive() => {
+            Ok(FileLock::exclusive(&context.layout.container_lock(&record.id))?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Unlinks what lies in the trash, in the user namespace if some of it belongs to subordinate ids.
+///
+/// A failure is no reason for a command to fail: a later one tries again.
+pub(crate) fn empty_trash(layout: &Layout) {
+    if trash::is_empty(layout) || trash::empty(layout).is_ok() && trash::is_empty(layout) {
+        return;
+    }
+    let _ = super::in_userns_with_output(&Mapping::of_user(), || {
+        trash::empty(layout).map_err(CommandError::host)?;
+        Ok(String::new())
+    });
+}

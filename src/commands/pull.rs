@@ -1,0 +1,167 @@
+//! `coracle pull`, and the pull that other commands do for themselves.
+
+use std::path::PathBuf;
+
+use runtime::userns::{self, Mapping, SingleReason};
+use storage::image::index::Platform;
+use storage::image::{Image, ImageStore};
+use storage::layer::IdPolicy;
+use storage::state::request::PullPolicy;
+use storage::transport::registry::{ClientOptions, Credentials};
+use storage::transport::{PullOptions, Source};
+
+use super::{Context, Outcome};
+use crate::error::CommandError;
+
+/// Pull an image from a registry, an archive or a layout
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Image reference, or TRANSPORT:WHERE (docker://, oci:, oci-archive:, docker-archive:, dir:)
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Print nothing but the image's ID
+    #[arg(short, long)]
+    quiet: bool,
+    /// Platform to choose from a multi-platform image, OS/ARCH[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+/// How to talk to registries; shared by all commands that do.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub(crate) struct RegistryArgs {
+    /// Require HTTPS and verify certificates; false allows plain HTTP
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_verify: Option<bool>,
+    /// File with credentials for registries
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Credentials for the registry
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    creds: Option<String>,
+    /// Directory with certificates for the registry
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
+}
+
+impl RegistryArgs {
+    /// As the registry client takes them.
+    pub(crate) fn to_client_options(&self) -> Result<ClientOptions, CommandError> {
+        let credentials = match &self.creds {
+            Some(text) => Some(Credentials::parse(text).map_err(CommandError::user)?),
+            None => None,
+        };
+        Ok(ClientOptions {
+            tls_verify: self.tls_verify,
+            cert_dir: self.cert_dir.clone(),
+            credentials,
+            authfile: self.authfile.clone(),
+            ..ClientOptions::default()
+        })
+    }
+}
+
+/// Runs `coracle pull`.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let options = PullOptions {
+        platform: parse_platform(args.platform.as_deref())?,
+        client: args.registry.to_client_options()?,
+        ..PullOptions::default()
+    };
+    for name in &args.images {
+        let image = pull(context, name, &options, args.quiet)?;
+        println!("{}", image.id.hex());
+    }
+    Ok(0)
+}
+
+/// Parses `--platform`.
+pub(crate) fn parse_platform(text: Option<&str>) -> Result<Option<Platform>, CommandError> {
+    text.map(Platform::parse).transpose().map_err(CommandError::user)
+}
+
+/// The image that `name` means, pulled if the policy says so.
+pub(crate) fn ensure(
+    context: &Context,
+    name: &str,
+    policy: PullPolicy,
+    options: &PullOptions,
+    quiet: bool,
+) -> Result<Image, CommandError> {
+    let store = ImageStore::open(&context.layout);
+    let local = match policy {
+        PullPolicy::Always => None,
+        _ => store.resolve(name).map_err(CommandError::host)?.filter(|image| fits(image, options)),
+    };
+    match (policy, local) {
+        (PullPolicy::Missing | PullPolicy::Never, Some(image)) => Ok(image),
+        (PullPolicy::Never, None) => {
+            Err(CommandError::user(format!("{name}: image not known")).hinted(format!("coracle pull {name}")))
+        }
+        (PullPolicy::Newer, Some(image)) => Ok(pull(context, name, options, quiet).unwrap_or(image)),
+        (_, None) => {
+            if !quiet && policy == PullPolicy::Missing {
+                eprintln!("Unable to find image '{name}' locally");
+            }
+            pull(context, name, options, quiet)
+        }
+        (PullPolicy::Always, Some(_)) => pull(context, name, options, quiet),
+    }
+}
+
+fn fits(image: &Image, options: &PullOptions) -> bool {
+    options.platform.as_ref().is_none_or(|wanted| image.platform.rank_for(wanted).is_some())
+}
+
+/// Pulls in a child of its own: it has threads, TLS and a large heap, and this process is about to fork.
+fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Result<Image, CommandError> {
+    let source = Source::parse(name).map_err(CommandError::user)?;
+    let mapping = Mapping::of_user();
+    warn_single(&mapping);
+    let store = ImageStore::open(&context.layout);
+    let mut options = options.clone();
+    if mapping.single.is_some() {
+        options.ids = IdPolicy::Single;
+    }
+    let id = super::in_userns_with_output(&mapping, || {
+        if !quiet {
+            eprintln!("Trying to pull {name}...");
+        }
+        let progress = crate::cli::progress::for_terminal(quiet);
+        let image =
+            storage::transport::pull(&store, &source, &options, progress.as_ref()).map_err(CommandError::host)?;
+        Ok(image.id.to_string())
+    })?;
+    store
+        .resolve(&id)
+        .map_err(CommandError::host)?
+        .ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))
+}
+
+/// The user's ids, and the options of a transfer that asks no registry.
+pub(crate) fn local_options() -> (Mapping, PullOptions) {
+    let mapping = Mapping::of_user();
+    let ids = if mapping.single.is_some() { IdPolicy::Single } else { IdPolicy::identity() };
+    (mapping, PullOptions { ids, ..PullOptions::default() })
+}
+
+/// Says once what a user without subordinate ids must expect.
+pub(crate) fn warn_single(mapping: &Mapping) {
+    let Some(reason) = &mapping.single else { return };
+    let (why, mend) = match reason {
+        SingleReason::NoRange(file) => {
+            let user = userns::subid::Owner::of(nix::unistd::geteuid().as_raw());
+            let name = user.name().to_owned();
+            (
+                format!("no range for {name} in {file}"),
+                format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"),
+            )
+        }
+        SingleReason::NoHelper(helper) => {
+            (format!("{helper} is not installed"), "sudo apt-get install uidmap".to_owned())
+        }
+    };
+    eprintln!("Warning: containers have one id only ({why}): programs that switch users will fail; to mend: {mend}");
+}

@@ -1,0 +1,73 @@
+//! `restart`: stop, then start again.
+
+use std::path::PathBuf;
+
+use storage::state::container;
+use storage::state::status;
+
+use super::select::{self, Selection};
+use super::{Context, Outcome, lifecycle, start, stop};
+use crate::cli::output;
+use crate::error::CommandError;
+
+/// Restart one or more containers
+///
+/// Restarts one or more running containers. The container ID or name can be used. One that does not run is started.
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Container name or ID (can be repeated)
+    #[arg(value_name = "CONTAINER")]
+    containers: Vec<String>,
+    /// Restart all containers, whether they run or not
+    #[arg(short, long)]
+    all: bool,
+    /// Read the container ID from the file
+    #[arg(long = "cidfile", value_name = "FILE")]
+    cidfiles: Vec<PathBuf>,
+    /// Filter output based on conditions given
+    #[arg(short, long = "filter", value_name = "FILTER")]
+    filters: Vec<String>,
+    /// Act on the latest container
+    #[arg(short, long)]
+    latest: bool,
+    /// Restart only running containers
+    #[arg(long)]
+    running: bool,
+    /// Seconds to wait for stop before killing the container, -1 for ever [default: 10]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    time: Option<i64>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let named = !args.containers.is_empty() || !args.cidfiles.is_empty() || !args.filters.is_empty();
+    if !named && !args.all && !args.latest && !args.running {
+        return Err(CommandError::user("you must provide at least one name or id"));
+    }
+    let selection = Selection {
+        names: &args.containers,
+        all: args.all || (args.running && !named),
+        latest: args.latest,
+        cidfiles: &args.cidfiles,
+        filters: &args.filters,
+        ignore: false,
+    };
+    let (selected, errors) = selection.resolve(context)?;
+    select::each(&selected, errors, |one| {
+        let record = &one.record;
+        if args.running && !status::observe(&context.layout, record)?.state.is_alive() {
+            return Ok(());
+        }
+        lifecycle::begin_stop(context, record, stop::timeout(args.time, record))?.finish(context)?;
+        // The supervisor clears up before it lets go of the container.
+        drop(lifecycle::lock_at_rest(context, record)?);
+        match container::load(&context.layout, &record.id)? {
+            Some(record) => start::start(context, record)?,
+            None => {
+                return Err(CommandError::user(format_args!("container {} was to be removed at its end", record.name)));
+            }
+        }
+        output::print_line(&one.typed)
+    })
+}

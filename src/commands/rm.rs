@@ -1,0 +1,146 @@
+//! `rm`: one rename makes a container vanish; its files are unlinked afterwards.
+
+use std::path::PathBuf;
+
+use storage::prune;
+use storage::state::container::{self, Record};
+use storage::state::status;
+
+use super::select::{self, Selected, Selection};
+use super::{Context, Outcome, lifecycle, stop};
+use crate::cli::output;
+use crate::error::CommandError;
+
+/// Remove one or more containers
+///
+/// Removes one or more containers from the host. The container name or ID can be used. Running or unusable containers
+/// will not be removed without the -f option.
+#[derive(clap::Args, Debug, Default)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Container name or ID (can be repeated)
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) containers: Vec<String>,
+    /// Remove all containers
+    #[arg(short, long)]
+    all: bool,
+    /// Read the container ID from the file
+    #[arg(long = "cidfile", value_name = "FILE")]
+    cidfiles: Vec<PathBuf>,
+    /// Remove container and all containers that depend on the selected container
+    #[arg(long)]
+    depend: bool,
+    /// Filter output based on conditions given
+    #[arg(long = "filter", value_name = "FILTER")]
+    filters: Vec<String>,
+    /// Force removal of a running or unusable container
+    #[arg(short, long)]
+    force: bool,
+    /// Ignore errors when a specified container is missing
+    #[arg(short, long)]
+    ignore: bool,
+    /// Act on the latest container
+    #[arg(short, long)]
+    latest: bool,
+    /// Seconds to wait for stop before killing the container, -1 for ever [default: 10]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    time: Option<i64>,
+    /// Remove anonymous volumes associated with the container
+    #[arg(short, long)]
+    volumes: bool,
+}
+
+/// Exit status when a named container is not there.
+const MISSING: u8 = 1;
+
+/// Exit status when a container runs.
+const RUNNING: u8 = 2;
+
+/// Runs the command.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    if args.containers.is_empty() && args.cidfiles.is_empty() && args.filters.is_empty() && !args.all && !args.latest {
+        return Err(CommandError::user("you must provide at least one name or id"));
+    }
+    let selection = Selection {
+        names: &args.containers,
+        all: args.all,
+        latest: args.latest,
+        cidfiles: &args.cidfiles,
+        filters: &args.filters,
+        // Forcing what is not there out of the way has succeeded.
+        ignore: args.ignore || args.force,
+    };
+    let (selected, mut errors) = selection.resolve(context).map_err(missing)?;
+    errors = errors.into_iter().map(missing).collect();
+    // The same container by two names is removed once.
+    let mut once: Vec<&Selected> = Vec::new();
+    for one in &selected {
+        if !once.iter().any(|other| other.record.id == one.record.id) {
+            once.push(one);
+        }
+    }
+    let mut stopping = Vec::new();
+    for one in &once {
+        match begin(&args, context, &one.record) {
+            Ok(begun) => stopping.push((*one, begun)),
+            Err(error) => errors.push(error),
+        }
+    }
+    for (one, begun) in stopping {
+        let removed = begun
+            .map_or(Ok(()), |begun| begun.finish(context))
+            .and_then(|()| remove(context, &one.record, args.volumes));
+        match removed {
+            Ok(()) => output::print_line(&one.typed)?,
+            Err(error) => errors.push(error),
+        }
+    }
+    lifecycle::empty_trash(&context.layout);
+    select::finish(errors)
+}
+
+fn missing(error: CommandError) -> CommandError {
+    let is_missing = error.to_string().ends_with("no such container");
+    if is_missing { error.with_code(MISSING) } else { error }
+}
+
+/// Stops a container that may be stopped, refuses one that may not.
+fn begin<'a>(
+    args: &Args,
+    context: &Context,
+    record: &'a Record,
+) -> Result<Option<lifecycle::Stopping<'a>>, CommandError> {
+    let observed = match status::observe(&context.layout, record) {
+        Ok(observed) => observed,
+        // Files that cannot be understood do not keep a container for ever.
+        Err(_) if args.force => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if !observed.state.is_alive() {
+        return Ok(None);
+    }
+    if !args.force {
+        return Err(CommandError::user(format_args!(
+            "cannot remove container {} as it is {} - running or paused containers cannot be removed without force: \
+             container state improper",
+            record.id,
+            observed.state.as_str()
+        ))
+        .with_code(RUNNING));
+    }
+    lifecycle::begin_stop(context, record, stop::timeout(args.time, record)).map(Some)
+}
+
+/// Removes a container that does not run. One that is gone is removed.
+pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
+    let _lock = lifecycle::lock_at_rest(context, record)?;
+    if container::load(&context.layout, &record.id)?.is_none() {
+        container::remove_runtime(&context.layout, &record.id)?;
+        return Ok(());
+    }
+    container::remove(&context.layout, &record.id)?;
+    if volumes || record.request.remove {
+        prune::remove_anonymous_volumes(&context.layout, record)?;
+    }
+    Ok(())
+}

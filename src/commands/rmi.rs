@@ -1,0 +1,136 @@
+//! `rmi`: takes names away, and with the last one the image.
+
+use storage::image::store::{Image, ImageStore};
+use storage::state::container::Record;
+
+use super::{Context, Outcome, images, lifecycle, rm, select, stop, tag};
+use crate::cli::output;
+use crate::error::CommandError;
+
+/// Remove one or more images from local storage
+///
+/// Removes one or more previously pulled or locally created images.
+#[derive(clap::Args, Debug, Default)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Name or ID of the image (can be repeated)
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Remove all images
+    #[arg(short, long)]
+    all: bool,
+    /// Force removal of the image, with all its names and the containers that use it
+    #[arg(short, long)]
+    force: bool,
+    /// Ignore errors if a specified image does not exist
+    #[arg(short, long)]
+    ignore: bool,
+    /// Do not remove dangling images (none are left behind)
+    #[arg(long)]
+    no_prune: bool,
+}
+
+/// Exit status when an image is not there.
+const MISSING: u8 = 1;
+
+/// Exit status when a container uses an image.
+const IN_USE: u8 = 2;
+
+/// Runs the command.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    if args.images.is_empty() && !args.all {
+        return Err(CommandError::user("image name or ID must be specified"));
+    }
+    if !args.images.is_empty() && args.all {
+        return Err(CommandError::user("when using the --all switch, you may not pass any images names or IDs"));
+    }
+    let store = ImageStore::open(&context.layout);
+    let mut errors = Vec::new();
+    if args.all {
+        for image in store.list()? {
+            errors.extend(remove(&args, context, &store, &image).err());
+        }
+    } else {
+        // What an earlier word of the same line removed is no error: `rmi $(images -q)` names an image twice.
+        let mut gone = Vec::new();
+        for typed in &args.images {
+            errors.extend(one(&args, context, &store, typed, &mut gone).err());
+        }
+    }
+    lifecycle::empty_trash(&context.layout);
+    select::finish(errors)
+}
+
+fn one(
+    args: &Args,
+    context: &Context,
+    store: &ImageStore,
+    typed: &str,
+    gone: &mut Vec<Image>,
+) -> Result<(), CommandError> {
+    let Some(image) = store.resolve(typed)? else {
+        let before = |image: &Image| {
+            image.id.hex().starts_with(typed.trim_start_matches("sha256:"))
+                || image.names.iter().any(|name| tag::answers(name, typed))
+        };
+        return match args.ignore || gone.iter().any(before) {
+            true => Ok(()),
+            // podman has nothing against forcing what is not there; a bad name is one all the same.
+            false if args.force => Ok(()),
+            false => Err(images::not_known(typed).with_code(MISSING)),
+        };
+    };
+    let named = image.names.iter().find(|name| tag::answers(name, typed));
+    match named {
+        // By one of several names: only that name goes.
+        Some(name) if image.names.len() > 1 => {
+            store.untag(name)?;
+            output::print_line(format_args!("Untagged: {name}"))
+        }
+        None if image.names.len() > 1 && !args.force => Err(CommandError::user(format_args!(
+            "unable to delete image \"{}\" by ID with more than one tag ({}): please force removal",
+            image.id.hex(),
+            images::repo_tags(&image).join(" ")
+        ))
+        .with_code(IN_USE)),
+        _ => {
+            remove(args, context, store, &image)?;
+            gone.push(image);
+            Ok(())
+        }
+    }
+}
+
+/// Removes an image with all its names.
+fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> Result<(), CommandError> {
+    let users: Vec<Record> = users(context, image)?;
+    if let Some(user) = users.first()
+        && !args.force
+    {
+        return Err(CommandError::user(format_args!(
+            "image used by {}: image is in use by a container: consider listing external containers and \
+             force-removing image",
+            user.id
+        ))
+        .with_code(IN_USE));
+    }
+    let stopping = users
+        .iter()
+        .map(|record| lifecycle::begin_stop(context, record, stop::timeout(None, record)))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (record, begun) in users.iter().zip(stopping) {
+        begun.finish(context)?;
+        rm::remove(context, record, false)?;
+    }
+    store.remove(image)?;
+    for name in image.names.iter().rev() {
+        output::print_line(format_args!("Untagged: {name}"))?;
+    }
+    output::print_line(format_args!("Deleted: {}", image.id.hex()))
+}
+
+/// The containers that use an image.
+pub(crate) fn users(context: &Context, image: &Image) -> Result<Vec<Record>, CommandError> {
+    let records = select::all(context)?.into_iter();
+    Ok(records.filter(|record| record.image.as_ref().is_some_and(|used| used.id == image.id)).collect())
+}

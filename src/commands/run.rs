@@ -1,0 +1,119 @@
+//! `coracle run`: create, start, attach.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use runtime::monitor::attach::{Client, Manners, Outcome as Ended};
+use runtime::monitor::detach_keys::DetachKeys;
+use runtime::process::pty::{Winsize, is_terminal};
+use storage::state::container::Record;
+use storage::state::request::Stream;
+
+use super::{Context, Outcome, create, pull};
+use crate::cli::container_options::ContainerOptions;
+use crate::cli::options::run::RunOptions;
+use crate::error::CommandError;
+use crate::role::Persona;
+use crate::supervisor::{Birth, FirstClient};
+
+/// Run a command in a new container
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunOptions,
+    #[command(flatten)]
+    registry: pull::RegistryArgs,
+    #[command(flatten)]
+    container: ContainerOptions,
+}
+
+/// Runs `coracle run`.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let keys = parse_detach_keys(args.run.detach_keys.as_deref())?;
+    let record = create::new_record(context, &args.container, &args.registry, true)?;
+    let name = create::claim_place(context, &args.container)?;
+    let prepared = create::prepare(context, record)?;
+    let record = prepared.record.clone();
+    let attach = if args.run.detach { None } else { Some(first_client(context, &record, keys)?) };
+    if attach.is_some() {
+        block_proxied_signals();
+    }
+    create::write_cidfile(&record)?;
+    let started = prepared.launch(context, Birth::New { name }, attach).and_then(|running| running.wait_started());
+    let (control, _supervisor) = started.inspect_err(|_| {
+        if let Some(path) = &record.request.cidfile {
+            // The container never was.
+            let _ = std::fs::remove_file(path);
+        }
+    })?;
+    match control {
+        None => {
+            // A reader that went away does not make the start a failure.
+            let _ = writeln!(std::io::stdout(), "{}", record.id);
+            Ok(0)
+        }
+        Some(control) => stay(Client::inherited(control), &record, args.run.sig_proxy),
+    }
+}
+
+/// Parses `--detach-keys`: docker's default without it, none when it is empty.
+pub(crate) fn parse_detach_keys(text: Option<&str>) -> Result<DetachKeys, CommandError> {
+    match text {
+        None => Ok(DetachKeys::default()),
+        Some("") => Ok(DetachKeys::none()),
+        Some(text) => text.parse().map_err(|error| CommandError::user(format!("--detach-keys {text}: {error}"))),
+    }
+}
+
+/// Signals that arrive between the fork and the loop of the client must reach the container, not end us.
+pub(crate) fn block_proxied_signals() {
+    let _ = runtime::process::signal::SignalSource::block(&runtime::process::signal::proxied());
+}
+
+/// What the command offers the container as its first client.
+pub(crate) fn first_client(
+    context: &Context,
+    record: &Record,
+    detach_keys: DetachKeys,
+) -> Result<FirstClient, CommandError> {
+    let request = &record.request;
+    let stdin = std::io::stdin();
+    let has_terminal = is_terminal(stdin.as_fd());
+    if request.tty && request.stdin_open && !has_terminal {
+        match context.persona {
+            Persona::Docker => {
+                return Err(CommandError::user("the input device is not a TTY").with_code(1));
+            }
+            Persona::Podman => {
+                eprintln!("The input device is not a TTY. The --tty and --interactive flags might not work properly")
+            }
+        }
+    }
+    let wants = |stream| request.attach.is_empty() || request.attach.contains(&stream);
+    let size = [stdin.as_fd(), std::io::stdout().as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok());
+    Ok(FirstClient {
+        stdin: request.stdin_open && wants(Stream::Stdin),
+        stdout: wants(Stream::Stdout),
+        stderr: wants(Stream::Stderr) && !request.tty,
+        detach_keys: if has_terminal { detach_keys } else { DetachKeys::none() },
+        size: if request.tty { size } else { None },
+    })
+}
+
+/// Stays attached until the container ends or lets go.
+pub(crate) fn stay(client: Client, record: &Record, sig_proxy: bool) -> Outcome {
+    let stdin = std::io::stdin();
+    let raw = record.request.tty && record.request.stdin_open && is_terminal(stdin.as_fd());
+    let manners = Manners { terminal: raw.then(|| stdin.as_fd()), sig_proxy };
+    let lost = |descriptor: u8, errno: i32| {
+        let errno = nix::errno::Errno::from_raw(errno);
+        eprintln!("Error: write to descriptor {descriptor}: {}", errno.desc().to_lowercase());
+    };
+    match client.run(manners, lost).map_err(CommandError::host)? {
+        Ended::Exited(exit) => Ok(exit.code()),
+        Ended::Detached => Ok(0),
+        Ended::Interrupted(signal) => Ok(128 + signal.number() as u8),
+        Ended::Lost => Err(CommandError::host(format!("the supervisor of container {} was killed", record.id.short()))),
+    }
+}

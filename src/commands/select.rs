@@ -1,0 +1,123 @@
+//! Which containers a command is about: names, `--all`, `--latest`, `--cidfile`, filters.
+
+use std::path::PathBuf;
+
+use storage::state::container::{self, ContainerError, Record};
+
+use super::Context;
+use super::filter::ContainerFilters;
+use crate::error::CommandError;
+use crate::role::Persona;
+
+/// A container with what it was called on the command line.
+#[derive(Debug)]
+pub(crate) struct Selected {
+    /// What was typed; the id when nothing was.
+    pub(crate) typed: String,
+    /// The container.
+    pub(crate) record: Record,
+}
+
+/// The containers of a command line.
+#[derive(Debug, Default)]
+pub(crate) struct Selection<'a> {
+    /// Names and ids.
+    pub(crate) names: &'a [String],
+    /// All there are.
+    pub(crate) all: bool,
+    /// The one created last.
+    pub(crate) latest: bool,
+    /// Files with one id each.
+    pub(crate) cidfiles: &'a [PathBuf],
+    /// Filters that choose among all.
+    pub(crate) filters: &'a [String],
+    /// What is not there is no error.
+    pub(crate) ignore: bool,
+}
+
+impl Selection<'_> {
+    /// Finds the containers. Of missing ones, podman's command line stops before anything is done; docker's goes on
+    /// with the others: then the errors come with them.
+    pub(crate) fn resolve(&self, context: &Context) -> Result<(Vec<Selected>, Vec<CommandError>), CommandError> {
+        let mut names: Vec<String> = self.names.to_vec();
+        for path in self.cidfiles {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let reason = error.to_string();
+                let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
+                CommandError::user(format_args!("reading CIDFile: open {}: {reason}", path.display()))
+            });
+            match text {
+                Ok(text) => names.push(text.trim().to_owned()),
+                Err(_) if self.ignore => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.all && (!names.is_empty() || self.latest) {
+            return Err(CommandError::user("--all, --latest and containers cannot be used together"));
+        }
+        if self.latest && !names.is_empty() {
+            return Err(CommandError::user("--latest and containers cannot be used together"));
+        }
+        if self.all || self.latest || !self.filters.is_empty() {
+            let mut records = all(context)?;
+            if self.latest {
+                records = records.pop().into_iter().collect();
+            }
+            if !self.filters.is_empty() {
+                let filters = ContainerFilters::parse(context, self.filters)?;
+                let mut kept = Vec::new();
+                for record in records {
+                    let named = names.is_empty() || names.iter().any(|name| answers(&record, name));
+                    if named && filters.accept(context, &record)? {
+                        kept.push(record);
+                    }
+                }
+                records = kept;
+            }
+            let selected = records.into_iter().map(|record| Selected { typed: record.id.to_string(), record });
+            return Ok((selected.collect(), Vec::new()));
+        }
+        let (mut selected, mut errors) = (Vec::new(), Vec::new());
+        for typed in names {
+            match container::find(&context.layout, &typed) {
+                Ok(record) => selected.push(Selected { typed, record }),
+                Err(ContainerError::NotFound(_)) if self.ignore => {}
+                Err(error) if context.persona == Persona::Docker => errors.push(error.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((selected, errors))
+    }
+}
+
+fn answers(record: &Record, name: &str) -> bool {
+    record.name == name || (!name.is_empty() && record.id.as_str().starts_with(name))
+}
+
+/// Every container, the oldest first; those that cannot be read are named on stderr.
+pub(crate) fn all(context: &Context) -> Result<Vec<Record>, CommandError> {
+    let (records, errors) = container::list(&context.layout)?;
+    for error in errors {
+        CommandError::host(error).print();
+    }
+    Ok(records)
+}
+
+/// Does something to each container, prints the errors as they come and ends with the last.
+pub(crate) fn each(
+    selected: &[Selected],
+    mut errors: Vec<CommandError>,
+    mut act: impl FnMut(&Selected) -> Result<(), CommandError>,
+) -> super::Outcome {
+    errors.extend(selected.iter().filter_map(|one| act(one).err()));
+    finish(errors)
+}
+
+/// Prints all errors but the last, which the command ends with.
+pub(crate) fn finish(mut errors: Vec<CommandError>) -> super::Outcome {
+    let Some(last) = errors.pop() else { return Ok(0) };
+    for error in errors {
+        error.print();
+    }
+    Err(last)
+}

@@ -1,0 +1,90 @@
+//! `coracle start`: run a container that exists.
+
+use storage::state::container::{self, Record};
+use storage::state::status;
+
+use super::run::{first_client, parse_detach_keys, stay};
+use super::{Context, Outcome, create};
+use crate::error::CommandError;
+use crate::supervisor::Birth;
+
+/// Start one or more containers
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Container name or ID (can be repeated)
+    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
+    containers: Vec<String>,
+    /// Attach container's STDOUT and STDERR
+    #[arg(short, long)]
+    attach: bool,
+    /// Make STDIN available to the contained process
+    #[arg(short, long)]
+    interactive: bool,
+    /// Start all containers
+    #[arg(long)]
+    all: bool,
+    /// Keys that detach from the container, or an empty value for none
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
+    /// Pass signals on to the container
+    #[arg(long, default_value_t = true)]
+    sig_proxy: bool,
+}
+
+/// Runs `coracle start`.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    if args.attach && args.containers.len() > 1 {
+        return Err(CommandError::user("you cannot start and attach multiple containers at once"));
+    }
+    let records = if args.all {
+        container::list(&context.layout).map_err(CommandError::host)?.0
+    } else {
+        args.containers
+            .iter()
+            .map(|name| container::find(&context.layout, name).map_err(CommandError::user))
+            .collect::<Result<_, _>>()?
+    };
+    if let ([record], true) = (records.as_slice(), args.attach || args.interactive) {
+        return start_attached(context, record, &args);
+    }
+    let mut code = 0;
+    for (index, record) in records.iter().enumerate() {
+        match start(context, record.clone()) {
+            Ok(()) => println!("{}", args.containers.get(index).unwrap_or(&record.id.to_string())),
+            Err(error) => {
+                error.while_doing(format!("start container {}", record.name)).print();
+                code = crate::error::FAILED;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Starts a container in the background; one that runs is left alone.
+pub(crate) fn start(context: &Context, record: Record) -> Result<(), CommandError> {
+    let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
+    if observed.state.is_alive() {
+        return Ok(());
+    }
+    status::forget_last_run(&context.layout, &record.id).map_err(CommandError::host)?;
+    create::prepare(context, record)?.launch(context, Birth::Existing, None)?.wait_started()?;
+    Ok(())
+}
+
+fn start_attached(context: &Context, record: &Record, args: &Args) -> Outcome {
+    let observed = status::observe(&context.layout, record).map_err(CommandError::host)?;
+    if observed.state.is_alive() {
+        return super::attach::attach(context, record, args.detach_keys.as_deref(), args.interactive, args.sig_proxy);
+    }
+    let keys = parse_detach_keys(args.detach_keys.as_deref())?;
+    let prepared = create::prepare(context, record.clone())?;
+    let mut client = first_client(context, record, keys)?;
+    client.stdin &= args.interactive;
+    super::run::block_proxied_signals();
+    let (control, _) = prepared.launch(context, Birth::Existing, Some(client))?.wait_started()?;
+    match control {
+        Some(control) => stay(runtime::monitor::attach::Client::inherited(control), record, args.sig_proxy),
+        None => Ok(0),
+    }
+}

@@ -1,0 +1,38 @@
+//! The processes we are, chosen by `argv[0]` before anything else happens.
+//!
+//! The supervisor, container init and the port forwarder are forks of the command line's process and never come
+//! through here; only what is executed does.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+/// What this process is to be.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// The command line.
+    Cli(Persona),
+    /// Executes a container's program from a sealed copy of the binary, see [`runtime::init::sealed_exe`].
+    SealedExec(Vec<CString>),
+}
+
+/// Whose command line we answer like. Decided once; used only where output is rendered and exit codes are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Persona {
+    /// podman's: as `coracle` or `podman`.
+    Podman,
+    /// docker's: through a link of that name.
+    Docker,
+}
+
+impl Role {
+    /// The role of this process.
+    pub(crate) fn of_this_process() -> Role {
+        let args: Vec<_> = std::env::args_os().collect();
+        let name = args.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+        if name.as_encoded_bytes() == runtime::init::sealed_exe::ROLE_NAME.to_bytes() {
+            return Role::SealedExec(args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect());
+        }
+        Role::Cli(if name == "docker" { Persona::Docker } else { Persona::Podman })
+    }
+}

@@ -1,0 +1,415 @@
+//! From what was asked for to the bundle: names become numbers and paths of this host.
+//!
+//! **Runs in:** the CLI, before the supervisor is forked. Creates named volumes and missing bind sources; nothing else is
+//! written here.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
+    User,
+};
+use runtime::bundle::{self, Choice, DeviceBind, Namespaces, Options, OwnFile, Shm, defaults};
+use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
+use runtime::security::masks::MaskedPaths;
+use runtime::userns::{IdMap, Mapping};
+use storage::state::container::Record;
+use storage::state::layout::Layout;
+use storage::state::request::{Mount, Namespace, Request, UserNamespace, VolumeMount};
+
+use crate::cli::user::{self, ResolvedUser};
+use crate::error::CommandError;
+
+/// A bundle, and what belongs to it that the specification cannot say.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    /// What `config.json` holds.
+    pub(crate) spec: Spec,
+    /// Targets of new volumes, to be filled from the image.
+    pub(crate) fill: Vec<PathBuf>,
+    /// Volumes without a name that were made for this container.
+    pub(crate) anonymous_volumes: Vec<String>,
+}
+
+/// The namespaces of another container, resolved by whoever knows containers.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Pid of the init whose namespaces are shared, and the container's directory in the runtime directory.
+    pub(crate) pid: Option<i32>,
+}
+
+/// The value of `--group-add` that keeps the caller's supplementary groups.
+const KEEP_GROUPS: &str = "keep-groups";
+
+/// How many ids `--userns auto` gives when nobody says.
+const AUTO_SIZE: u32 = 65_535;
+
+/// The names under which ours files are seen in the container.
+const OWN_FILES: [(&str, &str); 4] = [
+    ("hosts", "/etc/hosts"),
+    ("hostname", "/etc/hostname"),
+    ("resolv.conf", "/etc/resolv.conf"),
+    (".containerenv", "/run/.containerenv"),
+];
+
+/// Makes the bundle of a container. `rootfs` looks up files of the image.
+pub(crate) fn prepare(
+    layout: &Layout,
+    record: &Record,
+    mapping: &Mapping,
+    rootfs: &super::rootfs::View,
+    shared: &Shared,
+) -> Result<Bundle, CommandError> {
+    let request = &record.request;
+    let mut options = Options { root: layout.container(&record.id).join("merged"), ..Options::default() };
+    let user =
+        user::resolve(&request.user, &request.group_add, &rootfs.read("/etc/passwd")?, &rootfs.read("/etc/group")?)
+            .map_err(CommandError::user)?;
+
+    options.read_only = request.read_only;
+    options.read_only_tmpfs = request.read_only_tmpfs;
+    options.args = request.args.clone();
+    options.cwd = if request.workdir.as_os_str().is_empty() { PathBuf::from("/") } else { request.workdir.clone() };
+    options.terminal = request.tty;
+    options.env = environment(record, &user);
+    options.user = oci_user(&user, request);
+    options.oom_score_adj = request.oom_score_adj;
+    options.rlimits = limits(request)?;
+    options.hostname = Some(hostname(record));
+    options.init = request.init_path.clone().filter(|_| request.init);
+    options.writable_cgroup = request.security.unmask.iter().any(|path| path == "ALL");
+    options.privileged = request.privileged;
+    options.tty_group_mapped = mapping.single.is_none();
+    options.annotations = request.annotations.clone();
+    if request.group_add.iter().any(|group| group == KEEP_GROUPS) {
+        options.annotations.insert("run.oci.keep_original_groups".to_owned(), "1".to_owned());
+    }
+    security(request, &user, &mut options)?;
+    let (uids, gids) = nested_maps(&request.userns, mapping)?;
+    (options.uid_mappings, options.gid_mappings) = (id_mappings(&uids), id_mappings(&gids));
+    options.namespaces = namespaces(request, shared)?;
+    options.sysctls = request.sysctls.clone();
+    if options.namespaces.network == Choice::Private {
+        let last_gid = mapping.gids.len().saturating_sub(1).min(u64::from(u32::MAX)) as u32;
+        for (name, value) in defaults::network_sysctls(last_gid) {
+            options.sysctls.entry(name).or_insert(value);
+        }
+    }
+    options.shm = match (&request.ipc, request.shm_size_bytes) {
+        _ if request.no_shm => Shm::Absent,
+        (Namespace::Host, _) => Shm::Bind(PathBuf::from("/dev/shm")),
+        (Namespace::Container(_), _) => match shared.pid {
+            Some(pid) => Shm::Bind(PathBuf::from(format!("/proc/{pid}/root/dev/shm"))),
+            None => Shm::default(),
+        },
+        (_, Some(size)) => Shm::Private(size),
+        (_, None) => Shm::default(),
+    };
+    let runtime_dir = layout.runtime_container(&record.id);
+    let skipped = |name: &str| {
+        let network = &request.network;
+        name == "hosts" && network.no_hosts
+            || name == "hostname" && network.no_hostname
+            || name == "resolv.conf" && network.no_resolv_conf
+    };
+    options.files = OWN_FILES
+        .into_iter()
+        .filter(|(name, _)| !skipped(name))
+        .map(|(name, target)| OwnFile { source: runtime_dir.join(name), target: PathBuf::from(target) })
+        .collect();
+    options.devices = request
+        .devices
+        .iter()
+        .map(|device| DeviceBind {
+            source: device.source.clone(),
+            target: device.target.clone(),
+            read_only: !device.permissions.is_empty() && !device.permissions.contains('w'),
+        })
+        .collect();
+    if let Some(zone) = &request.tz {
+        options.files.push(OwnFile { source: time_zone(zone)?, target: PathBuf::from("/etc/localtime") });
+    }
+    if request.privileged {
+        options.devices.extend(accessible_devices());
+    }
+    let mut out = Bundle { spec: Spec::default(), fill: Vec::new(), anonymous_volumes: Vec::new() };
+    for mount in &request.mounts {
+        options.mounts.push(oci_mount(layout, mount, &mut out)?);
+    }
+    out.spec = bundle::generate(&options);
+    bundle::validate(&out.spec).map_err(CommandError::user)?;
+    Ok(out)
+}
+
+/// The host's file of a time zone.
+fn time_zone(name: &str) -> Result<PathBuf, CommandError> {
+    if name == "local" {
+        return Ok(PathBuf::from("/etc/localtime"));
+    }
+    let path = Path::new("/usr/share/zoneinfo").join(name);
+    let stays_inside = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if stays_inside && path.is_file() {
+        Ok(path)
+    } else {
+        Err(CommandError::user(format!("--tz {name}: unknown time zone")))
+    }
+}
+
+/// `--privileged`: the devices of the host that this user can open anyway.
+fn accessible_devices() -> Vec<DeviceBind> {
+    use std::os::unix::fs::FileTypeExt;
+    let standard = runtime::mount::dev::DEFAULT;
+    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+    let mut all: Vec<DeviceBind> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_char_device() || kind.is_block_device()))
+        .map(|entry| entry.path())
+        .chain([PathBuf::from("/dev/net/tun")])
+        .filter(|path| path.exists() && !standard.iter().any(|name| path.file_name() == Some(name.as_ref())))
+        .filter(|path| !matches!(path.file_name().and_then(|name| name.to_str()), Some("console" | "ptmx")))
+        .filter(|path| {
+            let wanted = nix::unistd::AccessFlags::R_OK | nix::unistd::AccessFlags::W_OK;
+            nix::unistd::access(path.as_path(), wanted).is_ok()
+        })
+        .map(|path| DeviceBind { source: path.clone(), target: path, read_only: false })
+        .collect();
+    all.sort_by(|one, other| one.target.cmp(&other.target));
+    all
+}
+
+/// The host name: as asked for, else the short id as docker has it.
+pub(crate) fn hostname(record: &Record) -> String {
+    match (&record.request.hostname, &record.request.uts) {
+        (Some(name), _) => name.clone(),
+        (None, Namespace::Host) => {
+            nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        }
+        (None, _) => record.id.short().to_owned(),
+    }
+}
+
+fn environment(record: &Record, user: &ResolvedUser) -> Vec<String> {
+    let mut env = record.request.env.clone();
+    let has = |env: &[String], name: &str| env.iter().any(|pair| pair.split('=').next() == Some(name));
+    if !has(&env, "HOSTNAME") {
+        env.push(format!("HOSTNAME={}", hostname(record)));
+    }
+    if !has(&env, "HOME") {
+        env.push(format!("HOME={}", user.home));
+    }
+    env
+}
+
+fn oci_user(user: &ResolvedUser, request: &Request) -> User {
+    let mut out = defaults::user();
+    out.set_uid(user.uid).set_gid(user.gid);
+    out.set_additional_gids((!user.additional_gids.is_empty()).then(|| user.additional_gids.clone()));
+    if let Some(umask) = request.umask {
+        out.set_umask(Some(umask));
+    }
+    out
+}
+
+fn selections(list: &[String]) -> Result<Vec<Selection>, CommandError> {
+    list.iter().map(|text| text.parse::<Selection>().map_err(CommandError::user)).collect()
+}
+
+fn security(request: &Request, user: &ResolvedUser, options: &mut Options) -> Result<(), CommandError> {
+    let (add, drop) = (selections(&request.cap_add)?, selections(&request.cap_drop)?);
+    let bounding = if request.privileged { CapabilitySet::ALL } else { CapabilitySet::DEFAULT.adjust(&add, &drop) };
+    let last = runtime::security::capabilities::last_capability();
+    options.capabilities = process_sets(bounding.up_to(last), &add, user.uid == 0).into();
+    options.no_new_privileges = request.security.no_new_privileges;
+    let masks = if request.privileged || request.security.unconfined_system_paths {
+        MaskedPaths::unconfined()
+    } else {
+        MaskedPaths::default_for_host()
+            .unmask(request.security.unmask.iter().map(String::as_str))
+            .mask(request.security.mask.iter().map(String::as_str))
+    };
+    options.masked_paths = masks.masked;
+    options.readonly_paths = masks.readonly;
+    options.proc_options = request.security.proc_options.clone();
+    Ok(())
+}
+
+/// The limits asked for. `--ulimit host` adds nothing: the caller's limits are inherited.
+fn limits(request: &Request) -> Result<Vec<PosixRlimit>, CommandError> {
+    let mut out = Vec::new();
+    for limit in &request.ulimits {
+        let name = format!("RLIMIT_{}", limit.name.to_uppercase());
+        let kind: PosixRlimitType = serde_json::from_value(serde_json::Value::String(name))
+            .map_err(|_| CommandError::user(format!("--ulimit {}: no such limit", limit.name)))?;
+        let built = PosixRlimitBuilder::default().typ(kind).soft(limit.soft).hard(limit.hard).build();
+        out.push(built.map_err(CommandError::user)?);
+    }
+    Ok(out)
+}
+
+fn id_mappings(map: &IdMap) -> Vec<LinuxIdMapping> {
+    map.0
+        .iter()
+        .filter_map(|entry| {
+            LinuxIdMappingBuilder::default()
+                .container_id(entry.container)
+                .host_id(entry.host)
+                .size(entry.size)
+                .build()
+                .ok()
+        })
+        .collect()
+}
+
+/// Ids of a user namespace inside the base one, in its terms; empty where the base one is the container's.
+pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(IdMap, IdMap), CommandError> {
+    match userns {
+        UserNamespace::Host => Ok((IdMap::default(), IdMap::default())),
+        UserNamespace::KeepId { uid, gid, size } => {
+            let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+            let gid = gid.unwrap_or_else(|| nix::unistd::getegid().as_raw());
+            for (kind, id, map) in [("uid", uid, &mapping.uids), ("gid", gid, &mapping.gids)] {
+                if mapping.single.is_none() && u64::from(id) >= map.len() {
+                    return Err(CommandError::user(format!(
+                        "--userns keep-id: {kind} {id} does not fit into the {} ids of this user",
+                        map.len()
+                    )));
+                }
+            }
+            if mapping.single.is_some() {
+                let one = |id| IdMap(vec![runtime::userns::IdMapEntry { container: id, host: 0, size: 1 }]);
+                return Ok((one(uid), one(gid)));
+            }
+            Ok((mapping.uids.keep_id(uid, *size), mapping.gids.keep_id(gid, *size)))
+        }
+        UserNamespace::Auto { size } => {
+            // Id 0 of the base namespace is the user: the container gets none of their files, and its root is one of the
+            // subordinate ids. Ranges are not yet kept apart from each other.
+            let wanted = size.unwrap_or(AUTO_SIZE);
+            let of = |map: &IdMap| {
+                let available = map.len().saturating_sub(1).min(u64::from(wanted)) as u32;
+                IdMap(vec![runtime::userns::IdMapEntry { container: 0, host: 1, size: available }])
+            };
+            if mapping.single.is_some() {
+                return Err(CommandError::host("--userns auto: needs subordinate ids, and this user has none"));
+            }
+            Ok((of(&mapping.uids), of(&mapping.gids)))
+        }
+        other => Err(CommandError::user(format!(
+            "--userns {}: not supported; use keep-id, auto or host",
+            match other {
+                UserNamespace::NoMap => "nomap".to_owned(),
+                UserNamespace::Container(name) => format!("container:{name}"),
+                UserNamespace::Path(path) => format!("ns:{}", path.display()),
+                _ => String::new(),
+            }
+        ))),
+    }
+}
+
+fn namespaces(request: &Request, shared: &Shared) -> Result<Namespaces, CommandError> {
+    let choice = |namespace: &Namespace, file: &str| match namespace {
+        Namespace::Private => Ok(Choice::Private),
+        Namespace::Host => Ok(Choice::Host),
+        Namespace::Path(path) => Ok(Choice::Path(path.clone())),
+        Namespace::Container(name) => {
+            shared.pid.map(|pid| Choice::Path(PathBuf::from(format!("/proc/{pid}/ns/{file}")))).ok_or_else(|| {
+                CommandError::user(format!("container {name} is not running: its namespace cannot be joined"))
+            })
+        }
+    };
+    let network = match request.network.mode.as_str() {
+        "host" => Choice::Host,
+        mode => match mode.strip_prefix("ns:") {
+            Some(path) => Choice::Path(PathBuf::from(path)),
+            None => match mode.strip_prefix("container:") {
+                Some(name) => choice(&Namespace::Container(name.to_owned()), "net")?,
+                None => Choice::Private,
+            },
+        },
+    };
+    Ok(Namespaces {
+        pid: choice(&request.pid, "pid")?,
+        network,
+        ipc: choice(&request.ipc, "ipc")?,
+        uts: choice(&request.uts, "uts")?,
+        cgroup: choice(&request.cgroupns, "cgroup")?,
+    })
+}
+
+fn oci_mount(layout: &Layout, mount: &Mount, out: &mut Bundle) -> Result<OciMount, CommandError> {
+    Ok(match mount {
+        Mount::Bind(bind) => {
+            if !bind.source.exists() {
+                if !bind.create_source {
+                    return Err(CommandError::user(format!(
+                        "bind source {}: no such file or directory",
+                        bind.source.display()
+                    )));
+                }
+                std::fs::create_dir_all(&bind.source).map_err(|error| {
+                    CommandError::host(format!("create bind source {}: {}", bind.source.display(), reason(&error)))
+                })?;
+            }
+            let propagation = bind.propagation.map(|propagation| propagation.as_str());
+            defaults::bind(&bind.source, &bind.target, bind.read_only, !bind.non_recursive, propagation, &bind.options)
+        }
+        Mount::Volume(volume) => {
+            let source = volume_source(layout, volume, out)?;
+            let propagation = volume.propagation.map(|propagation| propagation.as_str());
+            defaults::bind(&source, &volume.target, volume.read_only, true, propagation, &volume.options)
+        }
+        Mount::Tmpfs(tmpfs) => {
+            let mut options = tmpfs.options.clone();
+            options.extend(tmpfs.size.as_ref().map(|size| format!("size={size}")));
+            options.extend(tmpfs.mode.map(|mode| format!("mode={mode:o}")));
+            if tmpfs.read_only {
+                options.push("ro".to_owned());
+            }
+            defaults::tmpfs(&tmpfs.target, &options, !tmpfs.nocopy)
+        }
+    })
+}
+
+fn volume_source(layout: &Layout, mount: &VolumeMount, out: &mut Bundle) -> Result<PathBuf, CommandError> {
+    let volume = match &mount.name {
+        Some(name) => storage::volume::ensure(layout, name)?.0,
+        None => {
+            let volume = storage::volume::Volume::anonymous();
+            storage::volume::create(layout, &volume)?;
+            out.anonymous_volumes.push(volume.name.clone());
+            volume
+        }
+    };
+    let data = volume.mountpoint(layout);
+    let is_empty = std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_none());
+    if is_empty && !mount.nocopy && mount.subpath.is_none() {
+        out.fill.push(mount.target.clone());
+    }
+    match &mount.subpath {
+        None => Ok(data),
+        // Inside a volume only: what a container left there must not lead out.
+        Some(subpath) => resolve_beneath(&data, subpath),
+    }
+}
+
+fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandError> {
+    use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+    let fail = |errno: nix::errno::Errno| {
+        CommandError::user(format!("volume subpath {}: {}", subpath.display(), errno.desc().to_lowercase()))
+    };
+    let dir =
+        nix::fcntl::open(directory, OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).map_err(fail)?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    nix::fcntl::openat2(dir.as_fd(), subpath, how).map_err(fail)?;
+    Ok(directory.join(subpath))
+}
+
+/// An I/O error's reason as messages have it: lower case, without the number.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,59 @@
+//! What the supervisor tells the command that started it, until the container runs.
+//!
+//! ```text
+//! S ── "S" ─────────────────▶ P   it runs
+//! S ── "F", code, text ─────▶ P   it does not, and nothing of it is left
+//! S ══ end of file ═════════▶ P   the supervisor was killed
+//! ```
+//! One pipe, one message. From then on P is a client like any other (`runtime::monitor::attach`).
+
+use std::io::{PipeReader, PipeWriter};
+use std::io::{Read, Write};
+
+use crate::error::CommandError;
+
+/// The command's end.
+#[derive(Debug)]
+pub(crate) struct ResultReader(PipeReader);
+
+/// The supervisor's end.
+#[derive(Debug)]
+pub(crate) struct ResultWriter(PipeWriter);
+
+/// Makes both.
+pub(crate) fn pair() -> std::io::Result<(ResultReader, ResultWriter)> {
+    let (reader, writer) = std::io::pipe()?;
+    Ok((ResultReader(reader), ResultWriter(writer)))
+}
+
+impl ResultWriter {
+    /// The container runs.
+    pub(crate) fn started(mut self) {
+        // Nobody listening is no reason to stop a container that was asked for.
+        let _ = self.0.write_all(b"S");
+    }
+
+    /// It could not be started.
+    pub(crate) fn failed(mut self, code: u8, message: &str) {
+        let mut bytes = vec![b'F', code];
+        bytes.extend_from_slice(message.as_bytes());
+        let _ = self.0.write_all(&bytes);
+    }
+}
+
+impl ResultReader {
+    /// Waits for the message.
+    pub(crate) fn wait(mut self) -> Result<(), CommandError> {
+        let mut bytes = Vec::new();
+        let killed = || CommandError::host("the container's supervisor was killed before it started");
+        self.0.read_to_end(&mut bytes).map_err(|_| killed())?;
+        match bytes.split_first() {
+            Some((b'S', _)) => Ok(()),
+            Some((b'F', rest)) => {
+                let (code, text) = rest.split_first().ok_or_else(killed)?;
+                Err(CommandError::host(String::from_utf8_lossy(text)).with_code(*code))
+            }
+            _ => Err(killed()),
+        }
+    }
+}

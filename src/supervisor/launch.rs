@@ -1,0 +1,156 @@
+//! The command's half of a start: everything that can be decided before there is a process, then the fork.
+//!
+//! **Runs in:** the CLI, single-threaded, on the host.
+
+use std::borrow::Cow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use oci_spec::runtime::Spec;
+use runtime::init::sealed_exe::SealedExe;
+use runtime::mount::rootfs::Rootfs;
+use runtime::process::spawn::{self, Side};
+use runtime::security::capabilities::{CapabilitySet, Sets};
+use runtime::security::seccomp::{self, Filter};
+use runtime::userns::Mapping;
+use storage::state::container::Record;
+use storage::state::layout::Layout;
+use storage::state::request::{Request, SeccompProfile};
+
+use super::channel::{self, ResultReader};
+use super::supervise;
+use crate::error::{CommandError, Kind};
+
+/// Whether the container is there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// `run`: it is created by its supervisor; without a name it gets a random one.
+    New {
+        /// `--name`.
+        name: Option<String>,
+    },
+    /// `start`: its directory and record exist.
+    Existing,
+}
+
+/// A container to be started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// Every path on disk.
+    pub(crate) layout: Layout,
+    /// What it was asked to be; the name is filled in for [`Birth::New`].
+    pub(crate) record: Record,
+    /// Its bundle.
+    pub(crate) spec: Spec,
+    /// Its system call filter.
+    pub(crate) seccomp: Option<Seccomp>,
+    /// Its root file system.
+    pub(crate) rootfs: Rootfs,
+    /// New volumes to be filled.
+    pub(crate) fill: Vec<PathBuf>,
+    /// Its network, decided.
+    pub(crate) network: super::network::Plan,
+    /// Whether it is there already.
+    pub(crate) birth: Birth,
+    /// The command stays as the first client.
+    pub(crate) attach: Option<supervise::FirstClient>,
+    /// Init of a container whose namespaces are shared.
+    pub(crate) beside: Option<OwnedFd>,
+    /// The user's ids.
+    pub(crate) mapping: Mapping,
+    /// Our binary, if it needs protection.
+    pub(crate) seal: Option<SealedExe>,
+}
+
+/// A system call filter, compiled and as `config.json` has it.
+#[derive(Debug)]
+pub(crate) struct Seccomp {
+    /// The program.
+    pub(crate) filter: Filter,
+    /// The `linux.seccomp` section.
+    pub(crate) json: Cow<'static, str>,
+}
+
+/// The filter that a container is to have.
+pub(crate) fn seccomp_of(request: &Request, spec: &Spec) -> Result<Option<Seccomp>, CommandError> {
+    let bounding = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.capabilities().as_ref())
+        .map(|all| Sets::from(all).bounding)
+        .unwrap_or_default();
+    let filter = match &request.security.seccomp {
+        SeccompProfile::Unconfined => return Ok(None),
+        SeccompProfile::Default if request.privileged => return Ok(None),
+        SeccompProfile::Default => Filter::default_for(bounding).map_err(CommandError::host)?,
+        SeccompProfile::File(path) => {
+            let refused = |error: &dyn std::fmt::Display| {
+                CommandError::user(format!("--security-opt seccomp={}: {error}", path.display()))
+            };
+            let text = std::fs::read(path).map_err(|error| refused(&super::bundle::reason(&error)))?;
+            Filter::from_profile_json(&text, bounding).map_err(|error| refused(&error))?
+        }
+    };
+    let json = if bounding == CapabilitySet::DEFAULT && request.security.seccomp == SeccompProfile::Default {
+        Cow::Borrowed(seccomp::default_oci_json())
+    } else {
+        let section = filter.to_oci().map_err(CommandError::host)?;
+        Cow::Owned(serde_json::to_string(&section).map_err(|error| CommandError::new(Kind::Internal, error))?)
+    };
+    Ok(Some(Seccomp { filter, json }))
+}
+
+/// A supervisor that has been forked.
+#[derive(Debug)]
+pub(crate) struct Running {
+    result: ResultReader,
+    /// The first client's end of its channel.
+    pub(crate) control: Option<OwnedFd>,
+    /// The supervisor.
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Running {
+    /// Waits until the container runs, or fails as it failed.
+    pub(crate) fn wait_started(self) -> Result<(Option<OwnedFd>, OwnedFd), CommandError> {
+        self.result.wait()?;
+        Ok((self.control, self.pidfd))
+    }
+}
+
+/// Forks the supervisor of `launch`.
+pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
+    let pipe_failed =
+        |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", super::bundle::reason(&error)));
+    let (reader, writer) = channel::pair().map_err(pipe_failed)?;
+    let (control, supervisor_control) = match launch.attach {
+        Some(_) => {
+            let (ours, theirs) = nix::sys::socket::socketpair(
+                nix::sys::socket::AddressFamily::Unix,
+                nix::sys::socket::SockType::SeqPacket,
+                None,
+                nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+            )
+            .map_err(|errno| CommandError::host(format!("socketpair(AF_UNIX): {}", errno.desc().to_lowercase())))?;
+            (Some(ours), Some(theirs))
+        }
+        None => (None, None),
+    };
+    // With the host's pids there can be no namespace of ours round the container.
+    let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
+    let forked = match &launch.beside {
+        Some(init) => spawn::supervisor_beside(init.as_fd(), own_pids)?,
+        None => spawn::supervisor(own_pids)?,
+    };
+    match forked {
+        Side::Supervisor(maps) => {
+            drop((reader, control));
+            std::process::exit(supervise::run(launch, maps, writer, supervisor_control))
+        }
+        Side::Parent(parent) => {
+            drop((writer, supervisor_control));
+            let pidfd = parent.write_maps(&launch.mapping)?;
+            Ok(Running { result: reader, control, pidfd })
+        }
+    }
+}

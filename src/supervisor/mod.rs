@@ -1,0 +1,31 @@
+//! The supervisor: one process for each running container.
+//!
+//! ```text
+//! P (CLI)                       S (supervisor)                        C (init)
+//!  │ clone3(NEWUSER|NEWPID) ──▶ │                                     ·
+//!  │ newuidmap ‖ newgidmap      │ lock, directories, record           ·
+//!  │                            │ pipes, cgroup, clone3(NEW*) ──────▶ │ waits
+//!  │ ── maps ─────────────────▶ │ id 0 ── go ───────────────────────▶ │ root, mounts, pivot
+//!  │                            │ network, in parallel                │
+//!  │                            │ ◀── console, ready ──────────────── │
+//!  │                            │ state: running ── go ─────────────▶ │ credentials, execve
+//!  │ ◀── started ────────────── │ ◀══ end of file                     ▼
+//!  │ ◀── exited {code} ──────── │ ◀── pidfd
+//!  ▼ exit                       │ helpers stop, trash, lock
+//! ```
+//! Dies any of them, the next command finds the truth: see `storage::state::status`.
+
+pub(crate) mod bundle;
+
+pub(crate) mod channel;
+
+pub(crate) mod launch;
+
+pub(crate) mod network;
+
+pub(crate) mod rootfs;
+
+mod supervise;
+
+pub(crate) use launch::{Birth, Launch, Running, start};
+pub(crate) use supervise::{FirstClient, write_bundle};

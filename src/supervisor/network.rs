@@ -1,0 +1,262 @@
+//! A container's network: decided by the command, set up by the supervisor.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use net::driver::{self, Attachment, Driver, Netns, Started};
+use net::forward::{self, Forwarder, Listeners, Target};
+use net::hosts::{AddHost, Hosts};
+use net::mode::Mode;
+use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
+use net::resolv_conf::{self, Choice, Reach};
+use storage::state::container::Record;
+use storage::state::layout::Layout;
+use storage::state::request;
+use storage::state::status;
+
+use crate::error::CommandError;
+
+/// What will be set up.
+pub(crate) struct Plan {
+    /// As asked for.
+    pub(crate) mode: Mode,
+    driver: Option<(Box<dyn Driver>, driver::Plan)>,
+    /// Published ports, bound; the supervisor inherits them and holds them until it ends.
+    listeners: Listeners,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// Decides, and binds published ports. Starts nothing: a missing program or a taken port leaves no container behind.
+///
+/// **Runs in:** the command, on the host: the supervisor could no longer say who holds a port.
+pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
+    let mode = Mode::parse(&record.request.network.mode).map_err(CommandError::user)?;
+    let driver = match driver::driver_for(&mode).map_err(missing)? {
+        Some(driver) => {
+            let plan = driver.prepare().map_err(missing)?;
+            Some((driver, plan))
+        }
+        None => None,
+    };
+    let wanted = if mode.can_publish() { port_requests(&record.request.network) } else { Vec::new() };
+    let listeners = Listeners::bind(&wanted).map_err(CommandError::host)?;
+    Ok(Plan { mode, driver, listeners })
+}
+
+fn port_requests(network: &request::Network) -> Vec<PortRequest> {
+    let last = |first: u16, range: u16| first.saturating_add(range.saturating_sub(1));
+    let protocol = |protocol| match protocol {
+        request::Protocol::Tcp => ports::Protocol::Tcp,
+        request::Protocol::Udp => ports::Protocol::Udp,
+        request::Protocol::Sctp => ports::Protocol::Sctp,
+    };
+    let published = network.published.iter().map(|one| PublishSpec {
+        host_ip: one.host_ip,
+        host_ports: one
+            .host_port
+            .map(|first| PortRange { first, last: one.host_port_end.unwrap_or(last(first, one.range)) }),
+        container_ports: PortRange { first: one.container_port, last: last(one.container_port, one.range) },
+        protocol: protocol(one.protocol),
+    });
+    let exposed = network.exposed.iter().filter(|_| network.publish_all).map(|one| PublishSpec {
+        host_ip: None,
+        host_ports: None,
+        container_ports: PortRange { first: one.port, last: last(one.port, one.range) },
+        protocol: protocol(one.protocol),
+    });
+    let mut all: Vec<PortRequest> = published.flat_map(PublishSpec::expand).collect();
+    for one in exposed.flat_map(PublishSpec::expand) {
+        // What is published by name is not published again at random.
+        if !all.iter().any(|other| (other.container_port, other.protocol) == (one.container_port, one.protocol)) {
+            all.push(one);
+        }
+    }
+    all
+}
+
+/// The bound ports as the state file has them: one entry where both families lead to the same place.
+fn port_status(mappings: &[PortMapping]) -> Vec<status::Port> {
+    let mut all: Vec<status::Port> = Vec::new();
+    for mapping in mappings {
+        let port = status::Port {
+            host_ip: (!mapping.host_ip.is_unspecified()).then_some(mapping.host_ip),
+            host_port: mapping.host_port,
+            container_port: mapping.container_port,
+            range: 1,
+            protocol: match mapping.protocol {
+                ports::Protocol::Tcp => request::Protocol::Tcp,
+                ports::Protocol::Udp => request::Protocol::Udp,
+                ports::Protocol::Sctp => request::Protocol::Sctp,
+            },
+        };
+        if !all.contains(&port) {
+            all.push(port);
+        }
+    }
+    all
+}
+
+fn missing(error: driver::DriverError) -> CommandError {
+    let hint = matches!(error, driver::DriverError::NotInstalled(_) | driver::DriverError::NothingInstalled);
+    let error = CommandError::host(error);
+    if hint { error.hinted("sudo apt-get install slirp4netns, or use --network none or host") } else { error }
+}
+
+impl Plan {
+    /// The driver's name as `inspect` shows it.
+    fn name(&self, record: &Record) -> String {
+        match (&self.mode, &self.driver) {
+            (_, Some((driver, _))) => driver.name().to_owned(),
+            _ => record.request.network.mode.clone(),
+        }
+    }
+
+    fn attachment(&self) -> Option<&Attachment> {
+        self.driver.as_ref().map(|(_, plan)| &plan.attachment)
+    }
+
+    /// Starts the driver for the namespace of process `pid`; `None` where there is nothing to start.
+    pub(crate) fn start(
+        &mut self,
+        netns: BorrowedFd<'_>,
+        pid: i32,
+        scratch: &Path,
+    ) -> Result<Option<Started>, CommandError> {
+        let Some((driver, plan)) = &self.driver else { return Ok(None) };
+        driver.start(plan.clone(), Netns { fd: netns, pid, scratch }).map(Some).map_err(CommandError::host)
+    }
+
+    /// Starts serving the published ports; `None` if there are none.
+    pub(crate) fn forward(
+        &self,
+        netns: BorrowedFd<'_>,
+        attachment: Option<&Attachment>,
+    ) -> Result<Option<Forwarder>, CommandError> {
+        if self.listeners.is_empty() {
+            return Ok(None);
+        }
+        let target = attachment.map(Target::from).unwrap_or_default();
+        forward::start(&self.listeners, netns, target).map(Some).map_err(CommandError::host)
+    }
+
+    /// Writes `hosts`, `hostname`, `resolv.conf` and `.containerenv` into the container's runtime directory.
+    ///
+    /// `found` is what the driver found out after its start, if it has; the container sees a new text at once, since the
+    /// file stays the same one.
+    pub(crate) fn write_files(
+        &self,
+        layout: &Layout,
+        record: &Record,
+        found: Option<&Attachment>,
+    ) -> Result<(), CommandError> {
+        let attachment = found.or(self.attachment());
+        let directory = layout.runtime_container(&record.id);
+        let asked = &record.request.network;
+        let host_name = super::bundle::hostname(record);
+        let write = |name: &str, text: &str| {
+            let path = directory.join(name);
+            fs::write(&path, text).map_err(|error| {
+                CommandError::host(format!("write {}: {}", path.display(), super::bundle::reason(&error)))
+            })
+        };
+        write("hostname", &format!("{host_name}\n"))?;
+        write(".containerenv", "")?;
+        if !asked.no_hosts {
+            let add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
+            let base = fs::read_to_string("/etc/hosts").ok();
+            let addresses: Vec<IpAddr> = self
+                .attachment()
+                .iter()
+                .flat_map(|attachment| &attachment.addresses)
+                .map(|address| address.ip)
+                .collect();
+            let names = [host_name.as_str(), record.name.as_str()];
+            let names = if host_name == record.name { &names[..1] } else { &names[..] };
+            let host_network = self.mode == Mode::Host;
+            let hosts = Hosts {
+                add: &add,
+                base: base.as_deref(),
+                host_network,
+                host_address: match attachment {
+                    Some(attachment) => attachment.host.or_else(|| attachment.gateway(false)),
+                    None if host_network => Some(IpAddr::from([127, 0, 0, 1])),
+                    None => None,
+                },
+                addresses: &addresses,
+                names,
+            };
+            write("hosts", &hosts.render().map_err(CommandError::user)?)?;
+        }
+        if !asked.no_resolv_conf {
+            let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+            let upstream = fs::read_to_string(resolv_conf::RESOLVED_UPSTREAM).ok();
+            let choice = Choice { servers: &asked.dns, search: &asked.dns_search, options: &asked.dns_options };
+            let reach = match (&self.mode, attachment) {
+                (_, Some(attachment)) => Reach::Driver(&attachment.dns),
+                (Mode::None, _) => Reach::Nothing,
+                _ => Reach::Host,
+            };
+            write("resolv.conf", &resolv_conf::render(&host, upstream.as_deref(), choice, reach))?;
+        }
+        Ok(())
+    }
+
+    /// The network as `inspect` shows it.
+    pub(crate) fn status(&self, record: &Record, attachment: Option<&Attachment>) -> status::Network {
+        let ports = port_status(&self.listeners.mappings());
+        let interfaces = attachment.or(self.attachment()).map(|attachment| status::Interface {
+            network: self.name(record),
+            name: attachment.interface.clone().unwrap_or_default(),
+            mac: attachment.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            addresses: attachment
+                .addresses
+                .iter()
+                .map(|address| status::Address {
+                    ip: address.ip,
+                    prefix: address.prefix,
+                    gateway: attachment.gateway(address.ip.is_ipv6()),
+                })
+                .collect(),
+            aliases: record.request.network.aliases.clone(),
+        });
+        status::Network { mode: self.name(record), interfaces: interfaces.into_iter().collect(), ports }
+    }
+}
+
+fn add_host(entry: &request::AddHost) -> Result<AddHost, CommandError> {
+    let address = match entry.address.as_str() {
+        "host-gateway" => None,
+        text => Some(text.parse().map_err(|_| {
+            CommandError::user(format!("--add-host {}:{text}: not an IP address", entry.names.join(";")))
+        })?),
+    };
+    Ok(AddHost { names: entry.names.clone(), address })
+}
+
+/// Opens the network namespace of process `pid`.
+pub(crate) fn namespace_of(pid: i32) -> Result<OwnedFd, CommandError> {
+    let path = format!("/proc/{pid}/ns/net");
+    nix::fcntl::open(
+        path.as_str(),
+        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .map_err(|errno| CommandError::host(format!("open({path}): {}", errno.desc().to_lowercase())))
+}
+
+/// Waits for a driver that was started, together with whatever else the caller does not wait for.
+pub(crate) fn wait(started: &mut Started) -> Result<(), CommandError> {
+    started.wait_ready().map_err(CommandError::host)
+}
+
+/// The descriptor on which the end of a driver's helper shows.
+pub(crate) fn watch(started: &Started) -> BorrowedFd<'_> {
+    started.pidfd()
+}

@@ -1,0 +1,100 @@
+//! Unpacked layers are a cache: what is missing is made again from the blobs.
+
+use super::ids::IdPolicy;
+use super::staging::{StageError, directory_name, unpack_blob};
+use crate::blob::BlobError;
+use crate::image::store::{Image, ImageStore, Layer, StoreError};
+use crate::progress::{Event, Kind, Progress};
+use crate::state::layout::create_dir;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Why an image's layers are not there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnsureError {
+    /// A layer could not be unpacked.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// The diffID.
+        layer: String,
+        /// Why.
+        source: StageError,
+    },
+    /// Its blob is not in the store.
+    #[error("layer {layer}: {source}: pull the image again")]
+    Blob {
+        /// The diffID.
+        layer: String,
+        /// Why.
+        source: BlobError,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes sure that every layer of an image is unpacked and returns their directories (with `diff/` and `index` in
+/// them), bottom first.
+///
+/// Costs one `stat` per layer if all are there. Otherwise unpacks the missing ones, as many at once as there are
+/// processors, and holds the store's pin meanwhile.
+///
+/// **Runs in:** a process in the user namespace of `ids`.
+///
+/// # Errors
+/// [`EnsureError`] of the first layer that failed.
+pub fn ensure_unpacked(
+    store: &ImageStore,
+    image: &Image,
+    ids: &IdPolicy,
+    progress: &dyn Progress,
+) -> Result<Vec<PathBuf>, EnsureError> {
+    let layers = store.layout().layers();
+    let dirs: Vec<PathBuf> =
+        image.layers.iter().map(|layer| layers.join(directory_name(&layer.diff_id, ids))).collect();
+    let mut missing: Vec<&Layer> =
+        image.layers.iter().zip(&dirs).filter(|(_, dir)| !dir.join("diff").is_dir()).map(|(layer, _)| layer).collect();
+    missing.sort_by(|a, b| a.diff_id.hex().cmp(b.diff_id.hex()));
+    missing.dedup_by(|a, b| a.diff_id == b.diff_id);
+    if missing.is_empty() {
+        return Ok(dirs);
+    }
+    create_dir(&layers).map_err(StoreError::from)?;
+    let _pin = store.pin()?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(layer) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = unpack(store, layer, ids, progress) {
+                        // The others stop after what they are at.
+                        next.store(missing.len(), Ordering::Relaxed);
+                        let mut failure = failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                        failure.get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        Some(error) => Err(error),
+        None => Ok(dirs),
+    }
+}
+
+fn unpack(store: &ImageStore, layer: &Layer, ids: &IdPolicy, progress: &dyn Progress) -> Result<(), EnsureError> {
+    let digest = &layer.blob.digest;
+    let name = || layer.diff_id.to_string();
+    let blob = store.blobs().open(digest).map_err(|source| EnsureError::Blob { layer: name(), source })?;
+    progress.event(Event::Started { digest, total_bytes: layer.blob.size, kind: Kind::Layer });
+    progress.event(Event::Unpacking { digest });
+    // The blob's own digest was checked when it came; the diffID is checked now, and nothing else reaches the tree.
+    unpack_blob(&store.layout().layers(), blob, &layer.diff_id, ids)
+        .map_err(|source| EnsureError::Layer { layer: name(), source })?;
+    progress.event(Event::Done { digest });
+    Ok(())
+}

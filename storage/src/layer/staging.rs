@@ -1,0 +1,350 @@
+//! From a stream to a published layer, so that a half-made one never has a layer's name.
+//!
+//! ```text
+//! layers/.tmp-<random>/      lock (held by the maker for as long as it lives)
+//!                      tree/ diff/ index    ── both digests checked ── rename ──> layers/<diffID>[-<mapping>]
+//! ```
+//! The lock stands in the order of [`crate::state::lock`]: it is only ever tried.
+
+use super::apply::{Applied, ApplyError, apply};
+use super::compression::Decompressor;
+use super::confine::confine_thread;
+use super::ids::IdPolicy;
+use super::index::{self, IndexError};
+use super::remove::remove_tree;
+use crate::digest::{DiffId, Hasher};
+use crate::state::layout::random_hex;
+use crate::state::lock::{FileLock, LockError};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use std::fs;
+use std::io::{self, BufWriter, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+const PREFIX: &str = ".tmp-";
+
+/// How often a name is tried before a sweeper that is always faster is taken for an error.
+const ATTEMPTS: usize = 8;
+
+/// Why a layer could not be staged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StageError {
+    /// A directory or file of the store.
+    #[error("{call} {}: {source}", path.display())]
+    Io {
+        /// Which call.
+        call: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The layer itself.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Its index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The lock of a temporary directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The stream is not the layer it should be.
+    #[error("layer: uncompressed it is {got}, not {expected} as the image configuration says")]
+    DiffId {
+        /// What was asked for.
+        expected: DiffId,
+        /// What came.
+        got: DiffId,
+    },
+}
+
+impl StageError {
+    /// Whether the store's file system is full.
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Index(IndexError::Write(source)) => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Apply(ApplyError::Call { source, .. }) => matches!(source, Errno::ENOSPC | Errno::EDQUOT),
+            _ => false,
+        }
+    }
+}
+
+/// A layer in the making, or made and not yet published. Dropping it deletes it.
+#[derive(Debug)]
+pub struct Staging {
+    layers: PathBuf,
+    dir: PathBuf,
+    /// Held until all is gone or published.
+    _lock: FileLock,
+}
+
+/// What [`Staging::publish`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// The layer has its name now.
+    Ours,
+    /// Somebody else published the same layer first; ours is deleted.
+    Theirs,
+}
+
+/// The name of a layer's directory.
+pub fn directory_name(diff_id: &DiffId, ids: &IdPolicy) -> String {
+    match ids.tag() {
+        None => diff_id.hex().to_owned(),
+        Some(tag) => format!("{}-{tag}", diff_id.hex()),
+    }
+}
+
+impl Staging {
+    /// Makes a temporary directory with an empty `diff` in `layers`, which must exist.
+    ///
+    /// # Errors
+    /// [`StageError::Io`], [`StageError::Lock`].
+    pub fn new(layers: &Path) -> Result<Self, StageError> {
+        for _ in 0..ATTEMPTS {
+            let dir = layers.join(format!("{PREFIX}{}", random_hex(8)));
+            fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|source| failed("mkdir", &dir, source))?;
+            // Between these two calls a sweeper may take the directory for a dead one.
+            let lock = match FileLock::try_exclusive(&dir.join("lock")) {
+                Ok(Some(lock)) => lock,
+                Ok(None) => continue,
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let staging = Self { layers: layers.to_owned(), dir, _lock: lock };
+            for (path, mode) in [(staging.tree(), 0o700), (staging.diff(), 0o755)] {
+                let make = fs::DirBuilder::new().mode(mode).create(&path);
+                make.map_err(|source| failed("mkdir", &path, source))?;
+                // Neither the umask nor a set-group-id bit of the store's own directory may show in a layer.
+                let permissions = fs::Permissions::from_mode(mode);
+                fs::set_permissions(&path, permissions).map_err(|source| failed("chmod", &path, source))?;
+            }
+            return Ok(staging);
+        }
+        Err(failed("lock", layers, io::Error::from(io::ErrorKind::ResourceBusy)))
+    }
+
+    /// Unpacks an uncompressed archive, reads the stream to its end and writes the index. Call it once.
+    ///
+    /// With `is_confined` the calling thread loses the right to write anywhere else, for good.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub fn unpack(&self, tar: impl Read, ids: &IdPolicy, is_confined: bool) -> Result<Applied, StageError> {
+        let tree = open_dir(&self.tree())?;
+        if is_confined {
+            confine_thread(&tree);
+        }
+        let diff = open_dir(&self.diff())?;
+        let mut writer = index::Writer::new();
+        let applied = apply(tar, diff.as_fd(), ids, &mut writer)?;
+        let path = self.tree().join("index");
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|source| failed("create", &path, source))?;
+        writer.finish(&mut BufWriter::with_capacity(1 << 16, file))?;
+        Ok(applied)
+    }
+
+    /// Gives the layer its name. The caller has checked its digest, and synced the file system if it cares.
+    ///
+    /// # Errors
+    /// [`StageError::Io`].
+    pub fn publish(self, name: &str) -> Result<Published, StageError> {
+        let target = self.layers.join(name);
+        match fs::rename(self.tree(), &target) {
+            Ok(()) => Ok(Published::Ours),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => Ok(Published::Theirs),
+            Err(source) => Err(failed("rename", &target, source)),
+        }
+    }
+
+    /// The directory that will get the layer's name.
+    pub fn tree(&self) -> PathBuf {
+        self.dir.join("tree")
+    }
+
+    /// The layer's root.
+    pub fn diff(&self) -> PathBuf {
+        self.dir.join("tree/diff")
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be deleted now is swept later.
+        if let (Ok(layers), Some(name)) = (open_dir(&self.layers), self.dir.file_name()) {
+            let _ = remove_tree(layers.as_fd(), name.as_encoded_bytes());
+        }
+    }
+}
+
+/// Unpacks a layer from its blob, compressed or not, and publishes it if it is what it should be.
+///
+/// One thread inflates, hashes and unpacks; a pull has its own pipeline with a thread for each.
+///
+/// # Errors
+/// [`StageError`].
+pub fn unpack_blob(
+    layers: &Path,
+    blob: impl Read + Send,
+    diff_id: &DiffId,
+    ids: &IdPolicy,
+) -> Result<(Published, Applied), StageError> {
+    let staging = Staging::new(layers)?;
+    let algorithm = diff_id.as_digest().algorithm();
+    let unpack = || -> Result<(DiffId, Applied), StageError> {
+        let read = |source| ApplyError::Tar(super::tar::TarError::Read { offset: 0, source });
+        let tar = Decompressor::new(blob).map_err(read)?;
+        let mut hashed = Hashed { inner: tar, hasher: Hasher::new(algorithm) };
+        let applied = staging.unpack(&mut hashed, ids, true)?;
+        Ok((DiffId::new(hashed.hasher.finish()), applied))
+    };
+    // A thread of its own, because it is confined for the rest of its life.
+    let unpacked = std::thread::scope(|scope| scope.spawn(unpack).join().expect("unpacking does not panic"));
+    let (got, applied) = unpacked?;
+    if got != *diff_id {
+        return Err(StageError::DiffId { expected: diff_id.clone(), got });
+    }
+    Ok((staging.publish(&directory_name(diff_id, ids))?, applied))
+}
+
+/// Deletes what dead processes left in `layers`; what is being made is left alone. Returns how many were deleted.
+///
+/// # Errors
+/// [`StageError`] of the first that failed, after all were tried.
+pub fn sweep(layers: &Path) -> Result<usize, StageError> {
+    let entries = match fs::read_dir(layers) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries.map_err(|source| failed("read", layers, source))?,
+    };
+    let dir = open_dir(layers)?;
+    let (mut swept, mut first_error) = (0, None);
+    for entry in entries {
+        let entry = entry.map_err(|source| failed("read", layers, source))?;
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        // Taking the lock makes a maker that has not locked yet choose another name.
+        let result = match FileLock::try_exclusive(&entry.path().join("lock")) {
+            Ok(None) => continue,
+            Err(error) if error.is_not_found() => continue,
+            // No directory, or one that this process may not enter: the tree walker knows better.
+            Ok(Some(_)) | Err(_) => remove_tree(dir.as_fd(), name.as_encoded_bytes()),
+        };
+        match result {
+            Ok(()) => swept += 1,
+            Err(errno) => {
+                first_error.get_or_insert_with(|| failed("remove", &entry.path(), errno.into()));
+            }
+        }
+    }
+    first_error.map_or(Ok(swept), Err)
+}
+
+/// Passes bytes on and hashes them.
+struct Hashed<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..len]);
+        Ok(len)
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, StageError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(nix::fcntl::AT_FDCWD, path, flags, Mode::empty()).map_err(|errno| failed("open", path, errno.into()))
+}
+
+fn failed(call: &'static str, path: &Path, source: io::Error) -> StageError {
+    StageError::Io { call, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::layer::tar::{Entry, EntryKind, Timestamp, Writer};
+
+    fn layer(name: &str) -> (Vec<u8>, DiffId) {
+        let entry = Entry {
+            path: name.into(),
+            link: Vec::new(),
+            kind: EntryKind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: 5,
+            mtime: Timestamp::default(),
+            device: (0, 0),
+            xattrs: Vec::new(),
+            data_offset: 0,
+            stored_bytes: 0,
+            sparse: false,
+        };
+        let mut writer = Writer::new(Vec::new());
+        writer.append(&entry, &b"hello"[..]).unwrap();
+        let tar = writer.finish().unwrap();
+        let diff_id = DiffId::new(Digest::of(&tar));
+        (tar, diff_id)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn layer_is_published_once_with_its_index_and_nothing_else_is_left() {
+        let layers = tempfile::tempdir().unwrap();
+        let (tar, diff_id) = layer("file");
+        let compressed = zstd::encode_all(tar.as_slice(), 1).unwrap();
+        let unpack = || unpack_blob(layers.path(), compressed.as_slice(), &diff_id, &IdPolicy::Single).unwrap().0;
+        assert_eq!((unpack(), unpack()), (Published::Ours, Published::Theirs));
+        assert_eq!(names(layers.path()), [diff_id.hex()]);
+        let dir = layers.path().join(diff_id.hex());
+        assert_eq!(fs::read(dir.join("diff/file")).unwrap(), b"hello");
+        let index = index::Index::open(&dir.join("index")).unwrap();
+        assert_eq!(index.lookup(b"file").unwrap().size(), 5);
+    }
+
+    #[test]
+    fn layer_with_another_digest_or_a_broken_archive_is_not_published() {
+        let layers = tempfile::tempdir().unwrap();
+        let (tar, diff_id) = layer("file");
+        let mut longer = tar.clone();
+        longer.extend_from_slice(&[0; 512]);
+        let error = unpack_blob(layers.path(), longer.as_slice(), &diff_id, &IdPolicy::Single).unwrap_err();
+        assert!(matches!(error, StageError::DiffId { .. }), "{error}");
+        let error = unpack_blob(layers.path(), &tar[..700], &diff_id, &IdPolicy::Single).unwrap_err();
+        assert!(matches!(error, StageError::Apply(_)), "{error}");
+        assert!(names(layers.path()).is_empty());
+    }
+
+    #[test]
+    fn sweep_takes_the_dead_and_leaves_the_living() {
+        let layers = tempfile::tempdir().unwrap();
+        let living = Staging::new(layers.path()).unwrap();
+        fs::create_dir_all(layers.path().join(".tmp-dead/tree/diff")).unwrap();
+        fs::write(layers.path().join(".tmp-dead/lock"), b"").unwrap();
+        fs::create_dir(layers.path().join("published")).unwrap();
+        assert_eq!(sweep(layers.path()).unwrap(), 1);
+        let mut left = names(layers.path());
+        left.sort();
+        assert_eq!(left.len(), 2);
+        assert_eq!(left[1], "published");
+        drop(living);
+        assert_eq!(names(layers.path()), ["published"]);
+        assert_eq!(sweep(&layers.path().join("missing")).unwrap(), 0);
+    }
+}

@@ -1,0 +1,503 @@
+//! `container.json`: who a container is and what it was asked to be; creating, finding, renaming, removing it.
+//!
+//! Writer: who creates the container, once; `rename` and `update` later. Readers: every command, without a lock. The
+//! file is published by rename, and with it the container: a directory without it is garbage as soon as its lock is
+//! free. Version: 1. Durability: the creator's choice, none for `run --rm`.
+//!
+//! ```text
+//! lock <runtime>/<id>/lock → mkdir containers/<id> → names/<name> → config.json … → container.json (now it exists)
+//! rename containers/<id> into trash/ (now it does not) → names/<name> → <runtime>/<id>
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::atomic::{Durability, WriteError, write_atomic};
+use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
+use super::lock::{FileLock, LockError};
+use super::name::{self, NameError, NamesLock};
+use super::request::Request;
+use super::trash::{self, TrashError};
+use super::version::{self, ReadError};
+use crate::digest::{DiffId, Digest};
+
+/// The newest format of `container.json` this coracle reads, and the one it writes.
+pub const VERSION: u32 = 1;
+
+const FILE: &str = "container.json";
+
+/// What goes wrong with a container's files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContainerError {
+    /// Nothing is called that.
+    #[error("no container with name or ID {0:?} found: no such container")]
+    NotFound(String),
+    /// An id prefix fits several containers.
+    #[error("more than one container has an ID that begins with {0:?}: use more digits")]
+    Ambiguous(String),
+    /// Its name cannot be had.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Somebody else works on it.
+    #[error("container {0} is being worked on by another process")]
+    Busy(ContainerId),
+    /// `container.json` cannot be used.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// `container.json` cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Its lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A directory cannot be made.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// It cannot be moved out of the way.
+    #[error(transparent)]
+    Trash(#[from] TrashError),
+    /// Another kernel call failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A record that JSON cannot express.
+    #[error("cannot serialise container {id}: {source}")]
+    Serialise {
+        /// The container.
+        id: ContainerId,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// The image a container was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// The reference as it was typed.
+    pub typed: String,
+    /// The full reference, `docker.io/library/nginx:latest`; empty if the image was named by id and has no name.
+    pub full: String,
+    /// The digest of the image's configuration: its id.
+    pub id: Digest,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// `os/arch[/variant]`.
+    pub platform: String,
+    /// Its layers, bottom first.
+    pub layers: Vec<DiffId>,
+}
+
+/// What `container.json` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The format.
+    pub version: u32,
+    /// Who it is.
+    pub id: ContainerId,
+    /// What it is called; changes by `rename` only.
+    pub name: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// The image; absent with `--rootfs`.
+    #[serde(default)]
+    pub image: Option<ImageRecord>,
+    /// The id mapping its layers and its upper directory are owned by; empty for the base mapping.
+    #[serde(default)]
+    pub mapping: String,
+    /// The root file system driver: `overlay` or `fuse`.
+    #[serde(default)]
+    pub driver: String,
+    /// Set by `run`, which starts what it creates: without any trace of a run (a reboot wiped it) the container has
+    /// ended, rather than never begun.
+    #[serde(default)]
+    pub started_at_once: bool,
+    /// Volumes without a name of their own that go when the container is removed with `-v` or `--rm`.
+    #[serde(default)]
+    pub anonymous_volumes: Vec<String>,
+    /// Everything it was asked to be.
+    pub request: Request,
+}
+
+impl Record {
+    /// Writes the record; the caller holds the container's lock or `names/.lock`.
+    fn write(&self, layout: &Layout, durability: Durability) -> Result<(), ContainerError> {
+        let bytes =
+            serde_json::to_vec(self).map_err(|source| ContainerError::Serialise { id: self.id.clone(), source })?;
+        Ok(write_atomic(&layout.container(&self.id).join(FILE), &bytes, durability)?)
+    }
+}
+
+/// A container that is being created: its lock is held, its directory is there, its record is not.
+///
+/// Dropped without [`Creation::publish`], everything is taken away again.
+#[derive(Debug)]
+pub struct Creation<'a> {
+    layout: &'a Layout,
+    id: ContainerId,
+    lock: Option<FileLock>,
+    name: Option<String>,
+}
+
+impl<'a> Creation<'a> {
+    /// Takes the lock of a new container and makes its two directories.
+    ///
+    /// # Errors
+    /// [`ContainerError::Layout`] and [`ContainerError::Lock`].
+    pub fn begin(layout: &'a Layout, id: ContainerId) -> Result<Self, ContainerError> {
+        let lock = lock_new(layout, &id)?;
+        let creation = Self { layout, id, lock: Some(lock), name: None };
+        create_dir(&layout.container(&creation.id))?;
+        Ok(creation)
+    }
+
+    /// Claims the name it shall have.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn claim_name(&mut self, name: &str) -> Result<(), NameError> {
+        name::claim(self.layout, name, &self.id)?;
+        self.name = Some(name.to_owned());
+        Ok(())
+    }
+
+    /// Claims a random name and returns it.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn claim_random_name(&mut self) -> Result<String, NameError> {
+        let name = name::claim_random(self.layout, &self.id)?;
+        self.name = Some(name.clone());
+        Ok(name)
+    }
+
+    /// The id.
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// The container's own directory, for everything that goes beside the record.
+    pub fn directory(&self) -> PathBuf {
+        self.layout.container(&self.id)
+    }
+
+    /// Writes the record; from here on the container exists. Returns the lock: a supervisor keeps it for life, `create`
+    /// drops it.
+    ///
+    /// # Errors
+    /// [`ContainerError::Write`]; everything is taken away again then.
+    pub fn publish(mut self, record: &Record, durability: Durability) -> Result<FileLock, ContainerError> {
+        record.write(self.layout, durability)?;
+        let lock = self.lock.take();
+        // `lock` is there from `begin` until here.
+        lock.ok_or_else(|| ContainerError::Busy(self.id.clone()))
+    }
+}
+
+impl Drop for Creation<'_> {
+    fn drop(&mut self) {
+        if self.lock.is_some() {
+            // Best effort: what stays has a free lock and no record, which is what a sweep looks for.
+            let _ = discard(self.layout, &self.id, self.name.as_deref());
+        }
+    }
+}
+
+/// Moves a container to the trash and frees its name. The caller holds its lock; the trash is emptied by who can.
+///
+/// # Errors
+/// [`ContainerError`]; the container exists until the first step, a rename, has worked.
+pub fn remove(layout: &Layout, id: &ContainerId) -> Result<(), ContainerError> {
+    let name = name_of(layout, id);
+    discard(layout, id, name.as_deref())
+}
+
+fn discard(layout: &Layout, id: &ContainerId, name: Option<&str>) -> Result<(), ContainerError> {
+    trash::put(layout, &layout.container(id))?;
+    if let Some(name) = name {
+        NamesLock::take(layout)?.release(layout, name, id)?;
+    }
+    remove_runtime(layout, id)
+}
+
+/// Deletes the runtime directory of a container; the caller holds its lock, which goes with it.
+///
+/// # Errors
+/// [`ContainerError::Io`].
+pub fn remove_runtime(layout: &Layout, id: &ContainerId) -> Result<(), ContainerError> {
+    let path = layout.runtime_container(id);
+    match fs::remove_dir_all(&path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(ContainerError::Io { action: "remove", path, source }),
+    }
+}
+
+/// Gives a container another name.
+///
+/// # Errors
+/// [`NameError::InUse`], or the record cannot be written; the old name stays then.
+pub fn rename(layout: &Layout, id: &ContainerId, new: &str) -> Result<Record, ContainerError> {
+    let names = NamesLock::take(layout)?;
+    let mut record = load(layout, id)?.ok_or_else(|| ContainerError::NotFound(id.to_string()))?;
+    if record.name == new {
+        let holder = id.clone();
+        return Err(NameError::InUse { name: new.to_owned(), holder }.into());
+    }
+    names.claim(layout, new, id)?;
+    let old = std::mem::replace(&mut record.name, new.to_owned());
+    if let Err(error) = record.write(layout, Durability::Full) {
+        names.release(layout, new, id)?;
+        return Err(error);
+    }
+    names.release(layout, &old, id)?;
+    Ok(record)
+}
+
+/// Reads the record of one container; `None` if it is not there or not published yet.
+///
+/// # Errors
+/// [`ContainerError::Read`].
+pub fn load(layout: &Layout, id: &ContainerId) -> Result<Option<Record>, ContainerError> {
+    Ok(version::read(&layout.container(id).join(FILE), VERSION)?)
+}
+
+/// The name in a container's record, without the rest of it.
+pub(super) fn name_of(layout: &Layout, id: &ContainerId) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    version::read::<Named>(&layout.container(id).join(FILE), VERSION).ok().flatten().map(|named| named.name)
+}
+
+/// The ids of all directories below `containers/`, published or not, in no order.
+///
+/// # Errors
+/// [`ContainerError::Io`].
+pub fn ids(layout: &Layout) -> Result<Vec<ContainerId>, ContainerError> {
+    ids_in(&layout.containers())
+}
+
+pub(crate) fn ids_in(path: &Path) -> Result<Vec<ContainerId>, ContainerError> {
+    let failed = |source| ContainerError::Io { action: "list", path: path.to_owned(), source };
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        if let Some(id) = entry.map_err(failed)?.file_name().to_str().and_then(|name| ContainerId::parse(name).ok()) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+/// Every container, the oldest first. One that cannot be read is reported beside the others, not instead of them.
+///
+/// # Errors
+/// [`ContainerError::Io`] when the directory itself cannot be read.
+pub fn list(layout: &Layout) -> Result<(Vec<Record>, Vec<ContainerError>), ContainerError> {
+    let mut records = Vec::new();
+    let mut errors = Vec::new();
+    for id in ids(layout)? {
+        match load(layout, &id) {
+            Ok(Some(record)) => records.push(record),
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    records.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+    Ok((records, errors))
+}
+
+/// Finds a container by full id, by name, or by a prefix of its id that fits no other.
+///
+/// # Errors
+/// [`ContainerError::NotFound`] and [`ContainerError::Ambiguous`].
+pub fn find(layout: &Layout, text: &str) -> Result<Record, ContainerError> {
+    let not_found = || ContainerError::NotFound(text.to_owned());
+    if let Ok(id) = ContainerId::parse(text)
+        && let Some(record) = load(layout, &id)?
+    {
+        return Ok(record);
+    }
+    // A name that leads to a container of another name is the trace of a rename cut short.
+    if let Some(id) = name::lookup(layout, text)
+        && let Some(record) = load(layout, &id)?
+        && record.name == text
+    {
+        return Ok(record);
+    }
+    if text.is_empty() || text.len() > 64 || !is_lower_hex(text) {
+        return Err(not_found());
+    }
+    let mut found = None;
+    for id in ids(layout)?.into_iter().filter(|id| id.as_str().starts_with(text)) {
+        if let Some(record) = load(layout, &id)?
+            && found.replace(record).is_some()
+        {
+            return Err(ContainerError::Ambiguous(text.to_owned()));
+        }
+    }
+    found.ok_or_else(not_found)
+}
+
+/// Takes a lock whose directory a sweep may take away before the lock is held.
+fn lock_new(layout: &Layout, id: &ContainerId) -> Result<FileLock, ContainerError> {
+    let mut attempts = 0;
+    loop {
+        create_dir(&layout.runtime_container(id))?;
+        match FileLock::exclusive(&layout.container_lock(id)) {
+            Ok(lock) => return Ok(lock),
+            Err(error) if error.is_not_found() && attempts < 8 => attempts += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes the lock of a container that does not run, so that it can be started or removed.
+///
+/// # Errors
+/// [`ContainerError::Busy`] when somebody holds it.
+pub fn lock(layout: &Layout, id: &ContainerId) -> Result<FileLock, ContainerError> {
+    create_dir(&layout.runtime_container(id))?;
+    FileLock::try_exclusive(&layout.container_lock(id))?.ok_or_else(|| ContainerError::Busy(id.clone()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn record(id: &ContainerId, name: &str) -> Record {
+        Record {
+            version: VERSION,
+            id: id.clone(),
+            name: name.to_owned(),
+            created: Timestamp::now(),
+            image: None,
+            mapping: String::new(),
+            driver: "overlay".to_owned(),
+            started_at_once: false,
+            anonymous_volumes: Vec::new(),
+            request: Request::default(),
+        }
+    }
+
+    pub(crate) fn layout() -> (tempfile::TempDir, Layout) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path().join("data"), root.path().join("run"));
+        (root, layout)
+    }
+
+    pub(crate) fn create(layout: &Layout, id: &str, name: &str) -> Record {
+        let id = ContainerId::parse(&format!("{id:0<64}")).unwrap();
+        let mut creation = Creation::begin(layout, id.clone()).unwrap();
+        creation.claim_name(name).unwrap();
+        let record = record(&id, name);
+        creation.publish(&record, Durability::None).unwrap();
+        record
+    }
+
+    #[test]
+    fn a_container_is_found_by_id_name_and_unique_prefix() {
+        let (_root, layout) = layout();
+        let one = create(&layout, "abc1", "one");
+        let two = create(&layout, "abc2", "two");
+        let named_like_a_prefix = create(&layout, "ffff", "abc2");
+        for (text, expected) in [
+            (one.id.as_str(), &one),
+            ("one", &one),
+            ("abc1", &one),
+            ("two", &two),
+            ("abc20", &two),
+            ("abc2", &named_like_a_prefix),
+            ("f", &named_like_a_prefix),
+        ] {
+            assert_eq!(find(&layout, text).unwrap(), *expected, "{text}");
+        }
+        assert!(matches!(find(&layout, "abc"), Err(ContainerError::Ambiguous(_))));
+        for missing in ["", "three", "../containers", "abd", &"a".repeat(65), &"a".repeat(64), "ABC1"] {
+            assert!(matches!(find(&layout, missing), Err(ContainerError::NotFound(_))), "{missing}");
+        }
+        let (records, errors) = list(&layout).unwrap();
+        assert_eq!(records, [one, two, named_like_a_prefix]);
+        assert!(errors.is_empty());
+    }
+
+    #[test]
+    fn a_creation_that_is_dropped_leaves_nothing() {
+        let (_root, layout) = layout();
+        let mut creation = Creation::begin(&layout, ContainerId::random()).unwrap();
+        creation.claim_name("gone").unwrap();
+        fs::write(creation.directory().join("config.json"), "{}").unwrap();
+        let id = creation.id().clone();
+        assert!(find(&layout, "gone").is_err(), "not published yet");
+        drop(creation);
+        assert_eq!(name::lookup(&layout, "gone"), None);
+        assert!(!layout.container(&id).exists() && !layout.runtime_container(&id).exists());
+    }
+
+    #[test]
+    fn rename_moves_the_name_and_keeps_others_out() {
+        let (_root, layout) = layout();
+        let one = create(&layout, "1", "one");
+        let two = create(&layout, "2", "two");
+        assert!(matches!(
+            rename(&layout, &one.id, "two"),
+            Err(ContainerError::Name(NameError::InUse { holder, .. })) if holder == two.id
+        ));
+        assert!(matches!(rename(&layout, &one.id, "a/b"), Err(ContainerError::Name(NameError::Invalid(_)))));
+        assert_eq!(rename(&layout, &one.id, "uno").unwrap().name, "uno");
+        assert!(find(&layout, "one").is_err());
+        assert_eq!(find(&layout, "uno").unwrap().id, one.id);
+        assert_eq!(create(&layout, "3", "one").name, "one");
+    }
+
+    #[test]
+    fn a_removed_container_frees_its_name_and_lies_in_the_trash() {
+        let (_root, layout) = layout();
+        let one = create(&layout, "1", "one");
+        let held = lock(&layout, &one.id).unwrap();
+        assert!(matches!(lock(&layout, &one.id), Err(ContainerError::Busy(_))));
+        remove(&layout, &one.id).unwrap();
+        drop(held);
+        assert!(find(&layout, "one").is_err() && find(&layout, one.id.as_str()).is_err());
+        assert_eq!(fs::read_dir(layout.trash()).unwrap().count(), 1);
+        create(&layout, "1", "one");
+    }
+
+    #[test]
+    fn one_unreadable_record_does_not_hide_the_others() {
+        let (_root, layout) = layout();
+        let one = create(&layout, "1", "one");
+        let two = create(&layout, "2", "two");
+        fs::write(layout.container(&one.id).join(FILE), r#"{"version":99}"#).unwrap();
+        let (records, errors) = list(&layout).unwrap();
+        assert_eq!(records, [two]);
+        assert!(errors[0].to_string().contains("version 99"), "{}", errors[0]);
+    }
+
+    #[test]
+    fn a_name_left_over_by_a_rename_cut_short_belongs_to_nobody() {
+        let (_root, layout) = layout();
+        let one = create(&layout, "1", "one");
+        std::os::unix::fs::symlink(one.id.as_str(), layout.name("half")).unwrap();
+        assert!(find(&layout, "half").is_err());
+        let other = create(&layout, "2", "half");
+        assert_eq!(find(&layout, "half").unwrap().id, other.id);
+        assert_eq!(find(&layout, "one").unwrap().id, one.id);
+    }
+}

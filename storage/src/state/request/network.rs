@@ -1,0 +1,112 @@
+//! The network of a [`Request`](super::Request).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+/// The network and what is published on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    /// `--network` as given; empty for the default.
+    pub mode: String,
+    /// Ports of the host that lead into the container.
+    pub published: Vec<PublishedPort>,
+    /// Publish every exposed port on a free port of the host.
+    pub publish_all: bool,
+    /// Ports the container listens on, by the image and by `--expose`.
+    pub exposed: Vec<ExposedPorts>,
+    /// Further names on the network.
+    pub aliases: Vec<String>,
+    /// Further lines of the hosts file.
+    pub add_hosts: Vec<AddHost>,
+    /// The hosts file is the image's own.
+    pub no_hosts: bool,
+    /// `/etc/hostname` is the image's own.
+    pub no_hostname: bool,
+    /// Name servers instead of the host's.
+    pub dns: Vec<IpAddr>,
+    /// `/etc/resolv.conf` is the image's own (`--dns none`).
+    pub no_resolv_conf: bool,
+    /// Search domains instead of the host's; one `.` means none at all.
+    pub dns_search: Vec<String>,
+    /// Options of resolv.conf.
+    pub dns_options: Vec<String>,
+    /// A fixed IPv4 address.
+    pub ip: Option<Ipv4Addr>,
+    /// A fixed IPv6 address.
+    pub ip6: Option<Ipv6Addr>,
+    /// A fixed hardware address, `92:d0:c6:0a:29:33`.
+    pub mac: Option<String>,
+}
+
+/// A transport protocol with ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// The name after the slash in `80/tcp`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+/// A run of consecutive ports of the host that lead to as many ports of the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// The address listened on; all of them when absent.
+    #[serde(default)]
+    pub host_ip: Option<IpAddr>,
+    /// The first port on the host; a free one is chosen at start when absent.
+    #[serde(default)]
+    pub host_port: Option<u16>,
+    /// With a range on the host and one port in the container: the last port that may be chosen.
+    #[serde(default)]
+    pub host_port_end: Option<u16>,
+    /// The first port in the container.
+    pub container_port: u16,
+    /// How many consecutive ports; at least 1.
+    #[serde(default = "one")]
+    pub range: u16,
+    /// The protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// Ports a container listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ExposedPorts {
+    /// The first port.
+    pub port: u16,
+    /// How many consecutive ports; at least 1.
+    #[serde(default = "one")]
+    pub range: u16,
+    /// The protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// One line of the hosts file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AddHost {
+    /// Names that resolve to the address.
+    pub names: Vec<String>,
+    /// An IP address, or `host-gateway`.
+    pub address: String,
+}

@@ -1,0 +1,597 @@
+//! `state.json` and `exit`: what a container does, as its supervisor wrote it, and what of that is still true.
+//!
+//! | | `<runtime>/<id>/state.json` | `containers/<id>/exit` |
+//! |---|---|---|
+//! | writer | the supervisor, at every transition | the supervisor, at the end; at a second start, opened |
+//! | readers | every command | every command |
+//! | lock | the container's, held by the writer for life | the same |
+//! | durability | none: tmpfs | none: survives a reboot, and a lost one reads as *code unknown* |
+//! | version | 1 | 1 |
+//!
+//! Nobody believes either file without a look at the kernel: [`observe`] asks whether the supervisor's lock is held,
+//! whether the pid still is the process it was, and whether the machine was booted since.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::atomic::{Durability, WriteError, remove_if_there, write_atomic};
+use super::container::Record;
+use super::layout::{ContainerId, Layout};
+use super::lock::{FileLock, LockError};
+use super::request::Protocol;
+use super::version::{self, ReadError};
+
+/// The newest format of both files this coracle reads, and the one it writes.
+pub const VERSION: u32 = 1;
+
+/// The exit code of a container whose end nobody saw.
+pub const UNKNOWN_EXIT_CODE: i32 = 255;
+
+/// The first process of a container, as the host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Init {
+    /// Its pid in the host's pid namespace.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`. With the pid and the boot id it is
+    /// unique.
+    pub start_time: u64,
+}
+
+impl Init {
+    /// Reads the start time of `pid`; `None` if there is no such process.
+    ///
+    /// # Source
+    /// `proc_pid_stat(5)`.
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        // The second field may contain anything, also spaces and parentheses: the last one ends it.
+        let rest = stat.get(stat.iter().rposition(|byte| *byte == b')')? + 1..)?;
+        let field = std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(19)?;
+        Some(Self { pid, start_time: field.parse().ok()? })
+    }
+
+    /// Whether this very process still exists; a zombie does.
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its exit code, 128 + n after signal n.
+    pub code: i32,
+    /// When it ended; unknown when nobody saw it.
+    #[serde(default)]
+    pub finished_at: Option<Timestamp>,
+    /// Whether the kernel killed it for want of memory.
+    #[serde(default)]
+    pub oom: bool,
+    /// Why it could not be started or is not known to have ended otherwise; empty after an ordinary end.
+    #[serde(default)]
+    pub error: String,
+}
+
+impl Exit {
+    fn unknown(error: &str) -> Self {
+        Self { code: UNKNOWN_EXIT_CODE, finished_at: None, oom: false, error: error.to_owned() }
+    }
+}
+
+/// What a container does.
+///
+/// ```text
+///            Spawned            Execed            Frozen
+///  Created ──────────▶ Starting ──────▶ Running ◀────────▶ Paused
+///                       ▲   │              │      Thawed     │
+///               Spawned │   │ Exited       │ Exited          │ Exited
+///                       │   ▼              ▼                 │
+///                      Stopped ◀─────────────────────────────┘
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum State {
+    /// It exists and has never run.
+    Created,
+    /// Its first process exists and is not yet what was asked for.
+    Starting {
+        /// The first process.
+        init: Init,
+    },
+    /// It runs.
+    Running {
+        /// The first process.
+        init: Init,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// It runs, frozen.
+    Paused {
+        /// The first process.
+        init: Init,
+        /// Since when it runs.
+        since: Timestamp,
+    },
+    /// It has run.
+    Stopped {
+        /// How it ended.
+        exit: Exit,
+    },
+}
+
+/// What happens to a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Its first process was made.
+    Spawned(Init),
+    /// Its first process has become what was asked for.
+    Execed(Timestamp),
+    /// It was frozen.
+    Frozen,
+    /// It was thawed.
+    Thawed,
+    /// Its first process ended, or could not be made.
+    Exited(Exit),
+}
+
+/// An event that cannot happen in this state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{event:?} cannot happen to a container that is {}", from.as_str())]
+pub struct BadTransition {
+    from: State,
+    event: Event,
+}
+
+impl State {
+    /// The state after `event`.
+    ///
+    /// # Errors
+    /// [`BadTransition`] for every arrow that is not in the diagram.
+    pub fn on(self, event: Event) -> Result<Self, BadTransition> {
+        use State::{Created, Paused, Running, Starting, Stopped};
+        Ok(match (self, event) {
+            (Created | Stopped { .. }, Event::Spawned(init)) => Starting { init },
+            (Starting { init }, Event::Execed(since)) => Running { init, since },
+            (Running { init, since }, Event::Frozen) => Paused { init, since },
+            (Paused { init, since }, Event::Thawed) => Running { init, since },
+            (Starting { .. } | Running { .. } | Paused { .. }, Event::Exited(exit)) => Stopped { exit },
+            (from, event) => return Err(BadTransition { from, event }),
+        })
+    }
+
+    /// The word `ps` and `inspect` print.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting { .. } => "initialized",
+            Self::Running { .. } => "running",
+            Self::Paused { .. } => "paused",
+            Self::Stopped { .. } => "exited",
+        }
+    }
+
+    /// The first process, while there is one.
+    pub fn init(&self) -> Option<Init> {
+        match self {
+            Self::Starting { init } | Self::Running { init, .. } | Self::Paused { init, .. } => Some(*init),
+            Self::Created | Self::Stopped { .. } => None,
+        }
+    }
+
+    /// Whether there are processes.
+    pub fn is_alive(&self) -> bool {
+        self.init().is_some()
+    }
+
+    /// How it ended, if it has.
+    pub fn exit(&self) -> Option<&Exit> {
+        if let Self::Stopped { exit } = self { Some(exit) } else { None }
+    }
+}
+
+/// One interface of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// The network it belongs to: `podman`, `slirp4netns`, a user network's name.
+    pub network: String,
+    /// Its name in the container: `eth0`.
+    pub name: String,
+    /// Its hardware address; empty if it has none.
+    #[serde(default)]
+    pub mac: String,
+    /// Its addresses, the first one of a family is the one `inspect` shows.
+    #[serde(default)]
+    pub addresses: Vec<Address>,
+    /// Its further names on the network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+}
+
+/// One address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// The length of its network prefix in bits.
+    pub prefix: u8,
+    /// The default route of its family.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+}
+
+/// Ports that are being listened on, resolved: no ranges to choose from any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The address listened on; all of them when absent.
+    #[serde(default)]
+    pub host_ip: Option<IpAddr>,
+    /// The first port on the host.
+    pub host_port: u16,
+    /// The first port in the container.
+    pub container_port: u16,
+    /// How many consecutive ports.
+    pub range: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// The network of a container as it was set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    /// What runs it: `none`, `host`, `container:<id>`, `slirp4netns`, `pasta`, `bridge`.
+    pub mode: String,
+    /// Its interfaces besides the loopback.
+    pub interfaces: Vec<Interface>,
+    /// The ports published.
+    pub ports: Vec<Port>,
+}
+
+/// The outcome of health checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum HealthStatus {
+    #[default]
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// The word `ps` and `inspect` print.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// One health check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// What it printed, cut short.
+    pub output: String,
+}
+
+/// The health of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// The verdict.
+    pub status: HealthStatus,
+    /// Failures in a row.
+    pub failing_streak: u32,
+    /// The last checks, oldest first.
+    pub log: Vec<HealthCheck>,
+}
+
+/// What `state.json` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// The format.
+    pub version: u32,
+    /// The state, as `status` and what belongs to it.
+    #[serde(flatten)]
+    pub state: State,
+    /// The boot it was written in.
+    pub boot_id: String,
+    /// The supervisor's pid in the host's pid namespace.
+    pub supervisor: i32,
+    /// When the container was last started.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// The network as it was set up.
+    #[serde(default)]
+    pub network: Network,
+    /// Its health, if it is checked.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// How often the restart policy has restarted it.
+    #[serde(default)]
+    pub restarts: u32,
+}
+
+impl StateFile {
+    /// The state of a container of this boot that has not begun.
+    pub fn new(supervisor: i32) -> Self {
+        Self {
+            version: VERSION,
+            state: State::Created,
+            boot_id: boot_id().to_owned(),
+            supervisor,
+            started_at: None,
+            network: Network::default(),
+            health: None,
+            restarts: 0,
+        }
+    }
+
+    /// Moves to the next state.
+    ///
+    /// # Errors
+    /// [`BadTransition`]; nothing has moved then.
+    pub fn on(&mut self, event: Event) -> Result<(), BadTransition> {
+        let now = if let Event::Spawned(_) = event { Some(Timestamp::now()) } else { None };
+        self.state = self.state.clone().on(event)?;
+        if now.is_some() {
+            self.started_at = now;
+        }
+        if let State::Running { since, .. } = self.state {
+            self.started_at = Some(since);
+        }
+        Ok(())
+    }
+
+    /// Writes `state.json`. Only the supervisor does.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn write(&self, layout: &Layout, id: &ContainerId) -> Result<(), StatusError> {
+        let bytes = serde_json::to_vec(self).map_err(StatusError::Serialise)?;
+        Ok(write_atomic(&layout.runtime_container(id).join("state.json"), &bytes, Durability::None)?)
+    }
+}
+
+/// What `exit` holds: the last run of a container, over a reboot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The format.
+    pub version: u32,
+    /// When the run began.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// How it ended; absent while it has not, as far as this file knows.
+    #[serde(default)]
+    pub exit: Option<Exit>,
+    /// How often the restart policy had restarted it.
+    #[serde(default)]
+    pub restarts: u32,
+}
+
+impl ExitRecord {
+    /// Writes `exit`. Only the supervisor does: without `exit` when it starts a container that existed before (so that
+    /// a reboot finds it begun and not ended), with it when the container has ended and is kept.
+    ///
+    /// # Errors
+    /// [`StatusError::Write`].
+    pub fn write(
+        layout: &Layout,
+        id: &ContainerId,
+        started_at: Option<Timestamp>,
+        exit: Option<&Exit>,
+        restarts: u32,
+    ) -> Result<(), StatusError> {
+        let record = Self { version: VERSION, started_at, exit: exit.cloned(), restarts };
+        let bytes = serde_json::to_vec(&record).map_err(StatusError::Serialise)?;
+        Ok(write_atomic(&layout.container(id).join("exit"), &bytes, Durability::None)?)
+    }
+}
+
+/// What keeps the status of a container from being written or known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StatusError {
+    /// A file is there and cannot be used.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The lock cannot be asked about.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A state that JSON cannot express.
+    #[error("cannot serialise a container's state: {0}")]
+    Serialise(serde_json::Error),
+}
+
+/// What a container really does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The state.
+    pub state: State,
+    /// The supervisor's pid, while it lives.
+    pub supervisor: Option<i32>,
+    /// When it was last started.
+    pub started_at: Option<Timestamp>,
+    /// The network, while it runs.
+    pub network: Network,
+    /// Its health, if it is checked.
+    pub health: Option<Health>,
+    /// How often the restart policy has restarted it.
+    pub restarts: u32,
+}
+
+/// What the files and the kernel say, before anything is concluded.
+#[derive(Clone, Debug)]
+struct Evidence {
+    lock_held: bool,
+    state: Option<StateFile>,
+    exit: Option<ExitRecord>,
+    same_boot: bool,
+    init_alive: bool,
+    started_at_once: bool,
+}
+
+/// Finds out what a container does. Takes no lock.
+///
+/// ```text
+/// supervisor's lock held ─▶ what state.json says; nothing yet means created
+/// lock free ─▶ the exit record's end, else state.json's end,
+///              else it runs if state.json is of this boot and names a process that still exists (its supervisor was
+///              killed an instant ago), else it has ended with an unknown code,
+///              else, without any trace of a run, it is created
+/// ```
+///
+/// # Errors
+/// [`StatusError`] when a file is there and cannot be used.
+pub fn observe(layout: &Layout, record: &Record) -> Result<Observed, StatusError> {
+    let lock_path = layout.container_lock(&record.id);
+    let state_path = layout.runtime_container(&record.id).join("state.json");
+    // The lock first: what is read after a held lock may be newer, never staler. A supervisor that ends between the
+    // two has written its last state before it let go, so a state that still runs is looked at once more.
+    let mut lock_held = FileLock::is_held(&lock_path)?;
+    let mut state: Option<StateFile> = version::read(&state_path, VERSION)?;
+    if !lock_held && state.as_ref().is_some_and(|state| state.state.is_alive()) {
+        lock_held = FileLock::is_held(&lock_path)?;
+        state = version::read(&state_path, VERSION)?;
+    }
+    let exit = if lock_held { None } else { version::read(&layout.container(&record.id).join("exit"), VERSION)? };
+    let same_boot = state.as_ref().is_some_and(|state| state.boot_id == boot_id());
+    let init = state.as_ref().and_then(|state| state.state.init());
+    let init_alive = !lock_held && same_boot && init.is_some_and(Init::is_alive);
+    let started_at_once = record.started_at_once;
+    Ok(conclude(Evidence { lock_held, state, exit, same_boot, init_alive, started_at_once }))
+}
+
+fn conclude(evidence: Evidence) -> Observed {
+    let Evidence { lock_held, state: file, exit: record, same_boot, init_alive, started_at_once } = evidence;
+    let file = file.filter(|_| same_boot || !lock_held);
+    if lock_held {
+        // The lock says that a process of this boot works on it; a file of another boot says nothing.
+        return match file {
+            Some(file) => Observed {
+                state: file.state,
+                supervisor: Some(file.supervisor),
+                started_at: file.started_at,
+                network: file.network,
+                health: file.health,
+                restarts: file.restarts,
+            },
+            None => Observed::at_rest(State::Created, None, 0),
+        };
+    }
+    // Whichever of the two files belongs to the later run counts; both are written by the same supervisor, and the
+    // state on tmpfs is the first to know of a start.
+    let later_file = file.as_ref().filter(|file| {
+        same_boot && record.as_ref().is_none_or(|record| file.started_at > record.started_at || record.exit.is_none())
+    });
+    if let Some(file) = later_file {
+        return match &file.state {
+            State::Created if record.is_none() && !started_at_once => Observed::at_rest(State::Created, None, 0),
+            State::Stopped { exit } => {
+                let stopped = State::Stopped { exit: exit.clone() };
+                let mut observed = Observed::at_rest(stopped, file.started_at, file.restarts);
+                observed.health = file.health.clone();
+                observed
+            }
+            _ if init_alive => Observed {
+                state: file.state.clone(),
+                supervisor: None,
+                started_at: file.started_at,
+                network: file.network.clone(),
+                health: file.health.clone(),
+                restarts: file.restarts,
+            },
+            _ => {
+                let exit = Exit::unknown("the supervisor was killed: exit code unknown");
+                Observed::at_rest(State::Stopped { exit }, file.started_at, file.restarts)
+            }
+        };
+    }
+    match (record, file) {
+        (Some(ExitRecord { exit: Some(exit), started_at, restarts, .. }), _) => {
+            Observed::at_rest(State::Stopped { exit }, started_at, restarts)
+        }
+        (Some(ExitRecord { exit: None, started_at, restarts, .. }), _) => {
+            let exit = Exit::unknown("the system went down while it ran: exit code unknown");
+            Observed::at_rest(State::Stopped { exit }, started_at, restarts)
+        }
+        // A runtime directory that is not on tmpfs and outlived a boot.
+        (None, Some(file)) if file.state != State::Created || started_at_once => match file.state {
+            State::Stopped { exit } => Observed::at_rest(State::Stopped { exit }, file.started_at, file.restarts),
+            _ => {
+                let exit = Exit::unknown("the system went down while it ran: exit code unknown");
+                Observed::at_rest(State::Stopped { exit }, file.started_at, file.restarts)
+            }
+        },
+        (None, _) if started_at_once => {
+            let exit = Exit::unknown("the system went down while it ran: exit code unknown");
+            Observed::at_rest(State::Stopped { exit }, None, 0)
+        }
+        (None, _) => Observed::at_rest(State::Created, None, 0),
+    }
+}
+
+impl Observed {
+    fn at_rest(state: State, started_at: Option<Timestamp>, restarts: u32) -> Self {
+        Self { state, supervisor: None, started_at, network: Network::default(), health: None, restarts }
+    }
+}
+
+/// Removes the traces of the last run; the caller holds the container's lock and is about to start it again.
+///
+/// # Errors
+/// [`ReadError::Io`] when `state.json` is there and stays.
+pub fn forget_last_run(layout: &Layout, id: &ContainerId) -> Result<(), StatusError> {
+    for file in ["state.json", STOP_REQUESTED] {
+        let path = layout.runtime_container(id).join(file);
+        remove_if_there(&path).map_err(|source| StatusError::Read(ReadError::Io { path, source }))?;
+    }
+    Ok(())
+}
+
+/// An empty file in the runtime directory, made by `stop` and its kin before the signal, looked for by the supervisor's
+/// restart policy, removed with the traces of the run.
+const STOP_REQUESTED: &str = "stop-requested";
+
+/// Notes that a user wants the container stopped: what ends now shall not be restarted.
+///
+/// # Errors
+/// [`StatusError::Write`].
+pub fn request_stop(layout: &Layout, id: &ContainerId) -> Result<(), StatusError> {
+    Ok(write_atomic(&layout.runtime_container(id).join(STOP_REQUESTED), b"", Durability::None)?)
+}
+
+/// Whether a user wants the container stopped.
+pub fn is_stop_requested(layout: &Layout, id: &ContainerId) -> bool {
+    layout.runtime_container(id).join(STOP_REQUESTED).exists()
+}
+
+/// The id of this boot; empty if the kernel does not tell, which then is the same at every call.
+pub fn boot_id() -> &'static str {
+    static BOOT_ID: OnceLock<String> = OnceLock::new();
+    BOOT_ID.get_or_init(|| read_boot_id(Path::new("/proc/sys/kernel/random/boot_id")))
+}
+
+fn read_boot_id(path: &Path) -> String {
+    fs::read_to_string(path).map(|text| text.trim_end().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

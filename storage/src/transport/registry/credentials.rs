@@ -1,0 +1,316 @@
+//! Who we are to a registry: `auth.json`, `config.json`, credential helpers.
+//!
+//! # Source
+//! `containers-auth.json(5)`; docker's `config.json`; `github.com/docker/docker-credential-helpers`.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use serde::Deserialize;
+
+use super::RegistryError;
+use crate::reference::DOCKER_HUB;
+
+/// What to prove oneself with. Its `Debug` keeps the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// A user and a password (or an access token in its place).
+    Password {
+        /// The user's name.
+        user: String,
+        /// The secret.
+        password: String,
+    },
+    /// A token to get tokens with.
+    IdentityToken(String),
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Password { user, .. } => f.debug_struct("Password").field("user", user).finish_non_exhaustive(),
+            Self::IdentityToken(_) => f.write_str("IdentityToken(..)"),
+        }
+    }
+}
+
+impl Credentials {
+    /// Parses `USER:PASSWORD`, the value of `--creds`.
+    ///
+    /// # Errors
+    /// There is no colon, or no user.
+    pub fn parse(text: &str) -> Result<Self, RegistryError> {
+        match text.split_once(':') {
+            Some((user, password)) if !user.is_empty() => {
+                Ok(Self::Password { user: user.to_owned(), password: password.to_owned() })
+            }
+            _ => Err(RegistryError::Setup { what: "--creds".to_owned(), reason: "expected USER:PASSWORD".to_owned() }),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct AuthFile {
+    auths: HashMap<String, AuthEntry>,
+    cred_helpers: HashMap<String, String>,
+    creds_store: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase", default)]
+struct AuthEntry {
+    auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    identitytoken: Option<String>,
+}
+
+/// Finds the credentials for a repository; nothing means to ask anonymously.
+///
+/// `authfile` is the value of `--authfile`; `env` looks up environment variables.
+///
+/// # Errors
+/// A file that was named and is missing, one that is malformed, a helper that fails.
+pub fn find(
+    registry: &str,
+    repository: &str,
+    authfile: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Option<Credentials>, RegistryError> {
+    let variable = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = authfile.map(Path::to_owned).or_else(|| variable("REGISTRY_AUTH_FILE")) {
+        let Some(file) = read(&path)? else {
+            let what = path.display().to_string();
+            return Err(RegistryError::Setup { what, reason: "there is no such authentication file".to_owned() });
+        };
+        return file.credentials(registry, repository);
+    }
+    let home = variable("HOME");
+    let config_home = variable("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+    let docker = variable("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
+    let paths = [
+        variable("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+        config_home.map(|dir| dir.join("containers/auth.json")),
+        docker.map(|dir| dir.join("config.json")),
+    ];
+    for path in paths.into_iter().flatten() {
+        if let Some(file) = read(&path)?
+            && let Some(credentials) = file.credentials(registry, repository)?
+        {
+            return Ok(Some(credentials));
+        }
+    }
+    Ok(None)
+}
+
+fn read(path: &Path) -> Result<Option<AuthFile>, RegistryError> {
+    let failed = |reason: String| RegistryError::Setup { what: path.display().to_string(), reason };
+    match fs::read(path) {
+        // An empty file is what `touch` and some tools leave.
+        Ok(bytes) if bytes.is_empty() => Ok(Some(AuthFile::default())),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(format!("invalid JSON: {error}"))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+impl AuthFile {
+    fn credentials(&self, registry: &str, repository: &str) -> Result<Option<Credentials>, RegistryError> {
+        // `host/namespace/repository`, `host/namespace`, `host`: the longest that is there.
+        let full = format!("{registry}/{repository}");
+        let mut key = full.as_str();
+        loop {
+            if let Some(helper) = self.cred_helpers.get(key) {
+                return ask_helper(helper, registry);
+            }
+            if let Some(credentials) = self.entry(key).map(|entry| entry.credentials(key)).transpose()?.flatten() {
+                return Ok(Some(credentials));
+            }
+            match key.rfind('/') {
+                Some(slash) => key = &key[..slash],
+                None => break,
+            }
+        }
+        match &self.creds_store {
+            Some(helper) if !helper.is_empty() => ask_helper(helper, registry),
+            _ => Ok(None),
+        }
+    }
+
+    fn entry(&self, key: &str) -> Option<&AuthEntry> {
+        self.auths
+            .get(key)
+            .or_else(|| self.auths.iter().find(|(name, _)| normalised(name) == key).map(|(_, entry)| entry))
+    }
+}
+
+/// A key of docker's `config.json` without scheme and API path, Docker Hub by its one name.
+fn normalised(key: &str) -> &str {
+    let key = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    let key = key.trim_end_matches("/v1").trim_end_matches("/v2");
+    match key {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+        other => other,
+    }
+}
+
+impl AuthEntry {
+    fn credentials(&self, key: &str) -> Result<Option<Credentials>, RegistryError> {
+        if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
+            return Ok(Some(Credentials::IdentityToken(token.clone())));
+        }
+        if let Some(auth) = self.auth.as_ref().filter(|auth| !auth.is_empty()) {
+            let invalid = || RegistryError::Setup {
+                what: format!("credentials of {key}"),
+                reason: "the auth field is not base64 of USER:PASSWORD".to_owned(),
+            };
+            let bytes = STANDARD.decode(auth).or_else(|_| STANDARD_NO_PAD.decode(auth)).map_err(|_| invalid())?;
+            let text = String::from_utf8(bytes).map_err(|_| invalid())?;
+            let (user, password) = text.split_once(':').ok_or_else(invalid)?;
+            let password = password.trim_end_matches('\0').to_owned();
+            return Ok(Some(Credentials::Password { user: user.to_owned(), password }));
+        }
+        Ok(match (&self.username, &self.password) {
+            (Some(user), Some(password)) if !user.is_empty() => {
+                Some(Credentials::Password { user: user.clone(), password: password.clone() })
+            }
+            _ => None,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HelperAnswer {
+    username: String,
+    secret: String,
+}
+
+/// Runs `docker-credential-NAME get`, the server's address on its stdin.
+fn ask_helper(name: &str, registry: &str) -> Result<Option<Credentials>, RegistryError> {
+    let program = format!("docker-credential-{name}");
+    let failed = |reason: String| RegistryError::Setup { what: program.escape_debug().to_string(), reason };
+    if name.contains('/') {
+        return Err(failed("not the name of a credential helper".to_owned()));
+    }
+    let servers = match registry {
+        DOCKER_HUB => ["https://index.docker.io/v1/", DOCKER_HUB].map(str::to_owned),
+        _ => [registry.to_owned(), format!("https://{registry}")],
+    };
+    for server in servers {
+        let mut child = Command::new(&program)
+            .arg("get")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| failed(error.to_string()))?;
+        // A helper that does not read is not our problem: its answer counts.
+        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(server.as_bytes()));
+        let mut answer = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            stdout.take(1 << 20).read_to_end(&mut answer).map_err(|error| failed(error.to_string()))?;
+        }
+        let status = child.wait().map_err(|error| failed(error.to_string()))?;
+        if status.success() {
+            let answer: HelperAnswer =
+                serde_json::from_slice(&answer).map_err(|error| failed(format!("invalid answer: {error}")))?;
+            return Ok(match answer.username.as_str() {
+                "" if answer.secret.is_empty() => None,
+                "<token>" => Some(Credentials::IdentityToken(answer.secret)),
+                _ => Some(Credentials::Password { user: answer.username, password: answer.secret }),
+            });
+        }
+        let text: String = String::from_utf8_lossy(&answer).trim().chars().take(200).collect();
+        if !text.contains("not found") {
+            return Err(failed(format!("{status}: {}", text.escape_debug())));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(user: &str, password: &str) -> Option<Credentials> {
+        Some(Credentials::Password { user: user.to_owned(), password: password.to_owned() })
+    }
+
+    fn auth(text: &str) -> String {
+        STANDARD.encode(text)
+    }
+
+    #[test]
+    fn longest_key_wins_and_docker_spellings_are_understood() {
+        let file: AuthFile = serde_json::from_str(&format!(
+            r#"{{"auths":{{"r.io":{{"auth":"{}"}},"r.io/team":{{"auth":"{}"}},"r.io/team/app":{{"auth":"{}"}},
+            "https://index.docker.io/v1/":{{"auth":"{}"}},"http://plain:5000":{{"username":"u","password":"p"}},
+            "token.io":{{"auth":"{}","identitytoken":"abc"}},"empty.io":{{}},"bad.io":{{"auth":"!"}}}}}}"#,
+            auth("a:1"),
+            auth("b:2:x"),
+            auth("c:3"),
+            auth("hub:4"),
+            auth("x:")
+        ))
+        .unwrap();
+        let find = |registry: &str, repository: &str| file.credentials(registry, repository).unwrap();
+        assert_eq!(find("r.io", "x"), password("a", "1"));
+        assert_eq!(find("r.io", "team/x"), password("b", "2:x"));
+        assert_eq!(find("r.io", "team/app"), password("c", "3"));
+        assert_eq!(find("r.io", "teams/app"), password("a", "1"));
+        assert_eq!(find("docker.io", "library/nginx"), password("hub", "4"));
+        assert_eq!(find("plain:5000", "x"), password("u", "p"));
+        assert_eq!(find("plain", "x"), None);
+        assert_eq!(find("token.io", "x"), Some(Credentials::IdentityToken("abc".to_owned())));
+        assert_eq!(find("empty.io", "x"), None);
+        let error = file.credentials("bad.io", "x").unwrap_err().to_string();
+        assert_eq!(error, "credentials of bad.io: the auth field is not base64 of USER:PASSWORD");
+    }
+
+    #[test]
+    fn files_are_asked_in_order_and_a_named_one_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, user: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, format!(r#"{{"auths":{{"r.io":{{"auth":"{}"}}}}}}"#, auth(&format!("{user}:p")))).unwrap();
+            path
+        };
+        let env = |name: &str| match name {
+            "HOME" => Some(root.path().as_os_str().to_owned()),
+            "XDG_RUNTIME_DIR" => Some(root.path().join("run").into_os_string()),
+            _ => None,
+        };
+        let find = |authfile: Option<&Path>| find("r.io", "x", authfile, &env).unwrap();
+        assert_eq!(find(None), None);
+        write(".docker/config.json", "docker");
+        assert_eq!(find(None), password("docker", "p"));
+        write(".config/containers/auth.json", "config");
+        assert_eq!(find(None), password("config", "p"));
+        let run = write("run/containers/auth.json", "run");
+        assert_eq!(find(None), password("run", "p"));
+        fs::write(&run, "").unwrap();
+        assert_eq!(find(None), password("config", "p"));
+        let named = write("named", "named");
+        assert_eq!(find(Some(&named)), password("named", "p"));
+        assert!(super::find("r.io", "x", Some(&root.path().join("missing")), &env).is_err());
+        fs::write(&run, "{").unwrap();
+        assert!(super::find("r.io", "x", None, &env).unwrap_err().to_string().contains("invalid JSON"));
+    }
+
+    #[test]
+    fn debug_output_keeps_secrets() {
+        let text = format!("{:?} {:?}", password("u", "hunter2"), Credentials::IdentityToken("hunter2".to_owned()));
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(Credentials::parse("nocolon").is_err() && Credentials::parse(":p").is_err());
+        assert_eq!(Credentials::parse("u:p:q").ok(), password("u", "p:q"));
+    }
+}

@@ -1,0 +1,149 @@
+//! From the bytes of a layer's blob to its tree: inflate ‖ hash ‖ untar.
+//!
+//! ```text
+//! pipe of compressed bytes → inflate (thread) ─┬→ SHA-256 (thread) → diffID
+//!                                              └→ untar (this thread) → layers/.tmp-…/
+//! ```
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::TransportError;
+use super::stream::{PipeReader, PipeWriter, Pool, pipe};
+use crate::digest::{Algorithm, DiffId, Digest, Hasher};
+use crate::image::ImageStore;
+use crate::layer::compression::Decompressor;
+use crate::layer::staging::{StageError, directory_name};
+use crate::layer::{IdPolicy, Staging};
+use crate::state::layout::create_dir;
+
+/// A layer being unpacked under a temporary name, or unpacked and not published yet. Dropping it deletes it.
+pub(super) struct Staged {
+    staging: Staging,
+    name: String,
+}
+
+impl Staged {
+    /// A place for the layer that `diff_id` promises.
+    pub(super) fn new(
+        store: &ImageStore,
+        blob: &Digest,
+        diff_id: &DiffId,
+        ids: &IdPolicy,
+    ) -> Result<Self, TransportError> {
+        let layers = store.layout().layers();
+        create_dir(&layers).map_err(crate::image::StoreError::from)?;
+        let staging = Staging::new(&layers).map_err(|error| stage_error(blob, &error))?;
+        Ok(Self { staging, name: directory_name(diff_id, ids) })
+    }
+
+    /// Gives the layer its name; if another process was faster, theirs is as good.
+    pub(super) fn publish(self) -> Result<(), TransportError> {
+        let failed = |error: StageError| TransportError::Unpack {
+            blob: self.name.clone(),
+            reason: error.to_string(),
+            is_full_disk: error.is_full_disk(),
+        };
+        self.staging.publish(&self.name).map(drop).map_err(failed)
+    }
+}
+
+/// What a stream of compressed bytes turned out to be.
+pub(super) struct Unpacked {
+    pub(super) diff_id: DiffId,
+    pub(super) size_bytes: u64,
+}
+
+/// Whether a layer is there unpacked.
+pub(super) fn is_unpacked(store: &ImageStore, diff_id: &DiffId, ids: &IdPolicy) -> bool {
+    store.layout().layers().join(directory_name(diff_id, ids)).join("diff").is_dir()
+}
+
+/// Reads a whole compressed stream; unpacks it into `target`, or only hashes it.
+///
+/// The calling thread cannot write anywhere else from then on: it must be one made for this.
+pub(super) fn unpack(
+    blob: &Digest,
+    compressed: PipeReader,
+    algorithm: Algorithm,
+    target: Option<&Staged>,
+    ids: &IdPolicy,
+) -> Result<Unpacked, TransportError> {
+    let is_failed = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (to_hash, hashing) = pipe();
+        let (to_tar, tar) = pipe();
+        let to_tar = target.map(|_| to_tar);
+        let inflating = scope.spawn(|| inflate(compressed, to_hash, to_tar, &is_failed));
+        let hashing = scope.spawn(move || hash(hashing, algorithm));
+        let staged = target.map(|target| target.staging.unpack(tar, ids, true));
+        is_failed.store(matches!(staged, Some(Err(_))), Ordering::Relaxed);
+        let inflated = inflating.join().expect("inflating does not panic");
+        let hashed = hashing.join().expect("hashing does not panic");
+        match (inflated, staged) {
+            // A broken stream breaks the archive in it; it is the cause.
+            (Err(error), _) if error.kind() != io::ErrorKind::Interrupted => Err(read_error(blob, &error)),
+            (_, Some(Err(error))) => Err(stage_error(blob, &error)),
+            _ => {
+                let (digest, size_bytes) = hashed.map_err(|error| read_error(blob, &error))?;
+                Ok(Unpacked { diff_id: DiffId::new(digest), size_bytes })
+            }
+        }
+    })
+}
+
+fn read_error(blob: &Digest, error: &io::Error) -> TransportError {
+    TransportError::Unpack { blob: blob.to_string(), reason: error.to_string(), is_full_disk: false }
+}
+
+fn stage_error(blob: &Digest, error: &StageError) -> TransportError {
+    let is_full_disk = error.is_full_disk();
+    TransportError::Unpack { blob: blob.to_string(), reason: error.to_string(), is_full_disk }
+}
+
+/// Ends with `Interrupted` when unpacking has failed: the rest of the stream is of no interest then.
+fn inflate(
+    compressed: PipeReader,
+    to_hash: PipeWriter,
+    to_tar: Option<PipeWriter>,
+    is_failed: &AtomicBool,
+) -> io::Result<()> {
+    let mut source = Decompressor::new(compressed)?;
+    let pool = Pool::default();
+    loop {
+        let (buffer, result) = pool.fill(&mut source);
+        if is_failed.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let is_end = buffer.is_empty();
+        let buffer = Arc::new(buffer);
+        if !is_end {
+            if let Some(pipe) = &to_tar
+                && pipe.send(buffer.clone()).is_err()
+            {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let _ = to_hash.send(buffer);
+        }
+        result?;
+        if is_end {
+            if let Some(pipe) = to_tar {
+                pipe.end();
+            }
+            to_hash.end();
+            return Ok(());
+        }
+    }
+}
+
+fn hash(mut bytes: PipeReader, algorithm: Algorithm) -> io::Result<(Digest, u64)> {
+    let mut hasher = Hasher::new(algorithm);
+    let mut size_bytes = 0;
+    while let Some(buffer) = bytes.next()? {
+        hasher.update(&buffer);
+        size_bytes += buffer.len() as u64;
+    }
+    Ok((hasher.finish(), size_bytes))
+}

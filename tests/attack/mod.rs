@@ -1,0 +1,11 @@
+//! Images and callers that mean harm.
+
+use crate::support::framework::Test;
+
+mod image;
+mod layer;
+
+/// Every test of this area.
+pub(crate) fn tests() -> Vec<Test> {
+    [image::TESTS, layer::TESTS].concat()
+}

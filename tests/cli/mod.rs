@@ -1,0 +1,47 @@
+//! One file per command, or per concern where a command has many.
+
+use crate::support::framework::Test;
+
+mod doctor;
+mod exec;
+mod images;
+mod inspect;
+mod limits;
+mod load;
+mod logs;
+mod oracle;
+mod ps;
+mod pull;
+mod pull_faults;
+mod run;
+mod run_files;
+mod run_isolation;
+mod run_network;
+mod run_process;
+mod run_terminal;
+mod transcripts;
+
+/// Every test of this area.
+pub(crate) fn tests() -> Vec<Test> {
+    [
+        run::TESTS,
+        run_process::TESTS,
+        run_files::TESTS,
+        run_isolation::TESTS,
+        run_network::TESTS,
+        run_terminal::TESTS,
+        exec::TESTS,
+        ps::TESTS,
+        logs::TESTS,
+        inspect::TESTS,
+        images::TESTS,
+        load::TESTS,
+        pull::TESTS,
+        pull_faults::TESTS,
+        limits::TESTS,
+        doctor::TESTS,
+        transcripts::TESTS,
+        oracle::TESTS,
+    ]
+    .concat()
+}

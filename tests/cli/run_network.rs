@@ -1,0 +1,219 @@
+//! `run`: networks and published ports, seen from inside and from the host.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::support::home::wait_until;
+use crate::support::prelude::*;
+use crate::support::registry::free_port;
+
+pub(crate) const TESTS: &[Test] = &[
+    test!(none_has_loopback_only),
+    test!(host_is_the_hosts_network),
+    test!(default_network_has_an_address_and_inspect_shows_it).needs(&[Need::Tun]),
+    test!(slirp4netns_has_an_address_and_reaches_no_host_loopback).needs(&[Need::Slirp4netns]),
+    test!(pasta_has_an_address).needs(&[Need::Pasta]),
+    test!(options_of_the_drivers_are_podmans).needs(&[Need::Slirp4netns, Need::Pasta]),
+    test!(container_network_is_shared),
+    test!(hosts_file_is_made),
+    test!(resolv_conf_is_made_of_flags),
+    test!(published_port_answers).needs(&[Need::Tun]),
+    test!(published_port_keeps_the_clients_address).needs(&[Need::Tun]),
+    test!(published_udp_port_answers).needs(&[Need::Tun]),
+    test!(published_range_and_random_ports_are_listed).needs(&[Need::Tun]),
+    test!(port_in_use_is_refused).needs(&[Need::Tun]),
+    test!(malformed_ports_are_one_line),
+    test!(port_is_free_after_the_container).needs(&[Need::Tun]),
+    test!(privileged_ports_are_free_inside),
+    test!(unknown_network_is_refused),
+];
+
+fn none_has_loopback_only(home: &Home) {
+    assert_eq!(home.ok("run --rm --network none busybox ls /sys/class/net"), "lo");
+    home.ok("run --rm --network none busybox sh -c 'ping -c 1 -w 5 127.0.0.1 > /dev/null'");
+    home.run("run --rm --network none busybox sh -c 'wget -T 2 -O- http://10.0.2.2/ 2>/dev/null'").exits(1);
+}
+
+fn host_is_the_hosts_network(home: &Home) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"from the host").unwrap();
+    });
+    assert_eq!(home.ok(&format!("run --rm --network host busybox nc 127.0.0.1 {port}")), "from the host");
+    server.join().unwrap();
+}
+
+fn default_network_has_an_address_and_inspect_shows_it(home: &Home) {
+    home.ok("run -d --name n busybox sleep 1000");
+    let address = home.inspect("n", "{{.NetworkSettings.IPAddress}}");
+    address.parse::<std::net::IpAddr>().unwrap_or_else(|_| panic!("{address:?} is no address"));
+    assert!(home.ok("exec n ip addr").contains(&address));
+    assert!(home.ok("exec n ip route").contains("default"));
+}
+
+fn slirp4netns_has_an_address_and_reaches_no_host_loopback(home: &Home) {
+    assert!(home.ok("run --rm --network slirp4netns busybox ip addr").contains("10.0.2.100/24"));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let line = |option: &str| {
+        format!("run --rm --network slirp4netns{option} busybox sh -c 'timeout 2 nc 10.0.2.2 {port}; true'")
+    };
+    home.run(&line(""));
+    assert!(listener.accept().is_err(), "host loopback is open");
+    home.run(&line(":allow_host_loopback=true"));
+    assert!(listener.accept().is_ok(), "allow_host_loopback does not open it");
+}
+
+fn pasta_has_an_address(home: &Home) {
+    let listed = home.ok("run --rm --network pasta busybox sh -c 'ls /sys/class/net | wc -l'");
+    assert_eq!(listed, "2");
+}
+
+fn options_of_the_drivers_are_podmans(home: &Home) {
+    let line =
+        "run --rm --network slirp4netns:cidr=10.9.8.0/24,mtu=1400 busybox sh -c 'ip addr; cat /sys/class/net/tap0/mtu'";
+    let seen = home.ok(line);
+    assert!(seen.contains("10.9.8.100/24") && seen.ends_with("1400"), "{seen}");
+    home.refuses("run --rm --network slirp4netns:nosuch=1 busybox true");
+    home.ok("run --rm --network pasta:-4 busybox true");
+    home.ok("run --rm --network pasta:--mtu,1400 busybox sh -c 'grep -qx 1400 /sys/class/net/*/mtu'");
+}
+
+fn container_network_is_shared(home: &Home) {
+    home.ok("run -d --name server --network none busybox sh -c 'echo served > /index.html; httpd -f -p 8000 -h /'");
+    wait_until("it serves", || home.run("exec server wget -qO- http://127.0.0.1:8000/").code() == 0);
+    assert_eq!(home.ok("run --rm --network container:server busybox wget -qO- http://127.0.0.1:8000/"), "served");
+}
+
+fn hosts_file_is_made(home: &Home) {
+    let hosts = home.ok("run --rm --network none --hostname me --add-host db:10.1.2.3 --add-host gw:host-gateway busybox cat /etc/hosts");
+    let has = |name: &str, address: &str| {
+        hosts.lines().any(|line| line.starts_with(address) && line.split_whitespace().any(|word| word == name))
+    };
+    assert!(has("localhost", "127.0.0.1") && has("db", "10.1.2.3") && hosts.contains("me"), "{hosts}");
+    home.fails(125, "run --rm --add-host nocolon busybox true");
+    home.fails(125, "run --rm --add-host a:not-an-address busybox true");
+    home.write("hosts", "1.2.3.4 mine\n");
+    assert_eq!(home.ok("run --rm -v ./hosts:/etc/hosts busybox cat /etc/hosts"), "1.2.3.4 mine");
+}
+
+fn resolv_conf_is_made_of_flags(home: &Home) {
+    let text =
+        home.ok("run --rm --dns 192.0.2.1 --dns-search example.test --dns-option ndots:3 busybox cat /etc/resolv.conf");
+    for line in ["nameserver 192.0.2.1", "search example.test", "options ndots:3"] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    home.fails(125, "run --rm --dns not-an-address busybox true");
+}
+
+/// Every driver that this machine has.
+fn drivers() -> Vec<&'static str> {
+    let have = |name: &&str| crate::support::needs::find_program(name).is_some();
+    ["slirp4netns", "pasta"].into_iter().filter(have).collect()
+}
+
+fn fetch(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.contains("200 OK").then_some(answer)
+}
+
+fn published_port_answers(home: &Home) {
+    for driver in drivers() {
+        let port = free_port();
+        let script = "echo served > /index.html; httpd -f -p 80 -h /";
+        home.ok(&format!("run -d --name {driver} --network {driver} -p 127.0.0.1:{port}:80 busybox sh -c '{script}'"));
+        wait_until("the port answers", || fetch(port).is_some_and(|answer| answer.ends_with("served\n")));
+        assert_eq!(home.ok(&format!("port {driver}")), format!("80/tcp -> 127.0.0.1:{port}"));
+        home.ok(&format!("rm -f -t 0 {driver}"));
+    }
+}
+
+fn published_port_keeps_the_clients_address(home: &Home) {
+    for driver in drivers() {
+        let port = free_port();
+        let script = "while :; do nc -l -p 7 -e sh -c 'echo $NCAT_REMOTE_ADDR; netstat -tn'; done";
+        let command = home.coracle(&format!("run -d --name {driver} --network {driver} -p {port}:7 busybox sh -c"));
+        command.arg(script).run().ok();
+        let mut answer = String::new();
+        wait_until("the port answers", || {
+            answer.clear();
+            let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let local = stream.local_addr().unwrap().port();
+            stream.read_to_string(&mut answer).is_ok() && answer.contains(&format!(":{local} "))
+        });
+        home.ok(&format!("rm -f -t 0 {driver}"));
+    }
+}
+
+fn published_udp_port_answers(home: &Home) {
+    for driver in drivers() {
+        let port = free_port();
+        home.ok(&format!("run -d --name {driver} --network {driver} -p {port}:5/udp busybox sleep 1000"));
+        // busybox has no server for UDP: this program is one, in the network namespace of the container.
+        let pid = home.inspect(driver, "{{.State.Pid}}");
+        let mut command = std::process::Command::new("nsenter");
+        command.args(["--preserve-credentials", "-U", "-n", "-t", &pid]).arg(std::env::current_exe().unwrap());
+        let mut server = command.args(["--udp-echo", "5"]).spawn().unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        wait_until("the port answers", || {
+            let mut answer = [0; 16];
+            socket.send_to(b"hello", (Ipv4Addr::LOCALHOST, port)).is_ok()
+                && socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == b"hello")
+        });
+        server.kill().unwrap();
+        server.wait().unwrap();
+        home.ok(&format!("rm -f -t 0 {driver}"));
+    }
+}
+
+fn published_range_and_random_ports_are_listed(home: &Home) {
+    home.ok("run -d --name p -p 80 -p 127.0.0.1::81 busybox sleep 1000");
+    let listed = home.ok("port p");
+    assert!(listed.lines().any(|line| line.starts_with("80/tcp -> 0.0.0.0:")), "{listed}");
+    assert!(listed.lines().any(|line| line.starts_with("81/tcp -> 127.0.0.1:")), "{listed}");
+    assert!(home.ok("ps --format {{.Ports}}").contains("->81/tcp"));
+}
+
+fn port_in_use_is_refused(home: &Home) {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let line = home.fails(125, &format!("run --rm -p {port}:80 busybox true"));
+    assert!(line.contains(&port.to_string()), "{line}");
+    assert_eq!(home.ok("ps -aq"), "");
+}
+
+fn malformed_ports_are_one_line(home: &Home) {
+    for port in ["x", "80:", "70000", "1:2:3:4", "80:80/sctpx", "10-5:10-5", "1-3:1-2", "0"] {
+        home.fails(125, &format!("run --rm -p {port} busybox true"));
+    }
+}
+
+fn port_is_free_after_the_container(home: &Home) {
+    let port = free_port();
+    for _ in 0..3 {
+        home.ok(&format!("run --rm -p 127.0.0.1:{port}:80 busybox true"));
+    }
+    home.ok(&format!("run -d --name a -p 127.0.0.1:{port}:80 busybox sleep 1000"));
+    home.ok("stop -t 0 a");
+    home.ok(&format!("run --rm -p 127.0.0.1:{port}:80 busybox true"));
+}
+
+fn privileged_ports_are_free_inside(home: &Home) {
+    home.ok("run --rm --network none -u 1000 busybox sh -c 'timeout 1 httpd -f -p 80 -h /tmp; test $? = 143'");
+    home.ok("run --rm --network none -u 1000 busybox ping -c 1 -w 5 127.0.0.1");
+}
+
+fn unknown_network_is_refused(home: &Home) {
+    let line = home.fails(125, "run --rm --network no-such-network busybox true");
+    assert!(line.contains("no-such-network"), "{line}");
+}

@@ -1,0 +1,11 @@
+//! Processes that are killed at any moment, machines that were switched off: the next command sees the truth and nothing
+//! is lost that was there before.
+
+use crate::support::framework::Test;
+
+mod kill;
+
+/// Every test of this area.
+pub(crate) fn tests() -> Vec<Test> {
+    kill::TESTS.to_vec()
+}

@@ -1,0 +1,11 @@
+//! Real images in a real registry: Debian and what is installed into it, made on the spot by mmdebstrap from the mirror
+//! that this machine uses itself.
+
+use crate::support::framework::Test;
+
+mod debian;
+
+/// Every test of this area.
+pub(crate) fn tests() -> Vec<Test> {
+    debian::TESTS.to_vec()
+}

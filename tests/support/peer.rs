@@ -1,0 +1,51 @@
+//! The podman to compare with, if there is one: `$PODMAN` (a program, or a script that brings one), else from PATH.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use super::command::words;
+use super::home::Home;
+use super::image::busybox_archive;
+use super::needs::find_program;
+
+/// Found once, and only if it works for this user.
+pub(crate) fn podman() -> Option<PathBuf> {
+    static PODMAN: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let found = PODMAN.get_or_init(|| {
+        let program = std::env::var_os("PODMAN").map(PathBuf::from).or_else(|| find_program("podman"))?;
+        let mut command = Command::new(&program);
+        let works = command.arg("info").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        works.is_ok_and(|status| status.success()).then_some(program)
+    });
+    found.clone()
+}
+
+/// podman with a store of its own below a test's home.
+pub(crate) struct Podman<'h> {
+    home: &'h Home,
+}
+
+impl<'h> Podman<'h> {
+    /// With the same busybox image.
+    #[track_caller]
+    pub(crate) fn new(home: &'h Home) -> Self {
+        let podman = Self { home };
+        let archive = busybox_archive().expect("the runner made it");
+        let line = format!("import --quiet --change 'CMD [\"/bin/sh\"]' {} localhost/busybox", archive.display());
+        let (code, _, error) = podman.run(&line);
+        assert_eq!(code, 0, "podman import: {error}");
+        podman
+    }
+
+    /// Status, stdout, stderr.
+    pub(crate) fn run(&self, line: &str) -> (i32, String, String) {
+        let dir = self.home.tmp().join("podman");
+        let mut command = Command::new(podman().expect("the test needs it"));
+        command.arg("--root").arg(dir.join("root")).arg("--runroot").arg(dir.join("run"));
+        command.env("XDG_RUNTIME_DIR", self.home.runtime_dir()).current_dir(self.home.tmp());
+        let output = command.args(words(line)).stdin(Stdio::null()).output().expect("podman was there before");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(255), text(&output.stdout), text(&output.stderr))
+    }
+}
