@@ -40,7 +40,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
         Some(format) => {
             let template = Template::parse("info", &enforce_range(&normalize(format)))?;
-            let (text, error) = template.execute(&Value::List(vec![info]), "*define.Info");
+            let named = if context.persona == Persona::Docker { info } else { go_named(&info) };
+            let (text, error) = template.execute(&Value::List(vec![named]), "system.infoReport");
             output::print(&text)?;
             return error.map_or(Ok(0), Err);
         }
@@ -332,6 +333,32 @@ fn docker_text(info: &Value) -> String {
         field("DockerRootDir"),
         version = field("ServerVersion"),
     )
+}
+
+/// The document with its keys as podman's templates have them: `.Host.CgroupsVersion` for `cgroupVersion`.
+fn go_named(value: &Value) -> Value {
+    let name = |name: &str| match name {
+        "cgroupVersion" => "CgroupsVersion".to_owned(),
+        "idMappings" => "IDMappings".to_owned(),
+        "uidmap" => "UIDMap".to_owned(),
+        "gidmap" => "GIDMap".to_owned(),
+        "cpus" => "CPUs".to_owned(),
+        "os" => "OS".to_owned(),
+        "ociRuntime" => "OCIRuntime".to_owned(),
+        "selinuxEnabled" => "SELinuxEnabled".to_owned(),
+        "apparmorEnabled" => "AppArmorEnabled".to_owned(),
+        "seccompEnabled" => "SECCOMPEnabled".to_owned(),
+        "seccompProfilePath" => "SECCOMPProfilePath".to_owned(),
+        name => {
+            let mut chars = name.chars();
+            chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
+        }
+    };
+    match value {
+        Value::Struct(fields) => Value::Map(fields.iter().map(|(key, value)| (name(key), go_named(value))).collect()),
+        Value::List(list) => Value::List(list.iter().map(go_named).collect()),
+        value => value.clone(),
+    }
 }
 
 /// The document as YAML, keys sorted, as podman prints it.

@@ -152,7 +152,12 @@ fn wait_with(layout: &Layout, record: &Record, observed: &Observed) -> Result<Op
             Attached::Detached | Attached::Lost => Ok(None),
         },
         // It ended this instant, or it is full: then its process is what there is to wait for.
-        Err(ClientError::NotRunning | ClientError::Closed | ClientError::Busy) => {
+        Err(
+            ClientError::NotRunning
+            | ClientError::Closed
+            | ClientError::Busy
+            | ClientError::Call { source: Errno::ECONNRESET | Errno::EPIPE, .. },
+        ) => {
             let process = match (observed.supervisor, observed.state.init()) {
                 (Some(pid), _) => pidfd_open(pid).ok(),
                 (None, Some(init)) => pidfd::open_checked(init.pid, init.start_time).ok(),

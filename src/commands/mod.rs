@@ -10,10 +10,12 @@ pub(crate) mod filter;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod images;
+pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod lifecycle;
+pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod port;
 pub(crate) mod ps;
@@ -23,6 +25,7 @@ pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
+pub(crate) mod save;
 pub(crate) mod select;
 pub(crate) mod start;
 pub(crate) mod stop;
@@ -89,12 +92,16 @@ enum Command {
     Image(image::Command),
     /// List images in local storage
     Images(images::Args),
+    /// Import a tarball to create a filesystem image
+    Import(import::Args),
     /// Display system information
     Info(info::Args),
     /// Display the configuration of object denoted by ID
     Inspect(inspect::Args),
     /// Kill one or more running containers with a specific signal
     Kill(kill::Args),
+    /// Load image(s) from a tar archive
+    Load(load::Args),
     /// Fetch the logs of one or more containers
     Logs(logs::Args),
     /// List port mappings or a specific mapping for the container
@@ -113,6 +120,8 @@ enum Command {
     Rmi(rmi::Args),
     /// Run a command in a new container
     Run(Box<run::Args>),
+    /// Save image(s) to an archive
+    Save(save::Args),
     /// Start one or more containers
     Start(start::Args),
     /// Stop one or more containers
@@ -169,9 +178,11 @@ pub(crate) fn run(persona: Persona) -> Outcome {
         Command::History(args) => history::run(args, &context),
         Command::Image(command) => image::run(command, &context),
         Command::Images(args) => images::run(args, &context),
+        Command::Import(args) => import::run(args, &context),
         Command::Info(args) => info::run(args, &context),
         Command::Inspect(args) => inspect::run(args, &context),
         Command::Kill(args) => kill::run(args, &context),
+        Command::Load(args) => load::run(args, &context),
         Command::Logs(args) => logs::run(args, &context),
         Command::Port(args) => port::run(args, &context),
         Command::Ps(args) => ps::run(args, &context),
@@ -181,6 +192,7 @@ pub(crate) fn run(persona: Persona) -> Outcome {
         Command::Rm(args) => rm::run(args, &context),
         Command::Rmi(args) => rmi::run(args, &context),
         Command::Run(args) => run::run(*args, &context),
+        Command::Save(args) => save::run(args, &context),
         Command::Start(args) => start::run(args, &context),
         Command::Stop(args) => stop::run(args, &context),
         Command::System(command) => system::run(command, &context),

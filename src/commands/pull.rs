@@ -140,6 +140,13 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
         .ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))
 }
 
+/// The user's ids, and the options of a transfer that asks no registry.
+pub(crate) fn local_options() -> (Mapping, PullOptions) {
+    let mapping = Mapping::of_user();
+    let ids = if mapping.single.is_some() { IdPolicy::Single } else { IdPolicy::identity() };
+    (mapping, PullOptions { ids, ..PullOptions::default() })
+}
+
 /// Says once what a user without subordinate ids must expect.
 pub(crate) fn warn_single(mapping: &Mapping) {
     let Some(reason) = &mapping.single else { return };

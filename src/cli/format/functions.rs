@@ -218,6 +218,7 @@ fn kind(value: &Value) -> &'static str {
         Value::Str(_) => "string",
         Value::Time(_) => "time.Time",
         Value::Struct(_) | Value::Row(..) => "struct",
+        Value::Omitted(inner) => kind(inner),
     }
 }
 

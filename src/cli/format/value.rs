@@ -36,6 +36,8 @@ pub(crate) enum Value {
     Map(BTreeMap<String, Value>),
     /// A struct: in order, other fields do not exist.
     Struct(Vec<(&'static str, Value)>),
+    /// A field that templates see and JSON leaves out, as Go's `omitempty` does.
+    Omitted(Box<Value>),
     /// A row of a listing: the fields a template may use, and the object that is its JSON.
     Row(Vec<(&'static str, Value)>, Box<Value>),
 }
@@ -93,21 +95,26 @@ impl Value {
 
     /// The field of a struct or the entry of a map.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
-        match self {
+        let found = match self {
             Self::Struct(fields) | Self::Row(fields, _) => {
                 fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value)
             }
             Self::Map(map) => map.get(name),
             _ => None,
+        };
+        match found {
+            Some(Self::Omitted(inner)) => Some(inner),
+            found => found,
         }
     }
 
-    /// A struct without this field if that is empty, as Go's `omitempty` has it.
-    pub(crate) fn without_if_empty(mut self, name: &str) -> Self {
-        if let Self::Struct(fields) = &mut self {
-            fields.retain(|(field, value)| *field != name || value.is_true());
+    /// The value, left out of JSON if it is zero or empty.
+    pub(crate) fn omitempty(self) -> Self {
+        match &self {
+            Self::Struct(fields) if !fields.is_empty() => self,
+            value if value.is_true() => self,
+            _ => Self::Omitted(Box::new(self)),
         }
-        self
     }
 
     /// Go's idea of true: not zero, not empty.
@@ -119,6 +126,7 @@ impl Value {
             Self::Float(value) => *value != 0.0,
             Self::Str(text) => !text.is_empty(),
             Self::List(list) => !list.is_empty(),
+            Self::Omitted(inner) => inner.is_true(),
             Self::Map(map) => !map.is_empty(),
             // A struct is always true, and a time is one.
             Self::Time(_) | Self::Struct(_) | Self::Row(..) => true,
@@ -151,6 +159,7 @@ impl Value {
             Self::Float(value) => _ = write!(out, "{value}"),
             Self::Str(text) => out.push_str(text),
             Self::Time(time) => out.push_str(&units::go_time(*time)),
+            Self::Omitted(inner) => inner.print(out),
             Self::List(list) => {
                 out.push('[');
                 write_list(list, out);
@@ -203,10 +212,12 @@ impl Value {
                 write_items(['{', '}'], items, style, depth, out);
             }
             Self::Struct(fields) => {
-                let items = fields.iter().map(|(key, value)| (Some(*key), value));
+                let shown = fields.iter().filter(|(_, value)| !matches!(value, Self::Omitted(_)));
+                let items = shown.map(|(key, value)| (Some(*key), value)).collect::<Vec<_>>().into_iter();
                 write_items(['{', '}'], items, style, depth, out);
             }
             Self::Row(_, json) => json.write_json(style, depth, out),
+            Self::Omitted(inner) => inner.write_json(style, depth, out),
         }
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod prune;
 use clap::Subcommand;
 
 use super::inspect::{self, Kind};
-use super::{Context, Outcome, exists, history, images, pull, rmi, tag};
+use super::{Context, Outcome, exists, history, images, import, load, pull, rmi, save, tag};
 
 /// What to do with images.
 #[derive(Debug, Subcommand)]
@@ -14,8 +14,12 @@ pub(crate) enum Command {
     Exists(exists::Args),
     /// Show history of a specified image
     History(history::Args),
+    /// Import a tarball to create a filesystem image
+    Import(import::Args),
     /// Display the configuration of an image
     Inspect(inspect::NounArgs),
+    /// Load image(s) from a tar archive
+    Load(load::Args),
     /// List images in local storage
     #[command(visible_alias = "list")]
     Ls(images::Args),
@@ -26,6 +30,8 @@ pub(crate) enum Command {
     /// Remove one or more images from local storage
     #[command(visible_alias = "remove")]
     Rm(rmi::Args),
+    /// Save image(s) to an archive
+    Save(save::Args),
     /// Add an additional name to a local image
     Tag(tag::Args),
     /// Remove a name from a local image
@@ -37,6 +43,9 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Exists(args) => exists::image(args, context),
         Command::History(args) => history::run(args, context),
+        Command::Import(args) => import::run(args, context),
+        Command::Load(args) => load::run(args, context),
+        Command::Save(args) => save::run(args, context),
         Command::Inspect(args) => inspect::run_noun(Kind::Image, args, context),
         Command::Ls(args) => images::run(args, context),
         Command::Prune(args) => prune::run(args, context),

@@ -122,9 +122,8 @@ fn state(observed: &Observed, request: &Request) -> Value {
         ("Dead", false.into()),
         ("Pid", Value::Int(i64::from(state.init().map_or(0, |init| init.pid)))),
     ];
-    if let Some(supervisor) = observed.supervisor.filter(|_| state.is_alive()) {
-        fields.push(("ConmonPid", Value::Int(i64::from(supervisor))));
-    }
+    let supervisor = observed.supervisor.filter(|_| state.is_alive()).unwrap_or(0);
+    fields.push(("ConmonPid", Value::Int(i64::from(supervisor)).omitempty()));
     fields.extend([
         ("ExitCode", Value::Int(i64::from(exit.map_or(0, |exit| exit.code)))),
         ("Error", exit.map(|exit| exit.error.clone()).unwrap_or_default().into()),
@@ -154,6 +153,9 @@ fn state(observed: &Observed, request: &Request) -> Value {
                 ("Log", if log.is_empty() { Value::NilList } else { Value::List(log) }),
             ]),
         ));
+    }
+    if request.healthcheck.is_none() {
+        fields.push(("Health", Value::Omitted(Box::new(Value::Nil))));
     }
     fields.push(("CheckpointedAt", Value::Time(None)));
     fields.push(("RestoredAt", Value::Time(None)));
@@ -284,20 +286,18 @@ fn network_settings(record: &Record, observed: &Observed) -> Value {
         ("Ports", Value::Map(ports)),
         ("SandboxKey", sandbox.into()),
     ]);
-    if !interfaces.is_empty() {
-        let networks = interfaces.iter().map(|interface| {
-            let mut fields = endpoint(Some(interface));
-            fields.extend([
-                ("NetworkID", interface.network.as_str().into()),
-                ("DriverOpts", Value::NilMap),
-                ("IPAMConfig", Value::NilMap),
-                ("Links", Value::NilList),
-                ("Aliases", Value::strings(interface.aliases.iter().map(String::as_str))),
-            ]);
-            (interface.network.clone(), Value::Struct(fields))
-        });
-        fields.push(("Networks", Value::Map(networks.collect())));
-    }
+    let networks = interfaces.iter().map(|interface| {
+        let mut fields = endpoint(Some(interface));
+        fields.extend([
+            ("NetworkID", interface.network.as_str().into()),
+            ("DriverOpts", Value::NilMap),
+            ("IPAMConfig", Value::NilMap),
+            ("Links", Value::NilList),
+            ("Aliases", Value::strings(interface.aliases.iter().map(String::as_str))),
+        ]);
+        (interface.network.clone(), Value::Struct(fields))
+    });
+    fields.push(("Networks", Value::Map(networks.collect()).omitempty()));
     Value::Struct(fields)
 }
 
@@ -339,9 +339,8 @@ fn config(record: &Record, spec: &Raw) -> Value {
         ("Annotations", Value::map_or_nil(&request.annotations)),
         ("StopSignal", request.stop_signal.as_deref().unwrap_or("SIGTERM").into()),
     ];
-    if let Some(check) = &request.healthcheck {
-        fields.push(("Healthcheck", healthcheck(check)));
-    }
+    let check = request.healthcheck.as_ref().map_or_else(|| Value::Omitted(Box::new(Value::Nil)), healthcheck);
+    fields.push(("Healthcheck", check));
     fields.extend([
         ("HealthcheckOnFailureAction", "none".into()),
         ("HealthLogDestination", "local".into()),
@@ -362,9 +361,7 @@ fn config(record: &Record, spec: &Raw) -> Value {
             exposed.insert(key, Value::Struct(Vec::new()));
         }
     }
-    if !exposed.is_empty() {
-        fields.push(("ExposedPorts", Value::Map(exposed)));
-    }
+    fields.push(("ExposedPorts", Value::Map(exposed).omitempty()));
     Value::Struct(fields)
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn describe(image: &Image, context: &Context) -> Value {
         ("Version", text("docker_version").into()),
         ("Author", text("author").into()),
         ("Architecture", image.platform.architecture.as_str().into()),
-        ("Variant", image.platform.variant.clone().unwrap_or_default().into()),
+        ("Variant", Value::Str(image.platform.variant.clone().unwrap_or_default()).omitempty()),
         ("Os", image.platform.os.as_str().into()),
         ("Size", image.size.into()),
         ("VirtualSize", image.size.into()),
@@ -73,25 +73,25 @@ pub(crate) fn describe(image: &Image, context: &Context) -> Value {
         ("History", Value::List(history.iter().map(step).collect())),
         ("NamesHistory", Value::strings(image.names.iter().map(ToString::to_string))),
     ])
-    .without_if_empty("Variant")
 }
 
 fn time(raw: Option<&Raw>) -> Value {
     Value::Time(raw.and_then(Raw::as_str).and_then(|text| text.parse().ok()))
 }
 
-/// The members that are there, in podman's order, empty ones left out.
+/// All members in podman's order; JSON leaves out the empty ones.
 fn ordered(config: &Raw) -> Value {
-    let fields = CONFIG.iter().filter_map(|name| {
-        let value = config.get(*name)?;
-        let is_empty = match value {
-            Raw::Null => true,
-            Raw::String(text) => text.is_empty(),
-            Raw::Array(list) => list.is_empty(),
-            Raw::Object(map) => map.is_empty(),
-            Raw::Bool(_) | Raw::Number(_) => false,
+    let fields = CONFIG.iter().map(|name| {
+        let value = match config.get(*name) {
+            Some(value) if !value.is_null() => Value::from(value),
+            _ => match *name {
+                "User" | "WorkingDir" | "StopSignal" => "".into(),
+                "Env" | "Entrypoint" | "Cmd" | "OnBuild" | "Shell" => Value::NilList,
+                "Healthcheck" => Value::Nil,
+                _ => Value::NilMap,
+            },
         };
-        (!is_empty).then(|| (*name, Value::from(value)))
+        (*name, value.omitempty())
     });
     Value::Struct(fields.collect())
 }

@@ -268,6 +268,14 @@ impl ImageStore {
             if image.names.is_empty() {
                 index.insert(entry.clone(), None);
             }
+            // The same configuration under another manifest, layers compressed another way, is the same image: what has
+            // just lost its last name to this one is not kept beside it.
+            let id = image.id.to_string();
+            index.manifests.retain(|other| {
+                other.digest == entry.digest
+                    || other.annotation(ANNOTATION_NAME).is_some()
+                    || other.annotation(ANNOTATION_ID) != Some(id.as_str())
+            });
         })
     }
 
