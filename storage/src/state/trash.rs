@@ -85,20 +85,19 @@ pub fn is_empty(layout: &Layout) -> bool {
 /// # Errors
 /// [`TrashError::Empty`].
 pub fn empty(layout: &Layout) -> Result<(), TrashError> {
-    if is_empty(layout) {
-        return Ok(());
-    }
-    let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { return Ok(()) };
-    let path = layout.trash();
-    let failed = |errno: Errno| TrashError::Empty { call: "open", path: path.clone(), source: errno.into() };
-    let top = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
-    match remove_children(top.as_fd()) {
-        None => Ok(()),
-        Some(Failure { call, name, errno }) => {
+    // Whoever comes while the lock is held goes away again: its holder looks once more after letting go.
+    while !is_empty(layout) {
+        let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { return Ok(()) };
+        let path = layout.trash();
+        let failed = |errno: Errno| TrashError::Empty { call: "open", path: path.clone(), source: errno.into() };
+        let top =
+            open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+        if let Some(Failure { call, name, errno }) = remove_children(top.as_fd()) {
             let path = PathBuf::from(name.to_string_lossy().into_owned());
-            Err(TrashError::Empty { call, path, source: errno.into() })
+            return Err(TrashError::Empty { call, path, source: errno.into() });
         }
     }
+    Ok(())
 }
 
 /// Removes everything below a directory; `None` if it worked.
