@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use net::driver::Started;
 use net::forward::Forwarder;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::init::credentials::LoadFilter;
 use runtime::init::handshake::{self, Report};
@@ -17,6 +17,7 @@ use runtime::init::steps::{self, InitError, has_private};
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::log;
 use runtime::monitor::relay::{self, Relay, Request as RelayRequest, StdinPolicy};
+use runtime::mount::stage::{self, Staged};
 use runtime::process::pty::Winsize;
 use runtime::process::signal::SignalSource;
 use runtime::process::spawn::MapsPending;
@@ -191,35 +192,45 @@ impl Supervisor {
         let cgroup = Cgroup::create(&format!("coracle-{}", record.id));
         let (theirs, channel) = handshake::pair()?;
         let nested = has_private(&launch.spec, LinuxNamespaceType::User);
-        if let Some(path) = pid_namespace(&launch.spec) {
-            runtime::process::spawn::put_children_into(path)?;
+        let gone = || CommandError::host("the command that started the container is gone");
+        // The init of the common case does not need ids to be born: it can wait along with us.
+        let (mut maps, mut staged) = (Some(maps), Staged::default());
+        if nested {
+            if !maps.take().map_or(Ok(true), MapsPending::wait)? {
+                return Err(gone());
+            }
+            staged = stage(&launch)?;
         }
-        let forked =
-            clone3(clone_flags(&launch.spec), cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd())).map_err(|errno| {
-                CommandError::host(format!("clone3({:#x}): {}", clone_flags(&launch.spec), errno.desc().to_lowercase()))
-            })?;
+        let flags = clone_flags(&launch.spec);
+        let cgroup_fd = cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd());
+        let forked = match pid_namespace(&launch.spec) {
+            Some(path) => runtime::process::spawn::child_in_pid_namespace(path, flags, cgroup_fd)?,
+            None => clone3(flags, cgroup_fd)
+                .map_err(|errno| CommandError::host(format!("clone3({flags:#x}): {}", errno.desc().to_lowercase())))?,
+        };
         let (pid, init) = match forked {
             Forked::Child => {
                 drop(channel);
-                std::process::exit(become_init(&launch, streams, theirs))
+                std::process::exit(become_init(&launch, staged, streams, theirs))
             }
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
-        drop((streams, theirs));
-        if !maps.wait()? {
-            return Err(CommandError::host("the command that started the container is gone"));
+        drop((streams, theirs, staged));
+        if !maps.take().map_or(Ok(true), MapsPending::wait)? {
+            return Err(gone());
         }
         // From here on /proc/<pid> of the host's procfs says what the kernel thinks of init.
         let host_pid = pidfd::host_pid(init.as_fd()).unwrap_or(pid);
         if nested {
             write_nested_maps(&launch.spec, host_pid)?;
         }
-        channel.send_go()?;
-
+        // An init that changes its id on the host can no longer be looked into.
         let netns = match has_private(&launch.spec, LinuxNamespaceType::Network) {
             true => Some(super::network::namespace_of(host_pid)?),
             false => None,
         };
+        channel.send_go()?;
+
         let mut helper = match &netns {
             Some(netns) => launch.network.start(netns.as_fd(), host_pid, &runtime_dir)?,
             None => None,
@@ -465,7 +476,9 @@ fn create(launch: &mut Launch) -> Result<FileLock, CommandError> {
     };
     write_bundle(&layout, &launch.record, &launch.spec, launch.seccomp.as_ref())?;
     let durability = if launch.record.request.remove { Durability::None } else { Durability::Data };
-    creation.publish(&launch.record, durability).map_err(CommandError::host)
+    let published = creation.publish(&launch.record, durability).map_err(CommandError::host);
+    launch.ids = None;
+    published
 }
 
 /// Writes what stands beside the record: `config.json` and the writable directories.
@@ -504,13 +517,32 @@ fn config_json(spec: &Spec, seccomp: Option<&str>) -> Result<String, CommandErro
     Ok(text)
 }
 
-fn become_init(launch: &Launch, streams: steps::Streams, channel: handshake::Channel) -> i32 {
+/// Makes ready what an init with other ids than ours cannot reach.
+fn stage(launch: &Launch) -> Result<Staged, CommandError> {
+    let first = |mappings: &Option<Vec<LinuxIdMapping>>| {
+        let root = mappings.iter().flatten().find(|one| one.container_id() == 0);
+        root.map(LinuxIdMapping::host_id).unwrap_or_default()
+    };
+    let linux = launch.spec.linux().as_ref();
+    let owner = linux.map(|linux| (first(linux.uid_mappings()), first(linux.gid_mappings()))).unwrap_or_default();
+    Staged::for_nested(&stage::Request {
+        rootfs: &launch.rootfs,
+        mounts: launch.spec.mounts().as_deref().unwrap_or_default(),
+        mount_point: &launch.layout.container(&launch.record.id),
+        fill: &launch.fill,
+        owner,
+    })
+    .map_err(CommandError::host)
+}
+
+fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel: handshake::Channel) -> i32 {
     let keyring = std::ffi::CString::new(format!("_coracle.{}", launch.record.id)).unwrap_or_default();
     let mount_point = launch.layout.container(&launch.record.id);
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let plan = steps::Plan {
         spec: &launch.spec,
         rootfs: &launch.rootfs,
+        staged,
         mount_point: &mount_point,
         fill: &launch.fill,
         copy_tree,

@@ -2,7 +2,7 @@
 //!
 //! **Runs in:** container init, single-threaded, in the container's own mount namespace before `pivot_root`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +46,13 @@ pub fn stop_propagation() -> Result<(), MountError> {
 impl Rootfs {
     /// Mounts the root file system over the directory `at` and returns its root.
     pub fn mount(&self, at: &Path) -> Result<OwnedFd, MountError> {
+        let place = open(at)?;
+        attach_root(&self.detached(at)?, place.as_fd(), at)?;
+        open(at)
+    }
+
+    /// The root file system, attached nowhere. `at` is a directory to use where the kernel cannot do without a place.
+    pub fn detached(&self, at: &Path) -> Result<OwnedFd, MountError> {
         let detached = match self {
             Rootfs::Overlay { base, lowers, upper, work, volatile } => {
                 nix::unistd::chdir(base.as_path())
@@ -63,15 +70,19 @@ impl Rootfs {
             }
             Rootfs::Directory(path) => Some(clone_tree(nix::fcntl::AT_FDCWD, path, true).map_err(MountError::Rootfs)?),
         };
-        if let Some(detached) = detached {
-            let place = open(at)?;
-            attach(detached.as_fd(), place.as_fd(), at.display())?;
-            // The container's own mounts must not travel anywhere, and pivot_root wants a private parent.
-            let private = Attributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Attributes::default() };
-            set_attributes(detached.as_fd(), private, true)?;
+        match detached {
+            Some(detached) => Ok(detached),
+            None => Ok(clone_tree(nix::fcntl::AT_FDCWD, at, false)?),
         }
-        open(at)
     }
+}
+
+/// Attaches a root file system over the directory `place`, which is `name`.
+pub fn attach_root(detached: &OwnedFd, place: BorrowedFd<'_>, name: &Path) -> Result<(), MountError> {
+    attach(detached.as_fd(), place, name.display())?;
+    // The container's own mounts must not travel anywhere, and pivot_root wants a private parent.
+    let private = Attributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Attributes::default() };
+    Ok(set_attributes(detached.as_fd(), private, true)?)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, MountError> {
@@ -134,7 +145,5 @@ fn overlay_before_6_5(
         Some(text.as_str()),
     )
     .map_err(SysError::of("mount", format!("overlay, {text}")))?;
-    nix::mount::mount(None::<&str>, at.as_os_str().as_bytes(), None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(SysError::of("mount", "MS_PRIVATE"))?;
     Ok(())
 }
