@@ -36,7 +36,7 @@ pub enum DriverError {
     #[error("default network: neither slirp4netns nor pasta is installed")]
     NothingInstalled,
     /// A system call failed while the helper was being started.
-    #[error("network {driver}: {what}")]
+    #[error("network {driver}: {what}: {source}")]
     System {
         /// The driver.
         driver: &'static str,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use storage::prune;
 use storage::state::container::{self, Record};
+use storage::state::lock::FileLock;
 use storage::state::status;
 
 use super::select::{self, Selected, Selection};
@@ -89,7 +90,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     for (one, begun) in stopping {
         let removed = begun
             .map_or(Ok(()), |begun| begun.finish(context))
-            .and_then(|()| remove(context, &one.record, args.volumes));
+            .and_then(|()| remove_stopping(&args, context, &one.record));
         match removed {
             Ok(()) => output::print_line(&one.typed)?,
             Err(error) => errors.push(error),
@@ -131,9 +132,24 @@ fn begin<'a>(
     lifecycle::begin_stop(context, record, stop::timeout(args.time, record)).map(Some)
 }
 
+/// Removes a container; one that has been started meanwhile is stopped again, or refused.
+fn remove_stopping(args: &Args, context: &Context, record: &Record) -> Result<(), CommandError> {
+    loop {
+        if let Some(lock) = lifecycle::try_lock_at_rest(context, record)? {
+            return remove_locked(lock, context, record, args.volumes);
+        }
+        if let Some(begun) = begin(args, context, record)? {
+            begun.finish(context)?;
+        }
+    }
+}
+
 /// Removes a container that does not run. One that is gone is removed.
 pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
-    let _lock = lifecycle::lock_at_rest(context, record)?;
+    remove_locked(lifecycle::lock_at_rest(context, record)?, context, record, volumes)
+}
+
+fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
     if container::load(&context.layout, &record.id)?.is_none() {
         container::remove_runtime(&context.layout, &record.id)?;
         return Ok(());
