@@ -329,6 +329,10 @@ impl Supervisor {
     fn supervise(mut self) {
         let exit = self.watch();
         let finished_at = Timestamp::now();
+        if self.record.request.remove {
+            // Before the result: who reads it may want the name, or to remove the image.
+            let _ = container::remove(&self.layout, &self.record.id);
+        }
         let failed = self.relay.container_exited(exit);
         self.complain(failed);
         let exit_status = status::Exit {
@@ -339,7 +343,6 @@ impl Supervisor {
         };
         let remove = self.record.request.remove;
         if remove {
-            let _ = container::remove(&self.layout, &self.record.id);
             for volume in &self.record.anonymous_volumes {
                 let _ = storage::volume::remove(&self.layout, volume, |_| Vec::new());
             }
