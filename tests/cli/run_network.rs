@@ -1,7 +1,8 @@
 //! `run`: networks and published ports, seen from inside and from the host.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use crate::support::home::wait_until;
@@ -137,14 +138,26 @@ fn published_port_answers(home: &Home) {
 }
 
 /// The address this host talks to others with; nothing is sent to find it.
-fn own_address() -> Option<std::net::IpAddr> {
+fn own_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 123), 9)).ok()?;
-    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
+    match socket.local_addr().ok()?.ip() {
+        std::net::IpAddr::V4(ip) if !ip.is_loopback() => Some(ip),
+        _ => None,
+    }
 }
 
-/// A client on loopback is seen as the gateway: no packet may come from 127.0.0.1 over a link. So the client is this
-/// host by its own address, which with pasta would be that of the container as well.
+/// Connects to loopback from another address of this host.
+fn connect_from(source: Ipv4Addr, port: u16) -> nix::Result<TcpStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+    let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(client.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+    connect(client.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
+    Ok(client.into())
+}
+
+/// A client on loopback is seen as the gateway, for no packet may come from 127.0.0.1 over a link; so is one that talks
+/// to its own address; and with pasta the container has the address of the host. What is left is this.
 fn published_port_keeps_the_clients_address(home: &Home) {
     let Some(ip) = own_address() else { return };
     let port = free_port();
@@ -153,10 +166,10 @@ fn published_port_keeps_the_clients_address(home: &Home) {
     let mut answer = String::new();
     wait_until("the container sees the client's address", || {
         answer.clear();
-        let Ok(mut stream) = TcpStream::connect((ip, port)) else { return false };
+        let Ok(mut stream) = connect_from(ip, port) else { return false };
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let client = stream.local_addr().unwrap();
-        stream.read_to_string(&mut answer).is_ok() && answer.contains(&format!("{client} "))
+        stream.read_to_string(&mut answer).is_ok()
+            && answer.lines().any(|line| line.contains("10.0.2.100:7 ") && line.contains(&format!("{ip}:")))
     });
 }
 
