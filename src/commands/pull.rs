@@ -154,9 +154,11 @@ pub(crate) fn warn_single(mapping: &Mapping) {
         SingleReason::NoRange(file) => {
             let user = userns::subid::Owner::of(nix::unistd::geteuid().as_raw());
             let name = user.name().to_owned();
+            let first = super::doctor::first_free_id();
+            let range = format!("{first}-{}", first + 65_535);
             (
                 format!("no range for {name} in {file}"),
-                format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"),
+                format!("sudo usermod --add-subuids {range} --add-subgids {range} {name}"),
             )
         }
         SingleReason::NoHelper(helper) => {

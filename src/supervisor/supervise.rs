@@ -340,6 +340,14 @@ impl Supervisor {
     fn supervise(mut self) {
         let exit = self.watch();
         let finished_at = Timestamp::now();
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.stop();
+        }
+        // Before the result: who reads it may want the ports, the name, or to remove the image.
+        self.network.close_ports();
+        if self.record.request.remove {
+            let _ = container::remove(&self.layout, &self.record.id);
+        }
         let exit_status = status::Exit {
             code: i32::from(exit.code()),
             finished_at: Some(finished_at),
@@ -348,7 +356,6 @@ impl Supervisor {
         };
         let remove = self.record.request.remove;
         if remove {
-            let _ = container::remove(&self.layout, &self.record.id);
             for volume in &self.record.anonymous_volumes {
                 let _ = storage::volume::remove(&self.layout, volume, |_| Vec::new());
             }
@@ -362,9 +369,6 @@ impl Supervisor {
         let failed = self.relay.container_exited(exit);
         self.complain(failed);
         self.say_last_words();
-        if let Some(forwarder) = self.forwarder.take() {
-            forwarder.stop();
-        }
         if let Some(helper) = self.helper.take() {
             helper.stop();
         }

@@ -179,9 +179,10 @@ pub fn sweep_runtime(layout: &Layout) -> Result<usize, SweepError> {
         }
         let lock = layout.container_lock(&id);
         if fs::symlink_metadata(&lock).is_err() {
-            // Made an instant ago, or never locked: only an old one is removed, and only if it is empty.
-            if is_older_than(&layout.runtime_container(&id), GRACE) {
-                let _ = fs::remove_dir(layout.runtime_container(&id));
+            // Made an instant ago, or the last of one that was being removed. Only an empty one goes; who is about to
+            // lock it makes it again.
+            if fs::remove_dir(layout.runtime_container(&id)).is_ok() {
+                swept += 1;
             }
             continue;
         }
@@ -249,9 +250,9 @@ mod tests {
 
         let (swept, errors) = sweep(&layout);
         assert!(errors.is_empty(), "{errors:?}");
-        assert_eq!(swept, Swept { unfinished: 1, runtime: 1, names: 1, ..Swept::default() });
+        assert_eq!(swept, Swept { unfinished: 1, runtime: 2, names: 1, ..Swept::default() });
         assert!(!layout.container(&dead).exists() && !layout.runtime_container(&vanished).exists());
-        assert!(layout.container(creating.id()).exists() && layout.runtime_container(&unlocked_yet).exists());
+        assert!(layout.container(creating.id()).exists() && !layout.runtime_container(&unlocked_yet).exists());
         assert_eq!(container::find(&layout, "living").unwrap(), living);
         assert_eq!(sweep(&layout).0, Swept::default());
     }
