@@ -10,6 +10,7 @@ use runtime::monitor::attach::{Client, ClientError, Manners, Outcome as Attached
 use runtime::process::signal::Signal;
 use runtime::process::{pidfd, pidfd_open, pidfd_send_signal};
 use runtime::userns::Mapping;
+use storage::state::atomic::TEMPORARY_PREFIX;
 use storage::state::container::{self, ContainerError, Record};
 use storage::state::layout::Layout;
 use storage::state::lock::FileLock;
@@ -56,6 +57,8 @@ pub(crate) fn begin_stop<'a>(
         _ => stop_signal(record)?,
     };
     let alive = signal(init, first)?;
+    // What was killed already needs no deadline.
+    let deadline = deadline.filter(|_| first != Signal::KILL);
     Ok(Stopping { record, init: alive.then_some(init), deadline })
 }
 
@@ -185,6 +188,20 @@ pub(crate) fn lock_at_rest(context: &Context, record: &Record) -> Result<FileLoc
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Deletes the layers that killed pulls left half unpacked, in the user namespace if there are any.
+pub(crate) fn sweep_layers(layout: &Layout) -> Result<(), CommandError> {
+    let layers = layout.layers();
+    let half = |name: std::ffi::OsString| name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes());
+    let any = std::fs::read_dir(&layers).is_ok_and(|entries| entries.flatten().any(|entry| half(entry.file_name())));
+    if any {
+        super::in_userns_with_output(&Mapping::of_user(), || {
+            storage::layer::sweep(&layers).map_err(CommandError::host)?;
+            Ok(String::new())
+        })?;
+    }
+    Ok(())
 }
 
 /// Unlinks what lies in the trash, in the user namespace if some of it belongs to subordinate ids.

@@ -1,7 +1,7 @@
 //! Named volumes: `volumes/<name>/_data` and `volume.json`.
 //!
 //! Writer: who creates the volume, once. Readers: everybody, without a lock. Published by a rename that does not replace,
-//! so that of two creators one finds the other's. Removed by renaming into the trash, under `volumes/.lock`. Version: 1.
+//! so that of two creators one finds the other's. Removed by renaming into the trash, under `volumes.lock`. Version: 1.
 //! Durability: fdatasync; the content is the containers' business.
 
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ pub enum VolumeError {
     /// `volume.json` cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// `volumes/.lock` cannot be taken.
+    /// `volumes.lock` cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// `volumes/` cannot be made.
@@ -253,7 +253,7 @@ pub fn list(layout: &Layout) -> Result<(Vec<Volume>, Vec<VolumeError>), VolumeEr
 /// # Errors
 /// [`VolumeError::InUse`] and [`VolumeError::NotFound`].
 pub fn remove(layout: &Layout, name: &str, users: impl FnOnce(&Volume) -> Vec<String>) -> Result<Volume, VolumeError> {
-    let _lock = FileLock::exclusive(&layout.volumes().join(".lock"))?;
+    let _lock = FileLock::exclusive(&layout.data_dir().join("volumes.lock"))?;
     let volume = load(layout, name)?.ok_or_else(|| VolumeError::NotFound(name.to_owned()))?;
     let users = users(&volume);
     if !users.is_empty() {

@@ -1,6 +1,14 @@
 //! The same commands to coracle and to a real podman: exit status and stdout must be equal, whatever they are.
 //!
-//! Where coracle differs on purpose, the command is not here but in a test of its own, with the reason.
+//! Where coracle differs on purpose, the command is not here but in a test of its own:
+//!
+//! | command | podman | coracle | why |
+//! | --- | --- | --- | --- |
+//! | `run -u nosuchuser` | 126 | 125 | nothing was found that could not be executed; docker's status |
+//! | `run -w /new/dir` | refuses | makes it | docker does, and so does podman for the image's own WORKDIR |
+//! | `exec` in a stopped container | 255 | 125 | the status its own manual page names |
+//! | `--cidfile` that exists | overwrites it | refuses | the file of another container is lost otherwise |
+//! | `run -p` of a port in use, with pasta | starts | refuses | the port would be dead |
 
 use crate::support::peer::Podman;
 use crate::support::prelude::*;
@@ -16,8 +24,6 @@ const COMMANDS: &[&str] = &[
     "run --rm --network none -e A=1 -e B= busybox sh -c 'echo $A.$B.$HOME'",
     "run --rm --network none -u www-data busybox sh -c 'id -u; id -g; echo $HOME'",
     "run --rm --network none -u 1234:567 busybox sh -c 'id -u; id -g'",
-    "run --rm --network none -u nosuchuser busybox true",
-    "run --rm --network none -w /a/b/c busybox pwd",
     "run --rm --network none -h box busybox hostname",
     "run --rm --network none --cap-drop all busybox grep Cap /proc/self/status",
     "run --rm --network none --cap-add net_raw busybox grep CapEff /proc/self/status",
@@ -39,7 +45,6 @@ const COMMANDS: &[&str] = &[
     "inspect --format '{{.State.Status}} {{.State.ExitCode}} {{json .Config.Cmd}}' kept",
     "ps -a --format '{{.Names}} {{.Image}} {{.State}}'",
     "ps -q",
-    "exec kept true",
     "wait kept",
     "stop kept",
     "rm kept",

@@ -206,11 +206,15 @@ fn signals_to_run_reach_the_payload(home: &Home) {
 }
 
 fn failed_start_leaves_a_created_container(home: &Home) {
-    home.fails(127, "run --name c busybox no-such-command");
-    assert_eq!(home.inspect("c", "{{.State.Status}}"), "created");
+    home.ok("create --name c busybox no-such-command");
     let finished = home.run("start c");
     assert_ne!(finished.code(), 0);
+    assert!(finished.stderr().contains("no-such-command"), "{}", finished.transcript());
+    assert_eq!(home.ok("ps -q"), "");
     home.ok("rm c");
+    // Of a failed run, nothing stands in the way of the next one.
+    home.fails(127, "run --rm --name c busybox no-such-command");
+    home.ok("run --rm --name c busybox true");
 }
 
 fn exit_codes_and_moments_are_recorded(home: &Home) {

@@ -132,5 +132,8 @@ fn idle_container_is_two_small_processes(home: &Home) {
         field("RssAnon:") + field("RssShmem:")
     };
     let kib: u64 = ours.iter().map(private).sum();
-    assert!(kib <= 1024, "{kib} KiB of memory of its own: {lines:#?}");
+    // A debug build has megabytes of relocated data alone.
+    let is_debug = crate::support::command::binary().components().any(|part| part.as_os_str() == "debug");
+    let limit = if is_debug { 4096 } else { 1024 };
+    assert!(kib <= limit, "{kib} KiB of memory of its own: {lines:#?}");
 }

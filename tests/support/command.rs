@@ -223,8 +223,10 @@ impl Finished {
         if super::reaper::is_oracle() {
             return stderr;
         }
-        let mut lines =
-            stderr.lines().filter(|line| !line.trim().is_empty() && !line.to_lowercase().starts_with("hint:"));
+        // What it did before it failed, and what to do now, may be said as well.
+        let aside = ["Hint: ", "Warning: ", "Trying to pull ", "Unable to find image "];
+        let is_error = |line: &&str| !line.trim().is_empty() && !aside.iter().any(|start| line.starts_with(start));
+        let mut lines = stderr.lines().filter(is_error);
         let line = lines.next().unwrap_or_else(|| panic!("it fails without a word\n{}", self.transcript()));
         assert!(lines.next().is_none(), "more than one line\n{}", self.transcript());
         assert!(!line.contains("panicked") && !line.contains('\u{1b}'), "\n{}", self.transcript());

@@ -120,7 +120,8 @@ impl Home {
         let left = || {
             let mut left = Vec::new();
             for name in ["containers", "names", "trash"] {
-                left.extend(entries(&self.data().join(name)));
+                // A lock file of the directory stays with it.
+                left.extend(entries(&self.data().join(name)).into_iter().filter(|path| !path.ends_with(".lock")));
             }
             // Besides what belongs to no container, such as the lease files of networks.
             let runtime = entries(&self.runtime_dir().join("coracle"));

@@ -49,3 +49,14 @@ impl<'h> Podman<'h> {
         (output.status.code().unwrap_or(255), text(&output.stdout), text(&output.stderr))
     }
 }
+
+impl Drop for Podman<'_> {
+    /// Ends podman's pause process, which outlives its containers.
+    fn drop(&mut self) {
+        let file = self.home.runtime_dir().join("libpod/tmp/pause.pid");
+        let pid = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+        if let Some(pid) = pid {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        }
+    }
+}

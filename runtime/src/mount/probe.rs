@@ -58,7 +58,7 @@ pub fn overlay(mapping: &Mapping, scratch: &Path) -> Result<(), ProbeError> {
 fn try_overlay(scratch: &Path) -> Result<(), Errno> {
     let io = |result: io::Result<()>| result.map_err(|error| errno_of(&error));
     for name in ["lower", "upper", "work", "at"] {
-        io(fs::create_dir_all(scratch.join(name)))?;
+        io(fs::create_dir(scratch.join(name)))?;
     }
     io(fs::write(scratch.join("lower/file"), ""))?;
     unshare(CloneFlags::CLONE_NEWNS)?;

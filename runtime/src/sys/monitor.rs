@@ -234,7 +234,7 @@ pub(crate) fn reap_any() -> nix::Result<Option<(i32, i32)>> {
 /// # Source
 /// `localtime_r(3)`.
 pub(crate) fn local_offset_s(epoch_s: i64) -> i32 {
-    let time = epoch_s as libc::time_t;
+    let time = epoch_s as _;
     let mut broken = MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: both pointers are valid; the process is single-threaded or does not change TZ.
     let result = unsafe { libc::localtime_r(&raw const time, broken.as_mut_ptr()) };

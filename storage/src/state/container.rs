@@ -130,7 +130,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Writes the record; the caller holds the container's lock or `names/.lock`.
+    /// Writes the record; the caller holds the container's lock or `names.lock`.
     fn write(&self, layout: &Layout, durability: Durability) -> Result<(), ContainerError> {
         let bytes =
             serde_json::to_vec(self).map_err(|source| ContainerError::Serialise { id: self.id.clone(), source })?;

@@ -10,8 +10,8 @@
 //! 2. layers/.tmp-*/lock        one unpack; only ever tried, never waited for
 //! 2. auto-ids.lock             a range of ids that is chosen and not yet in a record
 //! 3. <runtime>/<id>/lock       one container; its supervisor holds it for life
-//! 4. names/.lock               moving a name, sweeping a stale one (claiming a free one needs no lock)
-//! 5. volumes/.lock             removing a volume
+//! 4. names.lock               moving a name, sweeping a stale one (claiming a free one needs no lock)
+//! 5. volumes.lock             removing a volume
 //! 6. trash.lock                unlinking what lies in the trash
 //! ```
 //!

@@ -2,7 +2,7 @@
 //!
 //! | file | writer | readers | lock | durability |
 //! |---|---|---|---|---|
-//! | `containers/<id>/container.json` | who creates the container; `rename` | every command | container; `names/.lock` for `rename` | none for `run --rm`, else fdatasync + directory |
+//! | `containers/<id>/container.json` | who creates the container; `rename` | every command | container; `names.lock` for `rename` | none for `run --rm`, else fdatasync + directory |
 //! | `containers/<id>/exit` | the supervisor | every command | container | none: a lost record reads as *exit code unknown* |
 //! | `names/<name>` | who creates or renames the container | every command | the symlink is the lock | as its container |
 //! | `<runtime>/<id>/state.json` | the supervisor | every command | container | none: tmpfs |

@@ -2,7 +2,7 @@
 //!
 //! Writer: who creates, renames or removes the container. Readers: everybody, by `readlink`. A free name is claimed by
 //! `symlinkat`, which fails if it is taken: no lock. Everything that takes a name *away* (release, rename, sweeping one
-//! whose container is gone) holds `names/.lock`, so that nobody removes a name that somebody else has just claimed.
+//! whose container is gone) holds `names.lock`, so that nobody removes a name that somebody else has just claimed.
 //! No version: the whole content is an id. An older coracle reads it the same way.
 
 use std::fs;
@@ -43,7 +43,7 @@ pub enum NameError {
         /// Why.
         source: io::Error,
     },
-    /// `names/.lock` cannot be taken.
+    /// `names.lock` cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// `names/` cannot be made.
@@ -131,7 +131,7 @@ fn unlink(path: &Path) -> Result<(), NameError> {
     })
 }
 
-/// Holding `names/.lock`: names may be taken away.
+/// Holding `names.lock`: names may be taken away.
 #[derive(Debug)]
 pub struct NamesLock(#[allow(dead_code)] FileLock);
 
@@ -141,8 +141,14 @@ impl NamesLock {
     /// # Errors
     /// When the lock file cannot be made.
     pub fn take(layout: &Layout) -> Result<Self, NameError> {
-        create_dir(&layout.names())?;
-        Ok(Self(FileLock::exclusive(&layout.names().join(".lock"))?))
+        let path = layout.data_dir().join("names.lock");
+        match FileLock::exclusive(&path) {
+            Err(error) if error.is_not_found() => {
+                create_dir(layout.data_dir())?;
+                Ok(Self(FileLock::exclusive(&path)?))
+            }
+            lock => Ok(Self(lock?)),
+        }
     }
 
     /// Releases `name` if it leads to `id`.

@@ -6,24 +6,17 @@
 //!
 //! **Runs in:** `put` anywhere; `empty` as root of the user namespace, or as the user in the single-id mode.
 
-use std::collections::VecDeque;
-use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::dir::{Dir, Type};
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use super::layout::{Layout, LayoutError, create_dir, random_hex};
 use super::lock::{FileLock, LockError};
-
-/// Deeper trees are cut: the rest is moved to the top and removed on its own, so that a tree of any depth needs few
-/// descriptors.
-const MAX_DEPTH: usize = 12;
+use crate::layer::remove_tree;
 
 /// What cannot be thrown away.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +33,9 @@ pub enum TrashError {
     /// Something in the trash cannot be unlinked; the rest was.
     #[error("cannot empty the trash: {call} {}: {source}", path.display())]
     Empty {
-        /// The kernel call.
+        /// What was done.
         call: &'static str,
-        /// The last component of what it was called for.
+        /// What it was called for.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -85,145 +78,31 @@ pub fn is_empty(layout: &Layout) -> bool {
 /// # Errors
 /// [`TrashError::Empty`].
 pub fn empty(layout: &Layout) -> Result<(), TrashError> {
+    let path = layout.trash();
+    let failed = |call, path: &Path, source| TrashError::Empty { call, path: path.to_owned(), source };
     // Whoever comes while the lock is held goes away again: its holder looks once more after letting go.
     while !is_empty(layout) {
         let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { return Ok(()) };
-        let path = layout.trash();
-        let failed = |errno: Errno| TrashError::Empty { call: "open", path: path.clone(), source: errno.into() };
-        let top =
-            open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
-        if let Some(Failure { call, name, errno }) = remove_children(top.as_fd()) {
-            let path = PathBuf::from(name.to_string_lossy().into_owned());
-            return Err(TrashError::Empty { call, path, source: errno.into() });
+        let top = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|errno| failed("open", &path, errno.into()))?;
+        let mut first = None;
+        for entry in std::fs::read_dir(&path).map_err(|error| failed("read", &path, error))?.flatten() {
+            let name = entry.file_name();
+            if let Err(errno) = remove_tree(top.as_fd(), name.as_bytes()) {
+                first.get_or_insert_with(|| failed("remove", &entry.path(), errno.into()));
+            }
+        }
+        if let Some(error) = first {
+            return Err(error);
         }
     }
     Ok(())
 }
 
-/// Removes everything below a directory; `None` if it worked.
-///
-/// The directory must be ours alone: names are never followed, but a directory that is too deep is moved up into `top`.
-fn remove_children(top: BorrowedFd<'_>) -> Option<Failure> {
-    let mut queue: VecDeque<CString> = match names(top) {
-        Ok(entries) => entries.into_iter().map(|(name, _)| name).collect(),
-        Err(errno) => return Some(Failure { call: "getdents", name: c".".into(), errno }),
-    };
-    let mut first = None;
-    while let Some(name) = queue.pop_front() {
-        let mut removal = Removal { top, queue: &mut queue, failure: None };
-        removal.remove(top, &name, None, 0);
-        first = first.or(removal.failure);
-    }
-    first
-}
-
-struct Failure {
-    call: &'static str,
-    name: CString,
-    errno: Errno,
-}
-
-struct Removal<'a> {
-    top: BorrowedFd<'a>,
-    queue: &'a mut VecDeque<CString>,
-    failure: Option<Failure>,
-}
-
-impl Removal<'_> {
-    fn fail(&mut self, call: &'static str, name: &CStr, errno: Errno) {
-        self.failure.get_or_insert_with(|| Failure { call, name: name.into(), errno });
-    }
-
-    fn remove(&mut self, parent: BorrowedFd<'_>, name: &CStr, kind: Option<Type>, depth: usize) {
-        if kind != Some(Type::Directory) {
-            match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => return,
-                Err(Errno::EISDIR | Errno::EPERM) => {}
-                Err(errno) => return self.fail("unlinkat", name, errno),
-            }
-        }
-        // Empty already, which most directories of a container are.
-        match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => return,
-            Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
-            Err(errno) => return self.fail("unlinkat", name, errno),
-        }
-        if depth >= MAX_DEPTH {
-            let moved = CString::new(random_hex(8)).unwrap_or_default();
-            // Moving a directory writes its "..": without write permission it is refused, and gets it.
-            let result = match renameat(parent, name, self.top, moved.as_c_str()) {
-                Err(Errno::EACCES) => fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)
-                    .and_then(|()| renameat(parent, name, self.top, moved.as_c_str())),
-                other => other,
-            };
-            match result {
-                Ok(()) => self.queue.push_back(moved),
-                Err(errno) => self.fail("renameat", name, errno),
-            }
-            return;
-        }
-        let dir = match open_writable(parent, name) {
-            Ok(dir) => dir,
-            Err(errno) => return self.fail("openat", name, errno),
-        };
-        match names(dir.as_fd()) {
-            Ok(entries) => {
-                for (child, kind) in entries {
-                    self.remove(dir.as_fd(), &child, kind, depth + 1);
-                }
-            }
-            Err(errno) => self.fail("getdents", name, errno),
-        }
-        drop(dir);
-        if let Err(errno) = unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
-            self.fail("unlinkat", name, errno);
-        }
-    }
-}
-
-/// Opens a directory to empty it; where its mode forbids that, the mode goes first (the owner alone may do so).
-fn open_writable(parent: BorrowedFd<'_>, name: &CStr) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = match openat(parent, name, flags, Mode::empty()) {
-        Err(Errno::EACCES) => {
-            // `O_NOFOLLOW` said EACCES, not ELOOP: it is a directory, and nobody but us is in the trash to change that.
-            fchmodat(parent, name, Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
-            openat(parent, name, flags, Mode::empty())?
-        }
-        other => other?,
-    };
-    // Readable is not enough: without write permission its children stay.
-    if nix::unistd::faccessat(
-        &dir,
-        ".",
-        nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK,
-        nix::fcntl::AtFlags::AT_EACCESS,
-    )
-    .is_err()
-    {
-        // A failure shows at the first child.
-        let _ = nix::sys::stat::fchmod(&dir, Mode::S_IRWXU);
-    }
-    Ok(dir)
-}
-
-/// The entries of a directory, read to the end before one is removed.
-fn names(dir: BorrowedFd<'_>) -> nix::Result<Vec<(CString, Option<Type>)>> {
-    let reopened = openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let mut listing = Dir::from_fd(reopened)?;
-    let mut names = Vec::new();
-    for entry in listing.iter() {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push((entry.file_name().to_owned(), entry.file_type()));
-        }
-    }
-    Ok(names)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::openat;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 

@@ -158,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_leaves_no_half_record() {
+    fn a_link_in_place_of_the_log_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let handle = std::fs::File::open(directory.path()).unwrap();
-        std::os::unix::fs::symlink("/dev/full", directory.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", directory.path().join("link")).unwrap();
         assert!(LogFile::open(handle.as_fd(), "link", Limits::default()).is_err());
     }
 }

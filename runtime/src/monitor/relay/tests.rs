@@ -194,7 +194,8 @@ fn stdin_that_stays_open_survives_its_clients() {
         let id = fixture.relay.attach_first(first);
         typing.write_all(word.as_bytes()).unwrap();
         drop(typing);
-        fixture.run_until(|relay| relay.clients.iter().any(|client| client.id == id && client.stdin.is_none()));
+        // Or until the container has ended, which lets the client go.
+        fixture.run_until(|relay| !relay.clients.iter().any(|client| client.id == id && client.stdin.is_some()));
         fixture.relay.drop_client(id);
     }
     fixture.run();
@@ -500,4 +501,36 @@ fn a_container_that_starts_anew_goes_on_in_the_same_log() {
     (fixture.ended, fixture.waiter) = (ended, Some(waiter));
     fixture.run();
     assert_eq!(fixture.log().0, "first\nsecond\n");
+}
+
+/// Memory of this process that is its own, in bytes.
+fn private_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// `cargo test --release -p coracle-runtime flood -- --ignored --nocapture`, alone.
+#[test]
+#[ignore = "writes 1.5 GB"]
+fn a_flood_of_a_gigabyte_keeps_memory_flat() {
+    use nix::sys::resource::{UsageWho, getrusage};
+    for width in [99, 1] {
+        let line = "x".repeat(width);
+        let bytes = if width == 1 { 50_000_000 } else { 1_000_000_000 };
+        let script = format!("yes {line} | head -c {bytes}");
+        let mut fixture = Fixture::with_pipes(&script, StdinPolicy::NotInteractive);
+        let before = private_bytes();
+        let start = Instant::now();
+        fixture.run();
+        let cpu = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+        let grown = private_bytes().saturating_sub(before);
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!(
+            "lines of {width} bytes, {bytes} bytes: {seconds:.2} s, memory grew by {grown} bytes, CPU {}+{}",
+            cpu.user_time(),
+            cpu.system_time()
+        );
+        assert!(grown < 256 * 1024, "{grown}");
+    }
 }
