@@ -17,6 +17,7 @@ pub(crate) mod kill;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
+pub(crate) mod mount;
 pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -113,6 +114,7 @@ const COMMANDS: &[Entry] = &[
     command!("kill", "Kill one or more running containers with a specific signal", kill::Args, kill::run),
     command!("load", "Load image(s) from a tar archive", load::Args, load::run),
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
+    command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
     command!("ps", "List containers", ps::Args, ps::run),
     command!("pull", "Pull an image from a registry, an archive or a layout", pull::Args, pull::run),
@@ -127,6 +129,7 @@ const COMMANDS: &[Entry] = &[
     group!("system", "Manage everything coracle keeps", system::Command, system::run),
     command!("tag", "Add an additional name to a local image", tag::Args, tag::run),
     command!("top", "Display the running processes of a container", top::Args, top::run),
+    command!("unmount", "Unmount working container's root filesystem", mount::UnmountArgs, mount::run_unmount),
     command!("unshare", "Run a command in a modified user namespace", unshare::Args, unshare::run),
     command!("untag", "Remove a name from a local image", tag::UntagArgs, tag::run_untag),
     command!("version", "Display the coracle version information", version::Args, version::run),

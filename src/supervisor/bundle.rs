@@ -59,7 +59,7 @@ pub(crate) fn prepare(
     shared: &Shared,
 ) -> Result<Bundle, CommandError> {
     let request = &record.request;
-    let mut options = Options { root: layout.container(&record.id).join("merged"), ..Options::default() };
+    let mut options = Options { root: super::rootfs::mount_point(layout, record), ..Options::default() };
     let user =
         user::resolve(&request.user, &request.group_add, &rootfs.read("/etc/passwd")?, &rootfs.read("/etc/group")?)
             .map_err(CommandError::user)?;

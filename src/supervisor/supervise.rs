@@ -3,7 +3,9 @@
 //! **Runs in:** S, a fork of the CLI; single-threaded; root of the container's base user namespace and, unless the
 //! container shares the host's pids, init of a pid namespace of its own; the host's mount and network namespaces.
 
+use std::fs::Permissions;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -508,7 +510,10 @@ pub(crate) fn write_bundle(
     if record.request.rootfs.is_none() {
         for name in ["upper", "work"] {
             let path = directory.join(name);
-            std::fs::create_dir(&path).map_err(fail(path))?;
+            // The upper directory becomes the container's root directory: the caller's umask has no say in it.
+            let made = std::fs::create_dir(&path);
+            let made = made.and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o755)));
+            made.map_err(fail(path))?;
         }
     }
     let path = directory.join("config.json");

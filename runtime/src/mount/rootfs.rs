@@ -36,6 +36,18 @@ pub enum Rootfs {
     Directory(PathBuf),
 }
 
+/// Gives the calling process, which is single-threaded, a mount namespace of its own.
+pub fn own_namespace() -> Result<(), MountError> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))?;
+    stop_propagation()
+}
+
+/// Takes the mount at the directory `at` away, with what is mounted below it.
+pub fn unmount(at: &Path) -> Result<(), MountError> {
+    let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
+    Ok(nix::mount::umount2(at, flags).map_err(SysError::of("umount2", at.display()))?)
+}
+
 /// Cuts mount propagation from this namespace to the host's; what the host mounts still arrives.
 pub fn stop_propagation() -> Result<(), MountError> {
     nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)

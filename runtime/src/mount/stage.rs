@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::Mount;
@@ -50,8 +49,7 @@ impl Staged {
     /// **Runs in:** the supervisor, root of the base user namespace; it has its own mount namespace and the mount point
     /// as working directory from here on.
     pub fn for_nested(request: &Request<'_>) -> Result<Staged, MountError> {
-        unshare(CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))?;
-        rootfs::stop_propagation()?;
+        rootfs::own_namespace()?;
         let give = |path: &Path| {
             let (uid, gid) = request.owner;
             nix::unistd::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
