@@ -167,6 +167,9 @@ pub fn run(plan: Plan<'_>, channel: Channel) -> i32 {
 fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitError> {
     let spec = plan.spec;
     let process = spec.process().as_ref().ok_or(InitError::NoCommand)?;
+    if plan.init {
+        super::pid1::take_name();
+    }
     crate::userns::become_root()?;
     // Modes in the image and in /dev are meant as written.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
