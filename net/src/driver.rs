@@ -25,6 +25,9 @@ use crate::pasta::{self, Pasta};
 use crate::slirp4netns::{self, Slirp4netns};
 use crate::sys;
 
+/// How long a helper may take to make a network: they need milliseconds.
+const PATIENCE_MS: u16 = 20_000;
+
 /// Why a network could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -36,7 +39,7 @@ pub enum DriverError {
     #[error("default network: neither slirp4netns nor pasta is installed")]
     NothingInstalled,
     /// A system call failed while the helper was being started.
-    #[error("network {driver}: {what}")]
+    #[error("network {driver}: {what}: {source}")]
     System {
         /// The driver.
         driver: &'static str,
@@ -234,7 +237,19 @@ impl Started {
         let mut byte = [0u8; 32];
         match nix::unistd::read(&self.ready, &mut byte) {
             Ok(len) if len > 0 => Ok(()),
-            _ => Err(DriverError::Failed { driver: self.driver, message: self.helper.last_words() }),
+            _ => Err(DriverError::Failed { driver: self.driver, message: self.why() }),
+        }
+    }
+
+    /// Why the helper gave up. Without the device that both need, neither says so.
+    fn why(&mut self) -> String {
+        let device = "/dev/net/tun";
+        match std::fs::File::options().read(true).write(true).open(device) {
+            Ok(_) => self.helper.last_words(),
+            Err(error) => {
+                let errno = error.raw_os_error().map_or(nix::errno::Errno::UnknownErrno, nix::errno::Errno::from_raw);
+                format!("cannot open {device}: {} (sudo modprobe tun)", errno.desc().to_lowercase())
+            }
         }
     }
 
@@ -247,8 +262,12 @@ impl Started {
         let mut fds =
             [PollFd::new(self.ready.as_fd(), PollFlags::POLLIN), PollFd::new(self.helper.pidfd(), PollFlags::POLLIN)];
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, PollTimeout::from(PATIENCE_MS)) {
                 Err(nix::errno::Errno::EINTR) => {}
+                Ok(0) => {
+                    let message = format!("not ready after {} seconds", PATIENCE_MS / 1000);
+                    return Err(DriverError::Failed { driver: self.driver, message });
+                }
                 _ => return self.on_ready(),
             }
         }

@@ -144,6 +144,7 @@ fn join(request: Request<'_>, ends: Option<ContainerEnd>, channel: Channel) -> i
 
 fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) -> Result<(), InitError> {
     prctl(libc::PR_SET_DUMPABLE, 0).map_err(SysError::of("prctl", "PR_SET_DUMPABLE, 0"))?;
+    crate::sys::process::hide_command_line(c"coracle-exec");
     // A terminal's ^C and ^Z are for the client; what it means for the program, it says.
     nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
     let mut flags = request.namespaces;

@@ -11,9 +11,8 @@ use runtime::process::signal::Signal;
 use runtime::process::{pidfd, pidfd_open, pidfd_send_signal};
 use runtime::userns::Mapping;
 use storage::state::atomic::TEMPORARY_PREFIX;
-use storage::state::container::{self, ContainerError, Record};
+use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
-use storage::state::lock::FileLock;
 use storage::state::status::{self, Init, Observed, State};
 use storage::state::trash;
 
@@ -176,17 +175,6 @@ fn wait_with(layout: &Layout, record: &Record, observed: &Observed) -> Result<Op
             Ok(None)
         }
         Err(error) => Err(host(error)),
-    }
-}
-
-/// Takes the lock of a container that does not run. A supervisor that is still clearing up is waited for.
-pub(crate) fn lock_at_rest(context: &Context, record: &Record) -> Result<FileLock, CommandError> {
-    match container::lock(&context.layout, &record.id) {
-        Ok(lock) => Ok(lock),
-        Err(ContainerError::Busy(_)) if !status::observe(&context.layout, record)?.state.is_alive() => {
-            Ok(FileLock::exclusive(&context.layout.container_lock(&record.id))?)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

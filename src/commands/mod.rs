@@ -46,7 +46,7 @@ use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 use runtime::userns::{self, Mapping};
 use storage::state::layout::Layout;
 
-use crate::error::CommandError;
+use crate::error::{CommandError, FAILED};
 use crate::role::Persona;
 
 /// What every command is given.
@@ -170,7 +170,7 @@ pub(crate) fn run(persona: Persona) -> Outcome {
         Err(help) => {
             // A closed stdout is no failure.
             let _ = help.print();
-            return Ok(if help.use_stderr() { crate::error::FAILED } else { 0 });
+            return Ok(if help.use_stderr() { FAILED } else { 0 });
         }
     };
     let chosen = matches
@@ -191,7 +191,13 @@ pub(crate) fn run(persona: Persona) -> Outcome {
             )
         }
     };
-    (entry.run)(matches, &Context { layout, persona })
+    match (entry.run)(matches, &Context { layout, persona }) {
+        // docker's client has 125 for `run` alone, and 1 for whatever else fails.
+        Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {
+            Err(error.with_code(1))
+        }
+        outcome => outcome,
+    }
 }
 
 /// Runs `work` in a child that is root of the user's namespace: whatever touches files of subordinate ids. What it

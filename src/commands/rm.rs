@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use storage::prune;
-use storage::state::container::{self, Record};
+use storage::state::container::{self, ContainerError, Record};
+use storage::state::lock::FileLock;
 use storage::state::status;
 
 use super::select::{self, Selected, Selection};
@@ -89,12 +90,14 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     for (one, begun) in stopping {
         let removed = begun
             .map_or(Ok(()), |begun| begun.finish(context))
-            .and_then(|()| remove(context, &one.record, args.volumes));
+            .and_then(|()| remove_stopping(&args, context, &one.record));
         match removed {
             Ok(()) => output::print_line(&one.typed)?,
             Err(error) => errors.push(error),
         }
     }
+    // What an earlier rm that was killed left of containers.
+    prune::sweep_runtime(&context.layout)?;
     lifecycle::empty_trash(&context.layout);
     select::finish(errors)
 }
@@ -131,13 +134,30 @@ fn begin<'a>(
     lifecycle::begin_stop(context, record, stop::timeout(args.time, record)).map(Some)
 }
 
+/// Removes a container; one that has been started meanwhile is stopped again, or refused.
+fn remove_stopping(args: &Args, context: &Context, record: &Record) -> Result<(), CommandError> {
+    loop {
+        match status::lock_at_rest(&context.layout, record) {
+            Ok(lock) => return remove_locked(lock, context, record, args.volumes),
+            Err(ContainerError::NotFound(_)) => return Ok(()),
+            Err(ContainerError::Busy(_)) if args.force => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(begun) = begin(args, context, record)? {
+            begun.finish(context)?;
+        }
+    }
+}
+
 /// Removes a container that does not run. One that is gone is removed.
 pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
-    let _lock = lifecycle::lock_at_rest(context, record)?;
-    if container::load(&context.layout, &record.id)?.is_none() {
-        container::remove_runtime(&context.layout, &record.id)?;
-        return Ok(());
+    match status::lock_at_rest(&context.layout, record) {
+        Err(ContainerError::NotFound(_)) => Ok(()),
+        lock => remove_locked(lock?, context, record, volumes),
     }
+}
+
+fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
     container::remove(&context.layout, &record.id)?;
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;

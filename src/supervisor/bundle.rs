@@ -116,15 +116,14 @@ pub(crate) fn prepare(
         .filter(|(name, _)| !skipped(name))
         .map(|(name, target)| OwnFile { source: runtime_dir.join(name), target: PathBuf::from(target) })
         .collect();
-    options.devices = request
-        .devices
-        .iter()
-        .map(|device| DeviceBind {
+    for device in &request.devices {
+        check_device(&device.source)?;
+        options.devices.push(DeviceBind {
             source: device.source.clone(),
             target: device.target.clone(),
             read_only: !device.permissions.is_empty() && !device.permissions.contains('w'),
-        })
-        .collect();
+        });
+    }
     if let Some(zone) = &request.tz {
         options.files.push(OwnFile { source: time_zone(zone)?, target: PathBuf::from("/etc/localtime") });
     }
@@ -151,6 +150,17 @@ fn time_zone(name: &str) -> Result<PathBuf, CommandError> {
         Ok(path)
     } else {
         Err(CommandError::user(format!("--tz {name}: unknown time zone")))
+    }
+}
+
+/// Refuses what `--device` must not bind: a file is not a device, and has `-v`. A directory stands for its devices.
+fn check_device(path: &Path) -> Result<(), CommandError> {
+    use std::os::unix::fs::FileTypeExt;
+    let refused = |why: &dyn std::fmt::Display| CommandError::user(format!("--device {}: {why}", path.display()));
+    let kind = std::fs::metadata(path).map_err(|error| refused(&reason(&error)))?.file_type();
+    match kind.is_char_device() || kind.is_block_device() || kind.is_dir() {
+        true => Ok(()),
+        false => Err(refused(&"not a device node")),
     }
 }
 
@@ -265,17 +275,17 @@ pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(
         UserNamespace::KeepId { uid, gid, size } => {
             let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
             let gid = gid.unwrap_or_else(|| nix::unistd::getegid().as_raw());
+            if mapping.single.is_some() {
+                // Init is root of the container first, and there is no id for that.
+                return Err(CommandError::host("--userns keep-id: needs subordinate ids, and this user has none"));
+            }
             for (kind, id, map) in [("uid", uid, &mapping.uids), ("gid", gid, &mapping.gids)] {
-                if mapping.single.is_none() && u64::from(id) >= map.len() {
+                if u64::from(id) >= map.len() {
                     return Err(CommandError::user(format!(
                         "--userns keep-id: {kind} {id} does not fit into the {} ids of this user",
                         map.len()
                     )));
                 }
-            }
-            if mapping.single.is_some() {
-                let one = |id| IdMap(vec![runtime::userns::IdMapEntry { container: id, host: 0, size: 1 }]);
-                return Ok((one(uid), one(gid)));
             }
             Ok((mapping.uids.keep_id(uid, *size), mapping.gids.keep_id(gid, *size)))
         }

@@ -147,6 +147,11 @@ impl Plan {
         forward::start(&self.listeners, netns, target).map(Some).map_err(CommandError::host)
     }
 
+    /// Lets go of the published ports.
+    pub(crate) fn close_ports(&mut self) {
+        self.listeners = Listeners::default();
+    }
+
     /// Writes `hosts`, `hostname`, `resolv.conf` and `.containerenv` into the container's runtime directory.
     ///
     /// `found` is what the driver found out after its start, if it has; the container sees a new text at once, since the

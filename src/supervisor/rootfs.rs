@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use runtime::mount::rootfs::Rootfs;
 use storage::digest::DiffId;
+use storage::layer::view::ViewError;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
 
@@ -27,12 +28,15 @@ pub(crate) enum View {
 }
 
 impl View {
-    /// The contents of a regular file; empty if there is none.
+    /// The contents of a regular file; empty if there is none of that kind.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, CommandError> {
         let file = match self {
-            View::Layers(layers) => {
-                storage::layer::view::open_file(layers, Path::new(path)).map_err(CommandError::host)?
-            }
+            View::Layers(layers) => match storage::layer::view::open_file(layers, Path::new(path)) {
+                Ok(file) => file,
+                // A FIFO or a directory knows no users: ids in digits need none.
+                Err(ViewError::NotAFile { .. }) => None,
+                Err(error) => return Err(CommandError::host(error)),
+            },
             View::Directory(root) => open_in(root, path)?,
         };
         let Some(file) = file else { return Ok(Vec::new()) };

@@ -69,6 +69,8 @@ enum Event {
 pub(crate) fn run(launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
     // The command's terminal sends its signals to the command, which proxies them.
     let _ = nix::unistd::setsid();
+    // What the container sees of us (hosts, resolv.conf) must be readable there, whatever the user's umask.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let first = launch.attach.as_ref().map(|first| first_client(first, control)).transpose();
     // Whoever reads the command's output must see its end when the command ends.
     let first = let_go_of_streams().and(first);
@@ -127,7 +129,7 @@ impl Supervisor {
         let layout = launch.layout.clone();
         let (lock, is_new) = match &launch.birth {
             Birth::New { .. } => (create(&mut launch)?, true),
-            Birth::Existing => (container::lock(&layout, &launch.record.id).map_err(CommandError::host)?, false),
+            Birth::Existing => (status::lock_at_rest(&layout, &launch.record).map_err(CommandError::host)?, false),
         };
         let id = launch.record.id.clone();
         let built = Self::start(launch, maps, first, signals, lock, is_new);
@@ -272,6 +274,8 @@ impl Supervisor {
         let attachment = helper.as_ref().map(Started::attachment);
         state.network = launch.network.status(&record, attachment);
         let forwarder = match &netns {
+            // A driver that does not know its addresses yet is asked once the container runs.
+            _ if attachment.is_some_and(|attachment| attachment.addresses.is_empty()) => None,
             Some(netns) => launch.network.forward(netns.as_fd(), attachment)?,
             None => None,
         };
@@ -335,6 +339,9 @@ impl Supervisor {
             let _ = self.network.write_files(&self.layout, &self.record, Some(attachment));
             self.state.network = self.network.status(&self.record, Some(attachment));
             let _ = self.state.write(&self.layout, &self.record.id);
+            if let Some(netns) = &self.netns {
+                self.forwarder = self.network.forward(netns.as_fd(), Some(attachment)).ok().flatten();
+            }
         }
     }
 
@@ -342,8 +349,14 @@ impl Supervisor {
     fn supervise(mut self) {
         let exit = self.watch();
         let finished_at = Timestamp::now();
-        let failed = self.relay.container_exited(exit);
-        self.complain(failed);
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.stop();
+        }
+        // Before the result: who reads it may want the ports, the name, or to remove the image.
+        self.network.close_ports();
+        if self.record.request.remove {
+            let _ = container::remove(&self.layout, &self.record.id);
+        }
         let exit_status = status::Exit {
             code: i32::from(exit.code()),
             finished_at: Some(finished_at),
@@ -352,7 +365,6 @@ impl Supervisor {
         };
         let remove = self.record.request.remove;
         if remove {
-            let _ = container::remove(&self.layout, &self.record.id);
             for volume in &self.record.anonymous_volumes {
                 let _ = storage::volume::remove(&self.layout, volume, |_| Vec::new());
             }
@@ -362,10 +374,10 @@ impl Supervisor {
             let _ = self.state.on(StateEvent::Exited(exit_status));
             let _ = self.state.write(&self.layout, &self.record.id);
         }
+        // Only now do the clients hear of it: what they run next finds the container ended, or gone.
+        let failed = self.relay.container_exited(exit);
+        self.complain(failed);
         self.say_last_words();
-        if let Some(forwarder) = self.forwarder.take() {
-            forwarder.stop();
-        }
         if let Some(helper) = self.helper.take() {
             helper.stop();
         }

@@ -26,31 +26,6 @@ pub fn split() -> Result<(), InitError> {
     }
 }
 
-/// Takes the name that the container shall see: a command line of the host is none of its business.
-///
-/// `/proc` is still the host's, and this process may still write its own memory. What fails is left as it is.
-pub fn take_name() {
-    let _ = std::fs::write("/proc/self/comm", "coracle-init");
-    let _ = rename_command_line("coracle-init");
-}
-
-fn rename_command_line(name: &str) -> Option<()> {
-    use std::os::unix::fs::FileExt;
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // proc_pid_stat(5): fields 48 and 49 are arg_start and arg_end; the third follows the last parenthesis.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(45).map(|field| field.parse::<u64>().ok());
-    let (start, end) = (fields.next()??, fields.next()??);
-    let length = usize::try_from(end.checked_sub(start)?).ok()?;
-    let mut text = name.as_bytes().to_vec();
-    text.truncate(length.saturating_sub(2));
-    text.resize(length, 0);
-    // An area that does not end in a zero byte is shown up to its first one, as setproctitle(3) wants it.
-    *text.last_mut()? = b'.';
-    let mut memory = std::fs::OpenOptions::new();
-    memory.write(true).open("/proc/self/mem").ok()?.write_all_at(&text, start).ok()
-}
-
 /// Forwards signals to the program and reaps whatever ends, until the program does.
 fn reap(program: Pid, all: &SigSet) -> i32 {
     let _ = prctl(libc::PR_SET_DUMPABLE, 0);

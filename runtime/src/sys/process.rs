@@ -160,6 +160,39 @@ pub fn prctl(option: i32, value: u64) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Overwrites the command line and environment that this process was executed with, as `/proc/<pid>/cmdline` and
+/// `environ` show them: a fork of ours in a container must not tell the container what its user typed. `name` is what is
+/// shown instead, as far as there is room.
+///
+/// The process forgets its environment and arguments; it must have one thread and the host's `/proc`.
+///
+/// # Source
+/// `proc_pid_stat(5)`, fields `arg_start` to `env_end`, Linux 3.5.
+pub(crate) fn hide_command_line(name: &CStr) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The second field is a name of any characters in brackets.
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    // Field 3 of the manual's count is the first behind the name.
+    let address = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<usize>().ok());
+    for (first, last, text) in [(48, 49, name.to_bytes()), (50, 51, &[][..])] {
+        let (Some(start), Some(end)) = (address(first), address(last)) else { continue };
+        if start == 0 || end <= start {
+            continue;
+        }
+        let area = std::ptr::with_exposed_provenance_mut::<u8>(start);
+        // SAFETY: the kernel put the strings there at execve, on the stack's first pages, which stay mapped and writable;
+        // libc keeps pointers to them but no lengths, and zeroes are valid (empty) strings.
+        unsafe { std::ptr::write_bytes(area, 0, end - start) };
+        let len = text.len().min(end - start - 1);
+        // SAFETY: as above; `text` is no part of that area and not longer than it.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), area, len) };
+    }
+    // What `top` and `ps -c` show.
+    // SAFETY: the name is terminated and outlives the call; the kernel copies at most 16 bytes.
+    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
 /// Takes the real, effective and saved ids, without libc's broadcast to threads: the caller is single-threaded.
 pub(crate) fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
     // SAFETY: takes integers.

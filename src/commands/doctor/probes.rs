@@ -172,6 +172,11 @@ impl Probe for SubordinateIds {
     }
 }
 
+/// The first id above every range of both files, which a new range of either may begin with.
+pub(crate) fn first_free_id() -> u64 {
+    ["/etc/subuid", "/etc/subgid"].map(|file| first_free(&read(file).unwrap_or_default())).into_iter().fold(0, u64::max)
+}
+
 /// The first id above every range of the file.
 fn first_free(text: &str) -> u64 {
     let end = |line: &str| {

@@ -21,6 +21,7 @@ use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
 use super::lock::{FileLock, LockError};
 use super::name::{self, NameError, NamesLock};
 use super::request::Request;
+use super::status::StatusError;
 use super::trash::{self, TrashError};
 use super::version::{self, ReadError};
 use crate::digest::{DiffId, Digest};
@@ -55,6 +56,9 @@ pub enum ContainerError {
     /// Its lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// What it does cannot be known.
+    #[error(transparent)]
+    Status(StatusError),
     /// A directory cannot be made.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -236,11 +240,27 @@ fn discard(layout: &Layout, id: &ContainerId, name: Option<&str>) -> Result<(), 
 /// [`ContainerError::Io`].
 pub fn remove_runtime(layout: &Layout, id: &ContainerId) -> Result<(), ContainerError> {
     let path = layout.runtime_container(id);
-    match fs::remove_dir_all(&path) {
+    match remove_but_lock(&path).and_then(|()| fs::remove_dir_all(&path)) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(ContainerError::Io { action: "remove", path, source }),
     }
+}
+
+/// Deletes everything in a runtime directory but the lock, by which a sweep knows a directory that was left half
+/// removed.
+fn remove_but_lock(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name() == "lock" {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 /// Gives a container another name.
@@ -373,8 +393,16 @@ fn lock_new(layout: &Layout, id: &ContainerId) -> Result<FileLock, ContainerErro
 /// # Errors
 /// [`ContainerError::Busy`] when somebody holds it.
 pub fn lock(layout: &Layout, id: &ContainerId) -> Result<FileLock, ContainerError> {
-    create_dir(&layout.runtime_container(id))?;
-    FileLock::try_exclusive(&layout.container_lock(id))?.ok_or_else(|| ContainerError::Busy(id.clone()))
+    let mut attempts = 0;
+    loop {
+        create_dir(&layout.runtime_container(id))?;
+        match FileLock::try_exclusive(&layout.container_lock(id)) {
+            Ok(lock) => return lock.ok_or_else(|| ContainerError::Busy(id.clone())),
+            // A sweep took the directory for one that was left empty.
+            Err(error) if error.is_not_found() && attempts < 8 => attempts += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 #[cfg(test)]

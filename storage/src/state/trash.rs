@@ -78,25 +78,27 @@ pub fn is_empty(layout: &Layout) -> bool {
 /// # Errors
 /// [`TrashError::Empty`].
 pub fn empty(layout: &Layout) -> Result<(), TrashError> {
-    let path = layout.trash();
-    let failed = |call, path: &Path, source| TrashError::Empty { call, path: path.to_owned(), source };
-    // Whoever comes while the lock is held goes away again: its holder looks once more after letting go.
+    // Who finds the lock taken leaves: so whoever had it looks once more after letting go.
     while !is_empty(layout) {
-        let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { return Ok(()) };
-        let top = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| failed("open", &path, errno.into()))?;
-        let mut first = None;
-        for entry in std::fs::read_dir(&path).map_err(|error| failed("read", &path, error))?.flatten() {
-            let name = entry.file_name();
-            if let Err(errno) = remove_tree(top.as_fd(), name.as_bytes()) {
-                first.get_or_insert_with(|| failed("remove", &entry.path(), errno.into()));
-            }
-        }
-        if let Some(error) = first {
-            return Err(error);
-        }
+        let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { break };
+        empty_locked(layout)?;
     }
     Ok(())
+}
+
+fn empty_locked(layout: &Layout) -> Result<(), TrashError> {
+    let path = layout.trash();
+    let failed = |call, path: &Path, source| TrashError::Empty { call, path: path.to_owned(), source };
+    let top = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("open", &path, errno.into()))?;
+    let mut first = None;
+    for entry in std::fs::read_dir(&path).map_err(|error| failed("read", &path, error))?.flatten() {
+        let name = entry.file_name();
+        if let Err(errno) = remove_tree(top.as_fd(), name.as_bytes()) {
+            first.get_or_insert_with(|| failed("remove", &entry.path(), errno.into()));
+        }
+    }
+    first.map_or(Ok(()), Err)
 }
 
 #[cfg(test)]
