@@ -14,6 +14,7 @@ use role::Role;
 
 fn main() -> ExitCode {
     match Role::of_this_process() {
+        Role::ContainerInit(args) => ExitCode::from(runtime::init::pid1::run(&args) as u8),
         Role::SealedExec(args) => ExitCode::from(runtime::init::sealed_exe::second_stage(args) as u8),
         Role::Cli(persona) => match commands::run(persona) {
             Ok(code) => ExitCode::from(code),

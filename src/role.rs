@@ -12,6 +12,8 @@ use std::path::Path;
 pub(crate) enum Role {
     /// The command line.
     Cli(Persona),
+    /// Pid 1 of a container with `--init`.
+    ContainerInit(Vec<CString>),
     /// Executes a container's program from a sealed copy of the binary, see [`runtime::init::sealed_exe`].
     SealedExec(Vec<CString>),
 }
@@ -30,8 +32,14 @@ impl Role {
     pub(crate) fn of_this_process() -> Role {
         let args: Vec<_> = std::env::args_os().collect();
         let name = args.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
-        if name.as_encoded_bytes() == runtime::init::sealed_exe::ROLE_NAME.to_bytes() {
-            return Role::SealedExec(args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect());
+        let of_container = [
+            (runtime::init::sealed_exe::ROLE_NAME, Role::SealedExec as fn(Vec<CString>) -> Role),
+            (runtime::init::pid1::ROLE_NAME, Role::ContainerInit),
+        ];
+        for (role_name, role) in of_container {
+            if name.as_encoded_bytes() == role_name.to_bytes() {
+                return role(args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect());
+            }
         }
         Role::Cli(if name == "docker" { Persona::Docker } else { Persona::Podman })
     }

@@ -119,10 +119,11 @@ pub(crate) fn new_record(
 }
 
 fn image_record(request: &Request, image: &Image) -> ImageRecord {
-    let full = storage::reference::Reference::parse(&request.image)
-        .ok()
-        .map(|reference| reference.with_default_tag())
-        .filter(|reference| image.names.contains(reference))
+    let spellings = [request.image.clone(), format!("localhost/{}", request.image)];
+    let full = spellings
+        .iter()
+        .filter_map(|text| Some(storage::reference::Reference::parse(text).ok()?.with_default_tag()))
+        .find(|reference| image.names.contains(reference))
         .or_else(|| image.names.first().cloned());
     ImageRecord {
         typed: request.image.clone(),

@@ -91,8 +91,11 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     let size = [stdin.as_fd(), stdout.as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok());
     let keep =
         |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| CommandError::host(format!("dup(): {error}")));
+    let mut kept_stderr = None;
     let streams = match (request.detach, request.tty) {
         (true, _) => {
+            // Kept for what there may be to say; close-on-exec, so the program does not have it.
+            kept_stderr = Some(keep(stderr.as_fd())?);
             let_go_of_streams()?;
             exec::Streams::Inherited
         }
@@ -118,7 +121,11 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
             sealed: None,
         },
     })
-    .map_err(failure)?;
+    .map_err(failure);
+    if let Some(stderr) = &kept_stderr {
+        let _ = nix::unistd::dup2_stderr(stderr);
+    }
+    let started = started?;
     let Some(streams) = started.streams else { return Ok(0) };
     let policy = if request.interactive { StdinPolicy::Once } else { StdinPolicy::NotInteractive };
     let errno = |errno: nix::errno::Errno| CommandError::host(format!("dup(): {}", errno.desc().to_lowercase()));
@@ -178,7 +185,10 @@ fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> 
 fn let_go_of_streams() -> Result<(), CommandError> {
     let fail = |error: &dyn std::fmt::Display| CommandError::host(format!("open /dev/null: {error}"));
     let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(|error| fail(&error))?;
-    nix::unistd::dup2_stdin(&null).and_then(|()| nix::unistd::dup2_stdout(&null)).map_err(|errno| fail(&errno.desc()))
+    nix::unistd::dup2_stdin(&null)
+        .and_then(|()| nix::unistd::dup2_stdout(&null))
+        .and_then(|()| nix::unistd::dup2_stderr(&null))
+        .map_err(|errno| fail(&errno.desc()))
 }
 
 fn failure(error: ExecError) -> CommandError {

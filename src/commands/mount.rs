@@ -12,7 +12,7 @@ use storage::state::container::{self, Record};
 use storage::state::layout::create_dir;
 use storage::state::status;
 
-use super::{Context, Outcome, lifecycle};
+use super::{Context, Outcome};
 use crate::error::CommandError;
 use crate::supervisor::rootfs::{mount_point, of};
 
@@ -113,7 +113,7 @@ fn mount(context: &Context, record: &Record) -> Result<std::path::PathBuf, Comma
         // Two overlays over one upper directory: the kernel promises nothing.
         return Err(CommandError::user(format!("container {} is running: use exec to work in it", record.name)));
     }
-    let _lock = lifecycle::lock_at_rest(context, record)?;
+    let _lock = storage::state::status::lock_at_rest(&context.layout, record)?;
     write_own_files(context, record)?;
     create_dir(&place).map_err(CommandError::host)?;
     let (mut root, _) = of(layout, record)?;

@@ -113,8 +113,11 @@ fn choose(store: &ImageStore, names: &[String]) -> Result<Vec<(Image, Vec<Refere
     let mut images: Vec<(Image, Vec<Reference>)> = Vec::new();
     for name in names {
         let image = store.resolve(name)?.ok_or_else(|| CommandError::user(format!("{name}: image not known")))?;
-        let wanted = Reference::parse(name).ok().map(|reference| reference.with_default_tag());
-        let wanted = wanted.filter(|reference| image.names.contains(reference));
+        let spellings = [name.clone(), format!("localhost/{name}")];
+        let wanted = spellings
+            .iter()
+            .filter_map(|text| Some(Reference::parse(text).ok()?.with_default_tag()))
+            .find(|reference| image.names.contains(reference));
         match images.iter_mut().find(|(other, _)| other.id == image.id) {
             Some((_, others)) => others.extend(wanted.filter(|name| !others.contains(name))),
             None => images.push((image, wanted.into_iter().collect())),

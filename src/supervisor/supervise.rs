@@ -110,6 +110,8 @@ struct Supervisor {
     state: StateFile,
     relay: Relay,
     init: OwnedFd,
+    /// The container's root: let go of last, since that may sync a file system.
+    root: Option<OwnedFd>,
     network: super::network::Plan,
     netns: Option<OwnedFd>,
     helper: Option<Started>,
@@ -241,6 +243,7 @@ impl Supervisor {
         };
 
         let mut streams = ours;
+        let mut root = None;
         loop {
             match channel.receive()? {
                 Report::Console(master) => {
@@ -250,6 +253,7 @@ impl Supervisor {
                     }
                     streams = Some(Streams::terminal(master).map_err(errno("ioctl"))?);
                 }
+                Report::Root(fd) => root = Some(fd),
                 Report::Ready => break,
                 Report::Failed { code, message } => return Err(failed(code, &message)),
                 Report::Process(_) => {}
@@ -307,6 +311,7 @@ impl Supervisor {
             signals,
             lock,
             is_new,
+            root,
             network,
             netns,
             forwarder,
@@ -389,6 +394,7 @@ impl Supervisor {
             let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join("attach.sock"));
         }
         drop(self.lock.take());
+        drop(self.root.take());
         if remove {
             let _ = trash::empty(&self.layout);
         }

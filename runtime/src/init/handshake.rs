@@ -34,6 +34,8 @@ pub enum Report {
     Console(OwnedFd),
     /// The pidfd of the process that joined a container: from the joiner of an `exec`.
     Process(OwnedFd),
+    /// The container's root directory.
+    Root(OwnedFd),
     /// Everything is mounted.
     Ready,
     /// The container cannot start.
@@ -100,6 +102,7 @@ impl Channel {
         match report {
             Report::Console(fd) => self.send(b"C", Some(fd.as_fd())).map_err(fail),
             Report::Process(fd) => self.send(b"P", Some(fd.as_fd())).map_err(fail),
+            Report::Root(fd) => self.send(b"T", Some(fd.as_fd())).map_err(fail),
             Report::Ready => self.send(b"R", None).map_err(fail),
             Report::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code as u8];
@@ -135,6 +138,7 @@ impl Channel {
         Ok(match (bytes[..length].split_first(), fd) {
             (Some((b'C', _)), Some(fd)) => Report::Console(fd),
             (Some((b'P', _)), Some(fd)) => Report::Process(fd),
+            (Some((b'T', _)), Some(fd)) => Report::Root(fd),
             (Some((b'R', _)), _) => Report::Ready,
             (Some((b'F', rest)), _) => Report::Failed {
                 code: rest.first().copied().map_or(125, i32::from),

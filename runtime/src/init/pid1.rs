@@ -1,7 +1,11 @@
 //! `--init`: pid 1 of the container is ours; it forwards signals and reaps orphans.
 //!
-//! **Runs in:** pid 1 of the container, single-threaded, as the container's root, not dumpable: nothing in the container
-//! can reach our binary through it.
+//! **Runs in:** pid 1 of the container, single-threaded, as the container's root. It is executed anew, so that nothing of
+//! the command that was typed on the host is in it, and through a descriptor that nobody can write (see
+//! [`super::sealed_exe`]).
+
+use std::ffi::{CStr, CString};
+use std::os::fd::BorrowedFd;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -10,25 +14,36 @@ use nix::unistd::Pid;
 use super::steps::InitError;
 use crate::process::{Forked, clone3};
 use crate::sys::SysError;
-use crate::sys::process::{close_from, prctl};
+use crate::sys::process::close_from;
 
-/// Forks: the child returns and becomes the program, the caller stays as pid 1 and never returns.
-pub fn split() -> Result<(), InitError> {
-    // Before the fork, so that no signal is lost between.
-    let all = SigSet::all();
-    let _ = all.thread_block();
+/// `argv[0]` of pid 1: `coracle-init PID-OF-THE-PROGRAM`.
+pub const ROLE_NAME: &CStr = c"coracle-init";
+
+/// Forks: the child returns and becomes the program, the caller becomes pid 1's program, `binary`, which is ours.
+pub fn split(binary: BorrowedFd<'_>) -> Result<(), InitError> {
+    // Before the fork, so that no signal is lost between; a blocked signal stays blocked over execve.
+    let _ = SigSet::all().thread_block();
     match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
         Forked::Child => Ok(()),
-        Forked::Parent { pid, pidfd } => {
-            drop(pidfd);
-            std::process::exit(reap(Pid::from_raw(pid), &all))
+        Forked::Parent { pid, .. } => {
+            let args = [ROLE_NAME.to_owned(), CString::new(pid.to_string()).unwrap_or_default()];
+            let _ = crate::sys::process::exec(Some(binary), c"", &args, &[]);
+            // The program goes with pid 1.
+            std::process::exit(125)
         }
     }
 }
 
+/// Pid 1: returns the container's exit status.
+pub fn run(args: &[CString]) -> i32 {
+    let program = args.get(1).and_then(|text| text.to_str().ok()?.parse().ok());
+    let Some(program) = program.filter(|pid| *pid > 1) else { return 125 };
+    reap(Pid::from_raw(program), &SigSet::all())
+}
+
 /// Forwards signals to the program and reaps whatever ends, until the program does.
 fn reap(program: Pid, all: &SigSet) -> i32 {
-    let _ = prctl(libc::PR_SET_DUMPABLE, 0);
+    let _ = all.thread_block();
     let flags = nix::fcntl::OFlag::O_RDWR;
     if let Ok(null) = nix::fcntl::open("/dev/null", flags, nix::sys::stat::Mode::empty()) {
         let _ = nix::unistd::dup2_stdin(&null);

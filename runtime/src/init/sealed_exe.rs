@@ -76,6 +76,21 @@ impl SealedExe {
     }
 }
 
+/// A descriptor of our binary that can be executed after the host's tree is gone; nobody can write through it.
+pub fn own_binary(sealed: Option<&SealedFd>) -> Result<OwnedFd, SysError> {
+    match sealed {
+        Some(sealed) => {
+            sealed.0.try_clone().map_err(|_| SysError { call: "dup", args: "own binary".into(), errno: Errno::EMFILE })
+        }
+        None => nix::fcntl::open(
+            "/proc/self/exe",
+            nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
+        .map_err(SysError::of("open", "/proc/self/exe")),
+    }
+}
+
 /// The second stage: executes what its arguments say. Returns the exit status of a failure.
 pub fn second_stage(args: Vec<std::ffi::CString>) -> i32 {
     let mut args = args.into_iter().skip(1);

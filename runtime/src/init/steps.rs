@@ -175,6 +175,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
 
     join_shared(spec)?;
     let sealed = plan.seal.map(SealedExe::open).transpose()?;
+    let binary = if plan.init { Some(super::sealed_exe::own_binary(sealed.as_ref())?) } else { None };
     let (root, dev) = make_root(&mut plan)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
@@ -198,12 +199,16 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         apply::make_read_only(root.as_fd())?;
     }
+    // Held by the supervisor, the root outlives the container for a moment: to take an overlay apart that is not volatile
+    // means to sync the file system below it, which nobody shall wait for.
+    let kept = root.try_clone().map_err(|_| SysError { call: "dup", args: "root".into(), errno: Errno::EMFILE })?;
+    channel.report(&Report::Root(kept))?;
     channel.report(&Report::Ready)?;
     if !channel.wait_go() {
         return Ok(None);
     }
-    if plan.init {
-        super::pid1::split()?;
+    if let Some(binary) = binary {
+        super::pid1::split(binary.as_fd())?;
         nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
     }
     connect_streams(plan.streams, terminal, process)?;
