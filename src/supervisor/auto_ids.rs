@@ -39,10 +39,11 @@ pub(crate) fn choose(
     });
     let end = u32::try_from(available).unwrap_or(u32::MAX);
     let found = lowest_free(taken.collect(), wanted, end).ok_or_else(|| {
-        CommandError::host(format!(
-            "--userns auto: no {wanted} subordinate ids in a row are free: other containers have most of the {}",
-            end.saturating_sub(1)
-        ))
+        let all = end.saturating_sub(1);
+        CommandError::host(match wanted > all {
+            true => format!("--userns auto: {wanted} ids are wanted, and this user has {all} subordinate ids"),
+            false => format!("--userns auto: other containers leave no {wanted} of this user's {all} subordinate ids"),
+        })
     })?;
     (*size, *first) = (Some(wanted), Some(found));
     Ok(Some(lock))

@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(top_lists_the_processes),
     test!(version_and_info),
     test!(unshare_is_root_of_the_users_ids),
+    test!(mount_shows_the_root_inside_of_unshare),
     test!(bundle_is_a_real_one).needs(&[Need::Crun]),
     test!(bundle_holds_the_specification),
 ];
@@ -101,6 +102,24 @@ fn version_and_info(home: &Home) {
     let info: serde_json::Value = serde_json::from_str(&home.ok("info --format json")).unwrap();
     assert!(info.is_object());
     assert!(home.ok("info").len() > 100);
+}
+
+fn mount_shows_the_root_inside_of_unshare(home: &Home) {
+    home.ok("create --name c busybox sh -c 'cat /from-outside'");
+    home.fails(125, "mount c");
+    let coracle = crate::support::command::binary().display().to_string();
+    let script = format!(
+        "d=$({coracle} mount c) && ls $d/bin/busybox && echo hello > $d/from-outside && {coracle} mount && {coracle} unmount c && {coracle} mount"
+    );
+    let shown = home.coracle("unshare sh -c").arg(script).run().ok();
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+    assert_eq!(home.ok("start -a c"), "hello");
+    // Nothing of it is seen outside.
+    assert!(home.mounts().is_empty());
+    // What it mounts is what the bundle names.
+    let place = shown.lines().next().unwrap().strip_suffix("/bin/busybox").unwrap();
+    let bundle = std::path::Path::new(place).with_file_name("config.json");
+    assert!(std::fs::read_to_string(bundle).unwrap().contains(&format!("\"path\":\"{place}\"")));
 }
 
 fn unshare_is_root_of_the_users_ids(home: &Home) {

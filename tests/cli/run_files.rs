@@ -175,6 +175,10 @@ fn malformed_mounts_are_one_line(home: &Home) {
 fn tmpfs_has_its_size_and_mode(home: &Home) {
     let line = "run --rm --tmpfs /t:size=2m,mode=1777 busybox sh -c 'stat -c %a /t; df -k /t | tail -n 1 | awk \"{print \\$2}\"'";
     assert_eq!(home.ok(line), "1777\n2048");
+    // One at a place that the image does not have, one over files of the image.
+    let modes = home
+        .ok("run --rm --tmpfs /new --tmpfs /bin2:mode=700 --tmpfs /etc:mode=711 busybox stat -c %a /new /bin2 /etc");
+    assert_eq!(modes, "1777\n700\n711");
     let options = home.ok("run --rm --tmpfs /t busybox grep ' /t ' /proc/self/mountinfo");
     for option in ["nosuid", "nodev"] {
         assert!(options.contains(option), "{options}");

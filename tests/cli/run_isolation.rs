@@ -59,6 +59,11 @@ fn namespaces_of_another_container_are_joined(home: &Home) {
         assert_eq!(own, joined, "{option}");
     }
     assert!(home.ok("run --rm --pid container:first busybox ps -o args").contains("sleep 1000"));
+    // Its shared memory, and none of our helpers among its processes.
+    home.ok("exec first sh -c 'echo shared > /dev/shm/f'");
+    assert_eq!(home.ok("run --rm --ipc container:first busybox cat /dev/shm/f"), "shared");
+    assert!(!home.ok("run --rm --pid container:first busybox ps -o args").contains("slirp"));
+    home.ok("run --rm --pid host busybox cat /proc/sys/net/ipv4/ping_group_range");
     home.fails(125, "run --rm --pid container:nosuch busybox true");
     home.ok("create --name stopped busybox");
     home.refuses("run --rm --network container:stopped busybox true");
@@ -109,6 +114,9 @@ fn keep_id_keeps_the_number_of_the_user(home: &Home) {
     );
     assert_eq!(answer, format!("{uid}:{gid}\n{uid}\n0"));
     assert_eq!(home.ok("run --rm --userns keep-id:uid=7,gid=8 busybox sh -c 'echo $(id -u):$(id -g)'"), "7:8");
+    // Directories of the image too, those that no layer describes, and the root.
+    assert_eq!(home.ok("run --rm --userns keep-id busybox stat -c %u / /bin /etc /dev"), "0\n0\n0\n0");
+    assert_eq!(home.ok("run --rm --userns keep-id -u 0 busybox sh -c 'touch /etc/x /x; stat -c %u /etc/x /x'"), "0\n0");
     let dir = home.tmp().display().to_string();
     home.ok(&format!("run --rm --userns keep-id -v {dir}:/d busybox touch /d/mine"));
     use std::os::unix::fs::MetadataExt;
@@ -121,6 +129,14 @@ fn userns_auto_gives_a_range_of_its_own(home: &Home) {
     let map = |name| home.ok(&format!("exec {name} awk '{{print $2}}' /proc/self/uid_map"));
     assert_ne!(map("a"), map("b"), "the ranges do not overlap");
     assert_eq!(home.ok("exec a awk '{n += $3} END {print n}' /proc/self/uid_map"), "1024");
+    assert_eq!(home.ok("exec a stat -c %u / /etc /bin/busybox"), "0\n0\n0");
+    let before = map("a");
+    home.ok("stop -t 0 a");
+    home.ok("run --rm --userns auto busybox true");
+    home.ok("start a");
+    assert_eq!(map("a"), before, "it keeps its range");
+    home.ok("run --rm --userns auto -v data:/data busybox sh -c 'touch /data/x'");
+    home.fails(125, "run --rm --userns auto:size=4000000000 busybox true");
 }
 
 fn userns_host_is_root_of_the_users_namespace(home: &Home) {
