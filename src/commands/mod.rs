@@ -146,6 +146,8 @@ enum Command {
     Wait(wait::Args),
 }
 
+pub(crate) use lifecycle::empty_trash;
+
 /// Parses the command line and runs what it says.
 pub(crate) fn run(persona: Persona) -> Outcome {
     let cli = match Cli::try_parse() {

@@ -52,6 +52,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     for (index, record) in records.iter().enumerate() {
         match start(context, record.clone()) {
             Ok(()) => println!("{}", args.containers.get(index).unwrap_or(&record.id.to_string())),
+            // Interrupted: the rest is not wanted either.
+            Err(error) if error.is_printed() => return Err(error),
             Err(error) => {
                 error.while_doing(format!("start container {}", record.name)).print();
                 code = crate::error::FAILED;

@@ -171,7 +171,8 @@ pub fn prctl(option: i32, value: u64) -> Result<(), Errno> {
 pub(crate) fn hide_command_line(name: &CStr) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The second field is a name of any characters in brackets.
-    let fields: Vec<&str> = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
     // Field 3 of the manual's count is the first behind the name.
     let address = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<usize>().ok());
     for (first, last, text) in [(48, 49, name.to_bytes()), (50, 51, &[][..])] {
