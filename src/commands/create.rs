@@ -15,6 +15,7 @@ use storage::layer::{IdMap, IdPolicy, IdRange};
 use storage::state::atomic::Durability;
 use storage::state::container::{self, Creation, ImageRecord, Record};
 use storage::state::layout::ContainerId;
+use storage::state::lock::FileLock;
 use storage::state::request::{Mount, Namespace, Request, UserNamespace};
 use storage::state::status;
 use storage::transport::PullOptions;
@@ -220,6 +221,8 @@ pub(crate) struct Prepared {
     fill: Vec<std::path::PathBuf>,
     mapping: Mapping,
     beside: Option<OwnedFd>,
+    /// Held until the record says which ids the container has.
+    ids: Option<FileLock>,
 }
 
 /// Makes the bundle and finds the layers.
@@ -229,6 +232,15 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
         pull::warn_single(&mapping);
     }
     let (shared, beside) = shared_namespaces(context, &record.request)?;
+    let ids = match mapping.single {
+        // Refused below.
+        Some(_) => None,
+        None => {
+            let available = mapping.uids.len().min(mapping.gids.len());
+            let (_, image) = supervisor::rootfs::of(&context.layout, &record)?;
+            supervisor::auto_ids::choose(&context.layout, &mut record, available, &image)?
+        }
+    };
     let policy = id_policy(&record.request.userns, &mapping)?;
     record.mapping = policy.tag().unwrap_or_default();
     ensure_layers(context, &record, &mapping, &policy)?;
@@ -237,7 +249,7 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
     let seccomp = seccomp_of(&record.request, &bundle.spec)
         .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.anonymous_volumes))?;
     record.anonymous_volumes.extend(bundle.anonymous_volumes);
-    Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, fill: bundle.fill, mapping, beside })
+    Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, fill: bundle.fill, mapping, beside, ids })
 }
 
 impl Prepared {
@@ -259,6 +271,7 @@ impl Prepared {
             birth,
             attach,
             beside: self.beside,
+            ids: self.ids,
             mapping: self.mapping,
             seal: SealedExe::of_self()?,
             record: self.record,

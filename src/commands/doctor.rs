@@ -61,7 +61,7 @@ struct Report {
 }
 
 /// Runs `coracle doctor`.
-pub(crate) fn run(args: &Args, context: &Context) -> Outcome {
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let probes = probes::all(context);
     let report = Report { findings: probes.iter().map(|probe| (probe.what(), probe.probe())).collect() };
     let text = if args.format.is_some() { report.to_json().to_string() } else { report.to_table() };

@@ -11,9 +11,8 @@ use runtime::process::signal::Signal;
 use runtime::process::{pidfd, pidfd_open, pidfd_send_signal};
 use runtime::userns::Mapping;
 use storage::state::atomic::TEMPORARY_PREFIX;
-use storage::state::container::{self, ContainerError, Record};
+use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
-use storage::state::lock::FileLock;
 use storage::state::status::{self, Init, Observed, State};
 use storage::state::trash;
 
@@ -176,32 +175,6 @@ fn wait_with(layout: &Layout, record: &Record, observed: &Observed) -> Result<Op
             Ok(None)
         }
         Err(error) => Err(host(error)),
-    }
-}
-
-/// How long somebody else may work on a container before that is an error.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Takes the lock of a container that does not run. A supervisor that is still clearing up is waited for; one that is
-/// only starting, whose container runs a moment later, is not: then it is [`ContainerError::Busy`].
-pub(crate) fn lock_at_rest(context: &Context, record: &Record) -> Result<FileLock, CommandError> {
-    try_lock_at_rest(context, record)?.ok_or_else(|| ContainerError::Busy(record.id.clone()).into())
-}
-
-/// As [`lock_at_rest`]; `None` if the container turned out to run.
-pub(crate) fn try_lock_at_rest(context: &Context, record: &Record) -> Result<Option<FileLock>, CommandError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match container::lock(&context.layout, &record.id) {
-            Ok(lock) => return Ok(Some(lock)),
-            Err(ContainerError::Busy(_)) if Instant::now() < deadline => {}
-            Err(error) => return Err(error.into()),
-        }
-        if status::observe(&context.layout, record)?.state.is_alive() {
-            return Ok(None);
-        }
-        // There is no event for either outcome: a lock that is let go, a state file that appears.
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

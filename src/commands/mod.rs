@@ -17,6 +17,7 @@ pub(crate) mod kill;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
+pub(crate) mod mount;
 pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -38,12 +39,14 @@ pub(crate) mod volume;
 pub(crate) mod wait;
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 use runtime::userns::{self, Mapping};
 use storage::state::layout::Layout;
 
-use crate::error::CommandError;
+use crate::error::{CommandError, FAILED};
 use crate::role::Persona;
 
 /// What every command is given.
@@ -58,110 +61,130 @@ pub(crate) struct Context {
 /// How a command ends: with an exit status or an error.
 pub(crate) type Outcome = Result<u8, CommandError>;
 
-/// Rootless, daemonless containers
-#[derive(Debug, Parser)]
-#[command(name = "coracle", version, disable_help_subcommand = true, args_override_self = true)]
-struct Cli {
-    /// Directory of images, containers and volumes
-    #[arg(long, global = true, value_name = "DIR")]
-    root: Option<std::path::PathBuf>,
-    /// Directory of the state of running containers
-    #[arg(long, global = true, value_name = "DIR")]
-    runroot: Option<std::path::PathBuf>,
-    #[command(subcommand)]
-    command: Command,
+/// One command: what stands in the list, what is built only when it is named, and what runs.
+struct Entry {
+    name: &'static str,
+    about: &'static str,
+    define: fn(clap::Command) -> clap::Command,
+    run: fn(&ArgMatches, &Context) -> Outcome,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Attach to a running container
-    Attach(attach::Args),
-    /// Manage containers
-    #[command(subcommand)]
-    Container(container::Command),
-    /// Create a container but do not start it
-    Create(Box<create::Args>),
-    /// Check what this host lacks, and how to mend it
-    Doctor(doctor::Args),
-    /// Run a process in a running container
-    Exec(exec::Args),
-    /// Show history of a specified image
-    History(history::Args),
-    /// Manage images
-    #[command(subcommand)]
-    Image(image::Command),
-    /// List images in local storage
-    Images(images::Args),
-    /// Import a tarball to create a filesystem image
-    Import(import::Args),
-    /// Display system information
-    Info(info::Args),
-    /// Display the configuration of object denoted by ID
-    Inspect(inspect::Args),
-    /// Kill one or more running containers with a specific signal
-    Kill(kill::Args),
-    /// Load image(s) from a tar archive
-    Load(load::Args),
-    /// Fetch the logs of one or more containers
-    Logs(logs::Args),
-    /// List port mappings or a specific mapping for the container
-    Port(port::Args),
-    /// List containers
-    Ps(ps::Args),
-    /// Pull an image from a registry, an archive or a layout
-    Pull(pull::Args),
-    /// Rename an existing container
-    Rename(rename::Args),
-    /// Restart one or more containers
-    Restart(restart::Args),
-    /// Remove one or more containers
-    Rm(rm::Args),
-    /// Remove one or more images from local storage
-    Rmi(rmi::Args),
-    /// Run a command in a new container
-    Run(Box<run::Args>),
-    /// Save image(s) to an archive
-    Save(save::Args),
-    /// Start one or more containers
-    Start(start::Args),
-    /// Stop one or more containers
-    Stop(stop::Args),
-    /// Manage everything coracle keeps
-    #[command(subcommand)]
-    System(system::Command),
-    /// Add an additional name to a local image
-    Tag(tag::Args),
-    /// Display the running processes of a container
-    Top(top::Args),
-    /// Run a command in a modified user namespace
-    Unshare(unshare::Args),
-    /// Remove a name from a local image
-    Untag(tag::UntagArgs),
-    /// Display the coracle version information
-    Version(version::Args),
-    /// Manage volumes
-    #[command(subcommand)]
-    Volume(volume::Command),
-    /// Block on one or more containers
-    Wait(wait::Args),
+/// A command from its `Args` and its function. The options of all commands together take clap longer to build than most
+/// commands take to run, so each is built when it is needed.
+macro_rules! command {
+    ($name:literal, $about:literal, $args:ty, $run:path) => {
+        Entry {
+            name: $name,
+            about: $about,
+            define: <$args as clap::Args>::augment_args,
+            run: |matches, context| $run(<$args>::from_arg_matches(matches).map_err(misparsed)?, context),
+        }
+    };
+}
+
+/// A noun with commands of its own.
+macro_rules! group {
+    ($name:literal, $about:literal, $commands:ty, $run:path) => {
+        Entry {
+            name: $name,
+            about: $about,
+            define: |command| {
+                <$commands as clap::Subcommand>::augment_subcommands(command)
+                    .subcommand_required(true)
+                    .arg_required_else_help(true)
+            },
+            run: |matches, context| $run(<$commands>::from_arg_matches(matches).map_err(misparsed)?, context),
+        }
+    };
+}
+
+/// Every command, in the order of `--help`.
+const COMMANDS: &[Entry] = &[
+    command!("attach", "Attach to a running container", attach::Args, attach::run),
+    group!("container", "Manage containers", container::Command, container::run),
+    command!("create", "Create a container but do not start it", create::Args, create::run),
+    command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
+    command!("exec", "Run a process in a running container", exec::Args, exec::run),
+    command!("history", "Show history of a specified image", history::Args, history::run),
+    group!("image", "Manage images", image::Command, image::run),
+    command!("images", "List images in local storage", images::Args, images::run),
+    command!("import", "Import a tarball to create a filesystem image", import::Args, import::run),
+    command!("info", "Display system information", info::Args, info::run),
+    command!("inspect", "Display the configuration of object denoted by ID", inspect::Args, inspect::run),
+    command!("kill", "Kill one or more running containers with a specific signal", kill::Args, kill::run),
+    command!("load", "Load image(s) from a tar archive", load::Args, load::run),
+    command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
+    command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
+    command!("ps", "List containers", ps::Args, ps::run),
+    command!("pull", "Pull an image from a registry, an archive or a layout", pull::Args, pull::run),
+    command!("rename", "Rename an existing container", rename::Args, rename::run),
+    command!("restart", "Restart one or more containers", restart::Args, restart::run),
+    command!("rm", "Remove one or more containers", rm::Args, rm::run),
+    command!("rmi", "Remove one or more images from local storage", rmi::Args, rmi::run),
+    command!("run", "Run a command in a new container", run::Args, run::run),
+    command!("save", "Save image(s) to an archive", save::Args, save::run),
+    command!("start", "Start one or more containers", start::Args, start::run),
+    command!("stop", "Stop one or more containers", stop::Args, stop::run),
+    group!("system", "Manage everything coracle keeps", system::Command, system::run),
+    command!("tag", "Add an additional name to a local image", tag::Args, tag::run),
+    command!("top", "Display the running processes of a container", top::Args, top::run),
+    command!("unmount", "Unmount working container's root filesystem", mount::UnmountArgs, mount::run_unmount),
+    command!("unshare", "Run a command in a modified user namespace", unshare::Args, unshare::run),
+    command!("untag", "Remove a name from a local image", tag::UntagArgs, tag::run_untag),
+    command!("version", "Display the coracle version information", version::Args, version::run),
+    group!("volume", "Manage volumes", volume::Command, volume::run),
+    command!("wait", "Block on one or more containers", wait::Args, wait::run),
+];
+
+fn misparsed(error: clap::Error) -> CommandError {
+    CommandError::user(crate::cli::usage::one_line(&error))
+}
+
+/// The whole command line.
+fn command_line() -> clap::Command {
+    let path = |name, help| {
+        Arg::new(name).long(name).value_name("DIR").help(help).value_parser(clap::value_parser!(PathBuf)).global(true)
+    };
+    clap::Command::new("coracle")
+        .about("Rootless, daemonless containers")
+        .version(concat!("version ", env!("CARGO_PKG_VERSION")))
+        .disable_help_subcommand(true)
+        .disable_version_flag(true)
+        .arg(Arg::new("version").short('v').long("version").action(ArgAction::Version).help("Print version"))
+        .args_override_self(true)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(path("root", "Directory of images, containers and volumes"))
+        .arg(path("runroot", "Directory of the state of running containers"))
+        .subcommands(COMMANDS.iter().map(|entry| clap::Command::new(entry.name).about(entry.about).defer(entry.define)))
 }
 
 pub(crate) use lifecycle::empty_trash;
 
 /// Parses the command line and runs what it says.
 pub(crate) fn run(persona: Persona) -> Outcome {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) if error.use_stderr() => {
-            return Err(CommandError::user(crate::cli::usage::one_line(&error)));
+    let matches = match command_line().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return Err(misparsed(error));
         }
         Err(help) => {
+            // A closed stdout is no failure.
             let _ = help.print();
-            return Ok(0);
+            return Ok(if help.use_stderr() { FAILED } else { 0 });
         }
     };
-    let layout = match (cli.root, cli.runroot) {
+    let chosen = matches
+        .subcommand()
+        .and_then(|(name, matches)| COMMANDS.iter().find(|entry| entry.name == name).map(|entry| (entry, matches)));
+    let Some((entry, matches)) = chosen else {
+        return Err(CommandError::user("a command is needed; see coracle --help"));
+    };
+    let directory = |name| matches.get_one::<PathBuf>(name).cloned();
+    let layout = match (directory("root"), directory("runroot")) {
         (None, None) => Layout::from_env()?,
+        (Some(root), Some(runroot)) => Layout::new(root, runroot),
         (root, runroot) => {
             let default = Layout::from_env()?;
             Layout::new(
@@ -170,41 +193,12 @@ pub(crate) fn run(persona: Persona) -> Outcome {
             )
         }
     };
-    let context = Context { layout, persona };
-    match cli.command {
-        Command::Attach(args) => attach::run(args, &context),
-        Command::Container(command) => container::run(command, &context),
-        Command::Create(args) => create::run(*args, &context),
-        Command::Doctor(args) => doctor::run(&args, &context),
-        Command::Exec(args) => exec::run(args, &context),
-        Command::History(args) => history::run(args, &context),
-        Command::Image(command) => image::run(command, &context),
-        Command::Images(args) => images::run(args, &context),
-        Command::Import(args) => import::run(args, &context),
-        Command::Info(args) => info::run(args, &context),
-        Command::Inspect(args) => inspect::run(args, &context),
-        Command::Kill(args) => kill::run(args, &context),
-        Command::Load(args) => load::run(args, &context),
-        Command::Logs(args) => logs::run(args, &context),
-        Command::Port(args) => port::run(args, &context),
-        Command::Ps(args) => ps::run(args, &context),
-        Command::Pull(args) => pull::run(args, &context),
-        Command::Rename(args) => rename::run(args, &context),
-        Command::Restart(args) => restart::run(args, &context),
-        Command::Rm(args) => rm::run(args, &context),
-        Command::Rmi(args) => rmi::run(args, &context),
-        Command::Run(args) => run::run(*args, &context),
-        Command::Save(args) => save::run(args, &context),
-        Command::Start(args) => start::run(args, &context),
-        Command::Stop(args) => stop::run(args, &context),
-        Command::System(command) => system::run(command, &context),
-        Command::Tag(args) => tag::run(args, &context),
-        Command::Top(args) => top::run(args, &context),
-        Command::Unshare(args) => unshare::run(args, &context),
-        Command::Untag(args) => tag::run_untag(args, &context),
-        Command::Version(args) => version::run(args, &context),
-        Command::Volume(command) => volume::run(command, &context),
-        Command::Wait(args) => wait::run(args, &context),
+    match (entry.run)(matches, &Context { layout, persona }) {
+        // docker's client has 125 for `run` alone, and 1 for whatever else fails.
+        Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {
+            Err(error.with_code(1))
+        }
+        outcome => outcome,
     }
 }
 

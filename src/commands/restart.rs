@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use storage::state::container;
+use storage::state::container::ContainerError;
 use storage::state::status;
 
 use super::select::{self, Selection};
@@ -61,13 +61,14 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
         lifecycle::begin_stop(context, record, stop::timeout(args.time, record))?.finish(context)?;
         // The supervisor clears up before it lets go of the container.
-        drop(lifecycle::lock_at_rest(context, record)?);
-        match container::load(&context.layout, &record.id)? {
-            Some(record) => start::start(context, record)?,
-            None => {
+        match status::lock_at_rest(&context.layout, record) {
+            Ok(lock) => drop(lock),
+            Err(ContainerError::NotFound(_)) => {
                 return Err(CommandError::user(format_args!("container {} was to be removed at its end", record.name)));
             }
+            Err(error) => return Err(error.into()),
         }
+        start::start(context, record.clone())?;
         output::print_line(&one.typed)
     })
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use storage::prune;
-use storage::state::container::{self, Record};
+use storage::state::container::{self, ContainerError, Record};
 use storage::state::lock::FileLock;
 use storage::state::status;
 
@@ -96,6 +96,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             Err(error) => errors.push(error),
         }
     }
+    // What an earlier rm that was killed left of containers.
+    prune::sweep_runtime(&context.layout)?;
     lifecycle::empty_trash(&context.layout);
     select::finish(errors)
 }
@@ -135,8 +137,12 @@ fn begin<'a>(
 /// Removes a container; one that has been started meanwhile is stopped again, or refused.
 fn remove_stopping(args: &Args, context: &Context, record: &Record) -> Result<(), CommandError> {
     loop {
-        if let Some(lock) = lifecycle::try_lock_at_rest(context, record)? {
-            return remove_locked(lock, context, record, args.volumes);
+        match status::lock_at_rest(&context.layout, record) {
+            Ok(lock) => return remove_locked(lock, context, record, args.volumes),
+            Err(ContainerError::NotFound(_)) => return Ok(()),
+            // It is being started: what is to be stopped does not run yet.
+            Err(ContainerError::Busy(_)) if args.force => std::thread::sleep(std::time::Duration::from_millis(1)),
+            Err(error) => return Err(error.into()),
         }
         if let Some(begun) = begin(args, context, record)? {
             begun.finish(context)?;
@@ -146,14 +152,13 @@ fn remove_stopping(args: &Args, context: &Context, record: &Record) -> Result<()
 
 /// Removes a container that does not run. One that is gone is removed.
 pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
-    remove_locked(lifecycle::lock_at_rest(context, record)?, context, record, volumes)
+    match status::lock_at_rest(&context.layout, record) {
+        Err(ContainerError::NotFound(_)) => Ok(()),
+        lock => remove_locked(lock?, context, record, volumes),
+    }
 }
 
 fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
-    if container::load(&context.layout, &record.id)?.is_none() {
-        container::remove_runtime(&context.layout, &record.id)?;
-        return Ok(());
-    }
     container::remove(&context.layout, &record.id)?;
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;

@@ -7,7 +7,6 @@ use storage::state::container::{self, ContainerError, Record};
 use super::Context;
 use super::filter::ContainerFilters;
 use crate::error::CommandError;
-use crate::role::Persona;
 
 /// A container with what it was called on the command line.
 #[derive(Debug)]
@@ -36,8 +35,7 @@ pub(crate) struct Selection<'a> {
 }
 
 impl Selection<'_> {
-    /// Finds the containers. Of missing ones, podman's command line stops before anything is done; docker's goes on
-    /// with the others: then the errors come with them.
+    /// Finds the containers. The errors of missing ones come with the others: a command goes on with these.
     pub(crate) fn resolve(&self, context: &Context) -> Result<(Vec<Selected>, Vec<CommandError>), CommandError> {
         let mut names: Vec<String> = self.names.to_vec();
         for path in self.cidfiles {
@@ -82,8 +80,7 @@ impl Selection<'_> {
             match container::find(&context.layout, &typed) {
                 Ok(record) => selected.push(Selected { typed, record }),
                 Err(ContainerError::NotFound(_)) if self.ignore => {}
-                Err(error) if context.persona == Persona::Docker => errors.push(error.into()),
-                Err(error) => return Err(error.into()),
+                Err(error) => errors.push(error.into()),
             }
         }
         Ok((selected, errors))
@@ -109,7 +106,17 @@ pub(crate) fn each(
     mut errors: Vec<CommandError>,
     mut act: impl FnMut(&Selected) -> Result<(), CommandError>,
 ) -> super::Outcome {
-    errors.extend(selected.iter().filter_map(|one| act(one).err()));
+    for one in selected {
+        match act(one) {
+            Ok(()) => {}
+            // Interrupted: the rest is not wanted either.
+            Err(error) if error.is_printed() => {
+                errors.push(error);
+                break;
+            }
+            Err(error) => errors.push(error),
+        }
+    }
     finish(errors)
 }
 

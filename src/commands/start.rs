@@ -1,10 +1,12 @@
 //! `coracle start`: run a container that exists.
 
-use storage::state::container::{self, Record};
+use storage::state::container::Record;
 use storage::state::status;
 
 use super::run::{first_client, parse_detach_keys, stay};
+use super::select::{self, Selection};
 use super::{Context, Outcome, create};
+use crate::cli::output;
 use crate::error::CommandError;
 use crate::supervisor::Birth;
 
@@ -13,7 +15,7 @@ use crate::supervisor::Birth;
 #[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
-    #[arg(value_name = "CONTAINER", required_unless_present = "all")]
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "latest", "filters"])]
     containers: Vec<String>,
     /// Attach container's STDOUT and STDERR
     #[arg(short, long)]
@@ -24,6 +26,12 @@ pub(crate) struct Args {
     /// Start all containers
     #[arg(long)]
     all: bool,
+    /// Filter output based on conditions given
+    #[arg(short, long = "filter", value_name = "FILTER")]
+    filters: Vec<String>,
+    /// Act on the latest container
+    #[arg(short, long)]
+    latest: bool,
     /// Keys that detach from the container, or an empty value for none
     #[arg(long, value_name = "KEYS")]
     detach_keys: Option<String>,
@@ -37,30 +45,22 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if args.attach && args.containers.len() > 1 {
         return Err(CommandError::user("you cannot start and attach multiple containers at once"));
     }
-    let records = if args.all {
-        container::list(&context.layout).map_err(CommandError::host)?.0
-    } else {
-        args.containers
-            .iter()
-            .map(|name| container::find(&context.layout, name).map_err(CommandError::user))
-            .collect::<Result<_, _>>()?
+    let selection = Selection {
+        names: &args.containers,
+        all: args.all,
+        latest: args.latest,
+        filters: &args.filters,
+        ..Selection::default()
     };
-    if let ([record], true) = (records.as_slice(), args.attach || args.interactive) {
-        return start_attached(context, record, &args);
+    let (selected, errors) = selection.resolve(context)?;
+    if let ([one], [], true) = (selected.as_slice(), errors.as_slice(), args.attach || args.interactive) {
+        return start_attached(context, &one.record, &args);
     }
-    let mut code = 0;
-    for (index, record) in records.iter().enumerate() {
-        match start(context, record.clone()) {
-            Ok(()) => println!("{}", args.containers.get(index).unwrap_or(&record.id.to_string())),
-            // Interrupted: the rest is not wanted either.
-            Err(error) if error.is_printed() => return Err(error),
-            Err(error) => {
-                error.while_doing(format!("start container {}", record.name)).print();
-                code = crate::error::FAILED;
-            }
-        }
-    }
-    Ok(code)
+    select::each(&selected, errors, |one| {
+        start(context, one.record.clone())
+            .map_err(|error| error.while_doing(format!("start container {}", one.record.name)))?;
+        output::print_line(&one.typed)
+    })
 }
 
 /// Starts a container in the background; one that runs is left alone.

@@ -10,7 +10,7 @@ use crate::error::CommandError;
 
 /// Run a command in a modified user namespace
 ///
-/// The command sees the files of containers and volumes as their root does. Without one, the user's shell is started.
+/// The command sees the files of containers and volumes as their root does, and may mount. Without one, the user's shell is started.
 #[derive(clap::Args, Debug)]
 #[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -39,6 +39,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let runtime_dir =
         runtime_dir.ends_with("coracle").then(|| runtime_dir.parent().map(std::path::Path::to_owned)).flatten();
     let exit = userns::run_in(&Mapping::of_user(), move || {
+        // For `coracle mount`, and whatever else the command mounts: it goes with the last process inside.
+        if let Err(error) = runtime::mount::rootfs::own_namespace() {
+            CommandError::host(error).print();
+            return 125;
+        }
         let mut child = std::process::Command::new(OsString::from_vec(words[0].as_bytes().to_vec()));
         child.args(words.iter().skip(1).map(|word| OsString::from_vec(word.as_bytes().to_vec())));
         if let Some(runtime_dir) = runtime_dir

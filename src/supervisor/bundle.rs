@@ -42,9 +42,6 @@ pub(crate) struct Shared {
 /// The value of `--group-add` that keeps the caller's supplementary groups.
 const KEEP_GROUPS: &str = "keep-groups";
 
-/// How many ids `--userns auto` gives when nobody says.
-const AUTO_SIZE: u32 = 65_535;
-
 /// The names under which ours files are seen in the container.
 const OWN_FILES: [(&str, &str); 4] = [
     ("hosts", "/etc/hosts"),
@@ -62,7 +59,7 @@ pub(crate) fn prepare(
     shared: &Shared,
 ) -> Result<Bundle, CommandError> {
     let request = &record.request;
-    let mut options = Options { root: layout.container(&record.id).join("merged"), ..Options::default() };
+    let mut options = Options { root: super::rootfs::mount_point(layout, record), ..Options::default() };
     let user =
         user::resolve(&request.user, &request.group_add, &rootfs.read("/etc/passwd")?, &rootfs.read("/etc/group")?)
             .map_err(CommandError::user)?;
@@ -91,7 +88,8 @@ pub(crate) fn prepare(
     options.namespaces = namespaces(request, shared)?;
     options.sysctls = request.sysctls.clone();
     if options.namespaces.network == Choice::Private {
-        let last_gid = mapping.gids.len().saturating_sub(1).min(u64::from(u32::MAX)) as u32;
+        let all = if gids.is_empty() { mapping.gids.len() } else { gids.end() };
+        let last_gid = all.saturating_sub(1).min(u64::from(u32::MAX)) as u32;
         for (name, value) in defaults::network_sysctls(last_gid) {
             options.sysctls.entry(name).or_insert(value);
         }
@@ -306,18 +304,17 @@ pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(
             }
             Ok((mapping.uids.keep_id(uid, *size), mapping.gids.keep_id(gid, *size)))
         }
-        UserNamespace::Auto { size } => {
+        UserNamespace::Auto { size, first } => {
             // Id 0 of the base namespace is the user: the container gets none of their files, and its root is one of the
-            // subordinate ids. Ranges are not yet kept apart from each other.
-            let wanted = size.unwrap_or(AUTO_SIZE);
-            let of = |map: &IdMap| {
-                let available = map.len().saturating_sub(1).min(u64::from(wanted)) as u32;
-                IdMap(vec![runtime::userns::IdMapEntry { container: 0, host: 1, size: available }])
-            };
+            // subordinate ids.
             if mapping.single.is_some() {
                 return Err(CommandError::host("--userns auto: needs subordinate ids, and this user has none"));
             }
-            Ok((of(&mapping.uids), of(&mapping.gids)))
+            let (Some(size), Some(first)) = (*size, *first) else {
+                return Err(CommandError::new(crate::error::Kind::Internal, "--userns auto: no range was chosen"));
+            };
+            let range = IdMap(vec![runtime::userns::IdMapEntry { container: 0, host: first, size }]);
+            Ok((range.clone(), range))
         }
         other => Err(CommandError::user(format!(
             "--userns {}: not supported; use keep-id, auto or host",

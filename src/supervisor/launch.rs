@@ -62,6 +62,8 @@ pub(crate) struct Launch {
     pub(crate) attach: Option<supervise::FirstClient>,
     /// Init of a container whose namespaces are shared.
     pub(crate) beside: Option<OwnedFd>,
+    /// Held until the record says which ids the container has.
+    pub(crate) ids: Option<storage::state::lock::FileLock>,
     /// The user's ids.
     pub(crate) mapping: Mapping,
     /// Our binary, if it needs protection.

@@ -15,6 +15,8 @@
 //! ```
 //! Dies any of them, the next command finds the truth: see `storage::state::status`.
 
+pub(crate) mod auto_ids;
+
 pub(crate) mod bundle;
 
 pub(crate) mod channel;

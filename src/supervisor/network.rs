@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use net::driver::{self, Attachment, Driver, Netns, Started};
@@ -11,7 +12,7 @@ use net::hosts::{AddHost, Hosts};
 use net::mode::Mode;
 use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
 use net::resolv_conf::{self, Choice, Reach};
-use storage::state::container::Record;
+use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
 use storage::state::request;
 use storage::state::status;
@@ -146,6 +147,11 @@ impl Plan {
         forward::start(&self.listeners, netns, target).map(Some).map_err(CommandError::host)
     }
 
+    /// Lets go of the published ports.
+    pub(crate) fn close_ports(&mut self) {
+        self.listeners = Listeners::default();
+    }
+
     /// Writes `hosts`, `hostname`, `resolv.conf` and `.containerenv` into the container's runtime directory.
     ///
     /// `found` is what the driver found out after its start, if it has; the container sees a new text at once, since the
@@ -162,13 +168,28 @@ impl Plan {
         let host_name = super::bundle::hostname(record);
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
-            fs::write(&path, text).map_err(|error| {
+            let written = fs::write(&path, text).and_then(|()| {
+                // Every user of the container reads them, whatever the umask of whoever started it.
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+            });
+            written.map_err(|error| {
                 CommandError::host(format!("write {}: {}", path.display(), super::bundle::reason(&error)))
             })
         };
         write("hostname", &format!("{host_name}\n"))?;
         write(".containerenv", "")?;
-        if !asked.no_hosts {
+        let shared = match &self.mode {
+            Mode::Container(name) => Some(container::find(layout, name).map_err(CommandError::user)?),
+            _ => None,
+        };
+        let shared_text = |name: &str| {
+            let directory = shared.as_ref().map(|other| layout.runtime_container(&other.id))?;
+            fs::read_to_string(directory.join(name)).ok()
+        };
+        if let Some(text) = shared_text("hosts").filter(|_| !asked.no_hosts && asked.add_hosts.is_empty()) {
+            // The names of whose network it is, and ours, which lead to the same place.
+            write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
+        } else if !asked.no_hosts {
             let add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
             let base = fs::read_to_string("/etc/hosts").ok();
             let addresses: Vec<IpAddr> = self
@@ -194,7 +215,10 @@ impl Plan {
             };
             write("hosts", &hosts.render().map_err(CommandError::user)?)?;
         }
-        if !asked.no_resolv_conf {
+        let own_dns = !(asked.dns.is_empty() && asked.dns_search.is_empty() && asked.dns_options.is_empty());
+        if let Some(text) = shared_text("resolv.conf").filter(|_| !asked.no_resolv_conf && !own_dns) {
+            write("resolv.conf", &text)?;
+        } else if !asked.no_resolv_conf {
             let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
             let upstream = fs::read_to_string(resolv_conf::RESOLVED_UPSTREAM).ok();
             let choice = Choice { servers: &asked.dns, search: &asked.dns_search, options: &asked.dns_options };

@@ -74,6 +74,11 @@ fn open_in(root: &Path, path: &str) -> Result<Option<std::fs::File>, CommandErro
     }
 }
 
+/// Where a container's root is mounted when something of the host works in it; what `config.json` calls its root.
+pub(crate) fn mount_point(layout: &Layout, record: &Record) -> PathBuf {
+    layout.container(&record.id).join("merged")
+}
+
 /// The root file system of a container, to be mounted and to be looked into.
 pub(crate) fn of(layout: &Layout, record: &Record) -> Result<(Rootfs, View), CommandError> {
     if let Some(directory) = &record.request.rootfs {

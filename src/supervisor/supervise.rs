@@ -3,13 +3,15 @@
 //! **Runs in:** S, a fork of the CLI; single-threaded; root of the container's base user namespace and, unless the
 //! container shares the host's pids, init of a pid namespace of its own; the host's mount and network namespaces.
 
+use std::fs::Permissions;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use net::driver::Started;
 use net::forward::Forwarder;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::init::credentials::LoadFilter;
 use runtime::init::handshake::{self, Report};
@@ -17,6 +19,7 @@ use runtime::init::steps::{self, InitError, has_private};
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::log;
 use runtime::monitor::relay::{self, Relay, Request as RelayRequest, StdinPolicy};
+use runtime::mount::stage::{self, Staged};
 use runtime::process::pty::Winsize;
 use runtime::process::signal::SignalSource;
 use runtime::process::spawn::MapsPending;
@@ -66,6 +69,8 @@ enum Event {
 pub(crate) fn run(launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
     // The command's terminal sends its signals to the command, which proxies them.
     let _ = nix::unistd::setsid();
+    // What the container sees of us (hosts, resolv.conf) must be readable there, whatever the user's umask.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let first = launch.attach.as_ref().map(|first| first_client(first, control)).transpose();
     // Whoever reads the command's output must see its end when the command ends.
     let first = let_go_of_streams().and(first);
@@ -124,7 +129,7 @@ impl Supervisor {
         let layout = launch.layout.clone();
         let (lock, is_new) = match &launch.birth {
             Birth::New { .. } => (create(&mut launch)?, true),
-            Birth::Existing => (container::lock(&layout, &launch.record.id).map_err(CommandError::host)?, false),
+            Birth::Existing => (status::lock_at_rest(&layout, &launch.record).map_err(CommandError::host)?, false),
         };
         let id = launch.record.id.clone();
         let built = Self::start(launch, maps, first, signals, lock, is_new);
@@ -191,35 +196,45 @@ impl Supervisor {
         let cgroup = Cgroup::create(&format!("coracle-{}", record.id));
         let (theirs, channel) = handshake::pair()?;
         let nested = has_private(&launch.spec, LinuxNamespaceType::User);
-        if let Some(path) = pid_namespace(&launch.spec) {
-            runtime::process::spawn::put_children_into(path)?;
+        let gone = || CommandError::host("the command that started the container is gone");
+        // The init of the common case does not need ids to be born: it can wait along with us.
+        let (mut maps, mut staged) = (Some(maps), Staged::default());
+        if nested {
+            if !maps.take().map_or(Ok(true), MapsPending::wait)? {
+                return Err(gone());
+            }
+            staged = stage(&launch)?;
         }
-        let forked =
-            clone3(clone_flags(&launch.spec), cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd())).map_err(|errno| {
-                CommandError::host(format!("clone3({:#x}): {}", clone_flags(&launch.spec), errno.desc().to_lowercase()))
-            })?;
+        let flags = clone_flags(&launch.spec);
+        let cgroup_fd = cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd());
+        let forked = match pid_namespace(&launch.spec) {
+            Some(path) => runtime::process::spawn::child_in_pid_namespace(path, flags, cgroup_fd)?,
+            None => clone3(flags, cgroup_fd)
+                .map_err(|errno| CommandError::host(format!("clone3({flags:#x}): {}", errno.desc().to_lowercase())))?,
+        };
         let (pid, init) = match forked {
             Forked::Child => {
                 drop(channel);
-                std::process::exit(become_init(&launch, streams, theirs))
+                std::process::exit(become_init(&launch, staged, streams, theirs))
             }
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
-        drop((streams, theirs));
-        if !maps.wait()? {
-            return Err(CommandError::host("the command that started the container is gone"));
+        drop((streams, theirs, staged));
+        if !maps.take().map_or(Ok(true), MapsPending::wait)? {
+            return Err(gone());
         }
         // From here on /proc/<pid> of the host's procfs says what the kernel thinks of init.
         let host_pid = pidfd::host_pid(init.as_fd()).unwrap_or(pid);
         if nested {
             write_nested_maps(&launch.spec, host_pid)?;
         }
-        channel.send_go()?;
-
+        // An init that changes its id on the host can no longer be looked into.
         let netns = match has_private(&launch.spec, LinuxNamespaceType::Network) {
             true => Some(super::network::namespace_of(host_pid)?),
             false => None,
         };
+        channel.send_go()?;
+
         let mut helper = match &netns {
             Some(netns) => launch.network.start(netns.as_fd(), host_pid, &runtime_dir)?,
             None => None,
@@ -259,6 +274,8 @@ impl Supervisor {
         let attachment = helper.as_ref().map(Started::attachment);
         state.network = launch.network.status(&record, attachment);
         let forwarder = match &netns {
+            // A driver that does not know its addresses yet is asked once the container runs.
+            _ if attachment.is_some_and(|attachment| attachment.addresses.is_empty()) => None,
             Some(netns) => launch.network.forward(netns.as_fd(), attachment)?,
             None => None,
         };
@@ -322,6 +339,9 @@ impl Supervisor {
             let _ = self.network.write_files(&self.layout, &self.record, Some(attachment));
             self.state.network = self.network.status(&self.record, Some(attachment));
             let _ = self.state.write(&self.layout, &self.record.id);
+            if let Some(netns) = &self.netns {
+                self.forwarder = self.network.forward(netns.as_fd(), Some(attachment)).ok().flatten();
+            }
         }
     }
 
@@ -329,12 +349,14 @@ impl Supervisor {
     fn supervise(mut self) {
         let exit = self.watch();
         let finished_at = Timestamp::now();
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.stop();
+        }
+        // Before the result: who reads it may want the ports, the name, or to remove the image.
+        self.network.close_ports();
         if self.record.request.remove {
-            // Before the result: who reads it may want the name, or to remove the image.
             let _ = container::remove(&self.layout, &self.record.id);
         }
-        let failed = self.relay.container_exited(exit);
-        self.complain(failed);
         let exit_status = status::Exit {
             code: i32::from(exit.code()),
             finished_at: Some(finished_at),
@@ -352,10 +374,10 @@ impl Supervisor {
             let _ = self.state.on(StateEvent::Exited(exit_status));
             let _ = self.state.write(&self.layout, &self.record.id);
         }
+        // Only now do the clients hear of it: what they run next finds the container ended, or gone.
+        let failed = self.relay.container_exited(exit);
+        self.complain(failed);
         self.say_last_words();
-        if let Some(forwarder) = self.forwarder.take() {
-            forwarder.stop();
-        }
         if let Some(helper) = self.helper.take() {
             helper.stop();
         }
@@ -467,7 +489,9 @@ fn create(launch: &mut Launch) -> Result<FileLock, CommandError> {
     };
     write_bundle(&layout, &launch.record, &launch.spec, launch.seccomp.as_ref())?;
     let durability = if launch.record.request.remove { Durability::None } else { Durability::Data };
-    creation.publish(&launch.record, durability).map_err(CommandError::host)
+    let published = creation.publish(&launch.record, durability).map_err(CommandError::host);
+    launch.ids = None;
+    published
 }
 
 /// Writes what stands beside the record: `config.json` and the writable directories.
@@ -486,7 +510,10 @@ pub(crate) fn write_bundle(
     if record.request.rootfs.is_none() {
         for name in ["upper", "work"] {
             let path = directory.join(name);
-            std::fs::create_dir(&path).map_err(fail(path))?;
+            // The upper directory becomes the container's root directory: the caller's umask has no say in it.
+            let made = std::fs::create_dir(&path);
+            let made = made.and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(0o755)));
+            made.map_err(fail(path))?;
         }
     }
     let path = directory.join("config.json");
@@ -506,13 +533,32 @@ fn config_json(spec: &Spec, seccomp: Option<&str>) -> Result<String, CommandErro
     Ok(text)
 }
 
-fn become_init(launch: &Launch, streams: steps::Streams, channel: handshake::Channel) -> i32 {
+/// Makes ready what an init with other ids than ours cannot reach.
+fn stage(launch: &Launch) -> Result<Staged, CommandError> {
+    let first = |mappings: &Option<Vec<LinuxIdMapping>>| {
+        let root = mappings.iter().flatten().find(|one| one.container_id() == 0);
+        root.map(LinuxIdMapping::host_id).unwrap_or_default()
+    };
+    let linux = launch.spec.linux().as_ref();
+    let owner = linux.map(|linux| (first(linux.uid_mappings()), first(linux.gid_mappings()))).unwrap_or_default();
+    Staged::for_nested(&stage::Request {
+        rootfs: &launch.rootfs,
+        mounts: launch.spec.mounts().as_deref().unwrap_or_default(),
+        mount_point: &launch.layout.container(&launch.record.id),
+        fill: &launch.fill,
+        owner,
+    })
+    .map_err(CommandError::host)
+}
+
+fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel: handshake::Channel) -> i32 {
     let keyring = std::ffi::CString::new(format!("_coracle.{}", launch.record.id)).unwrap_or_default();
     let mount_point = launch.layout.container(&launch.record.id);
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let plan = steps::Plan {
         spec: &launch.spec,
         rootfs: &launch.rootfs,
+        staged,
         mount_point: &mount_point,
         fill: &launch.fill,
         copy_tree,

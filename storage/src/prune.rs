@@ -66,7 +66,7 @@ pub fn sweep(layout: &Layout) -> (Swept, Vec<SweepError>) {
     let mut errors = Vec::new();
     let mut note = |result: Result<(), SweepError>| errors.extend(result.err());
     note(sweep_containers(layout, &mut swept));
-    note(sweep_runtime(layout, &mut swept));
+    note(sweep_runtime(layout).map(|count| swept.runtime = count));
     if fs::symlink_metadata(layout.names()).is_ok() {
         let names = NamesLock::take(layout).and_then(|names| names.sweep(layout));
         note(names.map(|count| swept.names = count).map_err(SweepError::from));
@@ -167,7 +167,12 @@ pub fn volume_users(layout: &Layout, name: &str) -> Result<Vec<ContainerId>, Con
     Ok(records.into_iter().filter(|record| uses_volume(record, name)).map(|record| record.id).collect())
 }
 
-fn sweep_runtime(layout: &Layout, swept: &mut Swept) -> Result<(), SweepError> {
+/// Removes the runtime directories of containers that are gone, and tells how many there were.
+///
+/// # Errors
+/// [`SweepError`].
+pub fn sweep_runtime(layout: &Layout) -> Result<usize, SweepError> {
+    let mut swept = 0;
     for id in container::ids_in(layout.runtime_dir())? {
         if fs::symlink_metadata(layout.container(&id)).is_ok() {
             continue;
@@ -177,18 +182,24 @@ fn sweep_runtime(layout: &Layout, swept: &mut Swept) -> Result<(), SweepError> {
             // Made an instant ago, or the last of one that was being removed. Only an empty one goes; who is about to
             // lock it makes it again.
             if fs::remove_dir(layout.runtime_container(&id)).is_ok() {
-                swept.runtime += 1;
+                swept += 1;
             }
             continue;
         }
         // Holding the lock, so that a creator that is about to take it starts over.
-        let Some(_lock) = FileLock::try_exclusive(&lock)? else { continue };
+        let _lock = match FileLock::try_exclusive(&lock) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => continue,
+            // Somebody else has just removed it.
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(error.into()),
+        };
         if fs::symlink_metadata(layout.container(&id)).is_err() {
             container::remove_runtime(layout, &id)?;
-            swept.runtime += 1;
+            swept += 1;
         }
     }
-    Ok(())
+    Ok(swept)
 }
 
 fn sweep_temporaries(layout: &Layout, directory: &Path) -> Result<usize, SweepError> {

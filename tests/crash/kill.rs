@@ -62,7 +62,9 @@ fn killed_command_leaves_no_container_behind(home: &Home) {
 fn supervisor(payload: &str) -> u32 {
     let found = processes().into_iter().find(|pid| {
         let line = command_line(*pid);
-        !line.starts_with(payload) && !line.contains("slirp4netns") && !line.contains("pasta")
+        // A process that is just dying has no arguments any more.
+        let is_dying = fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |bytes| bytes.is_empty());
+        !is_dying && !line.starts_with(payload) && !line.contains("slirp4netns") && !line.contains("pasta")
     });
     found.expect("a running container has a supervisor")
 }

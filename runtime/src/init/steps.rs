@@ -13,12 +13,13 @@ use super::program::Program;
 use super::sealed_exe::SealedExe;
 use crate::mount::apply::{self, CopyTree};
 use crate::mount::rootfs::Rootfs;
-use crate::mount::{Attributes, MountError, attr, masks, open_in_root, rootfs, set_attributes, target};
+use crate::mount::stage::Staged;
+use crate::mount::{MountError, masks, open_in_root, rootfs, target};
 use crate::process::prctl;
 use crate::process::pty::{Pty, install_console};
 use crate::process::stdio::ContainerEnd;
 use crate::sys::SysError;
-use crate::sys::mount::{FsContext, attach, clone_tree, pivot_here};
+use crate::sys::mount::{attach, clone_tree, pivot_here};
 use crate::sys::process as sys;
 
 /// Why a container did not start.
@@ -123,6 +124,8 @@ pub struct Plan<'a> {
     pub spec: &'a Spec,
     /// Its root file system.
     pub rootfs: &'a Rootfs,
+    /// What the supervisor made ready because init cannot.
+    pub staged: Staged,
     /// A directory of the host over which the root may be mounted in the container's namespace.
     pub mount_point: &'a Path,
     /// New volumes to be filled.
@@ -161,7 +164,7 @@ pub fn run(plan: Plan<'_>, channel: Channel) -> i32 {
 }
 
 /// `Ok(None)`: the supervisor is gone.
-fn start(plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitError> {
+fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitError> {
     let spec = plan.spec;
     let process = spec.process().as_ref().ok_or(InitError::NoCommand)?;
     sys::hide_command_line(c"coracle-init");
@@ -172,7 +175,7 @@ fn start(plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitErr
 
     join_shared(spec)?;
     let sealed = plan.seal.map(SealedExe::open).transpose()?;
-    let root = make_root(&plan)?;
+    let (root, dev) = make_root(&mut plan)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
     }
@@ -189,8 +192,11 @@ fn start(plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitErr
         Streams::Terminal => Some(open_console(root.as_fd(), process, channel)?),
         Streams::Pipes(_) => None,
     };
+    if let Some(dev) = dev {
+        apply::make_read_only(dev.as_fd())?;
+    }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
-        set_attributes(root.as_fd(), Attributes { set: attr::RDONLY, ..Attributes::default() }, false)?;
+        apply::make_read_only(root.as_fd())?;
     }
     channel.report(&Report::Ready)?;
     if !channel.wait_go() {
@@ -208,6 +214,7 @@ fn start(plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, InitErr
             keyring: plan.keyring,
             keep_groups: keeps_groups(spec),
             single_id: plan.single_id,
+            dies_with_parent: true,
             filter: plan.filter,
             sealed: sealed.as_ref(),
         },
@@ -224,6 +231,8 @@ pub struct BecomeOptions<'a> {
     pub keep_groups: bool,
     /// Only id 0 is mapped.
     pub single_id: bool,
+    /// The program dies with the process that started it: a container with its supervisor, but no `exec` with its client.
+    pub dies_with_parent: bool,
     /// Loads the system call filter.
     pub filter: Option<LoadFilter<'a>>,
     /// The read-only mount of our binary.
@@ -246,7 +255,7 @@ pub fn become_program(
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
-    credentials::apply(process, options.keep_groups, options.single_id, options.filter)?;
+    credentials::apply(process, options.keep_groups, options.single_id, options.dies_with_parent, options.filter)?;
     entered?;
     let program = Program::find(process)?;
     sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
@@ -280,13 +289,23 @@ pub fn keeps_groups(spec: &Spec) -> bool {
     spec.annotations().as_ref().is_some_and(|all| all.get(key).is_some_and(|value| value == "1"))
 }
 
-/// Mounts root, the bundle's mounts and masks; sets sysctls. Returns the root directory.
-fn make_root(plan: &Plan<'_>) -> Result<OwnedFd, InitError> {
+/// Mounts root, the bundle's mounts and masks; sets sysctls. Returns the root directory, and a `/dev` that is to become
+/// read-only.
+fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitError> {
     rootfs::stop_propagation()?;
-    let root = plan.rootfs.mount(plan.mount_point)?;
-    let none = Vec::new();
-    let request = apply::Request { single_id: plan.single_id, fill: plan.fill, copy_tree: plan.copy_tree };
-    let made = apply::all(root.as_fd(), plan.spec.mounts().as_ref().unwrap_or(&none), &request)?;
+    let mounts = plan.spec.mounts().as_deref().unwrap_or_default();
+    let root = match plan.staged.root.take() {
+        Some(root) => {
+            // The supervisor left us in the mount point: no name is looked up, which directories closed to us would refuse.
+            rootfs::attach_root(&root, nix::fcntl::AT_FDCWD, plan.mount_point)?;
+            root
+        }
+        None => plan.rootfs.mount(plan.mount_point)?,
+    };
+    plan.staged.add_shared(mounts)?;
+    let request =
+        apply::Request { single_id: plan.single_id, fill: plan.fill, copy_tree: plan.copy_tree, staged: &plan.staged };
+    let made = apply::all(root.as_fd(), mounts, &request)?;
     if let Some(linux) = plan.spec.linux() {
         for device in linux.devices().iter().flatten() {
             // The bundle of a rootless container names devices of the host; their nodes are bound, not made.
@@ -297,7 +316,9 @@ fn make_root(plan: &Plan<'_>) -> Result<OwnedFd, InitError> {
         if let Some(sysctls) = linux.sysctl().as_ref().filter(|all| !all.is_empty()) {
             let proc = match made.proc {
                 Some(proc) => proc,
-                None => FsContext::open("proc")?.mount(0)?,
+                // Without a procfs of the container's own (`--pid host`): the host's, which is still reachable, and which
+                // shows each process its own namespaces' values.
+                None => host_proc()?,
             };
             for (name, value) in sysctls {
                 set_sysctl(proc.as_fd(), name, value)?;
@@ -315,7 +336,18 @@ fn make_root(plan: &Plan<'_>) -> Result<OwnedFd, InitError> {
         masks::make_read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
         masks::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
     }
-    Ok(root)
+    Ok((root, made.read_only_at_last))
+}
+
+fn host_proc() -> Result<OwnedFd, InitError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let proc =
+        nix::fcntl::open("/proc", flags, nix::sys::stat::Mode::empty()).map_err(SysError::of("open", "/proc"))?;
+    let kind = nix::sys::statfs::fstatfs(&proc).map_err(SysError::of("fstatfs", "/proc"))?.filesystem_type();
+    if kind != nix::sys::statfs::PROC_SUPER_MAGIC {
+        return Err(SysError { call: "fstatfs", args: "/proc".into(), errno: Errno::ENODEV }.into());
+    }
+    Ok(proc)
 }
 
 /// Writes a sysctl through a procfs of our own, never through the container's `/proc` (CVE-2025-52881).

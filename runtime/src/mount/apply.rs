@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use oci_spec::runtime::Mount;
 
+use super::stage::Staged;
 use super::target::{Kind, open_or_make};
 use super::{MountError, dev, options};
 use crate::sys::SysError;
@@ -21,6 +22,8 @@ use crate::sys::mount::{Attributes, FsContext, attach, attr, clone_tree, open_in
 pub struct Made {
     /// The container's procfs, for writes to `/proc` that nothing of the image can redirect (CVE-2025-52881).
     pub proc: Option<OwnedFd>,
+    /// A `/dev` that becomes read-only ([`make_read_only`]) when devices and the console have their places in it.
+    pub read_only_at_last: Option<OwnedFd>,
 }
 
 /// Copies a tree from one directory into another, keeping owners, modes, times and attributes.
@@ -35,6 +38,8 @@ pub struct Request<'a> {
     pub fill: &'a [PathBuf],
     /// How trees are copied; writing files that stay is not this crate's business.
     pub copy_tree: CopyTree,
+    /// Sources of binds that are there already.
+    pub staged: &'a Staged,
 }
 
 /// Makes `mounts` in order.
@@ -58,7 +63,13 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
 
     if options.bind || kind == "bind" {
         let source = source.ok_or_else(|| MountError::Option { target: target_text.clone(), option: "bind".into() })?;
-        let tree = clone_tree(nix::fcntl::AT_FDCWD, source, options.recursive).map_err(fail)?;
+        let tree = match request.staged.bind(source) {
+            Some(tree) => tree.try_clone_to_owned().map_err(|error| {
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE));
+                fail(SysError { call: "dup", args: source.display().to_string(), errno })
+            })?,
+            None => clone_tree(nix::fcntl::AT_FDCWD, source, options.recursive).map_err(fail)?,
+        };
         let stat = nix::sys::stat::fstat(&tree).map_err(SysError::of("fstat", source.display())).map_err(fail)?;
         let kind = if stat.st_mode & libc::S_IFMT == libc::S_IFDIR { Kind::Directory } else { Kind::File };
         let target = open_or_make(root, path, kind).map_err(fail)?;
@@ -66,26 +77,43 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
             fill(root, path, tree.as_fd(), request.copy_tree).map_err(fail)?;
         }
         apply_attributes(tree.as_fd(), &options).map_err(fail)?;
-        return attach(tree.as_fd(), target.as_fd(), path.display()).map_err(fail);
+        attach(tree.as_fd(), target.as_fd(), path.display()).map_err(fail)?;
+        if source == Path::new("/proc") && target_text == "/proc" && made.proc.is_none() {
+            // The host's own: a container without a pid namespace of its own may not mount another.
+            made.proc = Some(tree);
+        }
+        return Ok(());
     }
     if matches!(target_text.as_str(), "/proc" | "/sys" | "/dev") {
         require_directory(root, path)?;
     }
+    // What the image does not have is not there to be copied, and a tmpfs has a mode of its own.
+    let copy_up = options.copy_up && open_in_root(root, path, OFlag::O_PATH).is_ok();
     let target = open_or_make(root, path, Kind::Directory).map_err(fail)?;
-    let mounted = match filesystem(kind, &options, request.single_id) {
+    // A tmpfs that starts with something in it becomes read-only when it has it.
+    let read_only = if kind == "tmpfs" { options.set & attr::RDONLY } else { 0 };
+    let mounted = match filesystem(kind, &options, read_only, request.single_id) {
         // A host without cgroup v2, or one that hides it: the container goes without.
         Err(_) if matches!(kind, "cgroup" | "cgroup2") => return Ok(()),
         other => other.map_err(fail)?,
     };
-    if options.copy_up {
+    if copy_up {
         fill(root, path, mounted.as_fd(), request.copy_tree).map_err(fail)?;
+        keep_mode(mounted.as_fd(), &options).map_err(fail)?;
     }
     if kind == "tmpfs" && target_text == "/dev" {
         dev::fill(mounted.as_fd()).map_err(fail)?;
     }
+    if read_only != 0 && target_text != "/dev" {
+        make_read_only(mounted.as_fd()).map_err(fail)?;
+    }
     attach(mounted.as_fd(), target.as_fd(), path.display()).map_err(fail)?;
     if kind == "tmpfs" && target_text == "/dev" {
         dev::bind_defaults(mounted.as_fd())?;
+        if read_only != 0 {
+            made.read_only_at_last = Some(mounted);
+        }
+        return Ok(());
     }
     if kind == "proc" && made.proc.is_none() {
         made.proc = Some(mounted);
@@ -94,7 +122,9 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
 }
 
 /// A detached mount of a new instance of a file system.
-fn filesystem(kind: &str, options: &options::Options, single_id: bool) -> Result<OwnedFd, SysError> {
+///
+/// `later` are attributes that it does not get yet.
+fn filesystem(kind: &str, options: &options::Options, later: u64, single_id: bool) -> Result<OwnedFd, SysError> {
     let kind: &'static str = match kind {
         "proc" => "proc",
         "sysfs" => "sysfs",
@@ -117,7 +147,12 @@ fn filesystem(kind: &str, options: &options::Options, single_id: bool) -> Result
     }
     // The source name is what the container's mount table shows.
     context.string("source", if kind == "cgroup2" { "cgroup" } else { kind })?;
-    context.mount(options.set & !(attr::ATIME_MASK & !attr::NOATIME & !attr::STRICTATIME))
+    context.mount(options.set & !later & !(attr::ATIME_MASK & !attr::NOATIME & !attr::STRICTATIME))
+}
+
+/// Makes one mount read-only.
+pub fn make_read_only(mount: BorrowedFd<'_>) -> Result<(), SysError> {
+    set_attributes(mount, Attributes { set: attr::RDONLY, ..Attributes::default() }, false)
 }
 
 fn apply_attributes(mount: BorrowedFd<'_>, options: &options::Options) -> Result<(), SysError> {
@@ -158,6 +193,14 @@ fn require_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), MountError
         _ => "a special file",
     };
     Err(MountError::NotADirectory { path: path.display().to_string(), found })
+}
+
+/// Gives a filled tmpfs the mode that was asked for, instead of the image's directory's.
+fn keep_mode(mount: BorrowedFd<'_>, options: &options::Options) -> Result<(), SysError> {
+    let asked = options.data.iter().find(|(key, _)| key == "mode").and_then(|(_, mode)| mode.as_deref());
+    let Some(mode) = asked.and_then(|mode| u32::from_str_radix(mode, 8).ok()) else { return Ok(()) };
+    let root = open_in_root(mount, Path::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    nix::sys::stat::fchmod(&root, nix::sys::stat::Mode::from_bits_truncate(mode)).map_err(SysError::of("fchmod", mode))
 }
 
 /// Copies what the image has at `path` into the mount that will hide it.

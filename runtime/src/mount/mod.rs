@@ -6,6 +6,8 @@ pub mod options;
 
 pub mod rootfs;
 
+pub mod stage;
+
 pub mod apply;
 
 pub mod dev;

@@ -57,6 +57,7 @@ pub fn overlay(mapping: &Mapping, scratch: &Path) -> Result<(), ProbeError> {
 
 fn try_overlay(scratch: &Path) -> Result<(), Errno> {
     let io = |result: io::Result<()>| result.map_err(|error| errno_of(&error));
+    io(fs::create_dir(scratch))?;
     for name in ["lower", "upper", "work", "at"] {
         io(fs::create_dir(scratch.join(name)))?;
     }

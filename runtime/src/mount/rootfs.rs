@@ -2,7 +2,7 @@
 //!
 //! **Runs in:** container init, single-threaded, in the container's own mount namespace before `pivot_root`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,18 @@ pub enum Rootfs {
     Directory(PathBuf),
 }
 
+/// Gives the calling process, which is single-threaded, a mount namespace of its own.
+pub fn own_namespace() -> Result<(), MountError> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))?;
+    stop_propagation()
+}
+
+/// Takes the mount at the directory `at` away, with what is mounted below it.
+pub fn unmount(at: &Path) -> Result<(), MountError> {
+    let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
+    Ok(nix::mount::umount2(at, flags).map_err(SysError::of("umount2", at.display()))?)
+}
+
 /// Cuts mount propagation from this namespace to the host's; what the host mounts still arrives.
 pub fn stop_propagation() -> Result<(), MountError> {
     nix::mount::mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
@@ -46,6 +58,13 @@ pub fn stop_propagation() -> Result<(), MountError> {
 impl Rootfs {
     /// Mounts the root file system over the directory `at` and returns its root.
     pub fn mount(&self, at: &Path) -> Result<OwnedFd, MountError> {
+        let place = open(at)?;
+        attach_root(&self.detached(at)?, place.as_fd(), at)?;
+        open(at)
+    }
+
+    /// The root file system, attached nowhere. `at` is a directory to use where the kernel cannot do without a place.
+    pub fn detached(&self, at: &Path) -> Result<OwnedFd, MountError> {
         let detached = match self {
             Rootfs::Overlay { base, lowers, upper, work, volatile } => {
                 nix::unistd::chdir(base.as_path())
@@ -63,15 +82,19 @@ impl Rootfs {
             }
             Rootfs::Directory(path) => Some(clone_tree(nix::fcntl::AT_FDCWD, path, true).map_err(MountError::Rootfs)?),
         };
-        if let Some(detached) = detached {
-            let place = open(at)?;
-            attach(detached.as_fd(), place.as_fd(), at.display())?;
-            // The container's own mounts must not travel anywhere, and pivot_root wants a private parent.
-            let private = Attributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Attributes::default() };
-            set_attributes(detached.as_fd(), private, true)?;
+        match detached {
+            Some(detached) => Ok(detached),
+            None => Ok(clone_tree(nix::fcntl::AT_FDCWD, at, false)?),
         }
-        open(at)
     }
+}
+
+/// Attaches a root file system over the directory `place`, which is `name`.
+pub fn attach_root(detached: &OwnedFd, place: BorrowedFd<'_>, name: &Path) -> Result<(), MountError> {
+    attach(detached.as_fd(), place, name.display())?;
+    // The container's own mounts must not travel anywhere, and pivot_root wants a private parent.
+    let private = Attributes { propagation: MsFlags::MS_PRIVATE.bits(), ..Attributes::default() };
+    Ok(set_attributes(detached.as_fd(), private, true)?)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, MountError> {
@@ -96,7 +119,13 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, volatile: bool) -> Res
     }
     context.string("upperdir", upper)?;
     context.string("workdir", work)?;
-    context.mount(0)
+    let mount = context.mount(0)?;
+    // Without room for its work directory the kernel makes a read-only mount of it, and says so in its log only.
+    let flags = nix::sys::statvfs::fstatvfs(&mount).map_err(SysError::of("fstatvfs", "overlay"))?.flags();
+    if flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
+        return Err(SysError { call: "fsmount", args: format!("overlay, {}", work.display()), errno: Errno::ENOSPC });
+    }
+    Ok(mount)
 }
 
 /// The same by `mount(2)`, whose options must fit into one page: layers go by the names of short links on a tmpfs.
@@ -134,7 +163,5 @@ fn overlay_before_6_5(
         Some(text.as_str()),
     )
     .map_err(SysError::of("mount", format!("overlay, {text}")))?;
-    nix::mount::mount(None::<&str>, at.as_os_str().as_bytes(), None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(SysError::of("mount", "MS_PRIVATE"))?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The supervisor's birth: forked straight into the container's base user namespace.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use crate::init::handshake::Report;
 use crate::sys::SysError;
@@ -119,13 +120,47 @@ pub fn supervisor_beside(pidfd: BorrowedFd<'_>, own_pids: bool) -> Result<Side, 
     }
 }
 
-/// Makes the pid namespace at `path` that of the children that this process clones from now on.
-pub fn put_children_into(path: &std::path::Path) -> Result<(), SysError> {
-    let fd = nix::fcntl::open(
-        path,
-        nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )
-    .map_err(SysError::of("open", path.display()))?;
+/// Clones a child of the caller into the pid namespace at `path`, which only children can join.
+///
+/// The namespace is entered by a joiner that exits, so that whatever the caller clones later stays out of it.
+pub fn child_in_pid_namespace(path: &Path, flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, SysError> {
+    let (ours, theirs) = crate::init::handshake::pair()?;
+    match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
+        Forked::Child => {
+            drop(ours);
+            let cloned = join_for_children(path).and_then(|()| {
+                clone3(flags | libc::CLONE_PARENT as u64, cgroup).map_err(SysError::of("clone3", "CLONE_PARENT"))
+            });
+            let told = match cloned {
+                Ok(Forked::Child) => return Ok(Forked::Child),
+                Ok(Forked::Parent { pidfd, .. }) => theirs.report(&Report::Process(pidfd)),
+                Err(error) => theirs.report(&Report::Failed { code: 125, message: error.to_string() }),
+            };
+            std::process::exit(i32::from(told.is_err()))
+        }
+        Forked::Parent { pidfd: joiner, .. } => {
+            drop(theirs);
+            let report = ours.receive()?;
+            let _ = crate::sys::process::wait(joiner.as_fd(), true);
+            match report {
+                Report::Process(pidfd) => {
+                    let pid = super::pidfd::host_pid(pidfd.as_fd()).unwrap_or(0);
+                    Ok(Forked::Parent { pid, pidfd })
+                }
+                Report::Failed { message, .. } => Err(SysError {
+                    call: "join",
+                    args: format!("{}: {message}", path.display()),
+                    errno: nix::errno::Errno::EPERM,
+                }),
+                _ => Err(SysError { call: "join", args: path.display().to_string(), errno: nix::errno::Errno::ESRCH }),
+            }
+        }
+    }
+}
+
+fn join_for_children(path: &Path) -> Result<(), SysError> {
+    let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
+    let fd =
+        nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).map_err(SysError::of("open", path.display()))?;
     crate::sys::process::setns(fd.as_fd(), libc::CLONE_NEWPID).map_err(SysError::of("setns", path.display()))
 }

@@ -80,6 +80,11 @@ impl IdMap {
         self.0.iter().map(|entry| u64::from(entry.size)).sum()
     }
 
+    /// One more than the highest id inside.
+    pub fn end(&self) -> u64 {
+        self.0.iter().map(|entry| u64::from(entry.container) + u64::from(entry.size)).max().unwrap_or(0)
+    }
+
     /// Whether no id is mapped.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -41,7 +41,7 @@ pub(crate) fn user(value: &str) -> Parsed<UserNamespace> {
         }
         ("auto", options) => {
             let [size] = numbers(options, ["size"])?;
-            Ok(UserNamespace::Auto { size })
+            Ok(UserNamespace::Auto { size, first: None })
         }
         ("container", Some(name)) => container(name).map(UserNamespace::Container),
         ("ns", Some(path)) => path_of(path).map(UserNamespace::Path),
@@ -109,8 +109,8 @@ mod tests {
             ("keep-id", keep(None, None, None)),
             ("keep-id:uid=200,gid=210", keep(Some(200), Some(210), None)),
             ("keep-id:size=65536", keep(None, None, Some(65536))),
-            ("auto", UserNamespace::Auto { size: None }),
-            ("auto:size=1024", UserNamespace::Auto { size: Some(1024) }),
+            ("auto", UserNamespace::Auto { size: None, first: None }),
+            ("auto:size=1024", UserNamespace::Auto { size: Some(1024), first: None }),
             ("container:c", UserNamespace::Container("c".to_owned())),
             ("ns:/x", UserNamespace::Path("/x".into())),
         ] {

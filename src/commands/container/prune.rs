@@ -1,5 +1,6 @@
 //! `container prune`.
 
+use storage::state::container::{self, ContainerError, Record};
 use storage::state::status;
 
 use crate::cli::output;
@@ -45,15 +46,13 @@ pub(crate) fn prune(filters: &[String], context: &Context) -> Result<(Vec<String
     let (mut ids, mut freed) = (Vec::new(), 0);
     for record in select::all(context)? {
         let observed = status::observe(&context.layout, &record)?;
-        // A lock that is held belongs to a supervisor, or to somebody about to start it.
-        if observed.state.is_alive()
-            || observed.supervisor.is_some()
-            || !filters.accept_observed(&record, Some(&observed))
-        {
+        if observed.state.is_alive() || !filters.accept_observed(&record, Some(&observed)) {
             continue;
         }
         let bytes = ps::tree_bytes(&context.layout.container(&record.id).join("upper"));
         match rm::remove(context, &record, false) {
+            // About to be started: it is none of ours.
+            Err(_) if is_busy(context, &record) => {}
             Ok(()) => {
                 ids.push(record.id.to_string());
                 freed += bytes;
@@ -62,4 +61,8 @@ pub(crate) fn prune(filters: &[String], context: &Context) -> Result<(Vec<String
         }
     }
     Ok((ids, freed))
+}
+
+fn is_busy(context: &Context, record: &Record) -> bool {
+    matches!(container::lock(&context.layout, &record.id), Err(ContainerError::Busy(_)))
 }

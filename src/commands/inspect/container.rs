@@ -83,7 +83,7 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("KubeExitCodePropagation", "invalid".into()),
         ("lockNumber", Value::Int(0)),
         ("Config", config(record, &spec)),
-        ("HostConfig", host_config(record, context)),
+        ("HostConfig", host_config(record, &observed, context)),
         ("UseImageHosts", request.network.no_hosts.into()),
         ("UseImageHostname", request.network.no_hostname.into()),
         // docker's names for what podman calls otherwise.
@@ -157,9 +157,19 @@ fn state(observed: &Observed, request: &Request) -> Value {
     if request.healthcheck.is_none() {
         fields.push(("Health", Value::Omitted(Box::new(Value::Nil))));
     }
+    fields.push((
+        "CgroupPath",
+        Value::Str(state.init().map(|init| cgroup_path(init.pid)).unwrap_or_default()).omitempty(),
+    ));
     fields.push(("CheckpointedAt", Value::Time(None)));
     fields.push(("RestoredAt", Value::Time(None)));
     Value::Struct(fields)
+}
+
+/// The cgroup of a process below the mount of version 2.
+fn cgroup_path(pid: i32) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned()
 }
 
 fn capabilities(spec: &Raw, set: &str) -> Value {
@@ -396,7 +406,7 @@ fn log_path(record: &Record, context: &Context) -> String {
     }
 }
 
-fn host_config(record: &Record, context: &Context) -> Value {
+fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value {
     let request = &record.request;
     let resources = &request.resources;
     let network = &request.network;
@@ -436,6 +446,10 @@ fn host_config(record: &Record, context: &Context) -> Value {
             options.extend(tmpfs.size.iter().map(|size| format!("size={size}")));
             options.extend(tmpfs.mode.iter().map(|mode| format!("mode={mode:o}")));
             options.extend(tmpfs.options.iter().cloned());
+            options.extend(["nosuid", "nodev"].map(str::to_owned));
+            if !tmpfs.nocopy {
+                options.push("tmpcopyup".to_owned());
+            }
             Some((tmpfs.target.display().to_string(), Value::Str(options.join(","))))
         }
         _ => None,
@@ -472,7 +486,7 @@ fn host_config(record: &Record, context: &Context) -> Value {
                 ("Size", "0B".into()),
             ]),
         ),
-        ("NetworkMode", network_mode(record).into()),
+        ("NetworkMode", network_mode(record, observed).into()),
         ("PortBindings", Value::Map(port_map(&published))),
         (
             "RestartPolicy",
@@ -545,11 +559,11 @@ fn host_config(record: &Record, context: &Context) -> Value {
     ])
 }
 
-fn network_mode(record: &Record) -> String {
-    match record.request.network.mode.as_str() {
-        "" => "default".to_owned(),
-        mode => mode.to_owned(),
-    }
+/// The network as asked for; where nothing was asked for, what it became.
+fn network_mode(record: &Record, observed: &Observed) -> String {
+    let asked = record.request.network.mode.as_str();
+    let became = observed.network.mode.as_str();
+    [asked, became, "default"].into_iter().find(|mode| !mode.is_empty()).unwrap_or_default().to_owned()
 }
 
 /// A mount as `-v` would have it.

@@ -21,6 +21,7 @@ use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
 use super::lock::{FileLock, LockError};
 use super::name::{self, NameError, NamesLock};
 use super::request::Request;
+use super::status::StatusError;
 use super::trash::{self, TrashError};
 use super::version::{self, ReadError};
 use crate::digest::{DiffId, Digest};
@@ -55,6 +56,9 @@ pub enum ContainerError {
     /// Its lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// What it does cannot be known.
+    #[error(transparent)]
+    Status(StatusError),
     /// A directory cannot be made.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -158,6 +162,7 @@ impl<'a> Creation<'a> {
         let lock = lock_new(layout, &id)?;
         let creation = Self { layout, id, lock: Some(lock), name: None };
         create_dir(&layout.container(&creation.id))?;
+        trash::prepare(layout)?;
         Ok(creation)
     }
 

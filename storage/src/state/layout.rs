@@ -158,6 +158,11 @@ impl Layout {
         self.data.join("trash")
     }
 
+    /// Held while `--userns auto` chooses a range of ids.
+    pub fn auto_ids_lock(&self) -> PathBuf {
+        self.data.join("auto-ids.lock")
+    }
+
     /// The journal of events.
     pub fn events(&self) -> PathBuf {
         self.data.join("events")

@@ -8,6 +8,7 @@
 //! 0. images/blobs/.tmp-*       one blob; a layer's holder may wait for the configuration's, whose holder waits for none
 //! 1. images/lock               index.json
 //! 2. layers/.tmp-*/lock        one unpack; only ever tried, never waited for
+//! 2. auto-ids.lock             a range of ids that is chosen and not yet in a record
 //! 3. <runtime>/<id>/lock       one container; its supervisor holds it for life
 //! 4. names.lock               moving a name, sweeping a stale one (claiming a free one needs no lock)
 //! 5. volumes.lock             removing a volume

@@ -288,6 +288,9 @@ pub enum UserNamespace {
         /// How many ids are mapped; guessed from the image when absent.
         #[serde(default)]
         size: Option<u32>,
+        /// The first one, in the user's base user namespace; chosen when the container is created.
+        #[serde(default)]
+        first: Option<u32>,
     },
     /// The user is not mapped inside.
     NoMap,

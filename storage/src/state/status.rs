@@ -15,12 +15,13 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{Durability, WriteError, remove_if_there, write_atomic};
-use super::container::Record;
+use super::container::{ContainerError, Record, load, lock, remove_runtime};
 use super::layout::{ContainerId, Layout};
 use super::lock::{FileLock, LockError};
 use super::request::Protocol;
@@ -550,6 +551,41 @@ fn conclude(evidence: Evidence) -> Observed {
 impl Observed {
     fn at_rest(state: State, started_at: Option<Timestamp>, restarts: u32) -> Self {
         Self { state, supervisor: None, started_at, network: Network::default(), health: None, restarts }
+    }
+}
+
+/// How long a supervisor may take to clear up after its container: longer than slow readers of the last output get.
+const CLEARING_UP: Duration = Duration::from_secs(15);
+
+/// Takes the lock of a container that does not run. A supervisor that is still clearing up after it is waited for.
+///
+/// # Errors
+/// [`ContainerError::Busy`] if it runs or is being started; [`ContainerError::NotFound`] if it vanishes meanwhile.
+pub fn lock_at_rest(layout: &Layout, record: &Record) -> Result<FileLock, ContainerError> {
+    let deadline = Instant::now() + CLEARING_UP;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if load(layout, &record.id)?.is_none() {
+            return Err(ContainerError::NotFound(record.id.to_string()));
+        }
+        match lock(layout, &record.id) {
+            Ok(lock) if load(layout, &record.id)?.is_some() => return Ok(lock),
+            // Its supervisor has removed it; what we have locked is in a directory that we have made.
+            Ok(_lock) => remove_runtime(layout, &record.id)?,
+            Err(ContainerError::Lock(error)) if error.is_not_found() => {}
+            Err(ContainerError::Busy(id)) => {
+                let state = observe(layout, record).map_err(ContainerError::Status)?.state;
+                if state.exit().is_none() || Instant::now() > deadline {
+                    return Err(ContainerError::Busy(id));
+                }
+                // The one wait that looks again and again: a wait for the lock itself could not be given up when
+                // somebody else starts the container first, and supervisors in other pid namespaces wait here as well,
+                // to which the pid of the other means nothing.
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

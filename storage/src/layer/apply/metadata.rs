@@ -1,7 +1,7 @@
 //! Owners, modes, times and extended attributes of what was unpacked.
 
 use super::{Applied, ApplyError, call, shown};
-use crate::layer::ids::{IdPolicy, OVERRIDE_XATTR};
+use crate::layer::ids::{IdPolicy, OVERRIDE_XATTR, Owner};
 use crate::layer::index::Node;
 use crate::layer::tar::{Entry, Timestamp, Xattr};
 use crate::sys::xattr;
@@ -18,6 +18,9 @@ const SPECIAL: u32 = 0o7000;
 
 /// The mode that directories have while they are filled.
 const OPEN_DIRECTORY: u32 = 0o755;
+
+/// The owner of what we make.
+const US: Owner = Owner { uid: 0, gid: 0 };
 
 pub(super) struct Metadata<'a> {
     ids: &'a IdPolicy,
@@ -56,7 +59,9 @@ impl<'a> Metadata<'a> {
         before: &Node,
         applied: &mut Applied,
     ) -> Result<Vec<Xattr>, ApplyError> {
-        let is_other_owner = (before.uid, before.gid) != (entry.uid, entry.gid);
+        // One that no entry has described is as it was made: ours, whatever id the layer's root has on disk.
+        let on_disk = if before.is_implicit { Some(US) } else { self.ids.owner(before.uid, before.gid) };
+        let is_other_owner = on_disk != self.ids.owner(entry.uid, entry.gid);
         if is_other_owner && let IdPolicy::Mapped(_) = self.ids {
             self.chown(entry, true, |uid, gid| fchown(fd, uid, gid))?;
         }
@@ -69,6 +74,18 @@ impl<'a> Metadata<'a> {
         let xattrs = self.set_xattrs(fd, entry, applied)?;
         self.set_override(fd, entry)?;
         Ok(xattrs)
+    }
+
+    /// Gives a directory that no entry describes to the layer's root, who may have another id than we.
+    pub(super) fn own_implicit_at(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), ApplyError> {
+        match self.ids.owner(0, 0) {
+            Some(owner) if owner != US => {
+                let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
+                fchownat(dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH)
+                    .map_err(|source| call("chown", name, source))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// True if a directory needs more than `mkdir` and its time.
@@ -86,6 +103,9 @@ impl<'a> Metadata<'a> {
     pub(super) fn close_directory(&self, fd: BorrowedFd<'_>, node: &Node, is_root: bool) -> Result<(), ApplyError> {
         let name = b"directory";
         let mode = Mode::from_bits_truncate(self.ids.mode_on_disk(u32::from(node.mode), true));
+        if is_root && node.is_implicit {
+            self.own_implicit_at(fd, b"")?;
+        }
         fchmod(fd, mode).map_err(|source| call("chmod", name, source))?;
         if is_root {
             futimens(fd, &TimeSpec::UTIME_OMIT, &spec(node.mtime)).map_err(|source| call("utimens", name, source))?;

@@ -522,6 +522,9 @@ impl<'a> Unpacker<'a> {
             let dir = self.dirs.fd(self.tree, id).map_err(|source| call("open", &path, source))?;
             for child in &pending[before..] {
                 let name = self.tree.name(*child);
+                if self.tree.node(*child).is_implicit {
+                    self.metadata.own_implicit_at(dir, name)?;
+                }
                 self.metadata.set_time_at(dir, name, self.tree.node(*child).mtime, name)?;
             }
         }

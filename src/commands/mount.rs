@@ -1,0 +1,148 @@
+//! `mount` and `unmount`: the root file system of a container that does not run, at a place of the host.
+//!
+//! The place is what the container's `config.json` calls its root, so that another OCI runtime can run the bundle.
+//!
+//! **Runs in:** the CLI, inside of `coracle unshare`: mounts of an ordinary user live in a namespace of their own.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use runtime::mount::rootfs::{self, Rootfs};
+use storage::state::container::{self, Record};
+use storage::state::layout::create_dir;
+use storage::state::status;
+
+use super::{Context, Outcome};
+use crate::error::CommandError;
+use crate::supervisor::rootfs::{mount_point, of};
+
+/// Mount a working container's root filesystem
+///
+/// Works inside of `coracle unshare`. Prints where each is mounted; without containers, all that are.
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Mount all containers
+    #[arg(short, long)]
+    all: bool,
+    /// Container name or ID (can be repeated)
+    #[arg(value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// Unmount working container's root filesystem
+///
+/// Works inside of `coracle unshare`.
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct UnmountArgs {
+    /// Unmount all containers
+    #[arg(short, long)]
+    all: bool,
+    /// Force the unmount (it is never refused)
+    #[arg(short, long)]
+    force: bool,
+    /// Container name or ID (can be repeated)
+    #[arg(value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// Runs `coracle mount`.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    if !args.all && args.containers.is_empty() {
+        for record in container::list(&context.layout)?.0 {
+            let place = mount_point(&context.layout, &record);
+            if is_mount_point(&place) {
+                println!("{} {}", record.id.short(), place.display());
+            }
+        }
+        return Ok(0);
+    }
+    inside_of_unshare("mount")?;
+    let records = chosen(context, args.all, &args.containers)?;
+    for record in &records {
+        let place = mount(context, record)?;
+        match records.len() {
+            1 if !args.all => println!("{}", place.display()),
+            _ => println!("{} {}", record.id.short(), place.display()),
+        }
+    }
+    Ok(0)
+}
+
+/// Runs `coracle unmount`.
+pub(crate) fn run_unmount(args: UnmountArgs, context: &Context) -> Outcome {
+    if !args.all && args.containers.is_empty() {
+        return Err(CommandError::user("you must provide at least one name or id, or --all"));
+    }
+    inside_of_unshare("unmount")?;
+    for record in chosen(context, args.all, &args.containers)? {
+        let place = mount_point(&context.layout, &record);
+        if is_mount_point(&place) {
+            rootfs::unmount(&place).map_err(CommandError::host)?;
+            let _ = std::fs::remove_dir(&place);
+            println!("{}", record.id);
+        }
+    }
+    Ok(0)
+}
+
+fn inside_of_unshare(command: &str) -> Result<(), CommandError> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let error = CommandError::user(format!("coracle {command} works inside of `coracle unshare` only"));
+    Err(error.hinted(format!("coracle unshare sh -c 'coracle {command} CONTAINER && ...'")))
+}
+
+fn chosen(context: &Context, all: bool, names: &[String]) -> Result<Vec<Record>, CommandError> {
+    if all {
+        return Ok(container::list(&context.layout)?.0);
+    }
+    Ok(names.iter().map(|name| container::find(&context.layout, name)).collect::<Result<_, _>>()?)
+}
+
+/// Mounts one container's root unless it is mounted already; returns where.
+fn mount(context: &Context, record: &Record) -> Result<std::path::PathBuf, CommandError> {
+    let layout = &context.layout;
+    let place = mount_point(layout, record);
+    if is_mount_point(&place) {
+        return Ok(place);
+    }
+    if status::observe(layout, record)?.state.is_alive() {
+        // Two overlays over one upper directory: the kernel promises nothing.
+        return Err(CommandError::user(format!("container {} is running: use exec to work in it", record.name)));
+    }
+    let _lock = status::lock_at_rest(layout, record)?;
+    write_own_files(context, record)?;
+    create_dir(&place).map_err(CommandError::host)?;
+    let (mut root, _) = of(layout, record)?;
+    if let Rootfs::Overlay { volatile, .. } = &mut root {
+        // A work directory that was mounted so once cannot be mounted again.
+        *volatile = false;
+    }
+    let cwd = std::env::current_dir();
+    root.mount(&place).map_err(CommandError::host)?;
+    if let Ok(cwd) = cwd {
+        let _ = std::env::set_current_dir(cwd);
+    }
+    Ok(place)
+}
+
+/// The files that `config.json` binds, for a container that was never started by us.
+fn write_own_files(context: &Context, record: &Record) -> Result<(), CommandError> {
+    let directory = context.layout.runtime_container(&record.id);
+    if directory.join("hosts").exists() {
+        return Ok(());
+    }
+    create_dir(&directory).map_err(CommandError::host)?;
+    crate::supervisor::network::plan(record)?.write_files(&context.layout, record, None)
+}
+
+fn is_mount_point(path: &Path) -> bool {
+    let device = |path: &Path| std::fs::symlink_metadata(path).ok().map(|metadata| metadata.dev());
+    match (device(path), path.parent().and_then(device)) {
+        (Some(own), Some(parent)) => own != parent,
+        _ => false,
+    }
+}
