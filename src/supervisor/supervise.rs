@@ -133,6 +133,7 @@ impl Supervisor {
             Birth::New { .. } => (create(&mut launch)?, true),
             Birth::Existing => {
                 let lock = status::lock_at_rest(&layout, &launch.record).map_err(CommandError::host)?;
+                // Not before: a supervisor that still clears up is known by what it wrote.
                 status::forget_last_run(&layout, &launch.record.id).map_err(CommandError::host)?;
                 (lock, false)
             }

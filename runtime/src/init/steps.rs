@@ -102,7 +102,9 @@ impl InitError {
     /// The exit status that the error means: 127 not found, 126 not executable, else 125.
     pub fn code(&self) -> i32 {
         match self {
-            InitError::NotFound { .. } | InitError::Exec { errno: Errno::ENOENT | Errno::ENOTDIR, .. } => 127,
+            InitError::NotFound { .. }
+            | InitError::Exec { errno: Errno::ENOENT | Errno::ENOTDIR, .. }
+            | InitError::WorkingDirectory { errno: Errno::ENOENT, .. } => 127,
             InitError::Exec { .. } => 126,
             _ => 125,
         }
