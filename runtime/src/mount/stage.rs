@@ -125,7 +125,7 @@ fn in_container(source: &Path) -> Option<(u32, &Path)> {
     let mut components = rest.components();
     let Component::Normal(pid) = components.next()? else { return None };
     let pid = pid.to_str()?.parse().ok()?;
-    (components.next()? == Component::Normal("root".as_ref())).then(|| (pid, components.as_path()))
+    (components.next()? == Component::Normal("root".as_ref())).then_some((pid, components.as_path()))
 }
 
 /// Takes a tree out of the mount namespace of process `pid`.
