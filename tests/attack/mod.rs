@@ -2,10 +2,11 @@
 
 use crate::support::framework::Test;
 
+mod container;
 mod image;
 mod layer;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [image::TESTS, layer::TESTS].concat()
+    [container::TESTS, image::TESTS, layer::TESTS].concat()
 }

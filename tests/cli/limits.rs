@@ -15,6 +15,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(unwritable_home_is_one_line).without_image(),
     test!(closed_standard_streams_are_no_obstacle),
     test!(interrupt_at_any_moment_leaves_nothing).limit_secs(120),
+    test!(interrupt_of_a_start_that_hangs_takes_all_of_it_back),
+    test!(failed_start_leaves_no_volume_and_no_cidfile),
     test!(closed_pipe_is_success),
     test!(full_output_is_an_error),
     test!(hundred_arguments_and_a_large_environment),
@@ -130,4 +132,54 @@ fn thirty_runs_at_once_have_their_own_ids(home: &Home) {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 30);
+}
+
+fn interrupt_of_a_start_that_hangs_takes_all_of_it_back(home: &Home) {
+    let helper = home.write("path/slirp4netns", "#!/bin/sh\nexec sleep 1000\n");
+    set_mode(&helper, 0o755);
+    let path = format!("{}:/usr/sbin:/usr/bin", helper.parent().unwrap().display());
+    for (flags, signal, code) in [
+        ("--rm", Signal::SIGINT, 130),
+        ("-d --name n", Signal::SIGTERM, 143),
+        ("-d -v /data", Signal::SIGINT, 130),
+        ("-i", Signal::SIGHUP, 129),
+    ] {
+        let line = format!("run {flags} --network slirp4netns busybox true");
+        let running = home.coracle(&line).env("PATH", &path).spawn();
+        std::thread::sleep(Duration::from_millis(300));
+        let start = Instant::now();
+        running.signal(signal);
+        running.wait().exits(code);
+        assert!(start.elapsed() < Duration::from_millis(500), "{line}: {:?}", start.elapsed());
+        assert_eq!(home.ok("ps -aq"), "");
+        assert_eq!(home.ok("volume ls -q"), "");
+        home.assert_nothing_left();
+    }
+    home.ok("create --name n --network slirp4netns busybox true");
+    let running = home.coracle("start n").env("PATH", &path).spawn();
+    std::thread::sleep(Duration::from_millis(300));
+    running.signal(Signal::SIGINT);
+    running.wait().exits(130);
+    home.ok("start -a n");
+    home.ok("rm n");
+}
+
+fn failed_start_leaves_no_volume_and_no_cidfile(home: &Home) {
+    let cidfile = home.tmp().join("cid");
+    let shown = cidfile.display();
+    for (code, line) in [
+        (127, format!("run --rm -v /data --cidfile {shown} busybox no-such-program")),
+        (125, format!("run --rm -v /data --cidfile {shown} --security-opt seccomp=/no/such/file busybox true")),
+    ] {
+        home.fails(code, &line);
+        assert!(!cidfile.exists(), "{line}");
+        assert_eq!(home.ok("volume ls -q"), "", "{line}");
+    }
+    fs::write(&cidfile, "mine").unwrap();
+    for command in ["run --rm", "create"] {
+        home.fails(125, &format!("{command} -v /data --cidfile {shown} busybox true"));
+    }
+    assert_eq!(fs::read_to_string(&cidfile).unwrap(), "mine");
+    assert_eq!(home.ok("volume ls -q"), "");
+    assert_eq!(home.ok("ps -aq"), "");
 }
