@@ -75,7 +75,7 @@ pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
 /// A time as Go prints it, in the local zone: `2026-11-21 05:17:30.966165866 +0000 UTC`. No time is the year 1.
 pub(crate) fn go_time(time: Option<Timestamp>) -> String {
     match time {
-        Some(time) => time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.f %z %Z").to_string(),
+        Some(time) => time.to_zoned(local_zone()).strftime("%Y-%m-%d %H:%M:%S%.f %z %Z").to_string(),
         None => "0001-01-01 00:00:00 +0000 UTC".to_owned(),
     }
 }
@@ -84,7 +84,7 @@ pub(crate) fn go_time(time: Option<Timestamp>) -> String {
 pub(crate) fn rfc3339(time: Option<Timestamp>) -> String {
     match time {
         Some(time) => {
-            let zoned = time.to_zoned(TimeZone::system());
+            let zoned = time.to_zoned(local_zone());
             let format = if zoned.offset().is_zero() { "%Y-%m-%dT%H:%M:%S%.fZ" } else { "%Y-%m-%dT%H:%M:%S%.f%:z" };
             zoned.strftime(format).to_string()
         }
@@ -94,7 +94,19 @@ pub(crate) fn rfc3339(time: Option<Timestamp>) -> String {
 
 /// The words of `time.ANSIC`: `Sun Dec 21 16:42:01 2025`.
 pub(crate) fn ansi_c(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::system()).strftime("%a %b %e %H:%M:%S %Y").to_string()
+    time.to_zoned(local_zone()).strftime("%a %b %e %H:%M:%S %Y").to_string()
+}
+
+/// The zone that times are shown in: `$TZ`, else the host's.
+///
+/// Not by `TimeZone::system`, unless `$TZ` asks for a name: to find the name of the host's zone it walks all of
+/// `/usr/share/zoneinfo`, which takes longer than `ps` itself, and the name is not needed.
+pub(crate) fn local_zone() -> TimeZone {
+    if std::env::var_os("TZ").is_some_and(|name| !name.is_empty()) {
+        return TimeZone::system();
+    }
+    let rules = std::fs::read("/etc/localtime").ok();
+    rules.and_then(|rules| TimeZone::tzif("Local", &rules).ok()).unwrap_or(TimeZone::UTC)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, CommandError> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
-    let zone = jiff::tz::TimeZone::system();
+    let zone = crate::cli::units::local_zone();
     let local = text
         .parse::<jiff::civil::DateTime>()
         .or_else(|_| text.parse::<jiff::civil::Date>().map(|date| date.to_datetime(jiff::civil::Time::midnight())));
