@@ -1,6 +1,7 @@
 //! What a container costs in calls of the kernel: the guard of the speed that needs no quiet machine.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -80,15 +81,22 @@ fn id_helpers(home: &Home) -> String {
     dir.display().to_string()
 }
 
+/// A coracle that its user could overwrite is executed once more, through a read-only mount of itself: a container's root is
+/// that user.
+fn sealed_copy() -> usize {
+    let owner = fs::metadata(crate::support::command::binary()).expect("it is being tested").uid();
+    usize::from(owner == nix::unistd::geteuid().as_raw())
+}
+
 fn run_executes_three_programs_besides_the_payload(home: &Home) {
     let calls = Calls::of(home, "run --rm --network none busybox true");
-    calls.at_most(4, EXEC);
+    calls.at_most(4 + sealed_copy(), EXEC);
     calls.at_most(6, CLONE);
 }
 
 fn default_network_adds_one_program(home: &Home) {
     let calls = Calls::of(home, "run --rm busybox true");
-    calls.at_most(5, EXEC);
+    calls.at_most(5 + sealed_copy(), EXEC);
 }
 
 fn nothing_is_synced_by_run_rm_exec_and_ps(home: &Home) {
