@@ -69,7 +69,6 @@ pub(crate) fn start(context: &Context, record: Record) -> Result<(), CommandErro
     if observed.state.is_alive() {
         return Ok(());
     }
-    status::forget_last_run(&context.layout, &record.id).map_err(CommandError::host)?;
     create::prepare(context, record)?.launch(context, Birth::Existing, None)?.wait_started()?;
     Ok(())
 }

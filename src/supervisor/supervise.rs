@@ -125,7 +125,11 @@ impl Supervisor {
         let layout = launch.layout.clone();
         let (lock, is_new) = match &launch.birth {
             Birth::New { .. } => (create(&mut launch)?, true),
-            Birth::Existing => (status::lock_at_rest(&layout, &launch.record).map_err(CommandError::host)?, false),
+            Birth::Existing => {
+                let lock = status::lock_at_rest(&layout, &launch.record).map_err(CommandError::host)?;
+                status::forget_last_run(&layout, &launch.record.id).map_err(CommandError::host)?;
+                (lock, false)
+            }
         };
         let id = launch.record.id.clone();
         let built = Self::start(launch, maps, first, signals, lock, is_new);
