@@ -154,11 +154,9 @@ impl Drop for Helper {
 /// Finds a program in `PATH`, then where distributions put network programs.
 #[must_use]
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin"].map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/usr/sbin:/bin".into());
     std::env::split_paths(&path)
         .filter(|dir| dir.is_absolute())
-        .chain(usual)
         .map(|dir| dir.join(name))
         .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file())
 }

@@ -113,6 +113,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
             keyring: &keyring,
             keep_groups: keeps_groups(&spec),
             single_id: Mapping::of_user().single.is_some(),
+            dies_with_parent: false,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
         },

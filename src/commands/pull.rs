@@ -41,6 +41,9 @@ pub(crate) struct RegistryArgs {
     /// Credentials for the registry
     #[arg(long, value_name = "USER[:PASSWORD]")]
     creds: Option<String>,
+    /// How often a request that failed for a passing reason is repeated [default: 3]
+    #[arg(long, value_name = "N")]
+    retry: Option<u32>,
     /// Directory with certificates for the registry
     #[arg(long, value_name = "DIR")]
     cert_dir: Option<PathBuf>,
@@ -58,6 +61,7 @@ impl RegistryArgs {
             cert_dir: self.cert_dir.clone(),
             credentials,
             authfile: self.authfile.clone(),
+            retries: self.retry.unwrap_or_else(|| ClientOptions::default().retries),
             ..ClientOptions::default()
         })
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use runtime::monitor::attach::{Client, Manners, Outcome as Ended};
 use runtime::monitor::detach_keys::DetachKeys;
-use runtime::process::pty::{Winsize, is_terminal};
+use runtime::process::pty::{RawMode, Winsize, is_terminal};
 use storage::state::container::Record;
 use storage::state::request::Stream;
 
@@ -40,7 +40,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         block_proxied_signals();
     }
     create::write_cidfile(&record)?;
-    let started = prepared.launch(context, Birth::New { name }, attach).and_then(|running| running.wait_started());
+    let launched = prepared.launch(context, Birth::New { name }, attach.clone());
+    // After the fork, which must not inherit the duty to restore the terminal; before the container's first words.
+    let raw = match &attach {
+        Some(client) if launched.is_ok() => enter_raw_mode(&record, client)?,
+        _ => None,
+    };
+    let started = launched.and_then(|running| running.wait_started());
     let (control, _supervisor) = started.inspect_err(|_| {
         if let Some(path) = &record.request.cidfile {
             // The container never was.
@@ -53,7 +59,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             let _ = writeln!(std::io::stdout(), "{}", record.id);
             Ok(0)
         }
-        Some(control) => stay(Client::inherited(control), &record, args.run.sig_proxy),
+        Some(control) => stay(Client::inherited(control).with_raw_mode(raw), &record, args.run.sig_proxy),
     }
 }
 
@@ -99,6 +105,16 @@ pub(crate) fn first_client(
         detach_keys: if has_terminal { detach_keys } else { DetachKeys::none() },
         size: if request.tty { size } else { None },
     })
+}
+
+/// Puts the terminal into raw mode if the container shall have its keys.
+pub(crate) fn enter_raw_mode(record: &Record, client: &FirstClient) -> Result<Option<RawMode>, CommandError> {
+    let stdin = std::io::stdin();
+    let wanted = record.request.tty && client.stdin && is_terminal(stdin.as_fd());
+    wanted
+        .then(|| RawMode::enter(stdin.as_fd()))
+        .transpose()
+        .map_err(|errno| CommandError::host(format!("terminal: {}", errno.desc().to_lowercase())))
 }
 
 /// Stays attached until the container ends or lets go.

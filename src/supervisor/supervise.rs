@@ -67,6 +67,8 @@ enum Event {
 pub(crate) fn run(launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
     // The command's terminal sends its signals to the command, which proxies them.
     let _ = nix::unistd::setsid();
+    // What the container sees of us (hosts, resolv.conf) must be readable there, whatever the user's umask.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let first = launch.attach.as_ref().map(|first| first_client(first, control)).transpose();
     // Whoever reads the command's output must see its end when the command ends.
     let first = let_go_of_streams().and(first);
@@ -274,6 +276,8 @@ impl Supervisor {
         let attachment = helper.as_ref().map(Started::attachment);
         state.network = launch.network.status(&record, attachment);
         let forwarder = match &netns {
+            // A driver that does not know its addresses yet is asked once the container runs.
+            _ if attachment.is_some_and(|attachment| attachment.addresses.is_empty()) => None,
             Some(netns) => launch.network.forward(netns.as_fd(), attachment)?,
             None => None,
         };
@@ -337,6 +341,9 @@ impl Supervisor {
             let _ = self.network.write_files(&self.layout, &self.record, Some(attachment));
             self.state.network = self.network.status(&self.record, Some(attachment));
             let _ = self.state.write(&self.layout, &self.record.id);
+            if let Some(netns) = &self.netns {
+                self.forwarder = self.network.forward(netns.as_fd(), Some(attachment)).ok().flatten();
+            }
         }
     }
 

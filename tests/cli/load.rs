@@ -17,7 +17,6 @@ pub(crate) const TESTS: &[Test] = &[
     test!(save_refuses_a_terminal),
     test!(import_reads_any_compression),
     test!(import_takes_changes),
-    test!(export_holds_the_containers_files),
     test!(archives_that_are_broken_are_one_line),
     test!(archives_with_names_that_lead_out_are_refused),
     test!(store_is_an_oci_layout_for_skopeo).needs(&[Need::Skopeo]),
@@ -121,16 +120,6 @@ fn import_takes_changes(home: &Home) {
     assert_eq!(home.ok("run --rm changed"), "changed");
     assert_eq!(home.ok("run --rm changed pwd"), "/etc");
     home.coracle("import --change 'NOSUCH x'").arg(archive).arg("localhost/y").run().fails(125);
-}
-
-fn export_holds_the_containers_files(home: &Home) {
-    home.run("run --name e busybox sh -c 'echo exported > /new; rm /etc/group'").exits(0);
-    let file = home.tmp().join("e.tar");
-    let finished = home.coracle("export -o").arg(&file).arg("e").run();
-    finished.exits(0);
-    let listed = String::from_utf8(run_program(Command::new("tar").arg("-tf").arg(&file))).unwrap();
-    let has = |name: &str| listed.lines().any(|line| line.trim_start_matches("./") == name);
-    assert!(has("new") && has("etc/passwd") && !has("etc/group"), "{listed}");
 }
 
 fn archives_that_are_broken_are_one_line(home: &Home) {

@@ -91,7 +91,8 @@ fn container_network_is_shared(home: &Home) {
 }
 
 fn hosts_file_is_made(home: &Home) {
-    let hosts = home.ok("run --rm --network none --hostname me --add-host db:10.1.2.3 --add-host gw:host-gateway busybox cat /etc/hosts");
+    let hosts =
+        home.ok("run --rm --hostname me --add-host db:10.1.2.3 --add-host gw:host-gateway busybox cat /etc/hosts");
     let has = |name: &str, address: &str| {
         hosts.lines().any(|line| line.starts_with(address) && line.split_whitespace().any(|word| word == name))
     };

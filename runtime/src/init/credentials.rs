@@ -15,10 +15,13 @@ use crate::sys::process::{set_groups, set_ids};
 pub type LoadFilter<'a> = &'a dyn Fn() -> Result<(), InitError>;
 
 /// Takes on what `process` says. `single_id`: only id 0 exists.
+///
+/// `dies_with_parent`: a program dies with the process that started it.
 pub fn apply(
     process: &Process,
     keep_groups: bool,
     single_id: bool,
+    dies_with_parent: bool,
     filter: Option<LoadFilter<'_>>,
 ) -> Result<(), InitError> {
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
@@ -46,8 +49,10 @@ pub fn apply(
     capabilities::set_keep_caps(false)?;
     capabilities::set_sets(&sets)?;
     capabilities::set_ambient(sets.ambient)?;
-    // A change of ids clears it. With a pid namespace round the supervisor this is the second line of defence.
-    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).map_err(SysError::of("prctl", "PR_SET_PDEATHSIG"))?;
+    if dies_with_parent {
+        // A change of ids clears it. With a pid namespace round the supervisor this is the second line of defence.
+        prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).map_err(SysError::of("prctl", "PR_SET_PDEATHSIG"))?;
+    }
     if no_new_privileges {
         prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(SysError::of("prctl", "PR_SET_NO_NEW_PRIVS"))?;
         if let Some(load) = filter {

@@ -19,7 +19,7 @@ use crate::process::prctl;
 use crate::process::pty::{Pty, install_console};
 use crate::process::stdio::ContainerEnd;
 use crate::sys::SysError;
-use crate::sys::mount::{FsContext, attach, clone_tree, pivot_here};
+use crate::sys::mount::{attach, clone_tree, pivot_here};
 use crate::sys::process as sys;
 
 /// Why a container did not start.
@@ -214,6 +214,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
             keyring: plan.keyring,
             keep_groups: keeps_groups(spec),
             single_id: plan.single_id,
+            dies_with_parent: true,
             filter: plan.filter,
             sealed: sealed.as_ref(),
         },
@@ -230,6 +231,8 @@ pub struct BecomeOptions<'a> {
     pub keep_groups: bool,
     /// Only id 0 is mapped.
     pub single_id: bool,
+    /// The program dies with the process that started it: a container with its supervisor, but no `exec` with its client.
+    pub dies_with_parent: bool,
     /// Loads the system call filter.
     pub filter: Option<LoadFilter<'a>>,
     /// The read-only mount of our binary.
@@ -252,7 +255,7 @@ pub fn become_program(
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
-    credentials::apply(process, options.keep_groups, options.single_id, options.filter)?;
+    credentials::apply(process, options.keep_groups, options.single_id, options.dies_with_parent, options.filter)?;
     entered?;
     let program = Program::find(process)?;
     sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
@@ -313,7 +316,9 @@ fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitErro
         if let Some(sysctls) = linux.sysctl().as_ref().filter(|all| !all.is_empty()) {
             let proc = match made.proc {
                 Some(proc) => proc,
-                None => FsContext::open("proc")?.mount(0)?,
+                // Without a procfs of the container's own (`--pid host`): the host's, which is still reachable, and which
+                // shows each process its own namespaces' values.
+                None => host_proc()?,
             };
             for (name, value) in sysctls {
                 set_sysctl(proc.as_fd(), name, value)?;
@@ -332,6 +337,17 @@ fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitErro
         masks::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
     }
     Ok((root, made.read_only_at_last))
+}
+
+fn host_proc() -> Result<OwnedFd, InitError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let proc =
+        nix::fcntl::open("/proc", flags, nix::sys::stat::Mode::empty()).map_err(SysError::of("open", "/proc"))?;
+    let kind = nix::sys::statfs::fstatfs(&proc).map_err(SysError::of("fstatfs", "/proc"))?.filesystem_type();
+    if kind != nix::sys::statfs::PROC_SUPER_MAGIC {
+        return Err(SysError { call: "fstatfs", args: "/proc".into(), errno: Errno::ENODEV }.into());
+    }
+    Ok(proc)
 }
 
 /// Writes a sysctl through a procfs of our own, never through the container's `/proc` (CVE-2025-52881).

@@ -85,6 +85,7 @@ pub struct Manners<'fd> {
 #[derive(Debug)]
 pub struct Client {
     control: OwnedFd,
+    raw: Option<RawMode>,
 }
 
 /// Events of the client's loop.
@@ -104,7 +105,7 @@ impl Client {
         let control =
             socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed("socket"))?;
         match connect(control.as_raw_fd(), &address(directory).map_err(failed("name attach.sock"))?) {
-            Ok(()) => Ok(Self { control }),
+            Ok(()) => Ok(Self { control, raw: None }),
             Err(Errno::ENOENT | Errno::ECONNREFUSED) => Err(ClientError::NotRunning),
             Err(source) => Err(ClientError::Call { call: "connect to attach.sock", source }),
         }
@@ -113,7 +114,14 @@ impl Client {
     /// The first client: P, whose descriptors S has already. The socket is one of a `SOCK_SEQPACKET` pair.
     #[must_use]
     pub fn inherited(control: OwnedFd) -> Self {
-        Self { control }
+        Self { control, raw: None }
+    }
+
+    /// The terminal is in raw mode already: a container's first words may come before [`Client::run`].
+    #[must_use]
+    pub fn with_raw_mode(mut self, raw: Option<RawMode>) -> Self {
+        self.raw = raw;
+        self
     }
 
     /// Hands over the descriptors. When this returns, all further output is the client's.
@@ -157,13 +165,16 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Call`].
-    pub fn run(self, manners: Manners<'_>, mut on_error: impl FnMut(u8, i32)) -> Result<Outcome, ClientError> {
+    pub fn run(mut self, manners: Manners<'_>, mut on_error: impl FnMut(u8, i32)) -> Result<Outcome, ClientError> {
         let failed = |call| move |source| ClientError::Call { call, source };
         let mut watched = proxied();
         watched.extend([Signal::WINCH, Signal::TSTP, Signal::CONT]);
         let signals = SignalSource::block(&watched).map_err(failed("signalfd"))?;
         let enter = || manners.terminal.map(RawMode::enter).transpose().map_err(failed("set terminal to raw mode"));
-        let mut raw = enter()?;
+        let mut raw = match self.raw.take() {
+            Some(raw) => Some(raw),
+            None => enter()?,
+        };
         loop {
             let mut turn = Turn::new();
             turn.watch(self.control.as_fd(), Interest::Read, Event::Control);

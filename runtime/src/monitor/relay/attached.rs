@@ -34,6 +34,8 @@ pub(super) struct Attached {
     pub(super) control: Option<OwnedFd>,
     /// Has said hello.
     pub(super) greeted: bool,
+    /// Has started the container: whoever reads its output reads the container's.
+    pub(super) is_first: bool,
     /// Is stopped: its terminal belongs to the shell.
     pub(super) held: bool,
     pub(super) stdin: Option<Source>,

@@ -164,6 +164,7 @@ impl Relay {
         let id = self.new_client(first.control);
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
             client.greeted = true;
+            client.is_first = true;
             client.stdin = first.stdin.map(Source::new);
             client.stdout = first.stdout.map(Sink::new);
             client.stderr = first.stderr.map(Sink::new);
@@ -344,17 +345,30 @@ impl Relay {
 
     /// Gives what the buffer holds to the log and to every client.
     fn distribute(&mut self, stream: Stream) -> Option<Request> {
+        let mut is_unread = false;
         for client in &mut self.clients {
             let is_held = client.held;
             let Some(sink) = client.sink(stream) else { continue };
             if is_held {
                 sink.keep(&self.buffer);
             } else if let Err(errno) = sink.push(&self.buffer) {
+                is_unread |= client.is_first && errno == Errno::EPIPE;
                 client.lose(stream, errno);
             }
         }
+        if is_unread {
+            self.abandon(stream);
+        }
         let logged = self.log.write(stream, &self.buffer);
         self.tell_of_log(logged)
+    }
+
+    /// Nobody reads a foreground container's stream any more (`run … | head`): the container learns it as a program in
+    /// that place would, by SIGPIPE at its next write, instead of writing for ever.
+    fn abandon(&mut self, stream: Stream) {
+        if self.container.master.is_none() {
+            *self.container.output(stream) = None;
+        }
     }
 
     /// The first failure of the log is told.
@@ -423,7 +437,11 @@ impl Relay {
             && sink.is_pending()
             && let Err(errno) = sink.flush()
         {
+            let is_unread = client.is_first && errno == Errno::EPIPE;
             client.lose(stream, errno);
+            if is_unread {
+                self.abandon(stream);
+            }
         }
         self.settle(id);
     }
@@ -445,6 +463,7 @@ impl Relay {
             id,
             control,
             greeted: false,
+            is_first: false,
             held: false,
             stdin: None,
             stdout: None,

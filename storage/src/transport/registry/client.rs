@@ -40,6 +40,8 @@ pub struct ClientOptions {
     pub authfile: Option<PathBuf>,
     /// How long a server may be silent.
     pub idle_timeout: Duration,
+    /// `--retry`: how often a request that failed for a passing reason is repeated.
+    pub retries: u32,
 }
 
 impl Default for ClientOptions {
@@ -50,6 +52,7 @@ impl Default for ClientOptions {
             credentials: None,
             authfile: None,
             idle_timeout: Duration::from_secs(60),
+            retries: 3,
         }
     }
 }

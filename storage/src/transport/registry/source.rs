@@ -18,6 +18,7 @@ use crate::transport::{BlobReader, ImageSource, RawManifest, TransportError};
 pub struct RegistrySource {
     reference: Reference,
     client: RegistryClient,
+    retries: u32,
 }
 
 impl RegistrySource {
@@ -27,7 +28,7 @@ impl RegistrySource {
             Some(digest) => reference.with_digest(digest.clone()),
             None => reference.clone().with_default_tag(),
         };
-        Self { client: RegistryClient::new(reference.registry(), options), reference }
+        Self { client: RegistryClient::new(reference.registry(), options), reference, retries: options.retries }
     }
 
     fn version(&self) -> String {
@@ -121,7 +122,7 @@ impl ImageSource for RegistrySource {
     }
 
     fn retries(&self) -> u32 {
-        3
+        self.retries
     }
 }
 
