@@ -47,6 +47,11 @@ impl CommandError {
         Self::new(Kind::Host, "").with_code(code)
     }
 
+    /// Whether there is nothing left to say: the command is over, with this exit status.
+    pub(crate) fn is_printed(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// Adds a command to run or a file to edit.
     pub(crate) fn hinted(mut self, hint: impl fmt::Display) -> Self {
         self.hints.push(hint.to_string());
@@ -55,7 +60,9 @@ impl CommandError {
 
     /// Puts what was being done before the message.
     pub(crate) fn while_doing(mut self, what: impl fmt::Display) -> Self {
-        self.message = format!("{what}: {}", self.message);
+        if !self.message.is_empty() {
+            self.message = format!("{what}: {}", self.message);
+        }
         self
     }
 

@@ -43,6 +43,23 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let record = new_record(context, &args.container, &args.registry, false)?;
     let name = claim_place(context, &args.container)?;
     let prepared = prepare(context, record)?;
+    let volumes = prepared.record.anonymous_volumes.clone();
+    let cidfile = prepared.record.request.cidfile.clone();
+    // What fails from here on leaves nothing: the container never was.
+    let forget_volumes = |_: &CommandError| bundle::forget_volumes(&context.layout, &volumes);
+    write_cidfile(&prepared.record).inspect_err(forget_volumes)?;
+    let id = publish(context, prepared, name).inspect_err(|error| {
+        if let Some(path) = &cidfile {
+            let _ = fs::remove_file(path);
+        }
+        forget_volumes(error);
+    })?;
+    println!("{id}");
+    Ok(0)
+}
+
+/// Gives the container its name and its place on disk.
+fn publish(context: &Context, prepared: Prepared, name: Option<String>) -> Result<ContainerId, CommandError> {
     let mut creation = Creation::begin(&context.layout, prepared.record.id.clone()).map_err(CommandError::host)?;
     let mut record = prepared.record;
     record.name = match name {
@@ -54,9 +71,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     };
     supervisor::write_bundle(&context.layout, &record, &prepared.spec, prepared.seccomp.as_ref())?;
     creation.publish(&record, Durability::Full).map_err(CommandError::host)?;
-    write_cidfile(&record)?;
-    println!("{}", record.id);
-    Ok(0)
+    Ok(record.id)
 }
 
 /// Whoever typed the command.
@@ -232,8 +247,9 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
     ensure_layers(context, &record, &mapping, &policy)?;
     let (rootfs, view) = supervisor::rootfs::of(&context.layout, &record)?;
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
+    let seccomp = seccomp_of(&record.request, &bundle.spec)
+        .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.anonymous_volumes))?;
     record.anonymous_volumes.extend(bundle.anonymous_volumes);
-    let seccomp = seccomp_of(&record.request, &bundle.spec)?;
     Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, fill: bundle.fill, mapping, beside, ids })
 }
 

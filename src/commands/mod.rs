@@ -160,6 +160,8 @@ fn command_line() -> clap::Command {
         .subcommands(COMMANDS.iter().map(|entry| clap::Command::new(entry.name).about(entry.about).defer(entry.define)))
 }
 
+pub(crate) use lifecycle::empty_trash;
+
 /// Parses the command line and runs what it says.
 pub(crate) fn run(persona: Persona) -> Outcome {
     let matches = match command_line().try_get_matches() {

@@ -113,7 +113,7 @@ fn mount(context: &Context, record: &Record) -> Result<std::path::PathBuf, Comma
         // Two overlays over one upper directory: the kernel promises nothing.
         return Err(CommandError::user(format!("container {} is running: use exec to work in it", record.name)));
     }
-    let _lock = storage::state::status::lock_at_rest(&context.layout, record)?;
+    let _lock = status::lock_at_rest(layout, record)?;
     write_own_files(context, record)?;
     create_dir(&place).map_err(CommandError::host)?;
     let (mut root, _) = of(layout, record)?;

@@ -140,7 +140,8 @@ fn remove_stopping(args: &Args, context: &Context, record: &Record) -> Result<()
         match status::lock_at_rest(&context.layout, record) {
             Ok(lock) => return remove_locked(lock, context, record, args.volumes),
             Err(ContainerError::NotFound(_)) => return Ok(()),
-            Err(ContainerError::Busy(_)) if args.force => {}
+            // It is being started: what is to be stopped does not run yet.
+            Err(ContainerError::Busy(_)) if args.force => std::thread::sleep(std::time::Duration::from_millis(1)),
             Err(error) => return Err(error.into()),
         }
         if let Some(begun) = begin(args, context, record)? {

@@ -122,11 +122,22 @@ fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> 
         begun.finish(context)?;
         rm::remove(context, record, false)?;
     }
-    store.remove(image)?;
+    remove_from(store, context, image)?;
     for name in image.names.iter().rev() {
         output::print_line(format_args!("Untagged: {name}"))?;
     }
     output::print_line(format_args!("Deleted: {}", image.id.hex()))
+}
+
+/// Removes an image from the store; on a full disk the trash it leaves makes room for the rest.
+pub(crate) fn remove_from(store: &ImageStore, context: &Context, image: &Image) -> Result<(), CommandError> {
+    match store.remove(image) {
+        Err(error) if error.is_full_disk() => {
+            lifecycle::empty_trash(&context.layout);
+            Ok(store.remove(image)?)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// The containers that use an image.

@@ -14,7 +14,7 @@ use crate::cli::container_options::ContainerOptions;
 use crate::cli::options::run::RunOptions;
 use crate::error::CommandError;
 use crate::role::Persona;
-use crate::supervisor::{Birth, FirstClient};
+use crate::supervisor::{Birth, FirstClient, bundle};
 
 /// Run a command in a new container
 #[derive(clap::Args, Debug)]
@@ -39,7 +39,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if attach.is_some() {
         block_proxied_signals();
     }
-    create::write_cidfile(&record)?;
+    // What fails from here on leaves nothing: the container never was.
+    let forget_volumes = |_: &CommandError| bundle::forget_volumes(&context.layout, &record.anonymous_volumes);
+    create::write_cidfile(&record).inspect_err(forget_volumes)?;
     let launched = prepared.launch(context, Birth::New { name }, attach.clone());
     // After the fork, which must not inherit the duty to restore the terminal; before the container's first words.
     let raw = match &attach {
@@ -47,11 +49,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         _ => None,
     };
     let started = launched.and_then(|running| running.wait_started());
-    let (control, _supervisor) = started.inspect_err(|_| {
+    let (control, _supervisor) = started.inspect_err(|error| {
         if let Some(path) = &record.request.cidfile {
-            // The container never was.
             let _ = std::fs::remove_file(path);
         }
+        forget_volumes(error);
     })?;
     match control {
         None => {

@@ -106,7 +106,17 @@ pub(crate) fn each(
     mut errors: Vec<CommandError>,
     mut act: impl FnMut(&Selected) -> Result<(), CommandError>,
 ) -> super::Outcome {
-    errors.extend(selected.iter().filter_map(|one| act(one).err()));
+    for one in selected {
+        match act(one) {
+            Ok(()) => {}
+            // Interrupted: the rest is not wanted either.
+            Err(error) if error.is_printed() => {
+                errors.push(error);
+                break;
+            }
+            Err(error) => errors.push(error),
+        }
+    }
     finish(errors)
 }
 

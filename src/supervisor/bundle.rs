@@ -131,12 +131,27 @@ pub(crate) fn prepare(
         options.devices.extend(accessible_devices());
     }
     let mut out = Bundle { spec: Spec::default(), fill: Vec::new(), anonymous_volumes: Vec::new() };
-    for mount in &request.mounts {
-        options.mounts.push(oci_mount(layout, mount, &mut out)?);
+    let mut finish = || {
+        for mount in &request.mounts {
+            options.mounts.push(oci_mount(layout, mount, &mut out)?);
+        }
+        out.spec = bundle::generate(&options);
+        bundle::validate(&out.spec).map_err(CommandError::user)
+    };
+    match finish() {
+        Ok(()) => Ok(out),
+        Err(error) => {
+            forget_volumes(layout, &out.anonymous_volumes);
+            Err(error)
+        }
     }
-    out.spec = bundle::generate(&options);
-    bundle::validate(&out.spec).map_err(CommandError::user)?;
-    Ok(out)
+}
+
+/// Removes the volumes that were made for a container that there will not be. What cannot be removed can be seen.
+pub(crate) fn forget_volumes(layout: &Layout, names: &[String]) {
+    for name in names {
+        let _ = storage::volume::remove(layout, name, |_| Vec::new());
+    }
 }
 
 /// The host's file of a time zone.

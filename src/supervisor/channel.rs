@@ -9,6 +9,7 @@
 
 use std::io::{PipeReader, PipeWriter};
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::CommandError;
 
@@ -38,6 +39,12 @@ impl ResultWriter {
         let mut bytes = vec![b'F', code];
         bytes.extend_from_slice(message.as_bytes());
         let _ = self.0.write_all(&bytes);
+    }
+}
+
+impl AsFd for ResultReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -3,13 +3,19 @@
 //! **Runs in:** the CLI, single-threaded, on the host.
 
 use std::borrow::Cow;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Spec;
 use runtime::init::sealed_exe::SealedExe;
+use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::mount::rootfs::Rootfs;
+
+use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::spawn::{self, Side};
+use runtime::process::{pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Sets};
 use runtime::security::seccomp::{self, Filter};
 use runtime::userns::Mapping;
@@ -110,14 +116,52 @@ pub(crate) struct Running {
     pub(crate) control: Option<OwnedFd>,
     /// The supervisor.
     pub(crate) pidfd: OwnedFd,
+    /// What the user may send to be rid of all this.
+    signals: SignalSource,
+    layout: Layout,
+    /// What is taken away again when the start is interrupted; `None` if it was there before.
+    new: Option<Record>,
 }
 
 impl Running {
-    /// Waits until the container runs, or fails as it failed.
+    /// Waits until the container runs, or fails as it failed. Interrupted, it takes everything back.
     pub(crate) fn wait_started(self) -> Result<(Option<OwnedFd>, OwnedFd), CommandError> {
+        loop {
+            let mut turn = Turn::new();
+            turn.watch(self.result.as_fd(), Interest::Read, ());
+            turn.watch(self.signals.as_fd(), Interest::Read, ());
+            let failed = |errno: Errno| CommandError::host(format!("poll(): {}", errno.desc().to_lowercase()));
+            turn.wait(None).map_err(failed)?;
+            // A signal after that is the container's.
+            if is_readable(self.result.as_fd()) {
+                break;
+            }
+            if let Ok(Some(arrived)) = self.signals.next() {
+                return Err(self.give_up(arrived.signal));
+            }
+        }
         self.result.wait()?;
         Ok((self.control, self.pidfd))
     }
+
+    /// Kills the supervisor, and with it whatever it has started, then removes what it has made.
+    fn give_up(self, signal: Signal) -> CommandError {
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = wait(self.pidfd.as_fd(), true);
+        if let Some(record) = &self.new {
+            let _ = storage::state::container::remove(&self.layout, &record.id);
+            let _ = storage::prune::remove_anonymous_volumes(&self.layout, record);
+            // Its name too, which only the supervisor knew if the record was not written yet.
+            let _ = storage::prune::sweep(&self.layout);
+            crate::commands::empty_trash(&self.layout);
+        }
+        CommandError::printed(128 + signal.number() as u8)
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Forks the supervisor of `launch`.
@@ -138,6 +182,10 @@ pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
         }
         None => (None, None),
     };
+    // Before the fork, so that none is lost: from now on they end the start, not this process alone.
+    let enders = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+    let signals = SignalSource::block(&enders)
+        .map_err(|errno| CommandError::host(format!("signalfd(): {}", errno.desc().to_lowercase())))?;
     // With the host's pids there can be no namespace of ours round the container.
     let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
     let forked = match &launch.beside {
@@ -152,7 +200,8 @@ pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
         Side::Parent(parent) => {
             drop((writer, supervisor_control));
             let pidfd = parent.write_maps(&launch.mapping)?;
-            Ok(Running { result: reader, control, pidfd })
+            let new = matches!(launch.birth, Birth::New { .. }).then_some(launch.record);
+            Ok(Running { result: reader, control, pidfd, signals, layout: launch.layout, new })
         }
     }
 }

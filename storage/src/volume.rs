@@ -143,6 +143,9 @@ pub fn check_name(name: &str) -> Result<(), VolumeError> {
 pub fn create(layout: &Layout, volume: &Volume) -> Result<(), VolumeError> {
     check_name(&volume.name)?;
     create_dir(&layout.volumes())?;
+    // What a removal needs, it must find on a full disk.
+    trash::prepare(layout)?;
+    drop(FileLock::shared(&layout.data_dir().join("volumes.lock"))?);
     let target = layout.volume(&volume.name);
     let temporary = layout.volumes().join(format!("{TEMPORARY_PREFIX}{}", random_hex(8)));
     let data = temporary.join("_data");

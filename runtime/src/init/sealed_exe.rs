@@ -4,7 +4,8 @@
 //! the kernel execute what init runs: our binary, whose `/proc/<pid>/exe` another process of the container could then
 //! open and write. So init first executes the binary once more through a detached read-only mount of it; what anyone
 //! finds under `/proc/*/exe` from then on is that mount. Where the user could not write the binary anyway (a package
-//! installed it), the detour is left out.
+//! installed it), the detour is left out; and in a build that is linked dynamically, which is for development, since its
+//! linker is not in the image.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,6 +42,9 @@ impl AsFd for SealedFd {
 impl SealedExe {
     /// What needs protection; `None` when file permissions do it. Call as the user, before entering a user namespace.
     pub fn of_self() -> Result<Option<SealedExe>, SysError> {
+        if cfg!(not(target_feature = "crt-static")) {
+            return Ok(None);
+        }
         let exe = "/proc/self/exe";
         let stat = nix::sys::stat::stat(exe).map_err(SysError::of("stat", exe))?;
         let writable = nix::unistd::faccessat(

@@ -119,7 +119,13 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, volatile: bool) -> Res
     }
     context.string("upperdir", upper)?;
     context.string("workdir", work)?;
-    context.mount(0)
+    let mount = context.mount(0)?;
+    // Without room for its work directory the kernel makes a read-only mount of it, and says so in its log only.
+    let flags = nix::sys::statvfs::fstatvfs(&mount).map_err(SysError::of("fstatvfs", "overlay"))?.flags();
+    if flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
+        return Err(SysError { call: "fsmount", args: format!("overlay, {}", work.display()), errno: Errno::ENOSPC });
+    }
+    Ok(mount)
 }
 
 /// The same by `mount(2)`, whose options must fit into one page: layers go by the names of short links on a tmpfs.

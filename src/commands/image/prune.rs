@@ -8,7 +8,7 @@ use storage::image::store::{Image, ImageStore};
 
 use crate::cli::{output, units};
 use crate::commands::filter::{self, label_fits};
-use crate::commands::{Context, Outcome, images, lifecycle, select};
+use crate::commands::{Context, Outcome, images, lifecycle, rmi, select};
 use crate::error::CommandError;
 use crate::role::Persona;
 
@@ -64,7 +64,7 @@ pub(crate) fn prune(all: bool, filters: &[String], context: &Context) -> Result<
     for image in store.list()? {
         let unused = !used.contains(&image.id) && (all || image.names.is_empty());
         if unused && filters.iter().all(|check| check.accept(&image)) {
-            store.remove(&image)?;
+            rmi::remove_from(&store, context, &image)?;
             ids.push(image.id.hex().to_owned());
             freed += image.size;
         }

@@ -89,6 +89,18 @@ pub enum StoreError {
     Layout(#[from] LayoutError),
 }
 
+impl StoreError {
+    /// Whether the store's file system is full.
+    pub fn is_full_disk(&self) -> bool {
+        let source = match self {
+            Self::Io { source, .. } => source,
+            Self::Write(error) => error.source_error(),
+            _ => return false,
+        };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 /// One layer of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layer {
@@ -309,16 +321,35 @@ impl ImageStore {
     /// The caller has made sure that no container uses the image.
     ///
     /// # Errors
-    /// Those of writing `index.json` and of deleting.
+    /// Those of writing `index.json` and of deleting. If the disk is full ([`StoreError::is_full_disk`]), unpacked layers
+    /// of the image are in the trash then: once that is empty, another try has room.
     pub fn remove(&self, image: &Image) -> Result<(), StoreError> {
         let pin = FileLock::try_exclusive(&self.layout.images().join("pin.lock"))?;
-        self.change_index(|index| index.remove(&image.manifest.digest))?;
+        if let Err(error) = self.change_index(|index| index.remove(&image.manifest.digest)) {
+            if pin.is_some() && error.is_full_disk() {
+                self.shed(image)?;
+            }
+            return Err(error);
+        }
         let blobs = image.layers.iter().map(|layer| &layer.blob.digest);
         let blobs = blobs.chain([&image.id, &image.manifest.digest]).chain(&image.index);
         match pin {
             Some(_) => self.delete_unneeded(blobs, image.layers.iter().map(|layer| &layer.diff_id)),
             None => Ok(()),
         }
+    }
+
+    /// Moves the unpacked layers of an image that is to be removed to the trash, as far as no other has them: without
+    /// room for a new `index.json` they go first, because they can be made again from their blobs.
+    fn shed(&self, image: &Image) -> Result<(), StoreError> {
+        let mut layers: HashSet<&str> = image.layers.iter().map(|layer| layer.diff_id.hex()).collect();
+        let others = self.list()?;
+        for other in others.iter().filter(|other| other.manifest.digest != image.manifest.digest) {
+            for layer in &other.layers {
+                layers.remove(layer.diff_id.hex());
+            }
+        }
+        self.trash_layers(|hex| layers.contains(hex))
     }
 
     /// Deletes what a pull brought that then failed, as far as no image needs it and nobody is pulling.

@@ -162,6 +162,7 @@ impl<'a> Creation<'a> {
         let lock = lock_new(layout, &id)?;
         let creation = Self { layout, id, lock: Some(lock), name: None };
         create_dir(&layout.container(&creation.id))?;
+        trash::prepare(layout)?;
         Ok(creation)
     }
 
@@ -228,10 +229,13 @@ pub fn remove(layout: &Layout, id: &ContainerId) -> Result<(), ContainerError> {
 
 fn discard(layout: &Layout, id: &ContainerId, name: Option<&str>) -> Result<(), ContainerError> {
     trash::put(layout, &layout.container(id))?;
-    if let Some(name) = name {
-        NamesLock::take(layout)?.release(layout, name, id)?;
-    }
-    remove_runtime(layout, id)
+    // Goes on after a failure: what is left of a container that is gone is only harder to find.
+    let released = match name {
+        Some(name) => NamesLock::take(layout).and_then(|names| names.release(layout, name, id)),
+        None => Ok(()),
+    };
+    remove_runtime(layout, id)?;
+    Ok(released?)
 }
 
 /// Deletes the runtime directory of a container; the caller holds its lock, which goes with it.

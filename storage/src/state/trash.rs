@@ -68,6 +68,24 @@ pub fn put(layout: &Layout, path: &Path) -> Result<(), TrashError> {
     Ok(())
 }
 
+/// Makes the trash and its lock, so that a removal on a full disk finds them. Whoever makes something that goes there one
+/// day calls this before.
+///
+/// # Errors
+/// [`TrashError::Layout`], [`TrashError::Lock`].
+pub fn prepare(layout: &Layout) -> Result<(), TrashError> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::DirBuilder::new().mode(0o700).create(layout.trash()) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        _ => {
+            create_dir(&layout.trash())?;
+            // Taking a lock makes its file.
+            FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))?;
+            Ok(())
+        }
+    }
+}
+
 /// Whether anything lies in the trash.
 pub fn is_empty(layout: &Layout) -> bool {
     std::fs::read_dir(layout.trash()).map_or(true, |mut entries| entries.next().is_none())
