@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(seccomp_filters_by_default_and_can_be_lifted),
     test!(ulimits_are_set_within_the_callers_own),
     test!(sysctls_of_own_namespaces_are_set_and_others_refused),
+    test!(signals_are_as_a_shell_expects),
     test!(init_reaps_and_forwards),
     test!(stop_signal_of_image_and_flag),
     test!(no_descriptor_of_the_caller_leaks_in),
@@ -229,4 +230,13 @@ fn platform_of_another_architecture_is_refused(home: &Home) {
     let other = if crate::support::image::host_architecture() == "amd64" { "arm64" } else { "amd64" };
     home.run(&format!("run --rm --pull=never --platform linux/{other} busybox true")).exits(125);
     home.fails(125, "run --rm --platform nonsense/x/y/z busybox true");
+}
+
+fn signals_are_as_a_shell_expects(home: &Home) {
+    // Whatever coracle's own processes ignore and block: both would survive execve.
+    let seen = home.ok("run --rm --network none busybox grep -E 'Sig(Ign|Blk)' /proc/self/status");
+    assert_eq!(seen, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000");
+    home.ok("run -d --name c --network none busybox sleep 1000");
+    assert_eq!(home.ok("exec c grep -E 'Sig(Ign|Blk)' /proc/self/status"), seen);
+    assert_eq!(home.ok("exec c sh -c 'yes | head -n 1'"), "y");
 }

@@ -115,6 +115,8 @@ pub fn second_stage(args: Vec<std::ffi::CString>) -> i32 {
             std::ffi::CString::new(pair).ok()
         })
         .collect();
+    // Rust's runtime has set SIGPIPE to be ignored before main, and what is ignored stays so over execve.
+    crate::process::signal::reset_for_exec();
     let error: InitError = super::program::failure(&path, crate::sys::process::exec(None, &path, &argv, &env));
     let code = error.code();
     // Nobody listening means that the supervisor is gone, and we go too.

@@ -251,17 +251,18 @@ fn a_slow_reader_holds_the_container_and_misses_nothing() {
 }
 
 #[test]
-fn a_reader_that_is_gone_does_not_stop_the_container() {
+fn a_first_reader_that_is_gone_ends_the_stream_and_no_other() {
     let mut fixture = Fixture::with_pipes("seq 1 100000; echo done >&2", StdinPolicy::NotInteractive);
     let (client, control) = control();
     let (first, _typing, out, err) = first_client(control);
+    // As `run … | head` has it: what writes gets SIGPIPE, what does not goes on.
     drop(out);
     fixture.relay.attach_first(first);
     let client = run_client(client);
     fixture.run();
     assert_eq!(client.join().unwrap(), Outcome::Exited(Exit::Code(0)));
     assert_eq!(read_all(err).join().unwrap(), "done\n");
-    assert_eq!(fixture.log().0.lines().count(), 100_000);
+    assert!(fixture.log().0.lines().count() < 100_000);
 }
 
 #[test]
