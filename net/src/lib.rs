@@ -3,7 +3,7 @@
 //! ```text
 //! --network ─ mode ─▶ driver ─▶ slirp4netns | pasta        (supervisor, host namespace)
 //! --publish ─ ports ─▶ forward: listeners bound before the start, one process that joins the container's namespace
-//! in the container's namespace, by its init: netlink::loopback_up, sysctl::open_to_container
+//! in a namespace that nobody else prepares, such as a test's: netlink::loopback_up, sysctl::open_to_container
 //! texts for the container: hosts, resolv_conf
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! CLI or supervisor   Listeners::bind(requests)                    conflicts end the start here, nothing is left
 //! supervisor          driver_for(mode) → prepare → start            returns at once
 //!                     forward::start(&listeners, netns, target)     connections queue until it serves
-//! container's init    loopback_up, open_to_container(proc_sys)      meanwhile
+//! container's init    brings lo up, writes the bundle's sysctls     meanwhile, by runtime's own calls
 //! supervisor          poll ready_fd, pidfd → on_ready               then the payload may run
 //!                     discover                                      pasta only, afterwards: addresses for inspect
 //! restart             Forwarder::stop, Started::stop; both anew with the next namespace; the listeners stay
