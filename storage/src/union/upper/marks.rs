@@ -14,6 +14,10 @@ use std::os::fd::BorrowedFd;
 /// Holds the number that a file had before it was copied up, in decimal.
 pub(crate) const ORIGIN: &CStr = c"user.coracle.origin";
 
+/// Marks a directory that may have files with [`ORIGIN`] in it: only there the mark is worth a look. The kernel's overlay
+/// means the same by it.
+const IMPURE: &CStr = c"user.overlay.impure";
+
 /// Marks an opaque directory where fuse-overlayfs wrote it.
 const FOREIGN_OPAQUE: &CStr = c"user.fuseoverlayfs.opaque";
 
@@ -27,6 +31,8 @@ pub(crate) struct Marks {
     pub(crate) is_opaque: bool,
     /// The directory may have whiteouts in their xattr form.
     pub(crate) may_have_whiteout_files: bool,
+    /// The directory may have files that were copied up.
+    pub(crate) is_impure: bool,
     /// The file is a whiteout in its xattr form.
     pub(crate) is_whiteout: bool,
     /// The number it had before it was copied up.
@@ -61,6 +67,8 @@ impl Marks {
                 }
             } else if name == FOREIGN_OPAQUE {
                 marks.is_opaque |= value()? == b"y";
+            } else if name == IMPURE {
+                marks.is_impure = value()? == b"y";
             } else if name == whiteout::WHITEOUT_XATTR {
                 marks.is_whiteout = true;
             } else if name == ORIGIN {
@@ -110,6 +118,14 @@ pub(crate) fn visible_names(file: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
         }
     }
     Ok(names)
+}
+
+/// Notes that a directory has, or will have, files that were copied up.
+///
+/// # Errors
+/// The kernel's errno.
+pub(crate) fn mark_impure(dir: BorrowedFd<'_>) -> nix::Result<()> {
+    xattr::set(dir, IMPURE, b"y")
 }
 
 /// The value of [`ORIGIN`].

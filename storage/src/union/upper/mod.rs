@@ -62,6 +62,7 @@ pub(crate) use owners::{Recorded, kind_of};
 pub(crate) use remove::Presence;
 pub(crate) use rename::RenameSide;
 pub(crate) use tree::StagedTree;
+pub(crate) use xattr_names::DiskName;
 
 use crate::layer::umask;
 use crate::sys::xattr;
@@ -213,6 +214,14 @@ impl UpperLayer {
     /// The kernel's errno.
     pub(crate) fn marks(&self, file: BorrowedFd<'_>, stat: &FileStat) -> nix::Result<Marks> {
         Marks::read(file, stat)
+    }
+
+    /// Notes that a directory of the upper has, or will have, files that were copied up.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    pub(crate) fn mark_impure(&self, dir: BorrowedFd<'_>) -> nix::Result<()> {
+        marks::mark_impure(dir)
     }
 
     /// True if `name` in a directory of the upper is a whiteout in either form.
