@@ -14,3 +14,8 @@ pub use attributes::{
     Attributes, Caller, Changes, DirEntry, Entry, FileKind, InodeNo, NewFile, NewTime, RenameMode, Seek, Statistics,
     UnionError, XattrMode,
 };
+
+mod stub;
+pub use stub::Union;
+
+pub mod server;
