@@ -18,4 +18,7 @@ pub use attributes::{
 mod stub;
 pub use stub::Union;
 
+mod session;
+
 pub mod server;
+pub mod server_fuser;
