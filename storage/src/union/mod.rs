@@ -16,7 +16,7 @@ pub use attributes::{
 };
 
 mod stub;
-pub use stub::Union;
+pub use stub::{Lower, Options, Owners, Union, Upper};
 
 mod session;
 

@@ -15,14 +15,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::session::abi::InitFlags;
 use super::session::decode::{Operation, Request};
-use super::session::encode::Reply;
+use super::session::encode::{Presentation, Reply};
 use super::session::{self, Answer};
 use super::{Union, UnionError};
+
+/// As long as a file system lives.
+pub const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// How to serve.
 #[derive(Debug)]
@@ -33,13 +37,33 @@ pub struct Settings {
     pub posix_acl: bool,
     /// Nothing is ever synced to disk: the kernel answers `fsync` itself.
     pub volatile: bool,
+    /// Extended attributes can be used.
+    pub xattrs: bool,
+    /// How long the kernel believes what it is told. Less than for ever is for layers that somebody changes behind us.
+    pub timeout: Duration,
+    /// All files are shown with this owner.
+    pub squash_uid: Option<u32>,
+    /// All files are shown with this group.
+    pub squash_gid: Option<u32>,
+    /// Each request and its answer is reported.
+    pub trace: bool,
     /// Where errors go that no program provoked; standard error if not given.
     pub log: Option<OwnedFd>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { threads: 2, posix_acl: true, volatile: false, log: None }
+        Self {
+            threads: 2,
+            posix_acl: true,
+            volatile: false,
+            xattrs: true,
+            timeout: FOREVER,
+            squash_uid: None,
+            squash_gid: None,
+            trace: false,
+            log: None,
+        }
     }
 }
 
@@ -97,8 +121,20 @@ impl session::Service for Server {
                 forgets.clone().for_each(|(ino, count)| self.union.forget(ino, count));
                 Answer::Nothing
             }
-            _ => Answer::Send(self.call(request, reply).map_err(|error| self.errno(error))),
+            operation => {
+                let result = self.call(request, reply);
+                if self.settings.trace {
+                    let outcome = result.as_ref().map_or_else(UnionError::to_string, |()| "done".to_owned());
+                    self.report(&format!("{} {} {operation:.200?}: {outcome}", request.unique, request.node.0));
+                }
+                Answer::Send(result.map_err(|error| self.errno(error)))
+            }
         }
+    }
+
+    fn presentation(&self) -> Presentation {
+        let Settings { timeout, squash_uid, squash_gid, .. } = self.settings;
+        Presentation { timeout, squash_uid, squash_gid }
     }
 
     fn report(&self, what: &str) {
@@ -133,7 +169,9 @@ impl Server {
             Operation::Attributes => reply.attributes(&union.attributes(node)?),
             Operation::SetAttributes(changes) => reply.attributes(&union.set_attributes(node, changes)?),
             Operation::ReadLink => reply.bytes(&union.read_link(node)?),
-            Operation::MakeNode(name, new, kind, rdev) => reply.entry(&union.make_node(node, name, *new, *kind, *rdev)?),
+            Operation::MakeNode(name, new, kind, rdev) => {
+                reply.entry(&union.make_node(node, name, *new, *kind, *rdev)?)
+            }
             Operation::MakeDirectory(name, new) => reply.entry(&union.make_directory(node, name, *new)?),
             Operation::MakeSymlink(name, target) => reply.entry(&union.make_symlink(node, name, target, caller)?),
             Operation::MakeUnnamed(new) => {
@@ -170,6 +208,14 @@ impl Server {
                 })?;
             }
             Operation::Statistics => reply.statistics(&union.statistics()?),
+            Operation::Xattr(..)
+            | Operation::XattrNames(_)
+            | Operation::SetXattr { .. }
+            | Operation::RemoveXattr(_)
+                if !self.settings.xattrs =>
+            {
+                return Err(unsupported());
+            }
             Operation::Xattr(name, size) => sized(reply, &union.xattr(node, name)?, *size)?,
             Operation::XattrNames(size) => sized(reply, &union.xattr_names(node)?, *size)?,
             Operation::SetXattr { name, value, mode, clear_setgid } => {

@@ -31,37 +31,10 @@ use nix::sys::stat::SFlag;
 use super::{
     Attributes, Caller, Changes, Entry, FileKind, InodeNo, NewFile, NewTime, RenameMode, Seek, Union, UnionError,
     XattrMode,
+    server::{ServeError, Settings},
 };
 
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// How to serve.
-#[derive(Debug)]
-pub struct Settings {
-    /// How many threads serve.
-    pub threads: usize,
-    /// Access control lists count, and are asked for.
-    pub posix_acl: bool,
-    /// Nothing is ever synced to disk: `fsync` is answered by the kernel.
-    pub volatile: bool,
-    /// Where errors are reported that no program provoked; standard error if not given.
-    pub log: Option<OwnedFd>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { threads: 2, posix_acl: true, volatile: false, log: None }
-    }
-}
-
-/// Why the file system is not served any more.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServeError {
-    /// The session with the kernel failed.
-    #[error("serve the union file system: {0}")]
-    Session(#[source] io::Error),
-}
 
 /// Serves until the file system is unmounted.
 ///

@@ -7,7 +7,37 @@ use std::ffi::OsStr;
 #[derive(Debug)]
 pub struct Union;
 
+#[derive(Debug)]
+pub struct Options {
+    pub lowers: Vec<Lower>,
+    pub upper: Option<Upper>,
+    pub owners: Owners,
+    pub lower_ids: crate::layer::IdMap,
+    pub volatile: bool,
+    pub static_nlink: bool,
+    pub max_open_files: usize,
+    pub copy_up_cap_bytes: u64,
+}
+#[derive(Debug)]
+pub struct Lower {
+    pub dir: std::os::fd::OwnedFd,
+    pub index: Option<crate::layer::index::Index>,
+}
+#[derive(Debug)]
+pub struct Upper {
+    pub upper: std::os::fd::OwnedFd,
+    pub work: std::os::fd::OwnedFd,
+}
+#[derive(Debug)]
+pub enum Owners {
+    Mapped(crate::layer::IdMap),
+    Single,
+}
+
 impl Union {
+    pub fn open(options: Options) -> Result<Union, UnionError> {
+        Ok(Union)
+    }
     pub fn forget(&self, ino: InodeNo, count: u64) {}
     pub fn lookup(&self, parent: InodeNo, name: &OsStr) -> Result<Entry, UnionError> {
         Err(UnionError::new(Errno::ENOSYS, "stub"))

@@ -365,11 +365,8 @@ impl<'a> Input<'a> {
 /// A time since the epoch; times that cannot be told become the epoch.
 fn time(seconds: i64, ns: u32) -> SystemTime {
     let whole = Duration::from_secs(seconds.unsigned_abs());
-    let rounded = if seconds < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(whole)
-    } else {
-        SystemTime::UNIX_EPOCH.checked_add(whole)
-    };
+    let rounded =
+        if seconds < 0 { SystemTime::UNIX_EPOCH.checked_sub(whole) } else { SystemTime::UNIX_EPOCH.checked_add(whole) };
     let exact = rounded.and_then(|time| time.checked_add(Duration::from_nanos(ns.into())));
     exact.unwrap_or(SystemTime::UNIX_EPOCH)
 }
@@ -394,7 +391,8 @@ mod tests {
 
     #[test]
     fn a_name_is_one_component() {
-        for (name, is_accepted) in [("a", true), ("...", true), ("", false), (".", false), ("..", false), ("a/b", false)]
+        for (name, is_accepted) in
+            [("a", true), ("...", true), ("", false), (".", false), ("..", false), ("a/b", false)]
         {
             let bytes = request(opcode::LOOKUP, format!("{name}\0").as_bytes());
             assert_eq!(decode(&bytes).is_ok(), is_accepted, "{name}");

@@ -42,7 +42,8 @@ impl Device {
     /// # Errors
     /// The kernel's errno.
     pub(crate) fn another(&self) -> io::Result<OwnedFd> {
-        Ok(clone(self.sleeping.as_fd(), OFlag::empty()).or_else(|_| self.sleeping.try_clone().map_err(|_| Errno::EMFILE))?)
+        Ok(clone(self.sleeping.as_fd(), OFlag::empty())
+            .or_else(|_| self.sleeping.try_clone().map_err(|_| Errno::EMFILE))?)
     }
 
     /// Waits for a request; `None` when the file system is unmounted.

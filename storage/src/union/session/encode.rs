@@ -1,6 +1,6 @@
 //! Writes answers.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::stat::SFlag;
@@ -8,8 +8,16 @@ use nix::sys::stat::SFlag;
 use super::abi::{self, FopenFlags};
 use crate::union::{Attributes, DirEntry, Entry, FileKind, InodeNo, Statistics};
 
-/// How long the kernel may believe what it is told: until it is told otherwise.
-const FOREVER_SECONDS: u64 = u32::MAX as u64;
+/// What all answers have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Presentation {
+    /// How long the kernel may believe what it is told.
+    pub(crate) timeout: Duration,
+    /// The owner of all files, whatever theirs is.
+    pub(crate) squash_uid: Option<u32>,
+    /// The group of all files.
+    pub(crate) squash_gid: Option<u32>,
+}
 
 /// One answer being written, in a buffer that serves for all of them.
 ///
@@ -18,14 +26,16 @@ const FOREVER_SECONDS: u64 = u32::MAX as u64;
 pub(crate) struct Reply {
     buffer: Box<[u8]>,
     len: usize,
+    presentation: Presentation,
 }
 
 impl Reply {
     /// An empty answer, with room for the longest.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(presentation: Presentation) -> Self {
         Self {
             buffer: vec![0; abi::OUT_HEADER_BYTES + abi::MAX_DATA_BYTES].into_boxed_slice(),
             len: abi::OUT_HEADER_BYTES,
+            presentation,
         }
     }
 
@@ -85,8 +95,10 @@ impl Reply {
 
     /// `fuse_attr_out`.
     pub(crate) fn attributes(&mut self, attributes: &Attributes) {
-        self.u64(FOREVER_SECONDS);
-        self.u64(0);
+        let timeout = self.presentation.timeout;
+        self.u64(timeout.as_secs());
+        self.u32(timeout.subsec_nanos());
+        self.u32(0);
         self.attr(attributes);
     }
 
@@ -94,9 +106,7 @@ impl Reply {
     pub(crate) fn entry(&mut self, entry: &Entry) {
         self.u64(entry.attributes.ino.0);
         self.u64(entry.generation);
-        self.u64(FOREVER_SECONDS);
-        self.u64(FOREVER_SECONDS);
-        self.u64(0);
+        self.timeouts();
         self.attr(&entry.attributes);
     }
 
@@ -104,8 +114,17 @@ impl Reply {
     pub(crate) fn no_entry(&mut self) {
         self.u64(0);
         self.u64(0);
-        self.u64(FOREVER_SECONDS);
-        self.bytes(&[0; 16 + 88]);
+        self.timeouts();
+        self.bytes(&[0; 88]);
+    }
+
+    /// Those of a name and of its attributes.
+    fn timeouts(&mut self) {
+        let timeout = self.presentation.timeout;
+        self.u64(timeout.as_secs());
+        self.u64(timeout.as_secs());
+        self.u32(timeout.subsec_nanos());
+        self.u32(timeout.subsec_nanos());
     }
 
     /// `fuse_open_out` of a file that has no handle.
@@ -203,7 +222,8 @@ impl Reply {
             self.u32(ns);
         }
         let mode = format_bits(a.kind) | (a.mode & 0o7777);
-        for number in [mode, a.nlink, a.uid, a.gid, device(a.rdev), 4096, 0] {
+        let (uid, gid) = (self.presentation.squash_uid.unwrap_or(a.uid), self.presentation.squash_gid.unwrap_or(a.gid));
+        for number in [mode, a.nlink, uid, gid, device(a.rdev), 4096, 0] {
             self.u32(number);
         }
     }
@@ -248,11 +268,14 @@ fn seconds(time: SystemTime) -> (u64, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+
+    fn reply() -> Reply {
+        Reply::new(Presentation { timeout: Duration::from_millis(1500), squash_uid: None, squash_gid: Some(7) })
+    }
 
     #[test]
     fn entries_stop_where_the_kernels_buffer_ends() {
-        let mut reply = Reply::new();
+        let mut reply = reply();
         let entry = DirEntry { name: b"a name", ino: InodeNo(2), kind: FileKind::File, cookie: 1 };
         let taken = (0..).take_while(|_| reply.directory_entry(100, &entry)).count();
         assert_eq!(taken, 3); // 24 + 8 bytes each
@@ -270,8 +293,48 @@ mod tests {
     }
 
     #[test]
+    fn structures_have_the_length_that_the_kernel_expects() {
+        let attributes = Attributes {
+            ino: InodeNo(2),
+            kind: FileKind::File,
+            mode: 0o644,
+            nlink: 1,
+            uid: 1,
+            gid: 2,
+            rdev: 0,
+            size: u64::MAX,
+            blocks: 0,
+            atime: SystemTime::UNIX_EPOCH,
+            mtime: SystemTime::UNIX_EPOCH,
+            ctime: SystemTime::UNIX_EPOCH,
+        };
+        let mut reply = reply();
+        let mut len = |write: &dyn Fn(&mut Reply)| {
+            reply.clear();
+            write(&mut reply);
+            reply.finish(1, Ok(())).len() - abi::OUT_HEADER_BYTES
+        };
+        assert_eq!(len(&|reply| reply.attributes(&attributes)), 104);
+        assert_eq!(len(&|reply| reply.entry(&Entry { attributes, generation: 0 })), 128);
+        assert_eq!(len(&|reply| reply.no_entry()), 128);
+        assert_eq!(len(&|reply| reply.opened()), 16);
+        assert_eq!(len(&|reply| reply.init(45, 0, abi::InitFlags::empty())), 64);
+        let statistics = Statistics {
+            block_bytes: 0,
+            fragment_bytes: 0,
+            blocks: 0,
+            blocks_free: 0,
+            blocks_available: 0,
+            files: 0,
+            files_free: 0,
+            name_max: 255,
+        };
+        assert_eq!(len(&|reply| reply.statistics(&statistics)), 80);
+    }
+
+    #[test]
     fn an_error_has_no_body() {
-        let mut reply = Reply::new();
+        let mut reply = reply();
         reply.count(5);
         let bytes = reply.finish(9, Err(Errno::ENOENT));
         assert_eq!(bytes.len(), abi::OUT_HEADER_BYTES);

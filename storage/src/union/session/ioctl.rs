@@ -10,11 +10,11 @@ const SET_EXTENDED: u32 = 0x401c_5820;
 
 /// Each flag in both spellings: `FS_*_FL` and `FS_XFLAG_*`.
 const FLAGS: [(u32, u32); 6] = [
-    (0x08, 0x20),        // synchronous
-    (0x10, 0x08),        // immutable
-    (0x20, 0x10),        // append only
-    (0x40, 0x80),        // not dumped
-    (0x80, 0x40),        // access times not kept
+    (0x08, 0x20),         // synchronous
+    (0x10, 0x08),         // immutable
+    (0x20, 0x10),         // append only
+    (0x40, 0x80),         // not dumped
+    (0x80, 0x40),         // access times not kept
     (0x2000_0000, 0x200), // children inherit the project
 ];
 

@@ -22,12 +22,15 @@ use nix::errno::Errno;
 use abi::InitFlags;
 use decode::{Operation, Request, decode};
 use device::Device;
-use encode::Reply;
+use encode::{Presentation, Reply};
 
 /// Who answers requests.
 pub(crate) trait Service: Sync {
     /// Flags of the protocol to use where the kernel has them.
     fn flags(&self) -> InitFlags;
+
+    /// How answers look.
+    fn presentation(&self) -> Presentation;
 
     /// Does what is asked and writes what is to be answered.
     fn answer(&self, request: &Request<'_>, reply: &mut Reply) -> Answer;
@@ -75,7 +78,7 @@ pub(crate) fn serve(service: &impl Service, end: OwnedFd, threads: usize) -> io:
 /// Answers INIT; false if the file system is gone already.
 fn shake_hands(service: &impl Service, device: &mut Device) -> io::Result<bool> {
     let mut buffer = request_buffer();
-    let mut reply = Reply::new();
+    let mut reply = Reply::new(service.presentation());
     loop {
         let Some(received) = device.receive(&mut buffer)? else { return Ok(false) };
         let request = decode(buffer.get(..received.len).unwrap_or_default());
@@ -103,7 +106,7 @@ fn shake_hands(service: &impl Service, device: &mut Device) -> io::Result<bool> 
 /// One thread's life.
 fn run(service: &impl Service, device: &mut Device) -> io::Result<()> {
     let mut buffer = request_buffer();
-    let mut reply = Reply::new();
+    let mut reply = Reply::new(service.presentation());
     while let Some(received) = device.receive(&mut buffer)? {
         let bytes = buffer.get(..received.len).unwrap_or_default();
         if let Some(answer) = respond(service, bytes, &mut reply) {
