@@ -34,6 +34,11 @@ mod metadata;
 
 mod contents;
 
+mod session;
+
+pub mod server;
+pub mod server_fuser;
+
 #[cfg(test)]
 mod tests;
 
