@@ -257,6 +257,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let plan = steps::Plan {
         spec: &launch.spec,
+        early_sysctls: launch.network.sysctls(),
         rootfs: &launch.rootfs,
         staged,
         mount_point: &mount_point,

@@ -210,14 +210,6 @@ pub fn join(netns: BorrowedFd<'_>) -> Result<(), NetlinkError> {
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(|errno| NetlinkError::new("join the network namespace", errno))
 }
 
-/// Takes `lo` of the calling process' namespace into use: every private namespace needs that, `none` too.
-///
-/// # Errors
-/// [`NetlinkError`].
-pub fn loopback_up() -> Result<(), NetlinkError> {
-    Netlink::open()?.link_up(LOOPBACK_INDEX)
-}
-
 /// A kernel without IPv6, or with IPv6 switched off, has no IPv6 clients either.
 fn ignore_v6(family: libc::c_int, result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     if family == libc::AF_INET6 { Ok(()) } else { result }

@@ -124,6 +124,8 @@ pub enum Streams {
 pub struct Plan<'a> {
     /// The bundle.
     pub spec: &'a Spec,
+    /// Sysctls the network's helper must find when it makes its device; written while the supervisor is busy.
+    pub early_sysctls: &'a [(&'static str, &'static str)],
     /// Its root file system.
     pub rootfs: &'a Rootfs,
     /// What the supervisor made ready because init cannot.
@@ -151,6 +153,11 @@ pub struct Plan<'a> {
 /// Runs init to `execve`; returns only the exit status of a failure, which has been reported.
 pub fn run(plan: Plan<'_>, channel: Channel) -> i32 {
     let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+    if !plan.early_sysctls.is_empty() {
+        // ENOENT where the kernel lacks what they are about. None of them is a promise to the user.
+        let _ = host_proc()
+            .map(|proc| plan.early_sysctls.iter().try_for_each(|(name, value)| set_sysctl(proc.as_fd(), name, value)));
+    }
     if !channel.wait_go() {
         return 125;
     }
@@ -357,7 +364,7 @@ fn host_proc() -> Result<OwnedFd, InitError> {
     Ok(proc)
 }
 
-/// Writes a sysctl through a procfs of our own, never through the container's `/proc` (CVE-2025-52881).
+/// Writes a sysctl through a procfs of our own or the host's, never through the container's `/proc` (CVE-2025-52881).
 fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), InitError> {
     let path = PathBuf::from(format!("sys/{}", name.replace('.', "/")));
     let how = OpenHow::new()
