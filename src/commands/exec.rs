@@ -114,6 +114,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         seal: seal.as_ref(),
         options: BecomeOptions {
             keyring: &keyring,
+            filter_hides_keyrings: seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(&spec),
             single_id: Mapping::of_user().single.is_some(),
             dies_with_parent: false,

@@ -268,6 +268,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
         seal: launch.seal.as_ref(),
         keyring: &keyring,
+        filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
         filter: load.as_ref().map(|load| load as LoadFilter<'_>),
     };
     steps::run(plan, channel)

@@ -78,6 +78,8 @@ pub(crate) struct Seccomp {
     pub(crate) filter: Filter,
     /// The `linux.seccomp` section.
     pub(crate) json: Cow<'static, str>,
+    /// It is the default one, which lets nobody call `keyctl` and its kin.
+    pub(crate) hides_keyrings: bool,
 }
 
 /// The filter that a container is to have.
@@ -106,7 +108,8 @@ pub(crate) fn seccomp_of(request: &Request, spec: &Spec) -> Result<Option<Seccom
         let section = filter.to_oci().map_err(CommandError::host)?;
         Cow::Owned(serde_json::to_string(&section).map_err(|error| CommandError::new(Kind::Internal, error))?)
     };
-    Ok(Some(Seccomp { filter, json }))
+    let hides_keyrings = request.security.seccomp == SeccompProfile::Default;
+    Ok(Some(Seccomp { filter, json, hides_keyrings }))
 }
 
 /// A supervisor that has been forked.

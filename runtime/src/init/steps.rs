@@ -38,6 +38,9 @@ pub enum InitError {
     /// The system call filter could not be loaded.
     #[error(transparent)]
     Filter(#[from] crate::security::seccomp::Error),
+    /// The container cannot have a session keyring of its own.
+    #[error(transparent)]
+    Keyring(#[from] crate::security::keyring::Error),
     /// A sysctl could not be set.
     #[error("sysctl {name}={value}: {source}")]
     Sysctl {
@@ -146,6 +149,8 @@ pub struct Plan<'a> {
     pub seal: Option<&'a SealedExe>,
     /// Name of the session keyring.
     pub keyring: &'a std::ffi::CStr,
+    /// The filter refuses every call that reaches a keyring.
+    pub filter_hides_keyrings: bool,
     /// Loads the system call filter.
     pub filter: Option<LoadFilter<'a>>,
 }
@@ -226,6 +231,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
         root,
         &BecomeOptions {
             keyring: plan.keyring,
+            filter_hides_keyrings: plan.filter_hides_keyrings,
             keep_groups: keeps_groups(spec),
             single_id: plan.single_id,
             dies_with_parent: true,
@@ -241,6 +247,8 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
 pub struct BecomeOptions<'a> {
     /// Name of the session keyring.
     pub keyring: &'a std::ffi::CStr,
+    /// The filter refuses every call that reaches a keyring.
+    pub filter_hides_keyrings: bool,
     /// The caller's supplementary groups stay.
     pub keep_groups: bool,
     /// Only id 0 is mapped.
@@ -264,8 +272,11 @@ pub fn become_program(
     set_limits(process)?;
     let entered = change_directory(root.as_fd(), process.cwd());
     drop(root);
-    // EPERM where the filter of an outer container refuses: there is no keyring to share then.
-    let _ = crate::security::keyring::new_session(options.keyring);
+    match crate::security::keyring::new_session(options.keyring) {
+        // With the user's keyring, which nothing in the container can ask for: quotas are small, 200 keys.
+        Err(_) if options.filter.is_some() && options.filter_hides_keyrings => {}
+        joined => drop(joined?),
+    }
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
