@@ -39,7 +39,7 @@ pub enum DriverError {
     #[error("default network: neither slirp4netns nor pasta is installed")]
     NothingInstalled,
     /// A system call failed while the helper was being started.
-    #[error("network {driver}: {what}: {source}")]
+    #[error("network {driver}: {what}: {}", crate::sys::reason(source))]
     System {
         /// The driver.
         driver: &'static str,
@@ -352,8 +352,9 @@ pub fn outward_address() -> Option<IpAddr> {
 
 /// Reads what is configured in a namespace, in a child that joins it: the supervisor could not come back.
 fn discover(netns: BorrowedFd<'_>) -> Result<Attachment, String> {
-    let (from_child, to_parent) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| e.to_string())?;
-    match sys::fork().map_err(|e| e.to_string())? {
+    let (from_child, to_parent) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| e.desc().to_lowercase())?;
+    match sys::fork().map_err(|e| sys::reason(&e))? {
         sys::Fork::Child => {
             drop(from_child);
             let answer = read_interface(netns).map(|i| i.map(Attachment::from)).map_err(|e| e.to_string());
@@ -366,7 +367,7 @@ fn discover(netns: BorrowedFd<'_>) -> Result<Attachment, String> {
             let mut bytes = Vec::new();
             let read = io::Read::read_to_end(&mut std::fs::File::from(from_child), &mut bytes);
             let _ = nix::sys::wait::waitpid(child, None);
-            read.map_err(|e| e.to_string())?;
+            read.map_err(|e| sys::reason(&e))?;
             let answer: Result<Option<Attachment>, String> =
                 serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
             answer?.ok_or_else(|| "there is no device besides lo".to_owned())

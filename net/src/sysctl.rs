@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 
 /// A sysctl that could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("write {value:?} to /proc/sys/{name}")]
+#[error("write {value:?} to /proc/sys/{name}: {}", crate::sys::reason(source))]
 pub(crate) struct SysctlError {
     name: String,
     value: String,

@@ -80,7 +80,7 @@ pub(crate) fn with_caller<T>(work: impl FnOnce(&Caller<'_>) -> Result<T, Command
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let cwd = std::env::current_dir()
-        .map_err(|error| CommandError::user(format!("working directory: {}", bundle::reason(&error))))?;
+        .map_err(|error| CommandError::user(format!("working directory: {}", crate::error::reason(&error))))?;
     work(&Caller {
         environment: &environment,
         cwd: &cwd,
@@ -209,7 +209,8 @@ pub(crate) fn write_cidfile(record: &Record) -> Result<(), CommandError> {
         .mode(0o644)
         .open(path)
         .and_then(|mut file| file.write_all(record.id.to_string().as_bytes()));
-    written.map_err(|error| CommandError::user(format!("--cidfile {}: {}", path.display(), bundle::reason(&error))))
+    written
+        .map_err(|error| CommandError::user(format!("--cidfile {}: {}", path.display(), crate::error::reason(&error))))
 }
 
 /// A record with everything that a start needs.

@@ -208,7 +208,7 @@ impl Supervisor {
         }
         if let Some(path) = &request.pidfile {
             std::fs::write(path, host_pid.to_string()).map_err(|error| {
-                CommandError::host(format!("--pidfile {}: {}", path.display(), super::bundle::reason(&error)))
+                CommandError::host(format!("--pidfile {}: {}", path.display(), crate::error::reason(&error)))
             })?;
         }
         let lock = lock.take();
@@ -313,7 +313,7 @@ fn write_nested_maps(spec: &Spec, pid: i32) -> Result<(), CommandError> {
             .collect();
         let path = format!("/proc/{pid}/{name}");
         std::fs::write(&path, text)
-            .map_err(|error| CommandError::host(format!("write {path}: {}", super::bundle::reason(&error))))?;
+            .map_err(|error| CommandError::host(format!("write {path}: {}", crate::error::reason(&error))))?;
     }
     Ok(())
 }

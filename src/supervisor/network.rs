@@ -178,7 +178,7 @@ impl Plan {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
             });
             written.map_err(|error| {
-                CommandError::host(format!("write {}: {}", path.display(), super::bundle::reason(&error)))
+                CommandError::host(format!("write {}: {}", path.display(), crate::error::reason(&error)))
             })
         };
         write("hostname", &format!("{host_name}\n"))?;

@@ -25,7 +25,7 @@ pub const LOOPBACK_INDEX: u32 = 1;
 
 /// A request the kernel refused.
 #[derive(Debug, thiserror::Error)]
-#[error("netlink: {what}")]
+#[error("netlink: {what}: {}", crate::sys::reason(source))]
 pub struct NetlinkError {
     what: String,
     #[source]

@@ -39,7 +39,7 @@ use crate::state::lock::{FileLock, LockError};
 #[non_exhaustive]
 pub enum StoreError {
     /// A file of the store.
-    #[error("{call} {}: {source}", path.display())]
+    #[error("{call} {}: {}", path.display(), crate::sys::reason(source))]
     Io {
         /// Which call.
         call: &'static str,

@@ -34,7 +34,7 @@ const ATTEMPTS: usize = 8;
 #[non_exhaustive]
 pub enum StageError {
     /// A directory or file of the store.
-    #[error("{call} {}: {source}", path.display())]
+    #[error("{call} {}: {}", path.display(), crate::sys::reason(source))]
     Io {
         /// Which call.
         call: &'static str,
