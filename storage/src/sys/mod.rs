@@ -1,7 +1,10 @@
 //! Kernel calls that `nix` lacks.
 
+pub(crate) mod clone;
+pub(crate) mod flags;
 pub(crate) mod mmap;
 pub(crate) mod rename;
+pub(crate) mod times;
 pub(crate) mod xattr;
 
 /// Why an I/O call failed, as messages have it: lower case, without the number. An error that wraps another says what is
