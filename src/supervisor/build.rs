@@ -208,7 +208,7 @@ impl Supervisor {
         }
         if let Some(path) = &request.pidfile {
             std::fs::write(path, host_pid.to_string()).map_err(|error| {
-                CommandError::host(format!("--pidfile {}: {}", path.display(), super::bundle::reason(&error)))
+                CommandError::host(format!("--pidfile {}: {}", path.display(), crate::error::reason(&error)))
             })?;
         }
         let lock = lock.take();
@@ -257,6 +257,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let plan = steps::Plan {
         spec: &launch.spec,
+        early_sysctls: launch.network.sysctls(),
         rootfs: &launch.rootfs,
         staged,
         mount_point: &mount_point,
@@ -267,6 +268,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
         seal: launch.seal.as_ref(),
         keyring: &keyring,
+        filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
         filter: load.as_ref().map(|load| load as LoadFilter<'_>),
     };
     steps::run(plan, channel)
@@ -311,7 +313,7 @@ fn write_nested_maps(spec: &Spec, pid: i32) -> Result<(), CommandError> {
             .collect();
         let path = format!("/proc/{pid}/{name}");
         std::fs::write(&path, text)
-            .map_err(|error| CommandError::host(format!("write {path}: {}", super::bundle::reason(&error))))?;
+            .map_err(|error| CommandError::host(format!("write {path}: {}", crate::error::reason(&error))))?;
     }
     Ok(())
 }
