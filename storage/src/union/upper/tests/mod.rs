@@ -2,6 +2,7 @@
 //! what the kernel's overlay makes of the result.
 
 mod crash;
+mod ownership;
 mod scenarios;
 mod space;
 mod transactions;
