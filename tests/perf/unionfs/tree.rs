@@ -257,9 +257,9 @@ fn build_layers(place: &Path, dir: &Path, python: Option<&str>, has_git: bool) -
             }
         }
     }
-    for number in 0..4 {
+    for (number, layer) in layers.iter_mut().enumerate().take(4) {
         let big: Vec<u8> = noise.iter().cycle().skip(number).take(48 << 20).copied().collect();
-        layers[number].file(&format!("var/big{number}"), &big);
+        layer.file(&format!("var/big{number}"), &big);
     }
     for busybox in ["/bin/busybox", "/bin/true"] {
         layers[0].take(Path::new(busybox), &format!("usr{busybox}"));
