@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, copy_file_range, fallocate};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{Whence, fdatasync, fsync, lseek, syncfs};
 
@@ -13,6 +13,7 @@ use super::attributes::{FileKind, InodeNo, Seek};
 use super::handles::Handle;
 use super::inode_table::Node;
 use super::tree::{Tree, reopen};
+use crate::sys::clone::copy_file_range;
 
 impl Tree {
     pub(super) fn read(&self, ino: InodeNo, offset: u64, buf: &mut [u8]) -> nix::Result<usize> {
@@ -112,10 +113,12 @@ impl Tree {
         let mut left = usize::try_from(len).unwrap_or(usize::MAX);
         let mut done = 0;
         while left > 0 {
-            match copy_file_range(&from.fd, Some(&mut from_offset), &to.fd, Some(&mut to_offset), left) {
+            match copy_file_range((from.fd.as_fd(), from_offset), (to.fd.as_fd(), to_offset), left) {
                 Ok(0) => break,
                 Ok(count) => {
                     done += count;
+                    from_offset = from_offset.saturating_add(count as i64);
+                    to_offset = to_offset.saturating_add(count as i64);
                     left = left.saturating_sub(count);
                 }
                 Err(Errno::EINTR) => {}

@@ -43,6 +43,11 @@ mod modify;
 
 mod rename;
 
+mod session;
+
+pub mod server;
+pub mod server_fuser;
+
 #[cfg(test)]
 mod tests;
 
