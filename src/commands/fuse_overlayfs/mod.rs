@@ -14,8 +14,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
-use storage::layer::index::Index;
 use storage::layer::IdMap;
+use storage::layer::index::Index;
 use storage::union::server::{Settings, serve};
 use storage::union::{Lower, Options, Owners, Union, Upper};
 
@@ -80,7 +80,11 @@ impl Mount {
             });
         started.map_err(CommandError::host)?;
         // The mount answers, or the daemon is gone and with it the mount.
-        std::fs::metadata(&target).map_err(|error| failed("look into", &target, &error))?;
+        std::fs::metadata(&target).map_err(|error| {
+            // What went wrong first is what counts.
+            let _ = runtime::mount::fuse::unmount(&target);
+            failed("look into", &target, &error)
+        })?;
         Ok(0)
     }
 

@@ -275,13 +275,7 @@ impl Table {
 impl Seed {
     fn into_node(self) -> Node {
         let Self { ino, kind, state } = self;
-        Node {
-            ino,
-            kind,
-            is_harmless: AtomicBool::new(false),
-            references: AtomicU64::new(1),
-            state: Mutex::new(state),
-        }
+        Node { ino, kind, is_harmless: AtomicBool::new(false), references: AtomicU64::new(1), state: Mutex::new(state) }
     }
 }
 

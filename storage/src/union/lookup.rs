@@ -159,7 +159,12 @@ impl Tree {
         found.has_any().then_some(found)
     }
 
-    pub(super) fn find_in_index(&self, part: Part, child: Option<crate::layer::index::Record<'_>>, found: &mut Found) -> bool {
+    pub(super) fn find_in_index(
+        &self,
+        part: Part,
+        child: Option<crate::layer::index::Record<'_>>,
+        found: &mut Found,
+    ) -> bool {
         let Some(child) = child else { return false };
         let Some(kind) = child.kind().and_then(file_kind) else { return true };
         let is_directory = kind == FileKind::Directory;

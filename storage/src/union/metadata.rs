@@ -195,10 +195,8 @@ impl Tree {
 
     pub(super) fn set_attributes(&self, ino: InodeNo, changes: &Changes) -> nix::Result<Attributes> {
         let node = self.node(ino)?;
-        let is_nothing = matches!(
-            changes,
-            Changes { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None, .. }
-        );
+        let is_nothing =
+            matches!(changes, Changes { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None, .. });
         if is_nothing && !changes.kill_privileges {
             return self.attributes(ino);
         }

@@ -3,6 +3,22 @@
 //! ```text
 //! device (turns) → decode → Service::answer → encode → device
 //! ```
+//!
+//! A loop of our own instead of that of `fuser` 0.18, which both served the same engine for comparison. What `fuser` lacks:
+//! `O_TMPFILE`, whether a truncation or a new access list takes privileges away, the wide `copy_file_range`, a node number
+//! apart from `st_ino`, buffers of less than 16 MiB. Time of this loop as a part of `fuser`'s, both with two threads and
+//! cloned descriptors, best of interleaved runs that own two processors (the second column without [`turns`], that is:
+//! always asleep):
+//!
+//! | load | this loop | always asleep |
+//! | --- | --- | --- |
+//! | one client, one request after the other (42 µs each by `fuser`) | 0.64 | 0.99 |
+//! | the same, 10 µs between requests | 0.71 | 0.97 |
+//! | two clients; eight clients | 1.01, 0.97 | 0.98, 0.97 |
+//! | find, cold and warm | 0.92, 0.80 | 0.93, 1.02 |
+//! | lstat of 8,000 files, cold | 0.72 | 1.04 |
+//! | lstat of 8,000 missing names, cold | 0.78 | 0.97 |
+//! | open and read of 2,500 files, one process | 0.75 | 0.97 |
 
 pub(crate) mod abi;
 
@@ -24,8 +40,8 @@ use nix::errno::Errno;
 use abi::InitFlags;
 use decode::{Operation, Request, decode};
 use device::Device;
-use turns::Turns;
 use encode::{Presentation, Reply};
+use turns::Turns;
 
 /// Who answers requests.
 pub(crate) trait Service: Sync {
