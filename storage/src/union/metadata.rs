@@ -92,11 +92,11 @@ impl Tree {
                 let file = self.path_fd(&node)?;
                 let stat = fstat(&file.fd)?;
                 let marks = Marks::read(file.fd.as_fd(), &stat)?;
-                Ok(self.lower_owners().recorded(&stat, &marks).to_value().into())
+                Ok(self.lower_owners.recorded(&stat, &marks).to_value().into())
             }
             (None, DiskName::Plain(_)) => {
                 let file = self.path_fd(&node)?;
-                let all = visible_xattrs(file.fd.as_fd(), self.lower_owners())?;
+                let all = visible_xattrs(file.fd.as_fd(), &self.lower_owners)?;
                 all.into_iter().find(|(known, _)| known == name).map(|(_, value)| value).ok_or(Errno::ENODATA)
             }
         }
@@ -195,10 +195,8 @@ impl Tree {
 
     pub(super) fn set_attributes(&self, ino: InodeNo, changes: &Changes) -> nix::Result<Attributes> {
         let node = self.node(ino)?;
-        let is_nothing = matches!(
-            changes,
-            Changes { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None, .. }
-        );
+        let is_nothing =
+            matches!(changes, Changes { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None, .. });
         if is_nothing && !changes.kill_privileges {
             return self.attributes(ino);
         }
