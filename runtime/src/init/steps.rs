@@ -178,7 +178,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     join_shared(spec)?;
     let sealed = plan.seal.map(SealedExe::open).transpose()?;
     let binary = if plan.init { Some(super::sealed_exe::own_binary(sealed.as_ref())?) } else { None };
-    let (root, dev) = make_root(&mut plan)?;
+    let (root, dev) = make_root(&mut plan, channel)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
     }
@@ -298,7 +298,7 @@ pub fn keeps_groups(spec: &Spec) -> bool {
 
 /// Mounts root, the bundle's mounts and masks; sets sysctls. Returns the root directory, and a `/dev` that is to become
 /// read-only.
-fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitError> {
+fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<(OwnedFd, Option<OwnedFd>), InitError> {
     rootfs::stop_propagation()?;
     let mounts = plan.spec.mounts().as_deref().unwrap_or_default();
     let root = match plan.staged.root.take() {
@@ -307,7 +307,10 @@ fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitErro
             rootfs::attach_root(&root, nix::fcntl::AT_FDCWD, plan.mount_point)?;
             root
         }
-        None => plan.rootfs.mount(plan.mount_point)?,
+        None => {
+            let mut serve = |connection| channel.report(&Report::Fuse(connection));
+            plan.rootfs.mount(plan.mount_point, &mut serve)?.0
+        }
     };
     plan.staged.add_shared(mounts)?;
     let request =

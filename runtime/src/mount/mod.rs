@@ -53,6 +53,9 @@ pub enum MountError {
     /// The root file system could not be put together.
     #[error("root file system: {0}")]
     Rootfs(#[source] SysError),
+    /// Every driver that may mount it was refused.
+    #[error("root file system: {0}")]
+    NoDriver(rootfs::Refusals),
     /// A kernel call failed.
     #[error(transparent)]
     Sys(#[from] SysError),
