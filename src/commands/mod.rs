@@ -48,6 +48,7 @@ use storage::state::layout::Layout;
 
 use crate::error::{CommandError, FAILED};
 use crate::role::Persona;
+use crate::supervisor::rootfs::DriverChoice;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -56,6 +57,16 @@ pub(crate) struct Context {
     pub(crate) layout: Layout,
     /// Whose command line we answer like.
     pub(crate) persona: Persona,
+    /// `--storage-driver`.
+    storage_driver: Option<String>,
+}
+
+impl Context {
+    /// What is to mount root file systems: `--storage-driver`, else `$STORAGE_DRIVER`.
+    pub(crate) fn storage_driver(&self) -> Result<DriverChoice, CommandError> {
+        let named = self.storage_driver.clone().or_else(|| std::env::var("STORAGE_DRIVER").ok());
+        DriverChoice::parse(&named.unwrap_or_default())
+    }
 }
 
 /// How a command ends: with an exit status or an error.
@@ -157,6 +168,13 @@ fn command_line() -> clap::Command {
         .arg_required_else_help(true)
         .arg(path("root", "Directory of images, containers and volumes"))
         .arg(path("runroot", "Directory of the state of running containers"))
+        .arg(
+            Arg::new("storage-driver")
+                .long("storage-driver")
+                .value_name("DRIVER")
+                .help("What mounts root file systems: auto, overlay, overlay-fuse or fuse")
+                .global(true),
+        )
         .subcommands(COMMANDS.iter().map(|entry| clap::Command::new(entry.name).about(entry.about).defer(entry.define)))
 }
 
@@ -193,7 +211,8 @@ pub(crate) fn run(persona: Persona) -> Outcome {
             )
         }
     };
-    match (entry.run)(matches, &Context { layout, persona }) {
+    let storage_driver = matches.get_one::<String>("storage-driver").cloned();
+    match (entry.run)(matches, &Context { layout, persona, storage_driver }) {
         // docker's client has 125 for `run` alone, and 1 for whatever else fails.
         Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {
             Err(error.with_code(1))

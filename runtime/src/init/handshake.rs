@@ -23,7 +23,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::mount::rootfs::{Connection, Tree};
+use crate::mount::rootfs::{Connection, Driver, Tree};
 use crate::sys::SysError;
 
 /// Longest message; longer failure texts are cut.
@@ -38,8 +38,8 @@ pub enum Report {
     Process(OwnedFd),
     /// A FUSE mount that somebody must answer for: before anything else, since init waits for it.
     Fuse(Connection),
-    /// The container's root directory.
-    Root(OwnedFd),
+    /// The container's root directory, and what mounted it if it is a stack of layers.
+    Root(OwnedFd, Option<Driver>),
     /// Everything is mounted.
     Ready,
     /// The container cannot start.
@@ -113,7 +113,10 @@ impl Channel {
                 };
                 self.send(message, Some(device.as_fd())).map_err(fail)
             }
-            Report::Root(fd) => self.send(b"T", Some(fd.as_fd())).map_err(fail),
+            Report::Root(fd, driver) => {
+                let name = driver.map_or("", Driver::as_str);
+                self.send(format!("T{name}").as_bytes(), Some(fd.as_fd())).map_err(fail)
+            }
             Report::Ready => self.send(b"R", None).map_err(fail),
             Report::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code as u8];
@@ -153,7 +156,7 @@ impl Channel {
                 let tree = if rest == b"L" { Tree::Lowers } else { Tree::Whole };
                 Report::Fuse(Connection { device, tree })
             }
-            (Some((b'T', _)), Some(fd)) => Report::Root(fd),
+            (Some((b'T', rest)), Some(fd)) => Report::Root(fd, Driver::of_name(rest)),
             (Some((b'R', _)), _) => Report::Ready,
             (Some((b'F', rest)), _) => Report::Failed {
                 code: rest.first().copied().map_or(125, i32::from),

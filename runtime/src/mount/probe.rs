@@ -85,7 +85,9 @@ pub fn fuse(mapping: &Mapping) -> Result<(), ProbeError> {
     })?;
     match i32::from(exit.code()) {
         0 => Ok(()),
-        errno => Err(ProbeError::Refused { what: "make a FUSE mount in a user namespace", errno: Errno::from_raw(errno) }),
+        errno => {
+            Err(ProbeError::Refused { what: "make a FUSE mount in a user namespace", errno: Errno::from_raw(errno) })
+        }
     }
 }
 

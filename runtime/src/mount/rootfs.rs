@@ -72,6 +72,11 @@ impl Driver {
             Driver::Fuse => "fuse",
         }
     }
+
+    /// The reverse.
+    pub(crate) fn of_name(name: &[u8]) -> Option<Driver> {
+        [Driver::Overlay, Driver::OverlayFuse, Driver::Fuse].into_iter().find(|one| one.as_str().as_bytes() == name)
+    }
 }
 
 impl std::fmt::Display for Driver {

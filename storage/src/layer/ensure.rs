@@ -1,7 +1,7 @@
 //! Unpacked layers are a cache: what is missing is made again from the blobs.
 
 use super::ids::IdPolicy;
-use super::staging::{StageError, directory_name, unpack_blob};
+use super::staging::{StageError, unpack_blob};
 use crate::blob::BlobError;
 use crate::image::store::{Image, ImageStore, Layer, StoreError};
 use crate::progress::{Event, Kind, Progress};
@@ -52,8 +52,7 @@ pub fn ensure_unpacked(
     progress: &dyn Progress,
 ) -> Result<Vec<PathBuf>, EnsureError> {
     let layers = store.layout().layers();
-    let dirs: Vec<PathBuf> =
-        image.layers.iter().map(|layer| layers.join(directory_name(&layer.diff_id, ids))).collect();
+    let dirs: Vec<PathBuf> = image.layers.iter().map(|layer| store.layout().layer(&layer.diff_id)).collect();
     let mut missing: Vec<&Layer> =
         image.layers.iter().zip(&dirs).filter(|(_, dir)| !dir.join("diff").is_dir()).map(|(layer, _)| layer).collect();
     missing.sort_by(|a, b| a.diff_id.hex().cmp(b.diff_id.hex()));

@@ -1,6 +1,5 @@
 //! Whom the files of a layer belong to.
 
-use crate::digest::Digest;
 use std::ffi::CStr;
 
 /// Where a file's true owner and mode stand if the file itself cannot have them: `uid:gid:0octalmode`.
@@ -47,15 +46,6 @@ impl IdPolicy {
     /// Every id stays what it is.
     pub fn identity() -> Self {
         Self::Mapped(IdMap::default())
-    }
-
-    /// What the directory of a layer unpacked this way has behind its digest; `None` for the store's base mapping,
-    /// which both [`Self::identity`] and [`Self::Single`] are.
-    pub fn tag(&self) -> Option<String> {
-        match self {
-            Self::Mapped(map) => map.tag(),
-            Self::Single => None,
-        }
     }
 
     /// The owner on disk, `None` if the map has no place for it.
@@ -109,14 +99,6 @@ impl IdMap {
         let is_identity = |ranges: &[IdRange]| ranges.iter().all(|range| range.from == range.to);
         is_identity(&self.uids) && is_identity(&self.gids)
     }
-
-    fn tag(&self) -> Option<String> {
-        if self.is_identity() {
-            return None;
-        }
-        let text = format!("{:?} {:?}", self.uids, self.gids);
-        Some(Digest::of(text.as_bytes()).hex()[..12].to_owned())
-    }
 }
 
 fn forward(ranges: &[IdRange], id: u32) -> Option<u32> {
@@ -153,8 +135,6 @@ mod tests {
         assert_eq!(policy.owner(0, 1000), Some(Owner { uid: 1, gid: 0 }));
         assert_eq!(policy.owner_in_layer(1, 0), Owner { uid: 0, gid: 1000 });
         assert_eq!(policy.owner(65_536, 0), None);
-        assert!(policy.tag().is_some());
-        assert_eq!(IdPolicy::identity().tag(), None);
         assert_eq!(IdPolicy::identity().owner(70_000, 1), Some(Owner { uid: 70_000, gid: 1 }));
     }
 
