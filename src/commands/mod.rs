@@ -30,6 +30,7 @@ pub(crate) mod save;
 pub(crate) mod select;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod storage_driver;
 pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod top;
