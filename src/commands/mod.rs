@@ -200,7 +200,8 @@ pub(crate) fn run(persona: Persona) -> Outcome {
     let Some((entry, matches)) = chosen else {
         return Err(CommandError::user("a command is needed; see coracle --help"));
     };
-    let directory = |name| matches.get_one::<PathBuf>(name).cloned();
+    // Processes of ours work in other directories.
+    let directory = |name| Some(std::path::absolute(matches.get_one::<PathBuf>(name)?).unwrap_or_default());
     let layout = match (directory("root"), directory("runroot")) {
         (None, None) => Layout::from_env()?,
         (Some(root), Some(runroot)) => Layout::new(root, runroot),
