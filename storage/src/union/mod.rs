@@ -10,7 +10,10 @@
 
 mod attributes;
 
+mod upper;
+
 pub use attributes::{
     Attributes, Caller, Changes, DirEntry, Entry, FileKind, InodeNo, NewFile, NewTime, RenameMode, Seek, Statistics,
     UnionError, XattrMode,
 };
+pub use upper::{OpenError, Owners};

@@ -35,6 +35,7 @@ use crate::layer::tar::{Entry, EntryKind, Reader, TarError};
 use crate::whiteout::{self, TarName};
 use dirs::Dirs;
 use metadata::Metadata;
+pub(crate) use metadata::umask;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
