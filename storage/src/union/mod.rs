@@ -16,4 +16,12 @@ pub use attributes::{
     Attributes, Caller, Changes, DirEntry, Entry, FileKind, InodeNo, NewFile, NewTime, RenameMode, Seek, Statistics,
     UnionError, XattrMode,
 };
-pub use upper::{OpenError, Owners};
+pub use upper::OpenError;
+
+mod stub;
+pub use stub::{Lower, Options, Owners, Union, Upper};
+
+mod session;
+
+pub mod server;
+pub mod server_fuser;
