@@ -290,12 +290,12 @@ impl Prepared {
     }
 }
 
-/// How the ids of layers are shifted for a container in this user namespace: from what the container calls them to what
-/// the base namespace does, as which they lie on disk unshifted.
+/// How the ids of layers are shifted for a container in this user namespace: from the numbers of the base namespace, which
+/// the mount is in, to those that the layers have, which are the container's.
 fn layer_ids(userns: &UserNamespace, mapping: &Mapping) -> Result<IdMap, CommandError> {
     let (uids, gids) = bundle::nested_maps(userns, mapping)?;
     let ranges = |map: &runtime::userns::IdMap| {
-        map.0.iter().map(|one| IdRange { from: one.container, to: one.host, length: one.size }).collect()
+        map.0.iter().map(|one| IdRange { from: one.host, to: one.container, length: one.size }).collect()
     };
     Ok(IdMap::new(ranges(&uids), ranges(&gids)))
 }

@@ -162,7 +162,7 @@ fn layer_ids(layout: &Layout, record: &Record) -> Result<IdMap, CommandError> {
     let text = std::fs::read(&path).map_err(|error| failed(&reason(&error)))?;
     let spec: Spec = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
     let ranges = |mappings: &Option<Vec<LinuxIdMapping>>| {
-        let range = |one: &LinuxIdMapping| IdRange { from: one.container_id(), to: one.host_id(), length: one.size() };
+        let range = |one: &LinuxIdMapping| IdRange { from: one.host_id(), to: one.container_id(), length: one.size() };
         mappings.iter().flatten().map(range).collect()
     };
     let linux = spec.linux().as_ref();

@@ -54,7 +54,7 @@ pub(crate) struct Launch {
     pub(crate) seccomp: Option<Seccomp>,
     /// Its root file system.
     pub(crate) rootfs: Rootfs,
-    /// How the ids of its layers move to those of its user namespace, both in terms of the base one.
+    /// How ids of the base user namespace become those that its layers have, which are those of its own user namespace.
     pub(crate) layer_ids: IdMap,
     /// New volumes to be filled.
     pub(crate) fill: Vec<PathBuf>,

@@ -37,7 +37,7 @@ const COPY_UP_CAP_BYTES: u64 = 64 << 20;
 pub(crate) struct Plan<'a> {
     /// The directories.
     pub(crate) stack: &'a Stack,
-    /// How the ids of layers become those of files in the container's terms of the base user namespace.
+    /// How ids of the base user namespace, which the mount is in, become those that the layers have.
     pub(crate) ids: &'a IdMap,
     /// Only id 0 is mapped: owners are recorded beside the files.
     pub(crate) single_id: bool,
