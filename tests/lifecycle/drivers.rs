@@ -170,7 +170,9 @@ fn killed_server_ends_the_container_and_is_named(home: &Home) {
         home.wait_for_status("c", "exited");
         let error = home.inspect("c", "{{.State.Error}}");
         assert!(error.contains("union file system"), "{driver}: {error:?}");
-        assert_eq!(home.inspect("c", "{{.State.ExitCode}}"), "137", "{driver}");
+        // By the supervisor's SIGKILL, or by the SIGBUS of a page that is not to be had any more.
+        let code = home.inspect("c", "{{.State.ExitCode}}");
+        assert!(["135", "137"].contains(&code.as_str()), "{driver}: {code}");
         // What it had written is whole, and it starts again.
         home.ok("start c");
         assert_eq!(home.inspect("c", "{{.State.Status}} {{.State.Error}}"), "running ");
