@@ -16,8 +16,7 @@ use storage::state::layout::{Layout, create_dir};
 use storage::state::status;
 
 use super::{Context, Outcome};
-use crate::error::CommandError;
-use crate::supervisor::bundle::reason;
+use crate::error::{CommandError, reason};
 use crate::supervisor::rootfs::{drivers, mount_point, of};
 use crate::supervisor::union_server::{self, UnionServer};
 
