@@ -46,6 +46,7 @@ mod rename;
 mod session;
 
 pub mod server;
+
 pub mod server_fuser;
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ pub struct Options {
     pub upper: Option<Upper>,
     /// How owners stand on disk in the upper.
     pub owners: Owners,
-    /// How ids of the container become those of files in layers without index: mostly the identity.
+    /// How ids of the container become those that the layers have: mostly the identity.
     pub lower_ids: IdMap,
     /// Nothing is ever synchronised.
     pub volatile: bool,
