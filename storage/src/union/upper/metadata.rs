@@ -263,6 +263,8 @@ impl UpperLayer {
         let before = self.owners.recorded(target.stat, target.marks);
         let kind = kind.map_or(before.kind, |flag| kind_of(flag.bits()));
         let device = if kind == before.kind && device == 0 { before.device } else { device };
+        // No link has any other mode, and those who look for one that a file stands for go by it.
+        let mode = if kind == FileKind::Symlink { 0o777 } else { mode };
         if kind == FileKind::CharDevice && device == 0 {
             return Err(Errno::EPERM);
         }
