@@ -58,7 +58,7 @@ pub struct Diffed {
 #[non_exhaustive]
 pub enum DiffError {
     /// A kernel call.
-    #[error("archive layer: {call} '{path}': {source}")]
+    #[error("archive layer: {call} '{path}': {}", source.desc().to_lowercase())]
     Call {
         /// Which call.
         call: &'static str,
@@ -68,7 +68,7 @@ pub enum DiffError {
         source: Errno,
     },
     /// A file could not be read, or the stream not written.
-    #[error("archive layer: '{path}': {source}")]
+    #[error("archive layer: '{path}': {}", crate::sys::reason(source))]
     Io {
         /// Which file.
         path: String,

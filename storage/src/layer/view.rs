@@ -27,7 +27,7 @@ const MAX_LINKS: usize = 40;
 #[non_exhaustive]
 pub enum ViewError {
     /// A kernel call.
-    #[error("{call} '{path}' in the image: {source}")]
+    #[error("{call} '{path}' in the image: {}", source.desc().to_lowercase())]
     Call {
         /// Which call.
         call: &'static str,

@@ -134,7 +134,7 @@ pub enum ApplyError {
         gid: u32,
     },
     /// A kernel call.
-    #[error("unpack layer: {call} '{path}': {source}")]
+    #[error("unpack layer: {call} '{path}': {}", source.desc().to_lowercase())]
     Call {
         /// The call that failed.
         call: &'static str,
