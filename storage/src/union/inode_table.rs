@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attributes::{FileKind, InodeNo};
@@ -18,6 +18,8 @@ use super::stack::Part;
 pub(super) struct Node {
     pub(super) ino: InodeNo,
     pub(super) kind: FileKind,
+    /// True once the file is known to have neither setuid, setgid nor capabilities.
+    pub(super) is_harmless: AtomicBool,
     references: AtomicU64,
     state: Mutex<State>,
 }
@@ -50,6 +52,8 @@ pub(super) struct More {
     pub(super) listing: Option<Box<Listing>>,
     /// What creating in this directory must know.
     pub(super) facts: Option<Facts>,
+    /// Count of names that a file of a lower layer had and has not any more.
+    pub(super) lost: u32,
     /// Count of a merged directory's subdirectories.
     pub(super) subdirectories: Option<u32>,
 }
@@ -70,7 +74,7 @@ pub(super) struct Facts {
 impl Default for More {
     fn default() -> Self {
         let (rest, names) = (Arc::from([]), Vec::new());
-        Self { rest, names, pinned: None, listing: None, facts: None, subdirectories: None }
+        Self { rest, names, pinned: None, listing: None, facts: None, lost: 0, subdirectories: None }
     }
 }
 
@@ -271,7 +275,13 @@ impl Table {
 impl Seed {
     fn into_node(self) -> Node {
         let Self { ino, kind, state } = self;
-        Node { ino, kind, references: AtomicU64::new(1), state: Mutex::new(state) }
+        Node {
+            ino,
+            kind,
+            is_harmless: AtomicBool::new(false),
+            references: AtomicU64::new(1),
+            state: Mutex::new(state),
+        }
     }
 }
 

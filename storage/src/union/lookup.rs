@@ -34,7 +34,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         let (part, rest) = (Part::NONE, Vec::new());
         Self { kind: FileKind::File, upper: None, dir: None, part, rest, lower: None }
     }
@@ -48,7 +48,7 @@ impl Found {
         if self.part.is_none() { self.part = part } else { self.rest.push(part) }
     }
 
-    fn has_any(&self) -> bool {
+    pub(super) fn has_any(&self) -> bool {
         self.upper.is_some() || !self.part.is_none()
     }
 }
@@ -159,7 +159,7 @@ impl Tree {
         found.has_any().then_some(found)
     }
 
-    fn find_in_index(&self, part: Part, child: Option<crate::layer::index::Record<'_>>, found: &mut Found) -> bool {
+    pub(super) fn find_in_index(&self, part: Part, child: Option<crate::layer::index::Record<'_>>, found: &mut Found) -> bool {
         let Some(child) = child else { return false };
         let Some(kind) = child.kind().and_then(file_kind) else { return true };
         let is_directory = kind == FileKind::Directory;
@@ -173,7 +173,7 @@ impl Tree {
     }
 
     /// `is_there` says that the layer is known to have the name.
-    fn find_in_tree(
+    pub(super) fn find_in_tree(
         &self,
         parent: &Arc<Node>,
         part: Part,
@@ -360,6 +360,12 @@ impl Tree {
     /// The count of a directory's names, where no disk has counted them.
     fn count_names(&self, node: &Arc<Node>, attributes: &mut Attributes) -> nix::Result<()> {
         if attributes.kind != FileKind::Directory {
+            let state = node.lock();
+            if !state.in_upper() && !state.has_name() {
+                attributes.nlink = 0;
+            } else if let Some(more) = state.more.as_ref().filter(|_| !state.in_upper()) {
+                attributes.nlink = attributes.nlink.saturating_sub(more.lost).max(1);
+            }
             return Ok(());
         }
         if self.static_nlink {
