@@ -16,7 +16,7 @@ use storage::state::atomic::Durability;
 use storage::state::container::{self, Creation, ImageRecord, Record};
 use storage::state::layout::ContainerId;
 use storage::state::lock::FileLock;
-use storage::state::request::{Mount, Namespace, Request, UserNamespace};
+use storage::state::request::{Mount, Namespace, Request, SeccompProfile, UserNamespace};
 use storage::state::status;
 use storage::transport::PullOptions;
 
@@ -25,7 +25,7 @@ use crate::cli::container_options::ContainerOptions;
 use crate::cli::options::Caller;
 use crate::error::{CommandError, Kind};
 use crate::supervisor::bundle::{self, Shared};
-use crate::supervisor::launch::seccomp_of;
+use crate::supervisor::launch::{Seccomp, seccomp_of};
 use crate::supervisor::{self, Birth, FirstClient, Launch};
 
 /// Create a container but do not start it
@@ -80,7 +80,7 @@ pub(crate) fn with_caller<T>(work: impl FnOnce(&Caller<'_>) -> Result<T, Command
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let cwd = std::env::current_dir()
-        .map_err(|error| CommandError::user(format!("working directory: {}", bundle::reason(&error))))?;
+        .map_err(|error| CommandError::user(format!("working directory: {}", crate::error::reason(&error))))?;
     work(&Caller {
         environment: &environment,
         cwd: &cwd,
@@ -209,7 +209,8 @@ pub(crate) fn write_cidfile(record: &Record) -> Result<(), CommandError> {
         .mode(0o644)
         .open(path)
         .and_then(|mut file| file.write_all(record.id.to_string().as_bytes()));
-    written.map_err(|error| CommandError::user(format!("--cidfile {}: {}", path.display(), bundle::reason(&error))))
+    written
+        .map_err(|error| CommandError::user(format!("--cidfile {}: {}", path.display(), crate::error::reason(&error))))
 }
 
 /// A record with everything that a start needs.
@@ -249,8 +250,29 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
     let seccomp = seccomp_of(&record.request, &bundle.spec)
         .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.anonymous_volumes))?;
+    if let Some(seccomp) = &seccomp {
+        warn_of_unknown_calls(&record.request, seccomp);
+    }
     record.anonymous_volumes.extend(bundle.anonymous_volumes);
     Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, fill: bundle.fill, mapping, beside, ids })
+}
+
+/// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
+fn warn_of_unknown_calls(request: &Request, seccomp: &Seccomp) {
+    const SHOWN: usize = 8;
+    let names = seccomp.filter.unknown_names();
+    let (SeccompProfile::File(path), false) = (&request.security.seccomp, names.is_empty()) else { return };
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| name.escape_debug().to_string()).collect();
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let path = path.display().to_string();
+    eprintln!(
+        "Warning: {}: no such system calls on this machine, their rules do nothing: {}{more}",
+        path.escape_debug(),
+        shown.join(", ")
+    );
 }
 
 impl Prepared {

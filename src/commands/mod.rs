@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod exists;
 pub(crate) mod filter;
+pub(crate) mod fuse_overlayfs;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod images;
@@ -106,6 +107,12 @@ const COMMANDS: &[Entry] = &[
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
+    command!(
+        "fuse-overlayfs",
+        "Mount a stack of layers for other programs, as fuse-overlayfs does",
+        fuse_overlayfs::Args,
+        fuse_overlayfs::run_command
+    ),
     group!("image", "Manage images", image::Command, image::run),
     command!("images", "List images in local storage", images::Args, images::run),
     command!("import", "Import a tarball to create a filesystem image", import::Args, import::run),

@@ -19,7 +19,7 @@ use storage::state::layout::Layout;
 use storage::state::request::{Mount, Namespace, Request, UserNamespace, VolumeMount};
 
 use crate::cli::user::{self, ResolvedUser};
-use crate::error::CommandError;
+use crate::error::{CommandError, reason};
 
 /// A bundle, and what belongs to it that the specification cannot say.
 #[derive(Debug)]
@@ -426,12 +426,4 @@ fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandE
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
     nix::fcntl::openat2(dir.as_fd(), subpath, how).map_err(fail)?;
     Ok(directory.join(subpath))
-}
-
-/// An I/O error's reason as messages have it: lower case, without the number.
-pub(crate) fn reason(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }

@@ -24,6 +24,7 @@ use storage::state::layout::Layout;
 use storage::state::request::{Request, SeccompProfile};
 
 use super::channel::{self, ResultReader};
+use super::streams::FirstClient;
 use super::supervise;
 use crate::error::{CommandError, Kind};
 
@@ -59,7 +60,7 @@ pub(crate) struct Launch {
     /// Whether it is there already.
     pub(crate) birth: Birth,
     /// The command stays as the first client.
-    pub(crate) attach: Option<supervise::FirstClient>,
+    pub(crate) attach: Option<FirstClient>,
     /// Init of a container whose namespaces are shared.
     pub(crate) beside: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
@@ -77,6 +78,8 @@ pub(crate) struct Seccomp {
     pub(crate) filter: Filter,
     /// The `linux.seccomp` section.
     pub(crate) json: Cow<'static, str>,
+    /// It is the default one, which lets nobody call `keyctl` and its kin.
+    pub(crate) hides_keyrings: bool,
 }
 
 /// The filter that a container is to have.
@@ -95,7 +98,7 @@ pub(crate) fn seccomp_of(request: &Request, spec: &Spec) -> Result<Option<Seccom
             let refused = |error: &dyn std::fmt::Display| {
                 CommandError::user(format!("--security-opt seccomp={}: {error}", path.display()))
             };
-            let text = std::fs::read(path).map_err(|error| refused(&super::bundle::reason(&error)))?;
+            let text = std::fs::read(path).map_err(|error| refused(&crate::error::reason(&error)))?;
             Filter::from_profile_json(&text, bounding).map_err(|error| refused(&error))?
         }
     };
@@ -105,7 +108,8 @@ pub(crate) fn seccomp_of(request: &Request, spec: &Spec) -> Result<Option<Seccom
         let section = filter.to_oci().map_err(CommandError::host)?;
         Cow::Owned(serde_json::to_string(&section).map_err(|error| CommandError::new(Kind::Internal, error))?)
     };
-    Ok(Some(Seccomp { filter, json }))
+    let hides_keyrings = request.security.seccomp == SeccompProfile::Default;
+    Ok(Some(Seccomp { filter, json, hides_keyrings }))
 }
 
 /// A supervisor that has been forked.
@@ -167,7 +171,7 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 /// Forks the supervisor of `launch`.
 pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
     let pipe_failed =
-        |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", super::bundle::reason(&error)));
+        |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", crate::error::reason(&error)));
     let (reader, writer) = channel::pair().map_err(pipe_failed)?;
     let (control, supervisor_control) = match launch.attach {
         Some(_) => {

@@ -12,8 +12,7 @@ use storage::layer::view::ViewError;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
 
-use super::bundle::reason;
-use crate::error::CommandError;
+use crate::error::{CommandError, reason};
 
 /// Nobody's passwd is larger.
 const MAX_FILE_BYTES: u64 = 8 << 20;

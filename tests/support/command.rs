@@ -229,6 +229,7 @@ impl Finished {
         let mut lines = stderr.lines().filter(is_error);
         let line = lines.next().unwrap_or_else(|| panic!("it fails without a word\n{}", self.transcript()));
         assert!(lines.next().is_none(), "more than one line\n{}", self.transcript());
+        assert!(!line.contains("(os error "), "the number of an errno\n{}", self.transcript());
         assert!(!line.contains("panicked") && !line.contains('\u{1b}'), "\n{}", self.transcript());
         line.to_owned()
     }

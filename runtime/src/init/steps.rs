@@ -38,6 +38,9 @@ pub enum InitError {
     /// The system call filter could not be loaded.
     #[error(transparent)]
     Filter(#[from] crate::security::seccomp::Error),
+    /// The container cannot have a session keyring of its own.
+    #[error(transparent)]
+    Keyring(#[from] crate::security::keyring::Error),
     /// A sysctl could not be set.
     #[error("sysctl {name}={value}: {source}")]
     Sysctl {
@@ -124,6 +127,8 @@ pub enum Streams {
 pub struct Plan<'a> {
     /// The bundle.
     pub spec: &'a Spec,
+    /// Sysctls the network's helper must find when it makes its device; written while the supervisor is busy.
+    pub early_sysctls: &'a [(&'static str, &'static str)],
     /// Its root file system.
     pub rootfs: &'a Rootfs,
     /// What the supervisor made ready because init cannot.
@@ -144,6 +149,8 @@ pub struct Plan<'a> {
     pub seal: Option<&'a SealedExe>,
     /// Name of the session keyring.
     pub keyring: &'a std::ffi::CStr,
+    /// The filter refuses every call that reaches a keyring.
+    pub filter_hides_keyrings: bool,
     /// Loads the system call filter.
     pub filter: Option<LoadFilter<'a>>,
 }
@@ -151,6 +158,11 @@ pub struct Plan<'a> {
 /// Runs init to `execve`; returns only the exit status of a failure, which has been reported.
 pub fn run(plan: Plan<'_>, channel: Channel) -> i32 {
     let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+    if !plan.early_sysctls.is_empty() {
+        // ENOENT where the kernel lacks what they are about. None of them is a promise to the user.
+        let _ = host_proc()
+            .map(|proc| plan.early_sysctls.iter().try_for_each(|(name, value)| set_sysctl(proc.as_fd(), name, value)));
+    }
     if !channel.wait_go() {
         return 125;
     }
@@ -219,6 +231,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
         root,
         &BecomeOptions {
             keyring: plan.keyring,
+            filter_hides_keyrings: plan.filter_hides_keyrings,
             keep_groups: keeps_groups(spec),
             single_id: plan.single_id,
             dies_with_parent: true,
@@ -234,6 +247,8 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
 pub struct BecomeOptions<'a> {
     /// Name of the session keyring.
     pub keyring: &'a std::ffi::CStr,
+    /// The filter refuses every call that reaches a keyring.
+    pub filter_hides_keyrings: bool,
     /// The caller's supplementary groups stay.
     pub keep_groups: bool,
     /// Only id 0 is mapped.
@@ -257,8 +272,11 @@ pub fn become_program(
     set_limits(process)?;
     let entered = change_directory(root.as_fd(), process.cwd());
     drop(root);
-    // EPERM where the filter of an outer container refuses: there is no keyring to share then.
-    let _ = crate::security::keyring::new_session(options.keyring);
+    match crate::security::keyring::new_session(options.keyring) {
+        // With the user's keyring, which nothing in the container can ask for: quotas are small, 200 keys.
+        Err(_) if options.filter.is_some() && options.filter_hides_keyrings => {}
+        joined => drop(joined?),
+    }
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
@@ -357,7 +375,7 @@ fn host_proc() -> Result<OwnedFd, InitError> {
     Ok(proc)
 }
 
-/// Writes a sysctl through a procfs of our own, never through the container's `/proc` (CVE-2025-52881).
+/// Writes a sysctl through a procfs of our own or the host's, never through the container's `/proc` (CVE-2025-52881).
 fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), InitError> {
     let path = PathBuf::from(format!("sys/{}", name.replace('.', "/")));
     let how = OpenHow::new()

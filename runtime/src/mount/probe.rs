@@ -21,7 +21,7 @@ pub enum ProbeError {
     #[error(transparent)]
     Userns(#[from] UsernsError),
     /// The kernel refused.
-    #[error("{what}: {errno}")]
+    #[error("{what}: {}", errno.desc().to_lowercase())]
     Refused {
         /// What was tried.
         what: &'static str,

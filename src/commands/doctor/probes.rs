@@ -9,6 +9,7 @@ use runtime::userns::{Mapping, newidmap, subid};
 
 use super::super::Context;
 use super::{Finding, Probe};
+use crate::error::reason;
 
 /// Every probe, in the order in which a container needs it.
 pub(super) fn all(context: &Context) -> Vec<Box<dyn Probe>> {
@@ -227,7 +228,10 @@ impl Probe for Overlay {
     fn probe(&self) -> Finding {
         let place = self.scratch.parent().unwrap_or(Path::new("/")).display();
         if let Err(error) = self.scratch.parent().map_or(Ok(()), fs::create_dir_all) {
-            return Finding::missing(format!("{place}: {error}"), format!("make {place} writable for {}", user_name()));
+            return Finding::missing(
+                format!("{place}: {}", reason(&error)),
+                format!("make {place} writable for {}", user_name()),
+            );
         }
         match probe::overlay(&Mapping::of_user(), &self.scratch) {
             Ok(()) => Finding::ok(format!("mounted one in a user namespace, on {place}")),
@@ -260,7 +264,7 @@ impl Probe for Device {
         } else {
             format!("sudo modprobe {}", self.module)
         };
-        if self.needed { Finding::missing(error.to_string(), mend) } else { Finding::degraded(error.to_string(), mend) }
+        if self.needed { Finding::missing(reason(&error), mend) } else { Finding::degraded(reason(&error), mend) }
     }
 }
 
@@ -348,7 +352,7 @@ impl Probe for RuntimeDirectory {
         };
         let uid = nix::unistd::geteuid().as_raw();
         match fs::metadata(&dir) {
-            Err(error) => Finding::degraded(format!("{}: {error}", dir.display()), mend()),
+            Err(error) => Finding::degraded(format!("{}: {}", dir.display(), reason(&error)), mend()),
             Ok(meta) if meta.uid() != uid => {
                 Finding::degraded(format!("{} belongs to another user", dir.display()), mend())
             }

@@ -27,6 +27,7 @@ mod confine;
 
 mod remove;
 
+pub(crate) use apply::umask;
 pub use confine::confine_thread;
 pub use ensure::ensure_unpacked;
 pub use ids::{IdMap, IdPolicy, IdRange};

@@ -95,7 +95,7 @@ pub(super) fn unpack(
 }
 
 fn read_error(blob: &Digest, error: &io::Error) -> TransportError {
-    TransportError::Unpack { blob: blob.to_string(), reason: error.to_string(), is_full_disk: false }
+    TransportError::Unpack { blob: blob.to_string(), reason: crate::sys::reason(error), is_full_disk: false }
 }
 
 fn stage_error(blob: &Digest, error: &StageError) -> TransportError {
