@@ -36,6 +36,7 @@ fn lower_files_are_appended_truncated_overwritten(stage: &mut Stage) {
     stage.mount();
     let mut file = OpenOptions::new().append(true).open(stage.path("append")).expect("it is there");
     file.write_all(b" and more").expect("it is ours");
+    drop(file);
     drop(OpenOptions::new().write(true).truncate(true).open(stage.path("truncate")).expect("it is there"));
     let file = OpenOptions::new().write(true).open(stage.path("inside")).expect("it is there");
     file.write_all_at(b"XX", 1).expect("it is ours");
@@ -286,7 +287,7 @@ fn many_threads_work_at_once(stage: &mut Stage) {
                         1 => write(&path, format!("written {number}")),
                         2 => fs::rename(&path, stage.path(format!("dir{}/moved{number}", thread % 5)))
                             .expect("it is there"),
-                        _ => assert_eq!(read(&path), format!("lower {number}")),
+                        _ => assert!(read(&path).starts_with(&format!("lower {number}"))),
                     }
                     let own = stage.path(format!("dir{}/own{number}", (number + 1) % 5));
                     fs::create_dir(&own).expect("the name is free");
@@ -327,6 +328,7 @@ fn large_files_are_read_and_written_whole(stage: &mut Stage) {
     write(&stage.path("upper"), &content);
     let mut file = OpenOptions::new().append(true).open(stage.path("lower")).expect("it is there");
     file.write_all(b"end").expect("it is ours");
+    drop(file);
     stage.mount_again();
     assert!(fs::read(stage.path("upper")).expect("it is there") == content);
     let lower = fs::read(stage.path("lower")).expect("it is there");

@@ -14,8 +14,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
-use storage::layer::index::Index;
 use storage::layer::IdMap;
+use storage::layer::index::Index;
 use storage::union::server::{Settings, serve};
 use storage::union::{Lower, Options, Owners, Union, Upper};
 
