@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 
 use super::cases;
-use super::stage::{Stage, chmod, errno, exists, has_program, names, read, run, sh, stat, user_can, write};
+use super::stage::{Stage, chmod, errno, exists, names, read, run, sh, stat, user_can, write};
 use super::sys;
+use crate::support::needs::Need;
 
 cases! {
     Both attributes_of_lower_files_change,
@@ -21,9 +22,9 @@ cases! {
     Both times_are_kept_and_set,
     Both xattrs,
     Both overlays_own_xattrs_are_hidden_and_can_be_nested,
-    Both acls_are_kept_and_hold,
-    Both default_acls_are_inherited,
-    Both file_capabilities,
+    Both acls_are_kept_and_hold.needs(&[Need::Fuse, Need::Setfacl]),
+    Both default_acls_are_inherited.needs(&[Need::Fuse, Need::Setfacl]),
+    Both file_capabilities.needs(&[Need::Fuse, Need::Setcap]),
     Both locks_between_open_files,
     Both flags_of_files,
     Both statistics_of_the_file_system,
@@ -177,10 +178,6 @@ fn overlays_own_xattrs_are_hidden_and_can_be_nested(stage: &mut Stage) {
 }
 
 fn acls_are_kept_and_hold(stage: &mut Stage) {
-    if !has_program("setfacl") {
-        eprintln!("skipped: needs setfacl");
-        return;
-    }
     let layer = stage.files(&[("file", "1"), ("moved", "1"), ("upper", "1")]);
     sh(&format!("chmod 600 {0}/file {0}/moved {0}/upper; setfacl -m u:1000:r {0}/file", layer.display()));
     stage.mount();
@@ -204,10 +201,6 @@ fn acls_are_kept_and_hold(stage: &mut Stage) {
 }
 
 fn default_acls_are_inherited(stage: &mut Stage) {
-    if !has_program("setfacl") {
-        eprintln!("skipped: needs setfacl");
-        return;
-    }
     let layer = stage.files(&[("dir/x", "1")]);
     sh(&format!("setfacl -d -m u:1000:rwx,o::- {}/dir", layer.display()));
     stage.mount();
@@ -224,10 +217,6 @@ fn default_acls_are_inherited(stage: &mut Stage) {
 }
 
 fn file_capabilities(stage: &mut Stage) {
-    if !has_program("setcap") {
-        eprintln!("skipped: needs setcap");
-        return;
-    }
     let path = |path: &Path| path.display().to_string();
     let layer = stage.files(&[("lower", "1"), ("plain", "1")]);
     let sh = |line: &str| super::stage::sh(&format!("PATH=$PATH:/sbin:/usr/sbin; {line}"));

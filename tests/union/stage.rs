@@ -1,6 +1,5 @@
 //! One union and its layers, on a tmpfs of their own.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -342,9 +341,4 @@ pub(crate) fn errno<T>(result: std::io::Result<T>) -> i32 {
         Ok(_) => panic!("it succeeded"),
         Err(error) => error.raw_os_error().unwrap_or_else(|| panic!("{error}")),
     }
-}
-
-/// Is there such a program? Cases that only add to others do without.
-pub(crate) fn has_program(name: impl AsRef<OsStr>) -> bool {
-    crate::support::needs::find_program(&name.as_ref().to_string_lossy()).is_some()
 }
