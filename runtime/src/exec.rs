@@ -117,7 +117,7 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
                 }
                 streams = Some(stdio::Streams::terminal(master).map_err(SysError::of("ioctl", "TIOCGPTPEER"))?);
             }
-            Report::Ready | Report::Root(_) => {}
+            Report::Ready | Report::Root(..) | Report::Fuse(_) => {}
             Report::Failed { code, message } => break Err(ExecError::Failed { code, message }),
             Report::Closed => break Ok(()),
         }

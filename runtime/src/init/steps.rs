@@ -12,7 +12,7 @@ use super::handshake::{Channel, Report};
 use super::program::Program;
 use super::sealed_exe::SealedExe;
 use crate::mount::apply::{self, CopyTree};
-use crate::mount::rootfs::Rootfs;
+use crate::mount::rootfs::{Driver, Rootfs};
 use crate::mount::stage::Staged;
 use crate::mount::{MountError, masks, open_in_root, rootfs, target};
 use crate::process::prctl;
@@ -190,7 +190,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     join_shared(spec)?;
     let sealed = plan.seal.map(SealedExe::open).transpose()?;
     let binary = if plan.init { Some(super::sealed_exe::own_binary(sealed.as_ref())?) } else { None };
-    let (root, dev) = make_root(&mut plan)?;
+    let Root { root, dev, driver } = make_root(&mut plan, channel)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
     }
@@ -216,7 +216,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     // Held by the supervisor, the root outlives the container for a moment: to take an overlay apart that is not volatile
     // means to sync the file system below it, which nobody shall wait for.
     let kept = root.try_clone().map_err(|_| SysError { call: "dup", args: "root".into(), errno: Errno::EMFILE })?;
-    channel.report(&Report::Root(kept))?;
+    channel.report(&Report::Root(kept, driver))?;
     channel.report(&Report::Ready)?;
     if !channel.wait_go() {
         return Ok(None);
@@ -314,18 +314,30 @@ pub fn keeps_groups(spec: &Spec) -> bool {
     spec.annotations().as_ref().is_some_and(|all| all.get(key).is_some_and(|value| value == "1"))
 }
 
-/// Mounts root, the bundle's mounts and masks; sets sysctls. Returns the root directory, and a `/dev` that is to become
-/// read-only.
-fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitError> {
+/// What [`make_root`] made.
+struct Root {
+    /// The root directory.
+    root: OwnedFd,
+    /// A `/dev` that is to become read-only.
+    dev: Option<OwnedFd>,
+    /// What mounted the layers.
+    driver: Option<Driver>,
+}
+
+/// Mounts root, the bundle's mounts and masks; sets sysctls.
+fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> {
     rootfs::stop_propagation()?;
     let mounts = plan.spec.mounts().as_deref().unwrap_or_default();
-    let root = match plan.staged.root.take() {
+    let (root, driver) = match plan.staged.root.take() {
         Some(root) => {
             // The supervisor left us in the mount point: no name is looked up, which directories closed to us would refuse.
             rootfs::attach_root(&root, nix::fcntl::AT_FDCWD, plan.mount_point)?;
-            root
+            (root, plan.staged.driver)
         }
-        None => plan.rootfs.mount(plan.mount_point)?,
+        None => {
+            let mut serve = |connection| channel.report(&Report::Fuse(connection));
+            plan.rootfs.mount(plan.mount_point, &mut serve)?
+        }
     };
     plan.staged.add_shared(mounts)?;
     let request =
@@ -361,7 +373,7 @@ fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitErro
         masks::make_read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
         masks::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
     }
-    Ok((root, made.read_only_at_last))
+    Ok(Root { root, dev: made.read_only_at_last, driver })
 }
 
 fn host_proc() -> Result<OwnedFd, InitError> {

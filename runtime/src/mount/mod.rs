@@ -8,6 +8,8 @@ pub mod rootfs;
 
 pub mod stage;
 
+pub mod fuse;
+
 pub mod apply;
 
 pub mod dev;
@@ -65,6 +67,17 @@ pub enum MountError {
     /// The root file system could not be put together.
     #[error("root file system: {0}")]
     Rootfs(#[source] SysError),
+    /// Every driver that may mount it was refused.
+    #[error("root file system: {0}")]
+    NoDriver(rootfs::Refusals),
+    /// The set-user-ID program that mounts for ordinary users refused; it has said why.
+    #[error("{program}: {status}")]
+    Helper {
+        /// `fusermount3`.
+        program: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
     /// A kernel call failed.
     #[error(transparent)]
     Sys(#[from] SysError),

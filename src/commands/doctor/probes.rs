@@ -23,7 +23,7 @@ pub(super) fn all(context: &Context) -> Vec<Box<dyn Probe>> {
         Box::new(IdHelper("newuidmap")),
         Box::new(IdHelper("newgidmap")),
         Box::new(Overlay { scratch }),
-        Box::new(Device { path: "/dev/fuse", module: "fuse", needed: false }),
+        Box::new(Fuse),
         Box::new(Device { path: "/dev/net/tun", module: "tun", needed: true }),
         Box::new(NetworkHelper),
         Box::new(Cgroups),
@@ -235,11 +235,32 @@ impl Probe for Overlay {
         }
         match probe::overlay(&Mapping::of_user(), &self.scratch) {
             Ok(()) => Finding::ok(format!("mounted one in a user namespace, on {place}")),
-            Err(error) => Finding::missing(
-                error.to_string(),
-                "boot Linux 5.11 or later; put XDG_DATA_HOME on ext4, xfs, btrfs or tmpfs",
-            ),
+            Err(error) => {
+                let mend = "boot Linux 5.11 or later; put XDG_DATA_HOME on ext4, xfs, btrfs or tmpfs";
+                match probe::fuse(&Mapping::of_user()) {
+                    Ok(()) => Finding::degraded(format!("{error}: FUSE is used instead"), mend),
+                    Err(_) => Finding::missing(error.to_string(), mend),
+                }
+            }
         }
+    }
+}
+
+struct Fuse;
+
+impl Probe for Fuse {
+    fn what(&self) -> &'static str {
+        "FUSE"
+    }
+
+    fn probe(&self) -> Finding {
+        let error = match probe::fuse(&Mapping::of_user()) {
+            Ok(()) => return Finding::ok("made a mount in a user namespace"),
+            Err(error) => error,
+        };
+        let device = Device { path: "/dev/fuse", module: "fuse", needed: false }.probe();
+        let mend = device.parts().2.unwrap_or("boot Linux 4.18 or later").to_owned();
+        Finding::degraded(format!("{error}: --userns keep-id and auto need it"), mend)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! layers/.tmp-<random>/      lock (held by the maker for as long as it lives)
-//!                      tree/ diff/ index    ── both digests checked, synced ── rename ──> layers/<diffID>[-<mapping>]
+//!                      tree/ diff/ index    ── both digests checked, synced ── rename ──> layers/<diffID>
 //! ```
 //! The lock stands in the order of [`crate::state::lock`]: it is only ever tried.
 
@@ -91,14 +91,6 @@ pub enum Published {
     Ours,
     /// Somebody else published the same layer first; ours is deleted.
     Theirs,
-}
-
-/// The name of a layer's directory.
-pub fn directory_name(diff_id: &DiffId, ids: &IdPolicy) -> String {
-    match ids.tag() {
-        None => diff_id.hex().to_owned(),
-        Some(tag) => format!("{}-{tag}", diff_id.hex()),
-    }
 }
 
 impl Staging {

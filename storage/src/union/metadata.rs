@@ -17,6 +17,7 @@ use super::lookup::NAME_MAX;
 use super::stack::{Part, stat_kind};
 use super::tree::{At, Tree, reopen};
 use super::upper::{DiskName, Marks, Name, Recorded, Target, UpperLayer, visible_names, visible_xattrs};
+use crate::layer::ids::Owner;
 use crate::layer::index::Record;
 
 /// Longest target of a link.
@@ -81,7 +82,8 @@ impl Tree {
                 self.recorded(&node, record).map(|recorded| recorded.to_value().into())
             }
             (Some(record), DiskName::Plain(_)) => {
-                record.xattrs().find(|(known, _)| *known == name).map(|(_, value)| value.to_vec()).ok_or(Errno::ENODATA)
+                let value = record.xattrs().find(|(known, _)| *known == name).ok_or(Errno::ENODATA)?.1;
+                Ok(self.lower_owners().xattr_in_container(name, value.to_vec()))
             }
             (None, DiskName::Override) => {
                 let file = self.path_fd(&node)?;
@@ -123,7 +125,11 @@ impl Tree {
     /// What the index says of a file, with its true owner.
     pub(super) fn recorded(&self, node: &Node, record: Record<'_>) -> nix::Result<Recorded> {
         let record = self.described(node, record);
-        Ok(Recorded { uid: record.uid(), gid: record.gid(), mode: record.mode() & 0o7777, kind: node.kind, device: 0 })
+        let Owner { uid, gid } = match self.single {
+            true => Owner { uid: record.uid(), gid: record.gid() },
+            false => self.lower_owners().in_container(record.uid(), record.gid()),
+        };
+        Ok(Recorded { uid, gid, mode: record.mode() & 0o7777, kind: node.kind, device: 0 })
     }
 
     pub(super) fn xattr_names(&self, ino: InodeNo) -> nix::Result<Vec<u8>> {

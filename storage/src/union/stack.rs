@@ -14,6 +14,8 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
 
 use super::attributes::{Attributes, FileKind, InodeNo};
+use super::upper::Owners;
+use crate::layer::ids::Owner;
 use crate::layer::index::{Index, Kind, Record};
 
 /// A lower layer.
@@ -59,7 +61,8 @@ pub(super) struct Stack {
     /// Devices in the order in which they got high bits in numbers.
     devices: Mutex<Vec<u64>>,
     /// Every file is shown as root's: the namespace has no other id.
-    single: bool,
+    /// What the numbers of the layers become.
+    owners: Owners,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,7 @@ const PATH_MAX: usize = 4096;
 
 impl Stack {
     /// `first` is the device whose files keep their numbers: the upper directory's.
-    pub(super) fn new(lowers: Vec<Lower>, first: Option<u64>, single: bool) -> nix::Result<Self> {
+    pub(super) fn new(lowers: Vec<Lower>, first: Option<u64>, owners: Owners) -> nix::Result<Self> {
         let layers: Vec<Layer> = lowers
             .into_iter()
             .map(|Lower { dir, index }| {
@@ -101,7 +104,7 @@ impl Stack {
                 devices.push(layer.device);
             }
         }
-        Ok(Self { layers, devices: Mutex::new(devices), single })
+        Ok(Self { layers, devices: Mutex::new(devices), owners })
     }
 
     /// The roots of all layers.
@@ -180,7 +183,7 @@ impl Stack {
     pub(super) fn attributes(&self, ino: InodeNo, record: Record<'_>) -> Option<Attributes> {
         let kind = file_kind(record.kind()?)?;
         let mtime = time(record.mtime().secs, i64::from(record.mtime().nanos));
-        let (uid, gid) = if self.single { (0, 0) } else { (record.uid(), record.gid()) };
+        let Owner { uid, gid } = self.owners.in_container(record.uid(), record.gid());
         let (size, blocks) = match kind {
             FileKind::Directory => (4096, 8),
             FileKind::File => (record.size(), record.size().div_ceil(4096).saturating_mul(8)),

@@ -7,6 +7,7 @@ use nix::sys::stat::fstat;
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::{Whence, ftruncate, lseek};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const BUFFER_BYTES: usize = 1 << 18;
 
@@ -17,19 +18,33 @@ const BLOCK_BYTES: u64 = 512;
 
 /// Copies the first `length` bytes of `from`, or all of it, into the empty file `to`, and says how many bytes that were.
 ///
+/// `can_clone` remembers whether the file system of `to` shares blocks.
+///
 /// # Errors
 /// The kernel's errno; `to` may then hold a part.
-pub(super) fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: Option<u64>) -> nix::Result<u64> {
+pub(super) fn copy_data(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    length: Option<u64>,
+    can_clone: &AtomicBool,
+) -> nix::Result<u64> {
     let stat = fstat(from)?;
     let size = stat.st_size.unsigned_abs();
     let wanted = length.unwrap_or(size);
     let copied = wanted.min(size);
     failpoint::pass("copy.data")?;
-    if copied == size && size > 0 && clone_file(from, to).is_ok() {
-        if wanted != size {
-            ftruncate(to, signed(wanted)?)?;
+    if copied == size && size > 0 && can_clone.load(Ordering::Relaxed) {
+        match clone_file(from, to) {
+            Ok(()) => {
+                if wanted != size {
+                    ftruncate(to, signed(wanted)?)?;
+                }
+                return Ok(wanted);
+            }
+            Err(Errno::EOPNOTSUPP | Errno::ENOTTY) => can_clone.store(false, Ordering::Relaxed),
+            // Not between these two files, or not now: copying will tell.
+            Err(_) => {}
         }
-        return Ok(wanted);
     }
     let has_holes = stat.st_blocks.unsigned_abs().saturating_mul(BLOCK_BYTES) < size;
     let mut end = 0;
@@ -152,7 +167,7 @@ mod tests {
                     copy_by_hand(from.as_fd(), to.as_fd(), 0, wanted.min(*size)).unwrap();
                     to.set_len(wanted).unwrap();
                 } else {
-                    assert_eq!(copy_data(from.as_fd(), to.as_fd(), *length).unwrap(), wanted);
+                    assert_eq!(copy_data(from.as_fd(), to.as_fd(), *length, &AtomicBool::new(true)).unwrap(), wanted);
                     assert!(to.metadata().unwrap().blocks() <= from.metadata().unwrap().blocks() + 8);
                 }
                 let mut expected = contents(&from);

@@ -21,10 +21,6 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// The mode that everything is made with: nobody else's until it is described.
-const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
-const PRIVATE_BITS: u32 = 0o600;
-
 const TO_FILE: OFlag =
     OFlag::O_RDWR.union(OFlag::O_CREAT).union(OFlag::O_EXCL).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
@@ -97,7 +93,8 @@ impl UpperLayer {
         Ok(Staged { temp, filled })
     }
 
-    /// Makes `name` in a directory of the work directory what `source` says. A failure removes it again.
+    /// Makes `name` in a directory of the work directory what `source` says. What a failure leaves there goes with the
+    /// temporary name that it lies under.
     ///
     /// # Errors
     /// The kernel's errno.
@@ -110,69 +107,51 @@ impl UpperLayer {
     ) -> nix::Result<Filled> {
         let wanted = source.description();
         let kind_on_disk = self.owners.kind_on_disk(wanted.kind, wanted.uid, wanted.gid);
-        self.make_kind(dir, name, kind_on_disk, &wanted, source.target)?;
-        let filled = self.fill_made(dir, name, source, length, kind_on_disk);
-        if filled.is_err() {
-            let flag = match kind_on_disk {
-                FileKind::Directory => nix::unistd::UnlinkatFlags::RemoveDir,
-                _ => nix::unistd::UnlinkatFlags::NoRemoveDir,
-            };
-            // What cannot be removed now is swept by the next mount.
-            let _ = nix::unistd::unlinkat(dir, name, flag);
-        }
-        filled
-    }
-
-    fn make_kind(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
-        kind: FileKind,
-        wanted: &Description<'_>,
-        target: &[u8],
-    ) -> nix::Result<()> {
-        match kind {
-            FileKind::File => openat(dir, name, TO_FILE, PRIVATE).map(drop),
-            FileKind::Directory => mkdirat(dir, name, Mode::S_IRWXU),
-            FileKind::Symlink => symlinkat(OsStr::from_bytes(target), dir, name),
-            kind => mknodat(dir, name, to_flag(kind), PRIVATE, wanted.device),
-        }
-    }
-
-    fn fill_made(
-        &self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
-        source: &Source<'_>,
-        length: Option<u64>,
-        kind_on_disk: FileKind,
-    ) -> nix::Result<Filled> {
-        failpoint::pass("copy.made")?;
-        let wanted = source.description();
-        let flags = match kind_on_disk {
-            FileKind::File => OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
-            FileKind::Directory => DIRECTORY,
-            _ => OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        let mode = self.mode_to_make(kind_on_disk, wanted.mode);
+        let made_mode = mode.bits() & !self.umask;
+        let fd = match kind_on_disk {
+            FileKind::File => openat(dir, name, TO_FILE, mode)?,
+            FileKind::Directory => {
+                mkdirat(dir, name, mode)?;
+                openat(dir, name, DIRECTORY, Mode::empty())?
+            }
+            kind => {
+                match kind {
+                    FileKind::Symlink => symlinkat(OsStr::from_bytes(source.target), dir, name)?,
+                    kind => mknodat(dir, name, to_flag(kind), mode, wanted.device)?,
+                }
+                openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?
+            }
         };
-        let fd = openat(dir, name, flags, Mode::empty())?;
+        failpoint::pass("copy.made")?;
         let mut bytes = 0;
         if kind_on_disk == FileKind::File {
             match source.data {
-                Some(data) if length != Some(0) => bytes = copy_data(data, fd.as_fd(), length)?,
+                Some(data) if length != Some(0) => bytes = copy_data(data, fd.as_fd(), length, &self.can_clone)?,
                 Some(_) => {}
                 // In single-id mode a link's target is its contents, and other special files are empty.
                 None => write_all(fd.as_fd(), source.target)?,
             }
         }
         let marks = match kind_on_disk {
-            FileKind::File => self.describe(fd.as_fd(), PRIVATE_BITS & !self.umask, &wanted)?,
-            FileKind::Directory => self.describe(fd.as_fd(), 0o700 & !self.umask, &wanted)?,
+            FileKind::File | FileKind::Directory => self.describe(fd.as_fd(), made_mode, &wanted)?,
             _ => {
-                self.describe_special(fd.as_fd(), PRIVATE_BITS & !self.umask, &wanted)?;
+                self.describe_special(fd.as_fd(), made_mode, &wanted)?;
                 Marks::default()
             }
         };
         Ok(Filled { fd, marks, bytes, kind_on_disk })
+    }
+
+    /// The mode to make something with in the work directory, where nobody else sees it: the last one if that lets us go
+    /// on and can be given at once.
+    pub(super) fn mode_to_make(&self, kind_on_disk: FileKind, mode: u32) -> Mode {
+        let mode = self.owners.mode_on_disk(mode, kind_on_disk);
+        Mode::from_bits_truncate(match kind_on_disk {
+            FileKind::Directory if mode & 0o700 != 0o700 => 0o700,
+            FileKind::Directory => mode & 0o1777,
+            _ => mode & 0o777,
+        })
     }
 }
 
@@ -215,9 +194,9 @@ pub(super) fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> nix::Result<(
     Ok(())
 }
 
-/// What replaces a link, pipe or socket that cannot carry its owner: see [`UpperLayer::set_attributes`].
 impl UpperLayer {
-    /// Replaces `name`, whatever non-directory it is, by a copy of `source`.
+    /// Replaces `name`, whatever non-directory it is, by a copy of `source`: what happens in single-id mode to a link,
+    /// pipe or socket that cannot carry its owner.
     ///
     /// # Errors
     /// The kernel's errno.

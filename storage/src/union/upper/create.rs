@@ -3,7 +3,7 @@
 //! What the disk makes right at once (owner, mode) is made in its place by one call. Everything else, and what stands
 //! over a whiteout, is made in the work directory first.
 
-use super::describe::Description;
+use super::describe::{Description, chown};
 use super::marks::Marks;
 use super::owners::to_flag;
 use super::work::{DIRECTORY, Temp};
@@ -50,6 +50,8 @@ pub(crate) enum LinkFrom<'a> {
 struct Plan<'a> {
     description: Description<'a>,
     kind_on_disk: FileKind,
+    /// On disk.
+    owner: (u32, u32),
     /// True if the disk makes it so by itself.
     is_direct: bool,
 }
@@ -63,7 +65,15 @@ impl UpperLayer {
         let plan = self.plan(&parent, FileKind::File, new, 0)?;
         if plan.is_direct {
             match openat(parent.dir, name.bytes(), FILE, mode_of(&plan)) {
-                Ok(file) => return Ok(Made { stat: fstat(&file)?, marks: Marks::default(), file: Some(file) }),
+                Ok(file) => {
+                    let mut stat = fstat(&file)?;
+                    // A file system may give its directory's group to every file (`grpid`).
+                    if (stat.st_uid, stat.st_gid) != plan.owner {
+                        chown(file.as_fd(), plan.owner)?;
+                        stat = fstat(&file)?;
+                    }
+                    return Ok(Made { stat, marks: Marks::default(), file: Some(file) });
+                }
                 Err(Errno::EEXIST) if is_whiteout_at(parent.dir, name.bytes())? => {}
                 Err(errno) => return Err(errno),
             }
@@ -140,12 +150,13 @@ impl UpperLayer {
                 Err(errno) => return Err(errno),
             }
         }
+        let made_mode = self.mode_to_make(FileKind::Directory, plan.description.mode);
         let (mut temp, dir) = self.work.make(|work, temp| {
-            mkdirat(work, temp, Mode::S_IRWXU)?;
+            mkdirat(work, temp, made_mode)?;
             openat(work, temp, DIRECTORY, Mode::empty())
         })?;
         failpoint::pass("create.made")?;
-        let mut marks = self.describe_new(dir.as_fd(), 0o700 & !self.umask, &parent, &plan)?;
+        let mut marks = self.describe_new(dir.as_fd(), made_mode.bits() & !self.umask, &parent, &plan)?;
         let placed = if is_over_whiteout { Err(Errno::EEXIST) } else { temp.place(parent.dir, name.bytes()) };
         match placed {
             Err(Errno::EEXIST) if is_over_whiteout || is_whiteout_at(parent.dir, name.bytes())? => {
@@ -227,6 +238,7 @@ impl UpperLayer {
         Ok(Plan {
             description,
             kind_on_disk,
+            owner,
             is_direct: is_ours && kind_on_disk == kind && is_told && (is_whole || is_link),
         })
     }
@@ -253,9 +265,10 @@ impl UpperLayer {
     }
 
     fn create_regular(&self, parent: &Parent<'_>, name: Name<'_>, plan: Plan<'_>) -> nix::Result<Made> {
-        let (temp, file) = self.work.make(|work, temp| openat(work, temp, FILE, Mode::S_IRUSR | Mode::S_IWUSR))?;
+        let made_mode = self.mode_to_make(FileKind::File, plan.description.mode);
+        let (temp, file) = self.work.make(|work, temp| openat(work, temp, FILE, made_mode))?;
         failpoint::pass("create.made")?;
-        let marks = self.describe_new(file.as_fd(), 0o600 & !self.umask, parent, &plan)?;
+        let marks = self.describe_new(file.as_fd(), made_mode.bits() & !self.umask, parent, &plan)?;
         self.place(temp, parent, name)?;
         let is_file = plan.description.kind == FileKind::File;
         Ok(Made { stat: fstat(&file)?, marks, file: is_file.then_some(file) })

@@ -167,8 +167,9 @@ impl UpperLayer {
         self.replace_by(dir, name, &source)
     }
 
-    /// Takes setuid, setgid (of what the group may execute) and capabilities from a file, as a write by an ordinary user
-    /// does. Says whether its mode has changed.
+    /// Takes setuid, and setgid of what the group may execute, from a file, as a write by an ordinary user does. (The
+    /// kernel takes capabilities away at every write and truncation, whoever does it.) Says whether the mode has changed;
+    /// costs nothing if not.
     ///
     /// # Errors
     /// The kernel's errno.
@@ -177,7 +178,6 @@ impl UpperLayer {
         if before.kind == FileKind::Directory {
             return Ok(false);
         }
-        remove_capabilities(target)?;
         let mode = without_privileges(before.mode);
         if mode == before.mode {
             return Ok(false);
@@ -281,7 +281,11 @@ fn remove_capabilities(target: &Target<'_>) -> nix::Result<()> {
         return Ok(());
     }
     let Ok(name) = std::ffi::CString::new(CAPABILITY_NAME) else { return Ok(()) };
-    xattr::remove(target.file, &name)
+    // To remove it takes a privilege even where there is none.
+    match xattr::find(target.file, &name)? {
+        Some(_) => xattr::remove(target.file, &name),
+        None => Ok(()),
+    }
 }
 
 fn new_time(time: Option<NewTime>) -> TimeSpec {

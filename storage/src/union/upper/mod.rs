@@ -19,6 +19,7 @@
 //! | `utimensat` by an empty path | 5.8 | an error |
 //! | `FICLONE`, `copy_file_range` | 4.5 | read and write |
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 // Until the tree of nodes calls all of it.
 #![allow(dead_code, unused_imports)]
 
@@ -74,6 +75,7 @@ use nix::unistd::{getegid, geteuid};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicBool;
 use work::{DIRECTORY, WorkDir};
 
 /// Longest name that any file system here takes.
@@ -125,6 +127,8 @@ pub(crate) struct UpperLayer {
     us: (u32, u32),
     /// What the process takes away from modes of what it makes.
     umask: u32,
+    /// False once the file system has said that it cannot share blocks between files.
+    can_clone: AtomicBool,
 }
 
 /// Why an upper and a work directory cannot be used.
@@ -190,7 +194,7 @@ impl UpperLayer {
             Err(errno) => return Err(OpenError::call("set extended attribute of work directory", errno)),
         }
         let us = (geteuid().as_raw(), getegid().as_raw());
-        Ok(Self { root, work, owners, volatile, us, umask: umask() })
+        Ok(Self { root, work, owners, volatile, us, umask: umask(), can_clone: AtomicBool::new(true) })
     }
 
     /// The upper's root directory, opened for reading.

@@ -90,6 +90,10 @@ impl UpperLayer {
             Err(errno) if is_refusal(errno) => {}
             Err(errno) => return Err(errno),
         }
+        self.stage_whiteout_file(dir)
+    }
+
+    pub(super) fn stage_whiteout_file(&self, dir: BorrowedFd<'_>) -> nix::Result<Temp<'_>> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let (temp, file) = self.work.make(|work, temp| openat(work, temp, flags, Mode::S_IRUSR | Mode::S_IWUSR))?;
         xattr::set(file.as_fd(), whiteout::WHITEOUT_XATTR, b"y")?;

@@ -103,7 +103,7 @@ impl UpperLayer {
 
     /// Where the file system does not leave whiteouts by itself. A killed process may leave a file under both its names,
     /// or the place that a directory was to take empty, but never nothing under either.
-    fn rename_in_steps(&self, from: &RenameSide<'_>, to: &RenameSide<'_>) -> nix::Result<()> {
+    pub(super) fn rename_in_steps(&self, from: &RenameSide<'_>, to: &RenameSide<'_>) -> nix::Result<()> {
         let hiding = self.stage_whiteout(from.dir)?;
         failpoint::pass("rename.whiteout-made")?;
         if !from.is_directory {
