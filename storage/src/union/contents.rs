@@ -55,13 +55,7 @@ impl Tree {
         if file.writable { Ok(file) } else { Err(Errno::EPERM) }
     }
 
-    pub(super) fn write(
-        &self,
-        ino: InodeNo,
-        offset: u64,
-        bytes: &[u8],
-        kill_privileges: bool,
-    ) -> nix::Result<usize> {
+    pub(super) fn write(&self, ino: InodeNo, offset: u64, bytes: &[u8], kill_privileges: bool) -> nix::Result<usize> {
         let node = self.node(ino)?;
         let file = self.writable(&node)?;
         if kill_privileges && !node.is_harmless.load(Ordering::Relaxed) {

@@ -88,17 +88,17 @@ impl Tree {
             }
             (Some(record), DiskName::Plain(_)) => {
                 let value = record.xattrs().find(|(known, _)| *known == name).ok_or(Errno::ENODATA)?.1;
-                Ok(self.lower_owners().xattr_in_container(name, value.to_vec()))
+                Ok(self.lower_owners.xattr_in_container(name, value.to_vec()))
             }
             (None, DiskName::Override) => {
                 let file = self.path_fd(&node)?;
                 let stat = fstat(&file.fd)?;
                 let marks = Marks::read(file.fd.as_fd(), &stat)?;
-                Ok(self.lower_owners().recorded(&stat, &marks).to_value().into())
+                Ok(self.lower_owners.recorded(&stat, &marks).to_value().into())
             }
             (None, DiskName::Plain(_)) => {
                 let file = self.path_fd(&node)?;
-                let all = visible_xattrs(file.fd.as_fd(), self.lower_owners())?;
+                let all = visible_xattrs(file.fd.as_fd(), &self.lower_owners)?;
                 all.into_iter().find(|(known, _)| known == name).map(|(_, value)| value).ok_or(Errno::ENODATA)
             }
         }
@@ -144,7 +144,7 @@ impl Tree {
         let record = self.described(node, record);
         let Owner { uid, gid } = match self.single {
             true => Owner { uid: record.uid(), gid: record.gid() },
-            false => self.lower_owners().in_container(record.uid(), record.gid()),
+            false => self.lower_owners.in_container(record.uid(), record.gid()),
         };
         Ok(Recorded { uid, gid, mode: record.mode() & 0o7777, kind: node.kind, device: 0 })
     }
@@ -201,10 +201,8 @@ impl Tree {
 
     pub(super) fn set_attributes(&self, ino: InodeNo, changes: &Changes) -> nix::Result<Attributes> {
         let node = self.node(ino)?;
-        let is_nothing = matches!(
-            changes,
-            Changes { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None, .. }
-        );
+        let is_nothing =
+            matches!(changes, Changes { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None, .. });
         if is_nothing && !changes.kill_privileges {
             return self.attributes(ino);
         }

@@ -154,14 +154,7 @@ impl Union {
     }
 
     /// Makes a file of any kind but directory and link.
-    pub fn make_node(
-        &self,
-        parent: InodeNo,
-        name: &OsStr,
-        file: NewFile,
-        kind: FileKind,
-        rdev: u64,
-    ) -> Answer<Entry> {
+    pub fn make_node(&self, parent: InodeNo, name: &OsStr, file: NewFile, kind: FileKind, rdev: u64) -> Answer<Entry> {
         self.tree.make_node(parent, name.as_bytes(), file, kind, rdev).map_err(failed("mknod", name))
     }
 
@@ -204,9 +197,7 @@ impl Union {
         new_name: &OsStr,
         mode: RenameMode,
     ) -> Answer<()> {
-        self.tree
-            .rename(parent, name.as_bytes(), new_parent, new_name.as_bytes(), mode)
-            .map_err(failed("rename", name))
+        self.tree.rename(parent, name.as_bytes(), new_parent, new_name.as_bytes(), mode).map_err(failed("rename", name))
     }
 
     /// Reads contents; less than `buf` holds only at their end.
@@ -240,17 +231,8 @@ impl Union {
     }
 
     /// `copy_file_range`.
-    pub fn copy_range(
-        &self,
-        from: InodeNo,
-        from_offset: u64,
-        to: InodeNo,
-        to_offset: u64,
-        len: u64,
-    ) -> Answer<usize> {
-        self.tree
-            .copy_range(from, from_offset, to, to_offset, len)
-            .map_err(failed_at("copy_file_range", to))
+    pub fn copy_range(&self, from: InodeNo, from_offset: u64, to: InodeNo, to_offset: u64, len: u64) -> Answer<usize> {
+        self.tree.copy_range(from, from_offset, to, to_offset, len).map_err(failed_at("copy_file_range", to))
     }
 
     /// Lists a directory behind `cookie` (0: from its begin) until `sink` has no room.
