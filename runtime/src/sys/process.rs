@@ -146,6 +146,19 @@ pub(crate) fn close_from(first: RawFd, close_on_exec: bool) -> Result<(), Errno>
     Errno::result(result).map(drop)
 }
 
+/// Closes the descriptors from `first` to `last`; none if there is none between.
+///
+/// # Source
+/// `close_range(2)`, Linux 5.9.
+pub(crate) fn close_between(first: RawFd, last: RawFd) -> Result<(), Errno> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: as for `close_from`: owners of those descriptors are not used, or dropped, afterwards.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    Errno::result(result).map(drop)
+}
+
 /// Sets or clears close-on-exec on one descriptor.
 pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
     // SAFETY: takes integers.
