@@ -24,6 +24,7 @@ use storage::state::layout::Layout;
 use storage::state::request::{Request, SeccompProfile};
 
 use super::channel::{self, ResultReader};
+use super::streams::FirstClient;
 use super::supervise;
 use crate::error::{CommandError, Kind};
 
@@ -59,7 +60,7 @@ pub(crate) struct Launch {
     /// Whether it is there already.
     pub(crate) birth: Birth,
     /// The command stays as the first client.
-    pub(crate) attach: Option<supervise::FirstClient>,
+    pub(crate) attach: Option<FirstClient>,
     /// Init of a container whose namespaces are shared.
     pub(crate) beside: Option<OwnedFd>,
     /// Held until the record says which ids the container has.

@@ -27,7 +27,21 @@ pub(crate) mod network;
 
 pub(crate) mod rootfs;
 
+/// A new container on disk.
+mod create;
+
+/// What goes in and out of the container.
+mod streams;
+
+/// Build-up.
+mod build;
+
+/// The loop.
 mod supervise;
 
+/// Tear-down.
+mod teardown;
+
+pub(crate) use create::write_bundle;
 pub(crate) use launch::{Birth, Launch, Running, start};
-pub(crate) use supervise::{FirstClient, write_bundle};
+pub(crate) use streams::FirstClient;

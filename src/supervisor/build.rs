@@ -1,0 +1,340 @@
+//! Build-up: from a launch to a running container, or to nothing at all.
+//!
+//! **Runs in:** S, single-threaded, and where the init is born in C.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use net::driver::Started;
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use runtime::cgroup::Cgroup;
+use runtime::init::credentials::LoadFilter;
+use runtime::init::handshake::{self, Report};
+use runtime::init::steps::{self, InitError, has_private};
+use runtime::monitor::relay::{self, Relay};
+use runtime::mount::stage::{self, Staged};
+use runtime::process::signal::SignalSource;
+use runtime::process::spawn::MapsPending;
+use runtime::process::stdio::{self, Input, Streams};
+use runtime::process::{Forked, SysError, clone3, pidfd, wait};
+use storage::state::container;
+use storage::state::lock::FileLock;
+use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, StateFile};
+
+use super::create::create;
+use super::launch::{Birth, Launch};
+use super::streams::{listener, open_log, stdin_policy};
+use super::supervise::{Failure, Supervisor};
+use crate::error::CommandError;
+
+impl Supervisor {
+    pub(super) fn build(
+        mut launch: Launch,
+        maps: MapsPending,
+        first: Option<relay::FirstClient>,
+    ) -> Result<Supervisor, Failure> {
+        let signals = SignalSource::block(&runtime::process::signal::proxied())
+            .map_err(|errno| CommandError::host(format!("signalfd(): {}", errno.desc().to_lowercase())))?;
+        let layout = launch.layout.clone();
+        let (lock, is_new) = match &launch.birth {
+            Birth::New { .. } => (create(&mut launch)?, true),
+            Birth::Existing => {
+                let lock = status::lock_at_rest(&layout, &launch.record).map_err(CommandError::host)?;
+                // Not before: a supervisor that still clears up is known by what it wrote.
+                status::forget_last_run(&layout, &launch.record.id).map_err(CommandError::host)?;
+                (lock, false)
+            }
+        };
+        let id = launch.record.id.clone();
+        let built = Self::start(launch, maps, first, signals, lock, is_new);
+        built.map_err(|(error, lock)| {
+            // What `run` made is gone as if it had never been; what existed stays, with the reason in its exit record.
+            if is_new {
+                let _ = container::remove(&layout, &id);
+            } else {
+                let exit = status::Exit {
+                    code: i32::from(error.code()),
+                    finished_at: Some(Timestamp::now()),
+                    oom: false,
+                    error: error.to_string(),
+                };
+                let _ = ExitRecord::write(&layout, &id, None, Some(&exit), 0);
+                let _ = std::fs::remove_file(layout.runtime_container(&id).join("state.json"));
+            }
+            drop(lock);
+            Failure { error, undo: is_new.then_some(layout) }
+        })
+    }
+
+    fn start(
+        launch: Launch,
+        maps: MapsPending,
+        first: Option<relay::FirstClient>,
+        signals: SignalSource,
+        lock: FileLock,
+        is_new: bool,
+    ) -> Result<Supervisor, (CommandError, FileLock)> {
+        let mut lock = Some(lock);
+        match Self::try_start(launch, maps, first, signals, &mut lock, is_new) {
+            Ok(supervisor) => Ok(supervisor),
+            // Nothing below takes the lock before it succeeds.
+            Err(error) => match lock {
+                Some(lock) => Err((error, lock)),
+                None => std::process::exit(1),
+            },
+        }
+    }
+
+    fn try_start(
+        mut launch: Launch,
+        maps: MapsPending,
+        first: Option<relay::FirstClient>,
+        signals: SignalSource,
+        lock: &mut Option<FileLock>,
+        is_new: bool,
+    ) -> Result<Supervisor, CommandError> {
+        let layout = launch.layout.clone();
+        let record = launch.record.clone();
+        let request = &record.request;
+        launch.network.write_files(&layout, &record, None)?;
+        let runtime_dir = layout.runtime_container(&record.id);
+
+        let (streams, ours) = match request.tty {
+            true => (steps::Streams::Terminal, None),
+            false => {
+                let stdin = if request.stdin_open { Input::Pipe } else { Input::Null };
+                let (container, supervisor) = stdio::pipes(stdin).map_err(errno("pipe2"))?;
+                (steps::Streams::Pipes(container), Some(supervisor))
+            }
+        };
+        let cgroup = Cgroup::create(&format!("coracle-{}", record.id));
+        let (theirs, channel) = handshake::pair()?;
+        let nested = has_private(&launch.spec, LinuxNamespaceType::User);
+        let gone = || CommandError::host("the command that started the container is gone");
+        // The init of the common case does not need ids to be born: it can wait along with us.
+        let (mut maps, mut staged) = (Some(maps), Staged::default());
+        if nested {
+            if !maps.take().map_or(Ok(true), MapsPending::wait)? {
+                return Err(gone());
+            }
+            staged = stage(&launch)?;
+        }
+        let flags = clone_flags(&launch.spec);
+        let cgroup_fd = cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd());
+        let forked = match pid_namespace(&launch.spec) {
+            Some(path) => runtime::process::spawn::child_in_pid_namespace(path, flags, cgroup_fd)?,
+            None => clone3(flags, cgroup_fd)
+                .map_err(|errno| CommandError::host(format!("clone3({flags:#x}): {}", errno.desc().to_lowercase())))?,
+        };
+        let (pid, init) = match forked {
+            Forked::Child => {
+                drop(channel);
+                std::process::exit(become_init(&launch, staged, streams, theirs))
+            }
+            Forked::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        drop((streams, theirs, staged));
+        if !maps.take().map_or(Ok(true), MapsPending::wait)? {
+            return Err(gone());
+        }
+        // From here on /proc/<pid> of the host's procfs says what the kernel thinks of init.
+        let host_pid = pidfd::host_pid(init.as_fd()).unwrap_or(pid);
+        if nested {
+            write_nested_maps(&launch.spec, host_pid)?;
+        }
+        // An init that changes its id on the host can no longer be looked into.
+        let netns = match has_private(&launch.spec, LinuxNamespaceType::Network) {
+            true => Some(super::network::namespace_of(host_pid)?),
+            false => None,
+        };
+        channel.send_go()?;
+
+        let mut helper = match &netns {
+            Some(netns) => launch.network.start(netns.as_fd(), host_pid, &runtime_dir)?,
+            None => None,
+        };
+
+        let mut streams = ours;
+        let mut root = None;
+        loop {
+            match channel.receive()? {
+                Report::Console(master) => {
+                    let size = launch.attach.as_ref().and_then(|client| client.size);
+                    if let Some(size) = size {
+                        let _ = size.apply(&master);
+                    }
+                    streams = Some(Streams::terminal(master).map_err(errno("ioctl"))?);
+                }
+                Report::Root(fd) => root = Some(fd),
+                Report::Ready => break,
+                Report::Failed { code, message } => return Err(failed(code, &message)),
+                Report::Process(_) => {}
+                Report::Closed => return Err(init_killed(&init)),
+            }
+        }
+        if let Some(helper) = &mut helper {
+            super::network::wait(helper)?;
+        }
+        let streams = streams.ok_or_else(|| CommandError::host("init made no terminal"))?;
+        let mut relay =
+            Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
+        if let Some(first) = first {
+            relay.attach_first(first);
+        }
+        relay.listen(listener(&layout, &record)?);
+
+        let mut state = StateFile::new(supervisor_pid());
+        let start = Init::of(host_pid).ok_or_else(|| init_killed(&init))?;
+        let moved = state.on(StateEvent::Spawned(start)).and_then(|()| state.on(StateEvent::Execed(Timestamp::now())));
+        moved.map_err(|error| CommandError::new(crate::error::Kind::Internal, error))?;
+        let attachment = helper.as_ref().map(Started::attachment);
+        state.network = launch.network.status(&record, attachment);
+        let forwarder = match &netns {
+            // A driver that does not know its addresses yet is asked once the container runs.
+            _ if attachment.is_some_and(|attachment| attachment.addresses.is_empty()) => None,
+            Some(netns) => launch.network.forward(netns.as_fd(), attachment)?,
+            None => None,
+        };
+        state.write(&layout, &record.id).map_err(CommandError::host)?;
+
+        channel.send_go()?;
+        loop {
+            match channel.receive()? {
+                Report::Closed => break,
+                Report::Failed { code, message } => return Err(failed(code, &message)),
+                _ => {}
+            }
+        }
+        if let Some(path) = &request.pidfile {
+            std::fs::write(path, host_pid.to_string()).map_err(|error| {
+                CommandError::host(format!("--pidfile {}: {}", path.display(), super::bundle::reason(&error)))
+            })?;
+        }
+        let lock = lock.take();
+        let network = launch.network;
+        Ok(Supervisor {
+            layout,
+            record,
+            state,
+            relay,
+            init,
+            helper,
+            cgroup,
+            signals,
+            lock,
+            is_new,
+            root,
+            network,
+            netns,
+            forwarder,
+            forwarding_since: Instant::now(),
+        })
+    }
+}
+
+/// Makes ready what an init with other ids than ours cannot reach.
+fn stage(launch: &Launch) -> Result<Staged, CommandError> {
+    let first = |mappings: &Option<Vec<LinuxIdMapping>>| {
+        let root = mappings.iter().flatten().find(|one| one.container_id() == 0);
+        root.map(LinuxIdMapping::host_id).unwrap_or_default()
+    };
+    let linux = launch.spec.linux().as_ref();
+    let owner = linux.map(|linux| (first(linux.uid_mappings()), first(linux.gid_mappings()))).unwrap_or_default();
+    Staged::for_nested(&stage::Request {
+        rootfs: &launch.rootfs,
+        mounts: launch.spec.mounts().as_deref().unwrap_or_default(),
+        mount_point: &launch.layout.container(&launch.record.id),
+        fill: &launch.fill,
+        owner,
+    })
+    .map_err(CommandError::host)
+}
+
+fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel: handshake::Channel) -> i32 {
+    let keyring = std::ffi::CString::new(format!("_coracle.{}", launch.record.id)).unwrap_or_default();
+    let mount_point = launch.layout.container(&launch.record.id);
+    let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
+    let plan = steps::Plan {
+        spec: &launch.spec,
+        rootfs: &launch.rootfs,
+        staged,
+        mount_point: &mount_point,
+        fill: &launch.fill,
+        copy_tree,
+        single_id: launch.mapping.single.is_some(),
+        streams,
+        init: launch.record.request.init && launch.record.request.init_path.is_none(),
+        seal: launch.seal.as_ref(),
+        keyring: &keyring,
+        filter: load.as_ref().map(|load| load as LoadFilter<'_>),
+    };
+    steps::run(plan, channel)
+}
+
+fn copy_tree(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
+    storage::volume::copy_up(from, to).map(drop).map_err(std::io::Error::other)
+}
+
+fn clone_flags(spec: &Spec) -> u64 {
+    let mut flags = 0;
+    for (kind, flag) in [
+        (LinuxNamespaceType::User, libc::CLONE_NEWUSER),
+        (LinuxNamespaceType::Mount, libc::CLONE_NEWNS),
+        (LinuxNamespaceType::Pid, libc::CLONE_NEWPID),
+        (LinuxNamespaceType::Network, libc::CLONE_NEWNET),
+        (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC),
+        (LinuxNamespaceType::Uts, libc::CLONE_NEWUTS),
+        (LinuxNamespaceType::Cgroup, libc::CLONE_NEWCGROUP),
+    ] {
+        if has_private(spec, kind) {
+            flags |= flag as u64;
+        }
+    }
+    flags
+}
+
+/// The pid namespace to join, if it is another container's.
+fn pid_namespace(spec: &Spec) -> Option<&std::path::Path> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
+    namespaces.iter().find(|one| one.typ() == LinuxNamespaceType::Pid)?.path().as_deref()
+}
+
+/// Maps the ids of a namespace inside the supervisor's, which has the privilege to map any of its own.
+fn write_nested_maps(spec: &Spec, pid: i32) -> Result<(), CommandError> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    for (name, mappings) in [("uid_map", linux.uid_mappings()), ("gid_map", linux.gid_mappings())] {
+        let text: String = mappings
+            .iter()
+            .flatten()
+            .map(|one| format!("{} {} {}\n", one.container_id(), one.host_id(), one.size()))
+            .collect();
+        let path = format!("/proc/{pid}/{name}");
+        std::fs::write(&path, text)
+            .map_err(|error| CommandError::host(format!("write {path}: {}", super::bundle::reason(&error))))?;
+    }
+    Ok(())
+}
+
+/// Our pid as the host counts: `/proc` is the host's, `getpid` is not.
+fn supervisor_pid() -> i32 {
+    std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or(0)
+}
+
+fn failed(code: i32, message: &str) -> CommandError {
+    CommandError::host(message).with_code(code as u8)
+}
+
+fn init_killed(init: &OwnedFd) -> CommandError {
+    match wait(init.as_fd(), true) {
+        Ok(Some(exit)) => CommandError::host(format!(
+            "the container's init ended before its program was started (status {})",
+            exit.code()
+        )),
+        _ => CommandError::host("the container's init ended before its program was started"),
+    }
+}
+
+pub(super) fn errno(call: &'static str) -> impl FnOnce(nix::errno::Errno) -> CommandError {
+    move |errno| CommandError::host(SysError { call, args: String::new(), errno })
+}

@@ -1,0 +1,84 @@
+//! Tear-down: what happens between the end of the container and the end of its supervisor.
+//!
+//! **Runs in:** S; single-threaded.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use runtime::monitor::event_loop::Turn;
+use runtime::process::Exit;
+use storage::state::container;
+use storage::state::status::{self, Event as StateEvent, ExitRecord};
+use storage::state::trash;
+
+use super::supervise::{Event, Supervisor};
+
+/// How long slow clients may take for the last output of a container that has ended, before its clean-up goes on.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+impl Supervisor {
+    /// Clears up after the container, tells its end, and lets go of it.
+    pub(super) fn tear_down(mut self, exit: Exit) {
+        let finished_at = Timestamp::now();
+        if let Some(forwarder) = self.forwarder.take() {
+            forwarder.stop();
+        }
+        // Before the result: who reads it may want the ports, the name, or to remove the image.
+        self.network.close_ports();
+        if self.record.request.remove {
+            let _ = container::remove(&self.layout, &self.record.id);
+        }
+        let exit_status = status::Exit {
+            code: i32::from(exit.code()),
+            finished_at: Some(finished_at),
+            oom: false,
+            error: String::new(),
+        };
+        let remove = self.record.request.remove;
+        if remove {
+            for volume in &self.record.anonymous_volumes {
+                let _ = storage::volume::remove(&self.layout, volume, |_| Vec::new());
+            }
+        } else {
+            // The record on disk first: the state file may go at any time.
+            let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, Some(&exit_status), 0);
+            let _ = self.state.on(StateEvent::Exited(exit_status));
+            let _ = self.state.write(&self.layout, &self.record.id);
+        }
+        // Only now do the clients hear of it: what they run next finds the container ended, or gone.
+        let failed = self.relay.container_exited(exit);
+        self.complain(failed);
+        self.say_last_words();
+        if let Some(helper) = self.helper.take() {
+            helper.stop();
+        }
+        if let Some(cgroup) = self.cgroup.take() {
+            let _ = cgroup.kill();
+            let _ = cgroup.remove();
+        }
+        if !remove {
+            let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join("attach.sock"));
+        }
+        drop(self.lock.take());
+        drop(self.root.take());
+        if remove {
+            let _ = trash::empty(&self.layout);
+        }
+    }
+
+    /// Gives each client the rest of the output, at its pace.
+    fn say_last_words(&mut self) {
+        self.relay.close_listener();
+        let deadline = Instant::now() + LAST_WORDS;
+        while !self.relay.is_alone() && Instant::now() < deadline {
+            let mut turn = Turn::new();
+            self.relay.watch(&mut turn, Event::Relay);
+            let Ok(ready) = turn.wait(Some(deadline)) else { return };
+            for one in ready {
+                if let Event::Relay(event) = one.event {
+                    let _ = self.relay.on(event);
+                }
+            }
+        }
+    }
+}
