@@ -228,10 +228,7 @@ pub(crate) struct Prepared {
 
 /// Makes the bundle and finds the layers.
 pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared, CommandError> {
-    let mapping = Mapping::of_user();
-    if mapping.single.is_some() {
-        pull::warn_single(&mapping);
-    }
+    let mapping = bundle::mapping_of(&record.request.userns);
     let (shared, beside) = shared_namespaces(context, &record.request)?;
     let ids = match mapping.single {
         // Refused below.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::exec::{self, ExecError};
+use runtime::identity::{self, Emulation};
 use runtime::init::credentials::LoadFilter;
 use runtime::init::sealed_exe::SealedExe;
 use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
@@ -17,7 +18,6 @@ use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::stdio::Input;
 use runtime::process::{Exit, pidfd, pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
-use runtime::userns::Mapping;
 use storage::state::container::{self, Record};
 use storage::state::status::{self, State};
 
@@ -87,6 +87,18 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     let keyring = std::ffi::CString::new(format!("_coracle.{}", record.id)).unwrap_or_default();
     let seal = SealedExe::of_self()?;
     let cgroup = cgroup_of(record, pid);
+    let runtime_dir = context.layout.runtime_container(&record.id);
+    let (emulation, notifier) = match record.mapping == storage::layer::SINGLE_TAG {
+        false => (None, None),
+        true if runtime_dir.join(identity::socket::NAME).exists() => {
+            let directory = std::fs::File::open(&runtime_dir).map_err(|error| {
+                let reason = crate::supervisor::bundle::reason(&error);
+                CommandError::host(format!("open {}: {reason}", runtime_dir.display()))
+            })?;
+            (Some(Emulation::Notify), Some(directory))
+        }
+        true => (Some(Emulation::Succeed), None),
+    };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let size = [stdin.as_fd(), stdout.as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok());
     let keep =
@@ -112,10 +124,11 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         process: &process,
         streams,
         seal: seal.as_ref(),
+        notifier: notifier.as_ref().map(AsFd::as_fd),
         options: BecomeOptions {
             keyring: &keyring,
             keep_groups: keeps_groups(&spec),
-            single_id: Mapping::of_user().single.is_some(),
+            emulation,
             dies_with_parent: false,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,

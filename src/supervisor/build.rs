@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use net::driver::Started;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
+use runtime::identity::{self, Notifier};
 use runtime::init::credentials::LoadFilter;
 use runtime::init::handshake::{self, Report};
 use runtime::init::steps::{self, InitError, has_private};
@@ -169,7 +170,7 @@ impl Supervisor {
                 Report::Root(fd) => root = Some(fd),
                 Report::Ready => break,
                 Report::Failed { code, message } => return Err(failed(code, &message)),
-                Report::Process(_) => {}
+                Report::Process(_) | Report::Listener(_) => {}
                 Report::Closed => return Err(init_killed(&init)),
             }
         }
@@ -199,8 +200,12 @@ impl Supervisor {
         state.write(&layout, &record.id).map_err(CommandError::host)?;
 
         channel.send_go()?;
+        let mut notifier = None;
         loop {
             match channel.receive()? {
+                Report::Listener(listener) => {
+                    notifier = Some(start_notifier(listener, root.as_ref(), &runtime_dir)?);
+                }
                 Report::Closed => break,
                 Report::Failed { code, message } => return Err(failed(code, &message)),
                 _ => {}
@@ -227,10 +232,26 @@ impl Supervisor {
             root,
             network,
             netns,
+            notifier,
             forwarder,
             forwarding_since: Instant::now(),
         })
     }
+}
+
+/// Starts what emulates the ids of a container that has one.
+fn start_notifier(
+    listener: OwnedFd,
+    root: Option<&OwnedFd>,
+    runtime_dir: &std::path::Path,
+) -> Result<Notifier, CommandError> {
+    let fail = |error: std::io::Error| {
+        CommandError::host(format!("open {}: {}", runtime_dir.display(), super::bundle::reason(&error)))
+    };
+    let root = root.ok_or_else(|| CommandError::host("init has no root directory"))?.try_clone().map_err(fail)?;
+    let directory = std::fs::File::open(runtime_dir).map_err(fail)?;
+    let socket = identity::socket::Socket::bind(directory.as_fd())?;
+    Ok(Notifier::start(identity::Settings { listener, root, socket: Some(socket) })?)
 }
 
 /// Makes ready what an init with other ids than ours cannot reach.

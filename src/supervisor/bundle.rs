@@ -283,10 +283,15 @@ fn id_mappings(map: &IdMap) -> Vec<LinuxIdMapping> {
         .collect()
 }
 
+/// The ids that a container in this user namespace, or the one round it, begins with.
+pub(crate) fn mapping_of(userns: &UserNamespace) -> Mapping {
+    if *userns == UserNamespace::Single { Mapping::single_of_user() } else { Mapping::of_user() }
+}
+
 /// Ids of a user namespace inside the base one, in its terms; empty where the base one is the container's.
 pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(IdMap, IdMap), CommandError> {
     match userns {
-        UserNamespace::Host => Ok((IdMap::default(), IdMap::default())),
+        UserNamespace::Host | UserNamespace::Single => Ok((IdMap::default(), IdMap::default())),
         UserNamespace::KeepId { uid, gid, size } => {
             let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
             let gid = gid.unwrap_or_else(|| nix::unistd::getegid().as_raw());
@@ -317,7 +322,7 @@ pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(
             Ok((range.clone(), range))
         }
         other => Err(CommandError::user(format!(
-            "--userns {}: not supported; use keep-id, auto or host",
+            "--userns {}: not supported; use keep-id, auto, single or host",
             match other {
                 UserNamespace::NoMap => "nomap".to_owned(),
                 UserNamespace::Container(name) => format!("container:{name}"),

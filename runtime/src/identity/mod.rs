@@ -144,7 +144,7 @@ fn keep_only(settings: Settings) -> Result<Settings, Errno> {
     Ok(Settings { listener, root, socket })
 }
 
-/// Answers until nobody is left who could call.
+/// Answers until nobody is left who could call; with a socket, until it is killed.
 fn serve(settings: Settings) -> Result<(), Errno> {
     notify::interrupt_by_signal()?;
     let mut unblocked = nix::sys::signal::SigSet::empty();
@@ -159,7 +159,7 @@ fn serve(settings: Settings) -> Result<(), Errno> {
     });
     let mut listeners = vec![Listener::start(settings.listener, &surroundings)?];
     let mut over: Vec<Arc<Listener>> = Vec::new();
-    while !listeners.is_empty() || !over.is_empty() {
+    while settings.socket.is_some() || !listeners.is_empty() || !over.is_empty() {
         let (arrived, ended) = wait_for(settings.socket.as_ref(), &listeners, !over.is_empty());
         if arrived && let Some(fd) = settings.socket.as_ref().and_then(socket::Socket::accept) {
             // The process under it is refused (`ENOSYS`) what cannot be served.

@@ -7,6 +7,7 @@
 //!  │ ──── console + pty master ──►  (only with a terminal)
 //!  │ ──── ready ────────────────►
 //!  │                 ◄──── go ────  network is up, state is written
+//!  │ ──── listener ─────────────►  (only where ids are emulated) a notifier is started
 //!  │ execve
 //!  │ ════ end of file ══════════►   the program runs
 //!  or, at any time,
@@ -36,6 +37,8 @@ pub enum Report {
     Process(OwnedFd),
     /// The container's root directory.
     Root(OwnedFd),
+    /// The listener of the filter under which ids are emulated (see [`crate::identity`]).
+    Listener(OwnedFd),
     /// Everything is mounted.
     Ready,
     /// The container cannot start.
@@ -103,6 +106,7 @@ impl Channel {
             Report::Console(fd) => self.send(b"C", Some(fd.as_fd())).map_err(fail),
             Report::Process(fd) => self.send(b"P", Some(fd.as_fd())).map_err(fail),
             Report::Root(fd) => self.send(b"T", Some(fd.as_fd())).map_err(fail),
+            Report::Listener(fd) => self.send(b"L", Some(fd.as_fd())).map_err(fail),
             Report::Ready => self.send(b"R", None).map_err(fail),
             Report::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code as u8];
@@ -139,6 +143,7 @@ impl Channel {
             (Some((b'C', _)), Some(fd)) => Report::Console(fd),
             (Some((b'P', _)), Some(fd)) => Report::Process(fd),
             (Some((b'T', _)), Some(fd)) => Report::Root(fd),
+            (Some((b'L', _)), Some(fd)) => Report::Listener(fd),
             (Some((b'R', _)), _) => Report::Ready,
             (Some((b'F', rest)), _) => Report::Failed {
                 code: rest.first().copied().map_or(125, i32::from),

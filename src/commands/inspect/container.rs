@@ -422,7 +422,9 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         _ => 0,
     };
     let userns = match &request.userns {
+        UserNamespace::Host if record.mapping == storage::layer::SINGLE_TAG => "single".to_owned(),
         UserNamespace::Host => String::new(),
+        UserNamespace::Single => "single".to_owned(),
         UserNamespace::KeepId { .. } => "keep-id".to_owned(),
         UserNamespace::Auto { .. } => "auto".to_owned(),
         UserNamespace::NoMap => "nomap".to_owned(),

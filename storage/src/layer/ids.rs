@@ -18,6 +18,9 @@ pub enum IdPolicy {
     Single,
 }
 
+/// The tag of [`IdPolicy::Single`]: such layers are never those of a user who gets subordinate ids later.
+pub const SINGLE_TAG: &str = "single";
+
 /// How ids of a layer move; the identity unless ranges are given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdMap {
@@ -50,11 +53,11 @@ impl IdPolicy {
     }
 
     /// What the directory of a layer unpacked this way has behind its digest; `None` for the store's base mapping,
-    /// which both [`Self::identity`] and [`Self::Single`] are.
+    /// which [`Self::identity`] is.
     pub fn tag(&self) -> Option<String> {
         match self {
             Self::Mapped(map) => map.tag(),
-            Self::Single => None,
+            Self::Single => Some(SINGLE_TAG.to_owned()),
         }
     }
 

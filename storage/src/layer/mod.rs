@@ -29,7 +29,7 @@ mod remove;
 
 pub use confine::confine_thread;
 pub use ensure::ensure_unpacked;
-pub use ids::{IdMap, IdPolicy, IdRange};
+pub use ids::{IdMap, IdPolicy, IdRange, SINGLE_TAG};
 pub use remove::remove_tree;
 pub use staging::{Staging, sweep};
 
