@@ -102,6 +102,7 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
     };
     let wanted = request.streams;
     let notifier = request.notifier;
+    let groups = request.process.user().additional_gids().clone().unwrap_or_default();
     let joiner = match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
         Forked::Child => {
             drop(ours);
@@ -123,7 +124,7 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
             }
             // Without the notifier the calls of the program fail, and it says so.
             Report::Listener(listener) => {
-                let _ = notifier.map(|directory| identity::socket::hand_in(directory, listener.as_fd()));
+                let _ = notifier.map(|directory| identity::socket::hand_in(directory, listener.as_fd(), &groups));
             }
             Report::Ready | Report::Root(_) => {}
             Report::Failed { code, message } => break Err(ExecError::Failed { code, message }),

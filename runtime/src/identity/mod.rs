@@ -157,13 +157,13 @@ fn serve(settings: Settings) -> Result<(), Errno> {
         owners: owner::Owners::default(),
         calls: call::Calls::of_machine(),
     });
-    let mut listeners = vec![Listener::start(settings.listener, &surroundings)?];
+    let mut listeners = vec![Listener::start(settings.listener, Vec::new(), &surroundings)?];
     let mut over: Vec<Arc<Listener>> = Vec::new();
     while settings.socket.is_some() || !listeners.is_empty() || !over.is_empty() {
         let (arrived, ended) = wait_for(settings.socket.as_ref(), &listeners, !over.is_empty());
-        if arrived && let Some(fd) = settings.socket.as_ref().and_then(socket::Socket::accept) {
+        if arrived && let Some(arrival) = settings.socket.as_ref().and_then(socket::Socket::accept) {
             // The process under it is refused (`ENOSYS`) what cannot be served.
-            listeners.extend(Listener::start(fd, &surroundings));
+            listeners.extend(Listener::start(arrival.listener, arrival.groups, &surroundings));
         }
         if ended {
             let (gone, left) = listeners.into_iter().partition(|listener| listener.is_over());

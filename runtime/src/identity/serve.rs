@@ -49,6 +49,8 @@ pub(super) struct Surroundings {
 #[derive(Debug)]
 pub(super) struct Listener {
     fd: OwnedFd,
+    /// What a first `setgroups` is about whose memory cannot be read.
+    groups: Mutex<Vec<u32>>,
     waiting: AtomicUsize,
     threads: Mutex<Vec<i32>>,
 }
@@ -66,9 +68,14 @@ pub(super) enum Outcome {
 
 impl Listener {
     /// Begins to answer. There is at least one thread, or an error.
-    pub(super) fn start(fd: OwnedFd, surroundings: &Arc<Surroundings>) -> Result<Arc<Listener>, Errno> {
+    pub(super) fn start(
+        fd: OwnedFd,
+        groups: Vec<u32>,
+        surroundings: &Arc<Surroundings>,
+    ) -> Result<Arc<Listener>, Errno> {
         notify::wake_synchronously(fd.as_fd());
-        let listener = Arc::new(Listener { fd, waiting: AtomicUsize::new(0), threads: Mutex::new(Vec::new()) });
+        let (waiting, threads) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let listener = Arc::new(Listener { fd, groups: Mutex::new(groups), waiting, threads });
         listener.add_thread(surroundings)?;
         Ok(listener)
     }
@@ -136,7 +143,7 @@ impl Listener {
 
     fn answer(&self, surroundings: &Surroundings, call: notify::Notification) {
         let fd = self.fd.as_fd();
-        let mut target = Target::new(surroundings, fd, call);
+        let mut target = Target::new(surroundings, fd, &self.groups, call);
         let outcome = answer::outcome(&mut target);
         // A thread that cannot go back to the container's root would resolve the next path elsewhere.
         if target.leave().is_err() {

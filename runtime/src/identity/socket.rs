@@ -1,10 +1,13 @@
 //! How the listeners of later processes reach the notifier.
 //!
 //! ```text
-//! P (exec) ── connect ── "L" + listener ──▶ notifier
+//! P (exec) ── connect ── "L", groups (u32 each) + listener ──▶ notifier
 //! ```
 //! One message on a connection of its own, over `ids.sock` in the container's runtime directory, which is the user's
 //! alone. There is no answer: calls of the process wait until they are answered.
+//!
+//! The groups are those of its first `setgroups`: the joiner of an `exec` lets nobody look into its memory before
+//! `execve`, the notifier included. Every other call that it makes until then passes numbers only, or may be the kernel's.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -19,6 +22,18 @@ use crate::sys::monitor as sys;
 
 /// Its name in a container's runtime directory.
 pub const NAME: &str = "ids.sock";
+
+/// More groups than this are cut; no user of an image has as many.
+const MAX_GROUPS: usize = 4096;
+
+/// What a process hands in.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    /// Its filter's listener.
+    pub(super) listener: OwnedFd,
+    /// What its first `setgroups` is about.
+    pub(super) groups: Vec<u32>,
+}
 
 /// The notifier's end.
 #[derive(Debug)]
@@ -53,7 +68,7 @@ impl Socket {
     }
 
     /// Takes a listener from whoever connects next.
-    pub(super) fn accept(&self) -> Option<OwnedFd> {
+    pub(super) fn accept(&self) -> Option<Arrival> {
         let connection = sys::accept(self.0.as_fd()).ok()?;
         let peer = getsockopt(&connection, PeerCredentials).ok()?;
         if peer.uid() != nix::unistd::geteuid().as_raw() {
@@ -62,10 +77,12 @@ impl Socket {
         // Who connects has the message ready; a client that was stopped in between does not stop us for long.
         let patience = nix::sys::time::TimeVal::new(1, 0);
         let _ = nix::sys::socket::setsockopt(&connection, nix::sys::socket::sockopt::ReceiveTimeout, &patience);
-        let mut byte = [0];
-        let received = sys::recv_with_fds(connection.as_fd(), &mut byte, 0).ok()?;
+        let mut bytes = vec![0; 1 + MAX_GROUPS * size_of::<u32>()];
+        let received = sys::recv_with_fds(connection.as_fd(), &mut bytes, 0).ok()?;
+        bytes.truncate(received.len_bytes);
         let [listener, ..] = received.fds;
-        listener.filter(|_| byte == *b"L")
+        let groups = bytes.strip_prefix(b"L")?.as_chunks::<4>().0.iter().map(|bytes| u32::from_ne_bytes(*bytes));
+        Some(Arrival { listener: listener?, groups: groups.collect() })
     }
 }
 
@@ -75,12 +92,15 @@ impl AsFd for Socket {
     }
 }
 
-/// Hands a listener to the notifier of the container with this runtime directory.
+/// Hands a listener to the notifier of the container with this runtime directory. `groups` are the supplementary groups
+/// that the process under it begins with.
 ///
 /// # Errors
 /// The call that failed; there is nobody to answer the process then.
-pub fn hand_in(directory: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> Result<(), SysError> {
+pub fn hand_in(directory: BorrowedFd<'_>, listener: BorrowedFd<'_>, groups: &[u32]) -> Result<(), SysError> {
     let fd = open(SockFlag::empty())?;
     connect(fd.as_raw_fd(), &address(directory)?).map_err(SysError::of("connect", NAME))?;
-    sys::send_with_fds(fd.as_fd(), b"L", &[listener]).map_err(SysError::of("sendmsg", NAME)).map(drop)
+    let mut message = vec![b'L'];
+    message.extend(groups.iter().take(MAX_GROUPS).flat_map(|group| group.to_ne_bytes()));
+    sys::send_with_fds(fd.as_fd(), &message, &[listener]).map_err(SysError::of("sendmsg", NAME)).map(drop)
 }

@@ -8,6 +8,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -28,6 +29,7 @@ const USUAL_PATH_BYTES: usize = 256;
 pub(super) struct Target<'a> {
     pub(super) surroundings: &'a Surroundings,
     pub(super) listener: BorrowedFd<'a>,
+    groups: &'a Mutex<Vec<u32>>,
     pub(super) call: Notification,
     /// Its root directory has been entered, if it is not the container's.
     entered: bool,
@@ -41,8 +43,18 @@ pub(super) struct Position {
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn new(surroundings: &'a Surroundings, listener: BorrowedFd<'a>, call: Notification) -> Target<'a> {
-        Target { surroundings, listener, call, entered: false }
+    pub(super) fn new(
+        surroundings: &'a Surroundings,
+        listener: BorrowedFd<'a>,
+        groups: &'a Mutex<Vec<u32>>,
+        call: Notification,
+    ) -> Target<'a> {
+        Target { surroundings, listener, groups, call, entered: false }
+    }
+
+    /// The groups that the process was announced with, once.
+    pub(super) fn announced_groups(&self) -> Vec<u32> {
+        std::mem::take(&mut self.groups.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Argument `index`, whole.
