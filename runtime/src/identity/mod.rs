@@ -220,6 +220,3 @@ pub fn enter(wanted: Emulation) -> Result<Option<OwnedFd>, crate::security::secc
     }
     load_succeeding().map(|()| None)
 }
-
-#[cfg(test)]
-mod tests;
