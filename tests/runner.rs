@@ -15,6 +15,8 @@ mod cli;
 
 mod lifecycle;
 
+mod single;
+
 mod attack;
 
 mod crash;
@@ -22,6 +24,6 @@ mod crash;
 mod real;
 
 fn main() -> std::process::ExitCode {
-    let areas = [cli::tests(), lifecycle::tests(), attack::tests(), crash::tests(), real::tests()];
+    let areas = [cli::tests(), lifecycle::tests(), single::tests(), attack::tests(), crash::tests(), real::tests()];
     support::runner::main(&areas.concat())
 }

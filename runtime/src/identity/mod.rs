@@ -208,6 +208,16 @@ fn own_proc() -> Result<OwnedFd, Errno> {
     })
 }
 
+/// Records the owner of a file that is open, as the notifier does.
+///
+/// # Errors
+/// Of `fsetxattr(2)`.
+pub(crate) fn record_owner(file: BorrowedFd<'_>, user: u32, group: u32) -> Result<(), Errno> {
+    let attributes = notify::statx(file, 0, libc::STATX_BASIC_STATS)?;
+    let name = std::ffi::CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|_| Errno::EINVAL)?;
+    owner::record_at(&name, &attributes, owner::Owner { user, group })
+}
+
 /// Puts the calling thread under emulation, before it takes on its ids. Returns the listener that a notifier must get:
 /// until it has it, every call that is emulated waits.
 ///

@@ -114,8 +114,13 @@ fn parse(value: &[u8]) -> Option<Owner> {
 /// # Errors
 /// `EROFS`, `ENOSPC`, `EDQUOT`, and `EPERM` for a file of the host that belongs to somebody else.
 pub(super) fn record(fd: BorrowedFd<'_>, attributes: &libc::statx, owner: Owner) -> Result<(), Errno> {
+    record_at(&name_of(fd), attributes, owner)
+}
+
+/// As [`record`], by a name of the descriptor.
+pub(super) fn record_at(name: &CStr, attributes: &libc::statx, owner: Owner) -> Result<(), Errno> {
     let value = format!("{}:{}:0{:o}", owner.user, owner.group, u32::from(attributes.stx_mode) & 0o7777);
-    match notify::set_xattr(&name_of(fd), xattr_of(attributes), value.as_bytes()) {
+    match notify::set_xattr(name, xattr_of(attributes), value.as_bytes()) {
         Ok(()) => Ok(()),
         Err(errno @ (Errno::EROFS | Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)) => Err(errno),
         Err(Errno::EPERM | Errno::EACCES) if attributes.stx_uid != 0 => Err(Errno::EPERM),
