@@ -42,10 +42,9 @@ fn main() {
     let mut source = String::new();
     write_program(&mut source, "DEFAULT_PROGRAM", &program);
     let abis = Abi::of_machine(&machine);
-    for (name, policy) in [
-        ("NOTIFY_PROGRAM", compiler::identity::notify(abis)),
-        ("SUCCEED_PROGRAM", compiler::identity::succeed(abis)),
-    ] {
+    for (name, policy) in
+        [("NOTIFY_PROGRAM", compiler::identity::notify(abis)), ("SUCCEED_PROGRAM", compiler::identity::succeed(abis))]
+    {
         let program = if abis.is_empty() {
             Vec::new()
         } else {

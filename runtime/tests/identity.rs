@@ -3,6 +3,7 @@
 //! Each test is a process of its own: root of a new user namespace, which starts another one under the filter and a
 //! notifier for it. No test framework: what forks must be single-threaded.
 #![allow(unsafe_code, reason = "calls with bad arguments, which no safe function makes")]
+#![allow(clippy::disallowed_methods, reason = "the fences are for what we ship")]
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -163,7 +164,11 @@ fn ids_survive_execve(_: &Path) {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "test $(id -u):$(id -g):$(id -G) = 33:44:44"]);
     // SAFETY: nothing but system calls between fork and exec.
-    unsafe { command.pre_exec(|| std::panic::catch_unwind(|| become_user(33, 44, &[44])).map_err(|_| std::io::ErrorKind::Other.into())) };
+    unsafe {
+        command.pre_exec(|| {
+            std::panic::catch_unwind(|| become_user(33, 44, &[44])).map_err(|_| std::io::ErrorKind::Other.into())
+        })
+    };
     assert!(command.status().unwrap().success());
     assert_eq!(getuid().as_raw(), 0);
 }
@@ -253,7 +258,10 @@ fn files_belong_to_who_makes_them(_: &Path) {
         assert_eq!(unnamed.metadata().unwrap().gid(), 44);
     });
     assert_eq!(code, 0);
-    assert_eq!([owner("file"), owner("dir"), owner("dir/exclusive"), owner("of-root")], [(33, 44), (33, 44), (33, 44), (0, 0)]);
+    assert_eq!(
+        [owner("file"), owner("dir"), owner("dir/exclusive"), owner("of-root")],
+        [(33, 44), (33, 44), (33, 44), (0, 0)]
+    );
     let modes = ["file", "dir", "dir/exclusive"].map(|path| fs::metadata(path).unwrap().mode() & 0o777);
     assert_eq!(modes, [0o640, 0o750, 0o640], "by the maker's umask");
 }
@@ -332,17 +340,17 @@ fn bad_arguments(dir: &Path) {
     ] {
         assert_eq!(call(number, arguments), Err(expected), "{what}");
     }
-    // A path that ends with the last byte of a mapping.
-    let page = std::num::NonZeroUsize::new(4096).unwrap();
-    let (protection, flags) = (nix::sys::mman::ProtFlags::PROT_READ | nix::sys::mman::ProtFlags::PROT_WRITE, nix::sys::mman::MapFlags::MAP_PRIVATE);
-    // SAFETY: a new mapping, of which the second page is taken away again.
-    let area = unsafe { nix::sys::mman::mmap_anonymous(None, page.saturating_mul(std::num::NonZeroUsize::new(2).unwrap()), protection, flags) }.unwrap();
-    // SAFETY: the second of the two pages, used by nobody.
-    unsafe { nix::sys::mman::munmap(area.byte_add(4096), 4096) }.unwrap();
-    // SAFETY: the last two bytes of the first page.
-    unsafe { area.cast::<u8>().byte_add(4094).copy_from_nonoverlapping(std::ptr::NonNull::from(b".\0").cast(), 2) };
-    call(libc::SYS_newfstatat, [cwd, area.as_ptr() as u64 + 4094, out, 0, 0]).unwrap();
-    assert_eq!(call(libc::SYS_newfstatat, [cwd, area.as_ptr() as u64 + 4096, out, 0, 0]), Err(Errno::EFAULT));
+    // A path that ends with the last byte of a mapping: a file of one page, mapped as two.
+    let mut page = [b'/'; 4096];
+    page[4094..].copy_from_slice(b".\0");
+    fs::write("page", page).unwrap();
+    let file = File::open("page").unwrap();
+    let length = std::num::NonZeroUsize::new(8192).unwrap();
+    let (protection, flags) = (nix::sys::mman::ProtFlags::PROT_READ, nix::sys::mman::MapFlags::MAP_PRIVATE);
+    // SAFETY: a new mapping that only the kernel reads.
+    let area = unsafe { nix::sys::mman::mmap(None, length, protection, flags, &file, 0) }.unwrap().as_ptr() as u64;
+    call(libc::SYS_newfstatat, [cwd, area + 4094, out, 0, 0]).unwrap();
+    assert_eq!(call(libc::SYS_newfstatat, [cwd, area + 4096, out, 0, 0]), Err(Errno::EFAULT));
     assert_eq!(owner(dir), (0, 0));
 }
 

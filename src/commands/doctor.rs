@@ -6,7 +6,6 @@
 
 mod probes;
 
-
 use std::io::Write;
 
 use serde_json::{Value, json};

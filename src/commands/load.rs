@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use storage::image::ImageStore;
 use storage::transport::load;
 
-use super::pull::{local_options};
+use super::pull::local_options;
 use super::{Context, Outcome};
 use crate::cli::output;
 use crate::error::CommandError;

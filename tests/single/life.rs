@@ -79,11 +79,17 @@ fn many_execs_at_once_are_all_served(home: &Home) {
 fn pid_one_of_ours_and_a_terminal(home: &Home) {
     assert_eq!(home.ok("run --rm --userns=single --init -u 33 busybox id -u"), "33");
     assert_eq!(home.run("run --rm --userns=single --init busybox sh -c 'exit 7'").code(), 7);
-    assert_eq!(home.ok("run --rm -t --userns=single -u 33 busybox sh -c 'id -u; test -t 0 && echo tty'").replace('\r', ""), "33\ntty");
+    assert_eq!(
+        home.ok("run --rm -t --userns=single -u 33 busybox sh -c 'id -u; test -t 0 && echo tty'").replace('\r', ""),
+        "33\ntty"
+    );
 }
 
 fn host_pids(home: &Home) {
-    assert_eq!(home.ok("run --rm --pid host --userns=single -u 33 busybox sh -c 'id -u; touch /tmp/x; stat -c %u /tmp/x'"), "33\n33");
+    assert_eq!(
+        home.ok("run --rm --pid host --userns=single -u 33 busybox sh -c 'id -u; touch /tmp/x; stat -c %u /tmp/x'"),
+        "33\n33"
+    );
 }
 
 fn other_filters_apply_as_well(home: &Home) {
@@ -91,5 +97,10 @@ fn other_filters_apply_as_well(home: &Home) {
     let file = home.write("profile.json", profile);
     let line = format!("run --rm --userns=single --security-opt seccomp={} busybox chown 33 /tmp", file.display());
     assert!(home.run(&line).stderr().contains("not implemented"));
-    assert_eq!(home.ok("run --rm --userns=single --security-opt seccomp=unconfined busybox sh -c 'chown 33 /tmp; stat -c %u /tmp'"), "33");
+    assert_eq!(
+        home.ok(
+            "run --rm --userns=single --security-opt seccomp=unconfined busybox sh -c 'chown 33 /tmp; stat -c %u /tmp'"
+        ),
+        "33"
+    );
 }

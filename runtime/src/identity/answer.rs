@@ -180,8 +180,7 @@ fn set_groups(target: &Target<'_>, credentials: &Credentials, width: Width) -> R
 
 fn get_groups(target: &Target<'_>, credentials: &Credentials, width: Width) -> Result<Outcome, Errno> {
     let count = credentials.additional.len();
-    let room = i32::try_from(target.word(0) as i64 as i32).map_err(|_| Errno::EINVAL)?;
-    match usize::try_from(room) {
+    match usize::try_from(target.int(0) as i32) {
         Err(_) => Err(Errno::EINVAL),
         Ok(0) => Ok(Outcome::Value(count as i64)),
         Ok(room) if room < count => Err(Errno::EINVAL),
@@ -309,7 +308,8 @@ fn peer_credentials(target: &Target<'_>) -> Result<Outcome, Errno> {
     let proc = target.surroundings.proc.as_fd();
     let depth = target.status("NSpid")?.split_whitespace().count();
     let numbers = status_of(proc, pid, "NSpid")?;
-    let seen: u32 = numbers.split_whitespace().nth(depth.saturating_sub(1)).and_then(|pid| pid.parse().ok()).unwrap_or(0);
+    let seen: u32 =
+        numbers.split_whitespace().nth(depth.saturating_sub(1)).and_then(|pid| pid.parse().ok()).unwrap_or(0);
     let mut bytes = Vec::with_capacity(12);
     for word in [seen, ids.users.effective, ids.groups.effective] {
         bytes.extend_from_slice(&word.to_ne_bytes());

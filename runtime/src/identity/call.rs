@@ -50,17 +50,35 @@ pub(super) enum Call {
     GetThree(Kind, Width),
     GetGroups(Width),
     /// The ids stand at `first` and behind.
-    SetOwner { place: Place, first: usize, width: Width },
-    GetOwner { place: Place, layout: Layout, out: usize },
+    SetOwner {
+        place: Place,
+        first: usize,
+        width: Width,
+    },
+    GetOwner {
+        place: Place,
+        layout: Layout,
+        out: usize,
+    },
     /// `mask` stands in front of `out`.
     Statx,
-    Open { at: bool },
+    Open {
+        at: bool,
+    },
     Openat2,
     Creat,
-    MakeDirectory { at: bool },
-    MakeNode { at: bool },
-    MakeLink { at: bool },
-    Execute { at: bool },
+    MakeDirectory {
+        at: bool,
+    },
+    MakeNode {
+        at: bool,
+    },
+    MakeLink {
+        at: bool,
+    },
+    Execute {
+        at: bool,
+    },
     Move,
     GetLimit,
     SetLimit,

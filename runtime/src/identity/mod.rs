@@ -181,7 +181,11 @@ fn wait_for(socket: Option<&socket::Socket>, listeners: &[Arc<Listener>], soon: 
     let mut fds: Vec<PollFd<'_>> = socket.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
     let first = fds.len();
     fds.extend(listeners.iter().map(|listener| PollFd::new(listener.fd().as_fd(), PollFlags::empty())));
-    let timeout = if soon { PollTimeout::try_from(Duration::from_millis(10)).unwrap_or(PollTimeout::ZERO) } else { PollTimeout::NONE };
+    let timeout = if soon {
+        PollTimeout::try_from(Duration::from_millis(10)).unwrap_or(PollTimeout::ZERO)
+    } else {
+        PollTimeout::NONE
+    };
     if poll(&mut fds, timeout).is_err() {
         return (false, false);
     }
@@ -193,13 +197,11 @@ fn wait_for(socket: Option<&socket::Socket>, listeners: &[Arc<Listener>], soon: 
 /// A procfs that numbers processes as this process's pid namespace does. The one at `/proc` may be that of an outer
 /// namespace.
 fn own_proc() -> Result<OwnedFd, Errno> {
-    let mounted = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).and_then(|()| {
-        FsContext::open("proc").and_then(|context| context.mount(0)).map_err(|error| error.errno)
-    });
+    let mounted = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+        .and_then(|()| FsContext::open("proc").and_then(|context| context.mount(0)).map_err(|error| error.errno));
     mounted.or_else(|errno| {
-        let is_ours = std::fs::read_link("/proc/self").is_ok_and(|link| {
-            link.to_str().and_then(|pid| pid.parse().ok()) == Some(std::process::id())
-        });
+        let is_ours = std::fs::read_link("/proc/self")
+            .is_ok_and(|link| link.to_str().and_then(|pid| pid.parse().ok()) == Some(std::process::id()));
         if !is_ours {
             return Err(errno);
         }
@@ -225,7 +227,10 @@ pub(crate) fn record_owner(file: BorrowedFd<'_>, user: u32, group: u32) -> Resul
 /// The loading of the filter that is the last resort.
 pub fn enter(wanted: Emulation) -> Result<Option<OwnedFd>, crate::security::seccomp::Error> {
     use crate::security::seccomp::{load_notifying, load_succeeding};
-    if wanted == Emulation::Notify && table::is_possible() && let Ok(listener) = load_notifying() {
+    if wanted == Emulation::Notify
+        && table::is_possible()
+        && let Ok(listener) = load_notifying()
+    {
         return Ok(Some(listener));
     }
     load_succeeding().map(|()| None)

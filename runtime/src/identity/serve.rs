@@ -30,7 +30,7 @@ use crate::sys::notify;
 /// Calls that are answered at once, for each listener.
 const MAX_THREADS: usize = 64;
 /// Threads that wait for calls, for each listener.
-const MAX_IDLE: usize = 2;
+const MAX_IDLE: usize = 8;
 const STACK_BYTES: usize = 128 << 10;
 
 /// What all threads share.

@@ -92,7 +92,12 @@ impl<'a> Target<'a> {
     /// # Errors
     /// `EFAULT`, `ENAMETOOLONG`.
     pub(super) fn path(&self, index: usize) -> Result<CString, Errno> {
-        let address = self.word(index);
+        let path = self.string(self.word(index))?;
+        self.still_waits()?;
+        Ok(path)
+    }
+
+    fn string(&self, address: u64) -> Result<CString, Errno> {
         let mut small = [0; USUAL_PATH_BYTES];
         let got = notify::read_memory(self.call.pid, address, &mut small)?;
         let bytes = small.get(..got).unwrap_or_default();
@@ -197,9 +202,8 @@ pub(super) fn status_of(proc: BorrowedFd<'_>, pid: u32, key: &str) -> Result<Str
     let path = format!("{pid}/status");
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let file = std::fs::File::from(openat(proc, path.as_str(), flags, Mode::empty())?);
-    let text = std::io::read_to_string(file).map_err(|error| {
-        Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
-    })?;
+    let text =
+        std::io::read_to_string(file).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     value.map(|value| value.trim().to_owned()).ok_or(Errno::ENOENT)
 }
@@ -215,4 +219,3 @@ pub(super) fn open_in(dir: BorrowedFd<'_>, path: &CString, flags: OFlag, mode: M
         }
     }
 }
-

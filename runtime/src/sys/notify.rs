@@ -105,8 +105,7 @@ pub(crate) fn answer_with_fd(
     close_on_exec: bool,
 ) -> Result<(), Errno> {
     let target_flags = if close_on_exec { libc::O_CLOEXEC as u32 } else { 0 };
-    let mut request =
-        AddFd { id, flags: AND_SEND, source: source.as_raw_fd() as u32, target: 0, target_flags };
+    let mut request = AddFd { id, flags: AND_SEND, source: source.as_raw_fd() as u32, target: 0, target_flags };
     control(listener, ADD_FD, &raw mut request).map(drop)
 }
 
@@ -137,8 +136,9 @@ pub(crate) fn read_memory(pid: u32, address: u64, buffer: &mut [u8]) -> Result<u
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let remote = pieces(address, buffer.len());
     // SAFETY: the local buffer is writable for its length; remote addresses are the kernel's to check.
-    let result =
-        unsafe { libc::process_vm_readv(pid as libc::pid_t, &raw const local, 1, remote.as_ptr(), remote.len() as _, 0) };
+    let result = unsafe {
+        libc::process_vm_readv(pid as libc::pid_t, &raw const local, 1, remote.as_ptr(), remote.len() as _, 0)
+    };
     Errno::result(result).map(|bytes| bytes as usize)
 }
 
@@ -273,6 +273,7 @@ pub(crate) fn interrupt_by_signal() -> Result<(), Errno> {
 
 /// Interrupts one thread of this process.
 pub(crate) fn interrupt(thread: i32) {
+    let process = nix::unistd::getpid().as_raw();
     // SAFETY: takes integers. A thread that has ended is no target, and no other process can be one.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR1) };
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
 }

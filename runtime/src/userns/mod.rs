@@ -129,12 +129,7 @@ impl Mapping {
     }
 
     fn single(uid: u32, gid: u32, reason: SingleReason) -> Mapping {
-        Mapping {
-            uids: IdMap::single(uid),
-            gids: IdMap::single(gid),
-            writer: Writer::Direct,
-            single: Some(reason),
-        }
+        Mapping { uids: IdMap::single(uid), gids: IdMap::single(gid), writer: Writer::Direct, single: Some(reason) }
     }
 
     /// Writes the maps of process `pid`, which was cloned with `CLONE_NEWUSER` and waits.

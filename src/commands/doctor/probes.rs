@@ -190,7 +190,10 @@ impl Probe for IdHelper {
 
     fn probe(&self) -> Finding {
         let Some(path) = newidmap::find(self.0) else {
-            return Finding::degraded("not in PATH: single id, users of images are emulated", "sudo apt-get install uidmap");
+            return Finding::degraded(
+                "not in PATH: single id, users of images are emulated",
+                "sudo apt-get install uidmap",
+            );
         };
         let shown = path.display();
         let Ok(meta) = fs::metadata(&path) else {

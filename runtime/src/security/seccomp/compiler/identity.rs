@@ -13,31 +13,56 @@ use super::policy::{Action, Comparison, Condition, Policy, Rule};
 /// Calls that set credentials, in the spelling of every ABI. Of the pairs, the shorter name means 16-bit ids where the
 /// longer one exists.
 pub const SET_CREDENTIALS: &[&str] = &[
-    "setuid", "setuid32", "setgid", "setgid32", "setreuid", "setreuid32", "setregid", "setregid32", "setresuid",
-    "setresuid32", "setresgid", "setresgid32", "setfsuid", "setfsuid32", "setfsgid", "setfsgid32", "setgroups",
+    "setuid",
+    "setuid32",
+    "setgid",
+    "setgid32",
+    "setreuid",
+    "setreuid32",
+    "setregid",
+    "setregid32",
+    "setresuid",
+    "setresuid32",
+    "setresgid",
+    "setresgid32",
+    "setfsuid",
+    "setfsuid32",
+    "setfsgid",
+    "setfsgid32",
+    "setgroups",
     "setgroups32",
 ];
 
 /// Calls that ask for them.
 pub const GET_CREDENTIALS: &[&str] = &[
-    "getuid", "getuid32", "geteuid", "geteuid32", "getgid", "getgid32", "getegid", "getegid32", "getresuid",
-    "getresuid32", "getresgid", "getresgid32", "getgroups", "getgroups32",
+    "getuid",
+    "getuid32",
+    "geteuid",
+    "geteuid32",
+    "getgid",
+    "getgid32",
+    "getegid",
+    "getegid32",
+    "getresuid",
+    "getresuid32",
+    "getresgid",
+    "getresgid32",
+    "getgroups",
+    "getgroups32",
 ];
 
 /// Calls that set owners.
 pub const SET_OWNERS: &[&str] = &["chown", "chown32", "lchown", "lchown32", "fchown", "fchown32", "fchownat"];
 
 /// Calls that ask for them.
-pub const GET_OWNERS: &[&str] = &[
-    "stat", "stat64", "lstat", "lstat64", "fstat", "fstat64", "newfstatat", "fstatat64", "statx",
-];
+pub const GET_OWNERS: &[&str] =
+    &["stat", "stat64", "lstat", "lstat64", "fstat", "fstat64", "newfstatat", "fstatat64", "statx"];
 
 /// Calls that make files, whatever their arguments.
 pub const CREATE: &[&str] = &["creat", "openat2", "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat"];
 
 /// Calls that execute, or move a process to where paths mean something else.
-pub const EXECUTE_AND_MOVE: &[&str] =
-    &["execve", "execveat", "chroot", "pivot_root", "unshare", "setns", "clone3"];
+pub const EXECUTE_AND_MOVE: &[&str] = &["execve", "execveat", "chroot", "pivot_root", "unshare", "setns", "clone3"];
 
 /// The resource limit that carries the credentials of a process (see `crate::identity::table`): `RLIMIT_LOCKS`, which
 /// no kernel since 2.4 looks at.
