@@ -93,6 +93,14 @@ impl CommandError {
     }
 }
 
+/// An I/O error's reason as messages have it: lower case, without the number.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
+
 /// A message on one line, without control characters: parts of it may come from an image or a registry.
 fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

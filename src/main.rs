@@ -16,12 +16,17 @@ fn main() -> ExitCode {
     match Role::of_this_process() {
         Role::ContainerInit(args) => ExitCode::from(runtime::init::pid1::run(&args) as u8),
         Role::SealedExec(args) => ExitCode::from(runtime::init::sealed_exe::second_stage(args) as u8),
-        Role::Cli(persona) => match commands::run(persona) {
-            Ok(code) => ExitCode::from(code),
-            Err(error) => {
-                error.print();
-                ExitCode::from(error.code())
-            }
-        },
+        Role::FuseOverlayfs { args, is_mount_helper } => end(commands::fuse_overlayfs::run(&args, is_mount_helper)),
+        Role::Cli(persona) => end(commands::run(persona)),
+    }
+}
+
+fn end(outcome: commands::Outcome) -> ExitCode {
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            error.print();
+            ExitCode::from(error.code())
+        }
     }
 }

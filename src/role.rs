@@ -1,9 +1,9 @@
 //! The processes we are, chosen by `argv[0]` before anything else happens.
 //!
-//! The supervisor, container init and the port forwarder are forks of the command line's process and never come
-//! through here; only what is executed does.
+//! The supervisor, container init, the port forwarder and the union server are forks of the command line's process and
+//! never come through here; only what is executed does.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -14,6 +14,13 @@ pub(crate) enum Role {
     Cli(Persona),
     /// Pid 1 of a container with `--init`.
     ContainerInit(Vec<CString>),
+    /// The union file system as a program of its own.
+    FuseOverlayfs {
+        /// Without the program's name.
+        args: Vec<OsString>,
+        /// Executed by `mount(8)`.
+        is_mount_helper: bool,
+    },
     /// Executes a container's program from a sealed copy of the binary, see [`runtime::init::sealed_exe`].
     SealedExec(Vec<CString>),
 }
@@ -40,6 +47,11 @@ impl Role {
             if name.as_encoded_bytes() == role_name.to_bytes() {
                 return role(args.into_iter().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect());
             }
+        }
+        let bytes = name.as_encoded_bytes();
+        let is_mount_helper = bytes.starts_with(b"mount.fuse");
+        if is_mount_helper || bytes.ends_with(b"fuse-overlayfs") {
+            return Role::FuseOverlayfs { args: args.into_iter().skip(1).collect(), is_mount_helper };
         }
         Role::Cli(if name == "docker" { Persona::Docker } else { Persona::Podman })
     }

@@ -39,7 +39,7 @@ pub enum DriverError {
     #[error("default network: neither slirp4netns nor pasta is installed")]
     NothingInstalled,
     /// A system call failed while the helper was being started.
-    #[error("network {driver}: {what}: {source}")]
+    #[error("network {driver}: {what}: {}", crate::sys::reason(source))]
     System {
         /// The driver.
         driver: &'static str,
@@ -166,14 +166,20 @@ pub struct Plan {
     pub args: Vec<Arg>,
     /// What is known of the outcome; pasta's addresses are not known before it is there.
     pub attachment: Attachment,
+    /// Sysctls the namespace must have before [`Driver::start`]: a device takes its settings from them as it is made.
+    pub sysctls: &'static [(&'static str, &'static str)],
 }
+
+/// Takes a device's IPv6 addresses into use at once. Duplicate detection would hold them back for a second or more, on a
+/// link that the helper alone shares with the container.
+pub(crate) const SKIP_DUPLICATE_DETECTION: &[(&str, &str)] = &[("net.ipv6.conf.default.accept_dad", "0")];
 
 /// The container's network namespace, as the supervisor sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Netns<'a> {
     /// The namespace.
     pub fd: BorrowedFd<'a>,
-    /// A process in it, by the number it has in the `/proc` that is mounted here (see [`procfs_pid`]).
+    /// A process in it, by the number it has in the `/proc` that is mounted here, which may be another pid namespace's.
     pub pid: i32,
     /// A directory of ours to put a FIFO into: the container's runtime directory.
     pub scratch: &'a Path,
@@ -334,15 +340,6 @@ pub fn default_driver() -> Result<Box<dyn Driver>, DriverError> {
     }
 }
 
-/// The number a process has in the `/proc` mounted here, which may be another than in our own pid namespace.
-#[must_use]
-pub fn procfs_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
-    use std::os::fd::AsRawFd as _;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
-    (pid > 0).then_some(pid)
-}
-
 /// The host's own address towards the outside, without sending a packet; `None` without a default route.
 #[must_use]
 pub fn outward_address() -> Option<IpAddr> {
@@ -355,8 +352,9 @@ pub fn outward_address() -> Option<IpAddr> {
 
 /// Reads what is configured in a namespace, in a child that joins it: the supervisor could not come back.
 fn discover(netns: BorrowedFd<'_>) -> Result<Attachment, String> {
-    let (from_child, to_parent) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| e.to_string())?;
-    match sys::fork().map_err(|e| e.to_string())? {
+    let (from_child, to_parent) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| e.desc().to_lowercase())?;
+    match sys::fork().map_err(|e| sys::reason(&e))? {
         sys::Fork::Child => {
             drop(from_child);
             let answer = read_interface(netns).map(|i| i.map(Attachment::from)).map_err(|e| e.to_string());
@@ -369,7 +367,7 @@ fn discover(netns: BorrowedFd<'_>) -> Result<Attachment, String> {
             let mut bytes = Vec::new();
             let read = io::Read::read_to_end(&mut std::fs::File::from(from_child), &mut bytes);
             let _ = nix::sys::wait::waitpid(child, None);
-            read.map_err(|e| e.to_string())?;
+            read.map_err(|e| sys::reason(&e))?;
             let answer: Result<Option<Attachment>, String> =
                 serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
             answer?.ok_or_else(|| "there is no device besides lo".to_owned())

@@ -3,7 +3,6 @@
 //! ```text
 //! --network ─ mode ─▶ driver ─▶ slirp4netns | pasta        (supervisor, host namespace)
 //! --publish ─ ports ─▶ forward: listeners bound before the start, one process that joins the container's namespace
-//! in a namespace that nobody else prepares, such as a test's: netlink::loopback_up, sysctl::open_to_container
 //! texts for the container: hosts, resolv_conf
 //! ```
 //!
@@ -12,7 +11,8 @@
 //! CLI or supervisor   Listeners::bind(requests)                    conflicts end the start here, nothing is left
 //! supervisor          driver_for(mode) → prepare → start            returns at once
 //!                     forward::start(&listeners, netns, target)     connections queue until it serves
-//! container's init    brings lo up, writes the bundle's sysctls     meanwhile, by runtime's own calls
+//! container's init    writes Plan::sysctls                          before the helper starts
+//! container's init    brings lo up, writes the bundle's sysctls     meanwhile
 //! supervisor          poll ready_fd, pidfd → on_ready               then the payload may run
 //!                     discover                                      pasta only, afterwards: addresses for inspect
 //! restart             Forwarder::stop, Started::stop; both anew with the next namespace; the listeners stay
@@ -52,7 +52,7 @@ pub mod forward;
 
 pub mod netlink;
 
-pub mod sysctl;
+mod sysctl;
 
 pub mod hosts;
 

@@ -13,7 +13,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::driver::{Arg, Attachment, Driver, DriverError, Netns, Plan, Started, start_helper};
+use crate::driver::{
+    Arg, Attachment, Driver, DriverError, Netns, Plan, SKIP_DUPLICATE_DETECTION, Started, start_helper,
+};
 use crate::helper::{find_program, has_option};
 
 /// The program's name.
@@ -129,7 +131,8 @@ impl Driver for Pasta {
         let can_map_guest = has_option(&program, "map-guest-addr");
         let host: Option<IpAddr> = can_map_guest.then_some(HOST.into());
         let attachment = Attachment { dns: vec![DNS.into()], host, ..Attachment::default() };
-        Ok(Plan { driver: PROGRAM, program, args: self.args(can_map_guest), attachment })
+        let args = self.args(can_map_guest);
+        Ok(Plan { driver: PROGRAM, program, args, attachment, sysctls: SKIP_DUPLICATE_DETECTION })
     }
 
     fn start(&self, plan: Plan, netns: Netns<'_>) -> Result<Started, DriverError> {

@@ -126,7 +126,7 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
             Report::Listener(listener) => {
                 let _ = notifier.map(|directory| identity::socket::hand_in(directory, listener.as_fd(), &groups));
             }
-            Report::Ready | Report::Root(_) => {}
+            Report::Ready | Report::Root(..) | Report::Fuse(_) => {}
             Report::Failed { code, message } => break Err(ExecError::Failed { code, message }),
             Report::Closed => break Ok(()),
         }

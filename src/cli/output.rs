@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::error::CommandError;
+use crate::error::{CommandError, reason};
 
 /// Writes data to stdout. A closed pipe is success: whoever read it has enough.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
@@ -10,7 +10,7 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(CommandError::host(format_args!("write to standard output: {error}"))),
+        Err(error) => Err(CommandError::host(format_args!("write to standard output: {}", reason(&error)))),
     }
 }
 
@@ -23,7 +23,9 @@ pub(crate) fn print_line(text: impl std::fmt::Display) -> Result<(), CommandErro
 pub(crate) fn confirm(warning: &str) -> Result<bool, CommandError> {
     print(&format!("{warning}Are you sure you want to continue? [y/N] "))?;
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(|error| CommandError::host(format_args!("read the answer: {error}")))?;
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| CommandError::host(format_args!("read the answer: {}", reason(&error))))?;
     if answer.is_empty() && io::stdin().is_terminal() {
         // The shell's prompt shall not stand on our line after ^D.
         print("\n")?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Context, Outcome};
 use crate::cli::printable::Printable;
-use crate::error::CommandError;
+use crate::error::{CommandError, reason};
 
 /// Check what this host lacks, and how to mend it
 ///
@@ -64,7 +64,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let report = Report { findings: probes.iter().map(|probe| (probe.what(), probe.probe())).collect() };
     let text = if args.format.is_some() { report.to_json().to_string() } else { report.to_table() };
     match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::host(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::host(reason(&error))),
         _ => Ok(u8::from(!report.is_fit())),
     }
 }

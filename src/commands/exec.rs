@@ -18,6 +18,7 @@ use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::stdio::Input;
 use runtime::process::{Exit, pidfd, pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
+use runtime::userns::Mapping;
 use storage::state::container::{self, Record};
 use storage::state::status::{self, State};
 
@@ -25,7 +26,8 @@ use super::run::parse_detach_keys;
 use super::{Context, Outcome, create};
 use crate::cli::exec_options::{ExecOptions, ExecRequest};
 use crate::cli::user;
-use crate::error::CommandError;
+use crate::error::{CommandError, reason};
+use crate::supervisor::bundle;
 use crate::supervisor::launch::seccomp_of;
 use crate::supervisor::rootfs::View;
 
@@ -75,9 +77,8 @@ fn missing(context: &Context, error: container::ContainerError) -> CommandError 
 
 fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, target: BorrowedFd<'_>) -> Outcome {
     let path = context.layout.container(&record.id).join("config.json");
-    let text = std::fs::read(&path).map_err(|error| {
-        CommandError::host(format!("read {}: {}", path.display(), crate::supervisor::bundle::reason(&error)))
-    })?;
+    let text = std::fs::read(&path)
+        .map_err(|error| CommandError::host(format!("read {}: {}", path.display(), crate::error::reason(&error))))?;
     let spec: Spec =
         serde_json::from_slice(&text).map_err(|error| CommandError::host(format!("{}: {error}", path.display())))?;
     let process = process_of(request, record, &spec, pid)?;
@@ -88,11 +89,11 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     let seal = SealedExe::of_self()?;
     let cgroup = cgroup_of(record, pid);
     let runtime_dir = context.layout.runtime_container(&record.id);
-    let (emulation, notifier) = match record.mapping == storage::layer::SINGLE_TAG {
+    let (emulation, notifier) = match bundle::is_single(&record.request.userns, &Mapping::of_user()) {
         false => (None, None),
         true if runtime_dir.join(identity::socket::NAME).exists() => {
             let directory = std::fs::File::open(&runtime_dir).map_err(|error| {
-                let reason = crate::supervisor::bundle::reason(&error);
+                let reason = crate::error::reason(&error);
                 CommandError::host(format!("open {}: {reason}", runtime_dir.display()))
             })?;
             (Some(Emulation::Notify), Some(directory))
@@ -101,8 +102,9 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let size = [stdin.as_fd(), stdout.as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok());
-    let keep =
-        |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|error| CommandError::host(format!("dup(): {error}")));
+    let keep = |fd: BorrowedFd<'_>| {
+        fd.try_clone_to_owned().map_err(|error| CommandError::host(format!("dup(): {}", reason(&error))))
+    };
     let mut kept_stderr = None;
     let streams = match (request.detach, request.tty) {
         (true, _) => {
@@ -127,6 +129,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         notifier: notifier.as_ref().map(AsFd::as_fd),
         options: BecomeOptions {
             keyring: &keyring,
+            filter_hides_keyrings: seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(&spec),
             emulation,
             dies_with_parent: false,
@@ -196,12 +199,13 @@ fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> 
 }
 
 fn let_go_of_streams() -> Result<(), CommandError> {
-    let fail = |error: &dyn std::fmt::Display| CommandError::host(format!("open /dev/null: {error}"));
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(|error| fail(&error))?;
+    let fail = |reason: String| CommandError::host(format!("open /dev/null: {reason}"));
+    let null =
+        std::fs::File::options().read(true).write(true).open("/dev/null").map_err(|error| fail(reason(&error)))?;
     nix::unistd::dup2_stdin(&null)
         .and_then(|()| nix::unistd::dup2_stdout(&null))
         .and_then(|()| nix::unistd::dup2_stderr(&null))
-        .map_err(|errno| fail(&errno.desc()))
+        .map_err(|errno| fail(errno.desc().to_lowercase()))
 }
 
 fn failure(error: ExecError) -> CommandError {

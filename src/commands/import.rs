@@ -10,8 +10,7 @@ use storage::transport::import::{ImportOptions, import};
 use super::pull::{local_options, parse_platform};
 use super::{Context, Outcome};
 use crate::cli::output;
-use crate::error::CommandError;
-use crate::supervisor::bundle::reason;
+use crate::error::{CommandError, reason};
 
 /// Import a tarball to create a filesystem image
 #[derive(clap::Args, Debug)]

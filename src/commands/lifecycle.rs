@@ -16,7 +16,7 @@ use storage::state::layout::Layout;
 use storage::state::status::{self, Init, Observed, State};
 use storage::state::trash;
 
-use super::Context;
+use super::{Context, ps};
 use crate::error::CommandError;
 
 /// Sends a signal to the first process of a container; `false` if it is gone.
@@ -178,18 +178,35 @@ fn wait_with(layout: &Layout, record: &Record, observed: &Observed) -> Result<Op
     }
 }
 
-/// Deletes the layers that killed pulls left half unpacked, in the user namespace if there are any.
-pub(crate) fn sweep_layers(layout: &Layout) -> Result<(), CommandError> {
+/// Deletes the layers that killed pulls left half unpacked, in the user namespace if there are any; returns their bytes.
+pub(crate) fn sweep_layers(layout: &Layout) -> Result<u64, CommandError> {
     let layers = layout.layers();
     let half = |name: std::ffi::OsString| name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes());
-    let any = std::fs::read_dir(&layers).is_ok_and(|entries| entries.flatten().any(|entry| half(entry.file_name())));
-    if any {
-        super::in_userns_with_output(&Mapping::of_user(), || {
-            storage::layer::sweep(&layers).map_err(CommandError::host)?;
-            Ok(String::new())
-        })?;
+    let halves = || -> Vec<_> {
+        let entries = std::fs::read_dir(&layers).into_iter().flatten().flatten();
+        entries.filter(|entry| half(entry.file_name())).map(|entry| entry.path()).collect()
+    };
+    if halves().is_empty() {
+        return Ok(0);
     }
-    Ok(())
+    bytes_in_userns(|| {
+        let bytes = || halves().iter().map(|path| ps::tree_bytes(path)).sum::<u64>();
+        // What a pull is at work on stays.
+        let before = bytes();
+        storage::layer::sweep(&layers).map_err(CommandError::host)?;
+        Ok(before.saturating_sub(bytes()))
+    })
+}
+
+/// The bytes of all that lies in the trash.
+pub(crate) fn trash_bytes(layout: &Layout) -> Result<u64, CommandError> {
+    if trash::is_empty(layout) { Ok(0) } else { bytes_in_userns(|| Ok(ps::tree_bytes(&layout.trash()))) }
+}
+
+/// Has something counted where the directories of subordinate ids can be read.
+fn bytes_in_userns(count: impl FnOnce() -> Result<u64, CommandError>) -> Result<u64, CommandError> {
+    let text = super::in_userns_with_output(&Mapping::of_user(), || Ok(count()?.to_string()))?;
+    Ok(text.parse().unwrap_or(0))
 }
 
 /// Unlinks what lies in the trash, in the user namespace if some of it belongs to subordinate ids.

@@ -12,7 +12,7 @@ use storage::state::status;
 
 use super::select::{Selected, Selection};
 use super::{Context, Outcome};
-use crate::error::CommandError;
+use crate::error::{CommandError, reason};
 
 /// Fetch the logs of one or more containers
 ///
@@ -89,8 +89,8 @@ fn show(args: &Args, context: &Context, span: &Span, one: &Selected) -> Result<(
         ));
     }
     let path = context.layout.container(&record.id);
-    let directory =
-        File::open(&path).map_err(|error| CommandError::host(format_args!("open {}: {error}", path.display())))?;
+    let directory = File::open(&path)
+        .map_err(|error| CommandError::host(format_args!("open {}: {}", path.display(), reason(&error))))?;
     let reader = Reader::new(directory.as_fd(), "log").map_err(CommandError::host)?;
     let writer = if args.follow { writer(context, record)? } else { None };
     let stdout = io::stdout();

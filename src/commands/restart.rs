@@ -1,11 +1,9 @@
 //! `restart`: stop, then start again.
 
-use std::path::PathBuf;
-
 use storage::state::container::ContainerError;
 use storage::state::status;
 
-use super::select::{self, Selection};
+use super::select::{self, Chosen, Selection};
 use super::{Context, Outcome, lifecycle, start, stop};
 use crate::cli::output;
 use crate::error::CommandError;
@@ -14,23 +12,13 @@ use crate::error::CommandError;
 ///
 /// Restarts one or more running containers. The container ID or name can be used. One that does not run is started.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(mut_arg("all", |all| all.help("Restart all containers, whether they run or not")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
-    /// Container name or ID (can be repeated)
-    #[arg(value_name = "CONTAINER")]
-    containers: Vec<String>,
-    /// Restart all containers, whether they run or not
-    #[arg(short, long)]
-    all: bool,
-    /// Read the container ID from the file
-    #[arg(long = "cidfile", value_name = "FILE")]
-    cidfiles: Vec<PathBuf>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Filter output based on conditions given
     #[arg(short, long = "filter", value_name = "FILTER")]
     filters: Vec<String>,
-    /// Act on the latest container
-    #[arg(short, long)]
-    latest: bool,
     /// Restart only running containers
     #[arg(long)]
     running: bool,
@@ -41,18 +29,10 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    let named = !args.containers.is_empty() || !args.cidfiles.is_empty() || !args.filters.is_empty();
-    if !named && !args.all && !args.latest && !args.running {
-        return Err(CommandError::user("you must provide at least one name or id"));
-    }
-    let selection = Selection {
-        names: &args.containers,
-        all: args.all || (args.running && !named),
-        latest: args.latest,
-        cidfiles: &args.cidfiles,
-        filters: &args.filters,
-        ignore: false,
-    };
+    let narrowed = args.chosen.is_named() || !args.filters.is_empty();
+    args.chosen.required(narrowed || args.running)?;
+    let mut selection = Selection { filters: &args.filters, ..args.chosen.selection() };
+    selection.all |= args.running && !narrowed;
     let (selected, errors) = selection.resolve(context)?;
     select::each(&selected, errors, |one| {
         let record = &one.record;

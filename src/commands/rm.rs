@@ -1,13 +1,11 @@
 //! `rm`: one rename makes a container vanish; its files are unlinked afterwards.
 
-use std::path::PathBuf;
-
 use storage::prune;
 use storage::state::container::{self, ContainerError, Record};
 use storage::state::lock::FileLock;
 use storage::state::status;
 
-use super::select::{self, Selected, Selection};
+use super::select::{self, Chosen, Selected, Selection};
 use super::{Context, Outcome, lifecycle, stop};
 use crate::cli::output;
 use crate::error::CommandError;
@@ -17,17 +15,10 @@ use crate::error::CommandError;
 /// Removes one or more containers from the host. The container name or ID can be used. Running or unusable containers
 /// will not be removed without the -f option.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(mut_arg("all", |all| all.help("Remove all containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
-    /// Container name or ID (can be repeated)
-    #[arg(value_name = "CONTAINER")]
-    pub(crate) containers: Vec<String>,
-    /// Remove all containers
-    #[arg(short, long)]
-    all: bool,
-    /// Read the container ID from the file
-    #[arg(long = "cidfile", value_name = "FILE")]
-    cidfiles: Vec<PathBuf>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Remove container and all containers that depend on the selected container
     #[arg(long)]
     depend: bool,
@@ -40,9 +31,6 @@ pub(crate) struct Args {
     /// Ignore errors when a specified container is missing
     #[arg(short, long)]
     ignore: bool,
-    /// Act on the latest container
-    #[arg(short, long)]
-    latest: bool,
     /// Seconds to wait for stop before killing the container, -1 for ever [default: 10]
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
     time: Option<i64>,
@@ -59,18 +47,10 @@ const RUNNING: u8 = 2;
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    if args.containers.is_empty() && args.cidfiles.is_empty() && args.filters.is_empty() && !args.all && !args.latest {
-        return Err(CommandError::user("you must provide at least one name or id"));
-    }
-    let selection = Selection {
-        names: &args.containers,
-        all: args.all,
-        latest: args.latest,
-        cidfiles: &args.cidfiles,
-        filters: &args.filters,
-        // Forcing what is not there out of the way has succeeded.
-        ignore: args.ignore || args.force,
-    };
+    args.chosen.required(!args.filters.is_empty())?;
+    // Forcing what is not there out of the way has succeeded.
+    let ignore = args.ignore || args.force;
+    let selection = Selection { filters: &args.filters, ignore, ..args.chosen.selection() };
     let (selected, mut errors) = selection.resolve(context).map_err(missing)?;
     errors = errors.into_iter().map(missing).collect();
     // The same container by two names is removed once.

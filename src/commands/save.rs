@@ -11,8 +11,7 @@ use storage::transport::TransportError;
 use storage::transport::save::{self, Saved};
 
 use super::{Context, Outcome};
-use crate::error::CommandError;
-use crate::supervisor::bundle::reason;
+use crate::error::{CommandError, reason};
 
 /// Save image(s) to an archive
 #[derive(clap::Args, Debug)]

@@ -34,14 +34,56 @@ pub(crate) struct Selection<'a> {
     pub(crate) ignore: bool,
 }
 
+/// The options that choose containers: those of `kill`, `restart`, `rm` and `stop` alike.
+#[derive(clap::Args, Debug, Default)]
+pub(crate) struct Chosen {
+    /// Container name or ID (can be repeated)
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) containers: Vec<String>,
+    /// Act on all containers
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Read the container ID from the file
+    #[arg(long = "cidfile", value_name = "FILE")]
+    pub(crate) cidfiles: Vec<PathBuf>,
+    /// Act on the latest container
+    #[arg(short, long)]
+    pub(crate) latest: bool,
+}
+
+impl Chosen {
+    /// Whether containers are named, one by one.
+    pub(crate) fn is_named(&self) -> bool {
+        !self.containers.is_empty() || !self.cidfiles.is_empty()
+    }
+
+    /// An error unless something is chosen; `otherwise` says what else chooses.
+    pub(crate) fn required(&self, otherwise: bool) -> Result<(), CommandError> {
+        match self.is_named() || self.all || self.latest || otherwise {
+            true => Ok(()),
+            false => Err(CommandError::user("you must provide at least one name or id")),
+        }
+    }
+
+    /// The choice, without filters.
+    pub(crate) fn selection(&self) -> Selection<'_> {
+        Selection {
+            names: &self.containers,
+            all: self.all,
+            latest: self.latest,
+            cidfiles: &self.cidfiles,
+            ..Selection::default()
+        }
+    }
+}
+
 impl Selection<'_> {
     /// Finds the containers. The errors of missing ones come with the others: a command goes on with these.
     pub(crate) fn resolve(&self, context: &Context) -> Result<(Vec<Selected>, Vec<CommandError>), CommandError> {
         let mut names: Vec<String> = self.names.to_vec();
         for path in self.cidfiles {
             let text = std::fs::read_to_string(path).map_err(|error| {
-                let reason = error.to_string();
-                let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
+                let reason = crate::error::reason(&error);
                 CommandError::user(format_args!("reading CIDFile: open {}: {reason}", path.display()))
             });
             match text {

@@ -1,39 +1,27 @@
 //! `stop`: the stop signal to all of them, then patience, then SIGKILL.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use storage::state::container::Record;
 
-use super::select::{self, Selection};
+use super::select::{self, Chosen, Selection};
 use super::{Context, Outcome, lifecycle};
 use crate::cli::output;
-use crate::error::CommandError;
 
 /// Stop one or more containers
 ///
 /// Sends the stop signal, waits, then kills what is left.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(mut_arg("all", |all| all.help("Stop all running containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
-    /// Container name or ID (can be repeated)
-    #[arg(value_name = "CONTAINER")]
-    containers: Vec<String>,
-    /// Stop all running containers
-    #[arg(short, long)]
-    all: bool,
-    /// Read the container ID from the file
-    #[arg(long = "cidfile", value_name = "FILE")]
-    cidfiles: Vec<PathBuf>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Filter output based on conditions given
     #[arg(short, long = "filter", value_name = "FILTER")]
     filters: Vec<String>,
     /// Ignore errors when a specified container is missing
     #[arg(short, long)]
     ignore: bool,
-    /// Act on the latest container
-    #[arg(short, long)]
-    latest: bool,
     /// Seconds to wait for stop before killing the container, -1 for ever [default: 10]
     #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS", allow_negative_numbers = true)]
     time: Option<i64>,
@@ -41,17 +29,8 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    if args.containers.is_empty() && args.cidfiles.is_empty() && args.filters.is_empty() && !args.all && !args.latest {
-        return Err(CommandError::user("you must provide at least one name or id"));
-    }
-    let selection = Selection {
-        names: &args.containers,
-        all: args.all,
-        latest: args.latest,
-        cidfiles: &args.cidfiles,
-        filters: &args.filters,
-        ignore: args.ignore,
-    };
+    args.chosen.required(!args.filters.is_empty())?;
+    let selection = Selection { filters: &args.filters, ignore: args.ignore, ..args.chosen.selection() };
     let (selected, mut errors) = selection.resolve(context)?;
     // All get their signal before one is waited for.
     let mut stopping = Vec::new();

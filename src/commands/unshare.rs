@@ -56,9 +56,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             std::io::ErrorKind::NotFound => 127,
             _ => 126,
         };
-        let reason = error.to_string();
-        let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
-        CommandError::user(format_args!("{name}: {reason}")).print();
+        CommandError::user(format_args!("{name}: {}", crate::error::reason(&error))).print();
         code
     })?;
     Ok(exit.code() as u8)

@@ -19,7 +19,7 @@ use storage::state::layout::Layout;
 use storage::state::request::{Mount, Namespace, Request, UserNamespace, VolumeMount};
 
 use crate::cli::user::{self, ResolvedUser};
-use crate::error::CommandError;
+use crate::error::{CommandError, reason};
 
 /// A bundle, and what belongs to it that the specification cannot say.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub(crate) fn prepare(
     options.init = request.init_path.clone().filter(|_| request.init);
     options.writable_cgroup = request.security.unmask.iter().any(|path| path == "ALL");
     options.privileged = request.privileged;
-    options.tty_group_mapped = mapping.single.is_none();
+    options.tty_group_mapped = !is_single(&request.userns, mapping);
     options.annotations = request.annotations.clone();
     if request.group_add.iter().any(|group| group == KEEP_GROUPS) {
         options.annotations.insert("run.oci.keep_original_groups".to_owned(), "1".to_owned());
@@ -283,15 +283,18 @@ fn id_mappings(map: &IdMap) -> Vec<LinuxIdMapping> {
         .collect()
 }
 
-/// The ids that a container in this user namespace, or the one round it, begins with.
-pub(crate) fn mapping_of(userns: &UserNamespace) -> Mapping {
-    if *userns == UserNamespace::Single { Mapping::single_of_user() } else { Mapping::of_user() }
+/// Whether a container has one id, and others are emulated: as asked, or since its user has no others.
+pub(crate) fn is_single(userns: &UserNamespace, mapping: &Mapping) -> bool {
+    *userns == UserNamespace::Single || mapping.single.is_some()
 }
 
 /// Ids of a user namespace inside the base one, in its terms; empty where the base one is the container's.
 pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(IdMap, IdMap), CommandError> {
     match userns {
-        UserNamespace::Host | UserNamespace::Single => Ok((IdMap::default(), IdMap::default())),
+        UserNamespace::Host => Ok((IdMap::default(), IdMap::default())),
+        UserNamespace::Single if mapping.single.is_some() => Ok((IdMap::default(), IdMap::default())),
+        // The base namespace, which the union's server is in, reads layers that other containers have with all their ids.
+        UserNamespace::Single => Ok((IdMap::single(0), IdMap::single(0))),
         UserNamespace::KeepId { uid, gid, size } => {
             let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
             let gid = gid.unwrap_or_else(|| nix::unistd::getegid().as_raw());
@@ -431,12 +434,4 @@ fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandE
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
     nix::fcntl::openat2(dir.as_fd(), subpath, how).map_err(fail)?;
     Ok(directory.join(subpath))
-}
-
-/// An I/O error's reason as messages have it: lower case, without the number.
-pub(crate) fn reason(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }

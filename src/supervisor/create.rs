@@ -45,7 +45,7 @@ pub(crate) fn write_bundle(
     let directory = layout.container(&record.id);
     let fail = |path: std::path::PathBuf| {
         move |error: std::io::Error| {
-            CommandError::host(format!("create {}: {}", path.display(), super::bundle::reason(&error)))
+            CommandError::host(format!("create {}: {}", path.display(), crate::error::reason(&error)))
         }
     };
     if record.request.rootfs.is_none() {

@@ -19,6 +19,7 @@ use runtime::process::{pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Sets};
 use runtime::security::seccomp::{self, Filter};
 use runtime::userns::Mapping;
+use storage::layer::IdMap;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
 use storage::state::request::{Request, SeccompProfile};
@@ -53,6 +54,8 @@ pub(crate) struct Launch {
     pub(crate) seccomp: Option<Seccomp>,
     /// Its root file system.
     pub(crate) rootfs: Rootfs,
+    /// How ids of the base user namespace become those that its layers have, which are those of its own user namespace.
+    pub(crate) layer_ids: IdMap,
     /// New volumes to be filled.
     pub(crate) fill: Vec<PathBuf>,
     /// Its network, decided.
@@ -78,6 +81,8 @@ pub(crate) struct Seccomp {
     pub(crate) filter: Filter,
     /// The `linux.seccomp` section.
     pub(crate) json: Cow<'static, str>,
+    /// It is the default one, which lets nobody call `keyctl` and its kin.
+    pub(crate) hides_keyrings: bool,
 }
 
 /// The filter that a container is to have.
@@ -96,7 +101,7 @@ pub(crate) fn seccomp_of(request: &Request, spec: &Spec) -> Result<Option<Seccom
             let refused = |error: &dyn std::fmt::Display| {
                 CommandError::user(format!("--security-opt seccomp={}: {error}", path.display()))
             };
-            let text = std::fs::read(path).map_err(|error| refused(&super::bundle::reason(&error)))?;
+            let text = std::fs::read(path).map_err(|error| refused(&crate::error::reason(&error)))?;
             Filter::from_profile_json(&text, bounding).map_err(|error| refused(&error))?
         }
     };
@@ -106,7 +111,8 @@ pub(crate) fn seccomp_of(request: &Request, spec: &Spec) -> Result<Option<Seccom
         let section = filter.to_oci().map_err(CommandError::host)?;
         Cow::Owned(serde_json::to_string(&section).map_err(|error| CommandError::new(Kind::Internal, error))?)
     };
-    Ok(Some(Seccomp { filter, json }))
+    let hides_keyrings = request.security.seccomp == SeccompProfile::Default;
+    Ok(Some(Seccomp { filter, json, hides_keyrings }))
 }
 
 /// A supervisor that has been forked.
@@ -168,7 +174,7 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 /// Forks the supervisor of `launch`.
 pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
     let pipe_failed =
-        |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", super::bundle::reason(&error)));
+        |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", crate::error::reason(&error)));
     let (reader, writer) = channel::pair().map_err(pipe_failed)?;
     let (control, supervisor_control) = match launch.attach {
         Some(_) => {

@@ -123,6 +123,11 @@ impl Plan {
         self.driver.as_ref().map(|(_, plan)| &plan.attachment)
     }
 
+    /// What init sets before the driver is started.
+    pub(crate) fn sysctls(&self) -> &'static [(&'static str, &'static str)] {
+        self.driver.as_ref().map_or(&[], |(_, plan)| plan.sysctls)
+    }
+
     /// Starts the driver for the namespace of process `pid`; `None` where there is nothing to start.
     pub(crate) fn start(
         &mut self,
@@ -173,7 +178,7 @@ impl Plan {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
             });
             written.map_err(|error| {
-                CommandError::host(format!("write {}: {}", path.display(), super::bundle::reason(&error)))
+                CommandError::host(format!("write {}: {}", path.display(), crate::error::reason(&error)))
             })
         };
         write("hostname", &format!("{host_name}\n"))?;

@@ -42,7 +42,7 @@ pub(super) fn first_client(first: &FirstClient, control: Option<OwnedFd>) -> Res
         true => fd.try_clone_to_owned().map(Some),
         false => Ok(None),
     };
-    let fail = |error: std::io::Error| CommandError::host(format!("dup(): {}", super::bundle::reason(&error)));
+    let fail = |error: std::io::Error| CommandError::host(format!("dup(): {}", crate::error::reason(&error)));
     Ok(relay::FirstClient {
         control,
         stdin: own(first.stdin, std::io::stdin().as_fd()).map_err(fail)?,
@@ -55,8 +55,7 @@ pub(super) fn first_client(first: &FirstClient, control: Option<OwnedFd>) -> Res
 /// Puts `/dev/null` at 0, 1 and 2.
 pub(super) fn let_go_of_streams() -> Result<(), CommandError> {
     let null = std::fs::File::options().read(true).write(true).open("/dev/null");
-    let null =
-        null.map_err(|error| CommandError::host(format!("open /dev/null: {}", super::bundle::reason(&error))))?;
+    let null = null.map_err(|error| CommandError::host(format!("open /dev/null: {}", crate::error::reason(&error))))?;
     nix::unistd::dup2_stdin(&null)
         .and_then(|()| nix::unistd::dup2_stdout(&null))
         .and_then(|()| nix::unistd::dup2_stderr(&null))
@@ -71,15 +70,14 @@ pub(super) fn open_log(layout: &Layout, record: &Record) -> Result<log::Log, Com
         LogDriver::None => return Ok(log::Log::none()),
     };
     let directory = std::fs::File::open(layout.container(&record.id)).map_err(|error| {
-        CommandError::host(format!("open the container's directory: {}", super::bundle::reason(&error)))
+        CommandError::host(format!("open the container's directory: {}", crate::error::reason(&error)))
     })?;
     log::Log::open(driver, directory.as_fd(), "log", log::Limits::default()).map_err(CommandError::host)
 }
 
 pub(super) fn listener(layout: &Layout, record: &Record) -> Result<runtime::monitor::attach::Listener, CommandError> {
-    let directory = std::fs::File::open(layout.runtime_container(&record.id)).map_err(|error| {
-        CommandError::host(format!("open the runtime directory: {}", super::bundle::reason(&error)))
-    })?;
+    let directory = std::fs::File::open(layout.runtime_container(&record.id))
+        .map_err(|error| CommandError::host(format!("open the runtime directory: {}", crate::error::reason(&error))))?;
     runtime::monitor::attach::Listener::bind(directory.as_fd(), nix::unistd::Uid::from_raw(0))
         .map_err(CommandError::host)
 }

@@ -12,10 +12,11 @@ use runtime::cgroup::Cgroup;
 use runtime::identity::Notifier;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::{self, Relay, Request as RelayRequest};
+use runtime::mount::rootfs::Driver;
 use runtime::process::signal::SignalSource;
 use runtime::process::spawn::MapsPending;
 use runtime::process::{Exit, pidfd_send_signal, wait};
-use storage::state::container::Record;
+use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
 use storage::state::lock::FileLock;
 use storage::state::status::{ExitRecord, StateFile};
@@ -24,6 +25,7 @@ use storage::state::trash;
 use super::channel::ResultWriter;
 use super::launch::Launch;
 use super::streams::{first_client, let_go_of_streams};
+use super::union_server::UnionServer;
 use crate::error::CommandError;
 
 /// What wakes the supervisor.
@@ -35,6 +37,7 @@ pub(super) enum Event {
     Helper,
     Forwarder,
     Notifier,
+    Union,
 }
 
 /// Becomes the supervisor; returns its exit status.
@@ -85,6 +88,12 @@ pub(super) struct Supervisor {
     pub(super) init: OwnedFd,
     /// The container's root: let go of last, since that may sync a file system.
     pub(super) root: Option<OwnedFd>,
+    /// What mounted it.
+    pub(super) driver: Option<Driver>,
+    /// Who answers for it, if it is a FUSE mount or lies over one.
+    pub(super) union: Option<UnionServer>,
+    /// Why we ended the container, if nobody asked us to.
+    pub(super) ended_by: Option<String>,
     pub(super) network: super::network::Plan,
     pub(super) netns: Option<OwnedFd>,
     pub(super) helper: Option<Started>,
@@ -107,6 +116,12 @@ impl Supervisor {
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, None, 0);
         }
         self.complete_network();
+        if let Some(driver) = self.driver
+            && driver.as_str() != self.record.driver
+        {
+            // The next start tries it first. Where this cannot be written, it finds out again.
+            let _ = container::set_driver(&self.layout, &self.record.id, driver.as_str());
+        }
         if !self.record.request.remove {
             let directory = self.layout.container(&self.record.id);
             if let Ok(directory) = std::fs::File::open(directory) {
@@ -153,6 +168,9 @@ impl Supervisor {
             if let Some(notifier) = &self.notifier {
                 turn.watch(notifier.pidfd(), Interest::Read, Event::Notifier);
             }
+            if let Some(union) = &self.union {
+                turn.watch(union.pidfd(), Interest::Read, Event::Union);
+            }
             let Ok(ready) = turn.wait(deadline) else { continue };
             for one in ready {
                 match one.event {
@@ -185,6 +203,12 @@ impl Supervisor {
                         if let Some(notifier) = self.notifier.take() {
                             notifier.stop();
                         }
+                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                    }
+                    Event::Union => {
+                        // Every file of the container answers "not connected" from now on.
+                        self.ended_by = self.union.as_mut().and_then(UnionServer::failure);
+                        self.union = None;
                         let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
                     }
                     Event::Helper => {

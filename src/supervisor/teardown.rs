@@ -32,7 +32,7 @@ impl Supervisor {
             code: i32::from(exit.code()),
             finished_at: Some(finished_at),
             oom: false,
-            error: String::new(),
+            error: self.ended_by.take().unwrap_or_default(),
         };
         let remove = self.record.request.remove;
         if remove {
@@ -66,6 +66,9 @@ impl Supervisor {
         }
         drop(self.lock.take());
         drop(self.root.take());
+        if let Some(union) = self.union.take() {
+            union.stop();
+        }
         if remove {
             let _ = trash::empty(&self.layout);
         }

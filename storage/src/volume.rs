@@ -69,7 +69,7 @@ pub enum VolumeError {
     #[error(transparent)]
     Trash(#[from] TrashError),
     /// Another kernel call failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {}", path.display(), crate::sys::reason(source))]
     Io {
         /// What was tried.
         action: &'static str,

@@ -1,5 +1,7 @@
 //! `images`, `tag`, `rmi`, `history`, `prune`
 
+use std::fs;
+
 use crate::support::home::entries;
 use crate::support::image::{Image, Layer};
 use crate::support::prelude::*;
@@ -139,10 +141,16 @@ fn unknown_images_are_one_line(home: &Home) {
 
 fn system_prune_takes_what_is_unused(home: &Home) {
     home.ok("tag busybox localhost/unused");
-    home.ok("run --name done busybox true");
+    home.ok("run --name done busybox sh -c 'umask 077 && mkdir /a && dd if=/dev/zero of=/a/big bs=1k count=1500 2>/dev/null'");
     home.ok("run -d --name on busybox sleep 1000");
     home.ok("volume create unused");
-    home.ok("system prune -f");
+    // What a killed pull leaves is reclaimed as well.
+    let half = home.data().join("layers/.tmp-0123456789abcdef/diff");
+    fs::create_dir_all(&half).unwrap();
+    fs::write(half.join("file"), vec![0; 500_000]).unwrap();
+    let said = home.ok("system prune -f");
+    assert!(said.ends_with("Total reclaimed space: 2.036MB"), "{said}");
+    assert!(home.ok("system prune -f").ends_with("Total reclaimed space: 0B"));
     assert_eq!(home.ok("ps -a --format {{.Names}}"), "on");
     assert_eq!(home.ok("volume ls -q"), "unused", "volumes only when asked");
     home.ok("system prune -f --volumes");

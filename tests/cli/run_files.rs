@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(relative_bind_source_is_from_the_current_directory),
     test!(bind_of_a_missing_source_is_refused),
     test!(bind_of_a_single_file),
+    test!(directories_and_files_do_not_mix),
     test!(bind_source_with_special_characters),
     test!(nested_mounts_are_in_order_of_their_targets),
     test!(named_volume_keeps_its_content),
@@ -76,6 +77,19 @@ fn bind_of_a_single_file(home: &Home) {
     let file = home.write("one", "1\n");
     assert_eq!(home.ok(&format!("run --rm -v {}:/new/place/one:ro busybox cat /new/place/one", file.display())), "1");
     assert_eq!(home.ok(&format!("run --rm -v {}:/etc/passwd:ro busybox cat /etc/passwd", file.display())), "1");
+}
+
+fn directories_and_files_do_not_mix(home: &Home) {
+    fs::create_dir(home.tmp().join("dir")).unwrap();
+    let (dir, file) = (home.tmp().join("dir"), home.write("file", "1"));
+    for (option, source, words) in [
+        (format!("-v {}:/etc/passwd", dir.display()), &*dir, "is a directory, but /etc/passwd in the container is not"),
+        (format!("-v {}:/etc", file.display()), &*file, "is not a directory, but /etc in the container is one"),
+        ("--tmpfs /etc/passwd".to_owned(), "tmpfs".as_ref(), "is a directory, but /etc/passwd in the container is not"),
+    ] {
+        let line = home.refuses(&format!("run --rm {option} busybox true"));
+        assert!(line.contains(&format!("{} {words}", source.display())), "{line}");
+    }
 }
 
 fn bind_source_with_special_characters(home: &Home) {

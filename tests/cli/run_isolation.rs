@@ -159,6 +159,12 @@ fn unknown_namespace_modes_are_refused(home: &Home) {
 fn session_keyring_is_its_own(home: &Home) {
     // /proc/keys is masked, so the host's keys show nowhere.
     assert_eq!(home.ok("run --rm busybox sh -c 'cat /proc/keys | wc -l'"), "0");
+    // With nothing masked it shows those of all containers. `exec` joins the container's instead of making another.
+    let id = home.ok("run -d --name a --privileged busybox sleep 1000");
+    for _ in 0..2 {
+        let keys = home.ok("exec a cat /proc/keys");
+        assert_eq!(keys.matches(&format!("_coracle.{id}")).count(), 1, "{keys}");
+    }
 }
 
 fn binary_of_coracle_is_out_of_reach(home: &Home) {

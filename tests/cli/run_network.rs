@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(default_network_has_an_address_and_inspect_shows_it).needs(&[Need::Tun]),
     test!(slirp4netns_has_an_address_and_reaches_no_host_loopback).needs(&[Need::Slirp4netns]),
     test!(pasta_has_an_address).needs(&[Need::Pasta]),
+    test!(ipv6_is_not_held_back).needs(&[Need::Slirp4netns, Need::Pasta]),
     test!(options_of_the_drivers_are_podmans).needs(&[Need::Slirp4netns, Need::Pasta]),
     test!(container_network_is_shared),
     test!(hosts_file_is_made),
@@ -73,6 +74,21 @@ fn slirp4netns_has_an_address_and_reaches_no_host_loopback(home: &Home) {
 fn pasta_has_an_address(home: &Home) {
     let listed = home.ok("run --rm --network pasta busybox sh -c 'ls /sys/class/net | wc -l'");
     assert_eq!(listed, "2");
+}
+
+fn ipv6_is_not_held_back(home: &Home) {
+    const IFA_F_TENTATIVE: u8 = 0x40;
+    if !std::path::Path::new("/proc/net/if_inet6").exists() {
+        return;
+    }
+    for network in ["slirp4netns", "pasta"] {
+        let addresses = home.ok(&format!("run --rm --network {network} busybox cat /proc/net/if_inet6"));
+        for line in addresses.lines() {
+            let flags = u8::from_str_radix(line.split_ascii_whitespace().nth(4).expect("six columns"), 16);
+            assert_eq!(flags.expect("a number") & IFA_F_TENTATIVE, 0, "{network}: {addresses}");
+        }
+        assert!(addresses.lines().any(|line| !line.ends_with("lo")), "{network}: {addresses}");
+    }
 }
 
 fn options_of_the_drivers_are_podmans(home: &Home) {

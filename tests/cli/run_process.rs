@@ -161,6 +161,14 @@ fn seccomp_filters_by_default_and_can_be_lifted(home: &Home) {
     let finished = home.coracle("run --rm --security-opt").arg(option).arg("busybox").arg("mkdir").arg("/x").run();
     assert!(finished.code() == 1 && finished.stderr().contains("No such file"), "{}", finished.transcript());
     home.fails(125, "run --rm --security-opt seccomp=/no/such/profile.json busybox true");
+    let profile = home.write(
+        "misspelt.json",
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdri","mount"],"action":"SCMP_ACT_ERRNO"}]}"#,
+    );
+    let finished = home.run(&format!("run --rm --security-opt seccomp={} busybox true", profile.display()));
+    finished.exits(0);
+    let warning = finished.stderr();
+    assert!(warning.lines().count() == 1 && warning.ends_with("their rules do nothing: mkdri\n"), "{warning}");
 }
 
 fn ulimits_are_set_within_the_callers_own(home: &Home) {

@@ -59,13 +59,12 @@ impl Coracle {
         ];
         let mut command = vec![binary().into_os_string()];
         command.extend(words(line).into_iter().map(OsString::from));
-        Self {
-            command,
-            environment: environment.map(|(name, value)| (name.into(), value)).into(),
-            stdin: Vec::new(),
-            dir: home.tmp(),
-            limit: Duration::from_secs(30),
+        let mut environment: Vec<(OsString, OsString)> = environment.map(|(name, value)| (name.into(), value)).into();
+        // The whole suite on another storage driver.
+        if let Some(driver) = std::env::var_os("CORACLE_TEST_DRIVER") {
+            environment.push(("STORAGE_DRIVER".into(), driver));
         }
+        Self { command, environment, stdin: Vec::new(), dir: home.tmp(), limit: Duration::from_secs(30) }
     }
 
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -229,6 +228,7 @@ impl Finished {
         let mut lines = stderr.lines().filter(is_error);
         let line = lines.next().unwrap_or_else(|| panic!("it fails without a word\n{}", self.transcript()));
         assert!(lines.next().is_none(), "more than one line\n{}", self.transcript());
+        assert!(!line.contains("(os error "), "the number of an errno\n{}", self.transcript());
         assert!(!line.contains("panicked") && !line.contains('\u{1b}'), "\n{}", self.transcript());
         line.to_owned()
     }

@@ -61,7 +61,7 @@ use crate::sys;
 #[non_exhaustive]
 pub enum ForwardError {
     /// The process could not be made.
-    #[error("start the port forwarder: {what}")]
+    #[error("start the port forwarder: {what}: {}", sys::reason(source))]
     Start {
         /// The failed step.
         what: &'static str,
@@ -195,11 +195,15 @@ fn become_forwarder(
     target: Target,
     status: &mut File,
 ) -> Result<(), String> {
-    let step = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {e}");
+    let step = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {}", e.desc().to_lowercase());
     SigSet::empty().thread_set_mask().map_err(step("unblock signals"))?;
     sys::ignore_sigpipe();
     let _ = nix::sys::prctl::set_name(c"coracle-ports");
-    let null = File::options().read(true).write(true).open("/dev/null").map_err(|e| format!("open /dev/null: {e}"))?;
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(|e| format!("open /dev/null: {}", sys::reason(&e)))?;
     dup2_stdin(&null).map_err(step("dup2"))?;
     dup2_stdout(&null).map_err(step("dup2"))?;
     dup2_stderr(&null).map_err(step("dup2"))?;
@@ -209,13 +213,13 @@ fn become_forwarder(
     kept.extend([netns.as_raw_fd(), status.as_raw_fd()]);
     close_all_but(&mut kept);
 
-    crate::netlink::join(netns).map_err(|e| with_source(&e))?;
+    crate::netlink::join(netns).map_err(|e| e.to_string())?;
     sys::close_range(netns.as_raw_fd(), netns.as_raw_fd());
     let mut server = serve::Server::new(listeners, target)?;
     let told = status.write_all(READY.as_bytes());
     // The reader waits for the end of the text; the number is not used again in this process.
     sys::close_range(status.as_raw_fd(), status.as_raw_fd());
-    told.map_err(|e| e.to_string())?;
+    told.map_err(|e| sys::reason(&e))?;
     server.run().map_err(|e| e.to_string())
 }
 
@@ -227,12 +231,4 @@ fn close_all_but(kept: &mut [RawFd]) {
         next = fd + 1;
     }
     sys::close_range(next, RawFd::MAX);
-}
-
-/// An error and its source in one line, for a pipe.
-fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }

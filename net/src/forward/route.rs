@@ -43,15 +43,15 @@ pub(super) struct Routes {
 impl Routes {
     /// Sets up the namespace for these ports.
     pub(super) fn set_up(mappings: &[PortMapping]) -> Result<Self, String> {
-        let text = |e: NetlinkError| super::with_source(&e);
+        let text = |e: NetlinkError| e.to_string();
         let mut netlink = Netlink::open().map_err(text)?;
         // The init does so too, but it may not have come to it yet, and routes need it.
         netlink.link_up(LOOPBACK_INDEX).map_err(text)?;
         netlink.add_local_default(MARK_TABLE).map_err(text)?;
         netlink.add_rule(Selector::Mark(MARK), MARK_TABLE, MARK_PRIORITY).map_err(text)?;
-        let proc_sys = File::open("/proc/sys").map_err(|e| format!("open /proc/sys: {e}"))?;
+        let proc_sys = File::open("/proc/sys").map_err(|e| format!("open /proc/sys: {}", crate::sys::reason(&e)))?;
         for name in ["net/ipv4/tcp_fwmark_accept", "net/ipv4/fwmark_reflect"] {
-            sysctl::write(proc_sys.as_fd(), name, "1").map_err(|e| super::with_source(&e))?;
+            sysctl::write(proc_sys.as_fd(), name, "1").map_err(|e| e.to_string())?;
         }
         // A kernel without IPv6 does not have it and has no use for it.
         let _ = sysctl::write(proc_sys.as_fd(), "net/ipv6/fwmark_reflect", "1");

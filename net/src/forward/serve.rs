@@ -61,7 +61,8 @@ impl<'a> Server<'a> {
     pub(super) fn new(listeners: &'a Listeners, target: Target) -> Result<Self, String> {
         let routes = Routes::set_up(&listeners.mappings())?;
         let listeners: Vec<&Listener> = listeners.iter().collect();
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| format!("epoll_create1: {e}"))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|e| format!("epoll_create1: {}", e.desc().to_lowercase()))?;
         let descriptors = raise_descriptor_limit();
         let fixed = u64::try_from(listeners.len()).unwrap_or(0) + 16;
         let free = descriptors.saturating_sub(fixed);
@@ -83,7 +84,7 @@ impl<'a> Server<'a> {
         };
         for (at, listener) in server.listeners.iter().enumerate() {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(at).pack());
-            server.epoll.add(&listener.socket, event).map_err(|e| format!("epoll_ctl: {e}"))?;
+            server.epoll.add(&listener.socket, event).map_err(|e| format!("epoll_ctl: {}", e.desc().to_lowercase()))?;
         }
         Ok(server)
     }

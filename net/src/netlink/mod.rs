@@ -25,7 +25,7 @@ pub const LOOPBACK_INDEX: u32 = 1;
 
 /// A request the kernel refused.
 #[derive(Debug, thiserror::Error)]
-#[error("netlink: {what}")]
+#[error("netlink: {what}: {}", crate::sys::reason(source))]
 pub struct NetlinkError {
     what: String,
     #[source]
@@ -208,14 +208,6 @@ impl Netlink {
 /// setns(2).
 pub fn join(netns: BorrowedFd<'_>) -> Result<(), NetlinkError> {
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(|errno| NetlinkError::new("join the network namespace", errno))
-}
-
-/// Takes `lo` of the calling process' namespace into use: every private namespace needs that, `none` too.
-///
-/// # Errors
-/// [`NetlinkError`].
-pub fn loopback_up() -> Result<(), NetlinkError> {
-    Netlink::open()?.link_up(LOOPBACK_INDEX)
 }
 
 /// A kernel without IPv6, or with IPv6 switched off, has no IPv6 clients either.

@@ -16,7 +16,8 @@ use std::net::{IpAddr, Ipv6Addr};
 pub use options::{Cidr, OptionError, Options};
 
 use crate::driver::{
-    Address, Arg, Attachment, Driver, DriverError, MacAddress, Netns, Plan, Started, outward_address, start_helper,
+    Address, Arg, Attachment, Driver, DriverError, MacAddress, Netns, Plan, SKIP_DUPLICATE_DETECTION, Started,
+    outward_address, start_helper,
 };
 use crate::helper::{find_program, has_option};
 
@@ -102,7 +103,8 @@ impl Driver for Slirp4netns {
         let program = find_program(PROGRAM).ok_or(DriverError::NotInstalled(PROGRAM))?;
         let attachment = self.attachment(has_option(&program, "macaddress"), outward_address());
         let args = self.args(attachment.mac);
-        Ok(Plan { driver: PROGRAM, program, args, attachment })
+        let sysctls = if self.options.enable_ipv6 { SKIP_DUPLICATE_DETECTION } else { &[] };
+        Ok(Plan { driver: PROGRAM, program, args, attachment, sysctls })
     }
 
     fn start(&self, plan: Plan, netns: Netns<'_>) -> Result<Started, DriverError> {

@@ -107,3 +107,11 @@ pub(crate) fn ignore_sigpipe() {
     // SAFETY: SIG_IGN is no handler, so nothing can run at a bad moment.
     let _ = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
+
+/// Why an I/O call failed, as messages have it: lower case, without the number.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

@@ -28,7 +28,7 @@ pub(crate) fn enter_userns(host: bool) -> Result<(), String> {
     fs::write("/proc/self/uid_map", format!("0 {uid} 1")).expect("the own uid can be mapped");
     fs::write("/proc/self/gid_map", format!("0 {gid} 1")).expect("the own gid can be mapped");
     if host {
-        net::netlink::loopback_up().expect("lo comes up");
+        ip("link set lo up")?;
     }
     Ok(())
 }
@@ -85,6 +85,14 @@ impl Container {
         Self { child, commands, answers, netns, pid }
     }
 
+    /// Does what its init does before the driver starts.
+    pub(crate) fn prepare(&mut self, plan: &net::driver::Plan) {
+        for (name, value) in plan.sysctls {
+            // An error says that the kernel has no IPv6.
+            self.tell(&format!("write /proc/sys/{} {value}", name.replace('.', "/")));
+        }
+    }
+
     pub(crate) fn netns(&self) -> net::driver::Netns<'_> {
         net::driver::Netns { fd: self.netns.as_fd(), pid: self.pid, scratch: scratch() }
     }
@@ -120,10 +128,8 @@ fn scratch() -> &'static std::path::Path {
 pub(crate) fn run_role(role: &str, _args: &[String]) -> ExitCode {
     assert_eq!(role, "container");
     unshare(CloneFlags::CLONE_NEWNET).expect("root of a user namespace makes network namespaces");
-    let proc_sys = File::open("/proc/sys").expect("/proc is mounted");
-    net::netlink::loopback_up().expect("lo comes up");
-    net::sysctl::open_to_container(proc_sys.as_fd(), 0).expect("sysctls can be written");
-    let _ = net::sysctl::skip_duplicate_detection(proc_sys.as_fd());
+    ip("link set lo up").expect("lo comes up");
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").expect("sysctls can be written");
     println!("ready {}", fs::read_link("/proc/self").expect("/proc is mounted").display());
     for line in std::io::stdin().lines() {
         let line = line.expect("commands are text");

@@ -12,6 +12,7 @@ pub(crate) fn obey(command: &str) -> String {
     match words[..] {
         ["ip", ..] => ip(&command[3..]).map_or_else(|e| e, |out| out.replace('\n', " ")),
         ["read", path] => std::fs::read_to_string(path).map_or_else(|e| e.to_string(), |t| t.trim().to_owned()),
+        ["write", path, value] => std::fs::write(path, value).map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
         ["lines", path] => std::fs::read_to_string(path).map_or_else(|e| e.to_string(), |t| t.replace('\n', ";")),
         ["await-ipv6", address] => {
             await_ipv6(address);

@@ -65,7 +65,8 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::serve::{Listener, Surroundings};
-use crate::process::{Forked, clone3, pidfd_send_signal, prctl, wait};
+use crate::process::spawn::{Servant, servant};
+use crate::process::{pidfd_send_signal, wait};
 use crate::sys::SysError;
 use crate::sys::mount::FsContext;
 use crate::sys::notify;
@@ -102,10 +103,15 @@ impl Notifier {
     /// # Errors
     /// The fork's. What fails later ends the notifier.
     pub fn start(settings: Settings) -> Result<Notifier, SysError> {
-        match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
-            Forked::Child => std::process::exit(run(settings)),
-            Forked::Parent { pidfd, .. } => Ok(Notifier { pidfd }),
-        }
+        let socket = settings.socket.as_ref();
+        let mut keep = vec![settings.listener.as_fd(), settings.root.as_fd()];
+        keep.extend(socket.map(AsFd::as_fd));
+        let role = Servant { name: c"coracle-ids", keep: &keep, dies_with_parent: true };
+        let work = || match serve(&settings) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        };
+        Ok(Notifier { pidfd: servant(&role, work)? })
     }
 
     /// For the wait for its death.
@@ -120,44 +126,22 @@ impl Notifier {
     }
 }
 
-fn run(settings: Settings) -> i32 {
-    let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
-    crate::sys::process::hide_command_line(c"coracle-ids");
-    match keep_only(settings).and_then(serve) {
-        Ok(()) => 0,
-        Err(_) => 1,
-    }
-}
-
-/// Closes what the supervisor has open: pipes whose end would not be seen, and its locks.
-fn keep_only(settings: Settings) -> Result<Settings, Errno> {
-    let Settings { listener, root, socket } = settings;
-    let mut kept: Vec<i32> = vec![listener.as_raw_fd(), root.as_raw_fd()];
-    kept.extend(socket.iter().map(|socket| socket.as_fd().as_raw_fd()));
-    kept.sort_unstable();
-    let mut first = 3;
-    for fd in kept {
-        crate::sys::process::close_between(first, fd - 1)?;
-        first = fd + 1;
-    }
-    crate::sys::process::close_from(first, false)?;
-    Ok(Settings { listener, root, socket })
-}
-
 /// Answers until nobody is left who could call; with a socket, until it is killed.
-fn serve(settings: Settings) -> Result<(), Errno> {
+fn serve(settings: &Settings) -> Result<(), Errno> {
+    // What the supervisor's memory, which this is a copy of, owns is never closed.
+    let own = |fd: &OwnedFd| fd.try_clone().map_err(|_| Errno::EMFILE);
     notify::interrupt_by_signal()?;
     let mut unblocked = nix::sys::signal::SigSet::empty();
     unblocked.add(nix::sys::signal::Signal::SIGUSR1);
     unblocked.thread_unblock()?;
     let surroundings = Arc::new(Surroundings {
         proc: own_proc()?,
-        root: settings.root,
+        root: own(&settings.root)?,
         table: table::Table::new(),
         owners: owner::Owners::default(),
         calls: call::Calls::of_machine(),
     });
-    let mut listeners = vec![Listener::start(settings.listener, Vec::new(), &surroundings)?];
+    let mut listeners = vec![Listener::start(own(&settings.listener)?, Vec::new(), &surroundings)?];
     let mut over: Vec<Arc<Listener>> = Vec::new();
     while settings.socket.is_some() || !listeners.is_empty() || !over.is_empty() {
         let (arrived, ended) = wait_for(settings.socket.as_ref(), &listeners, !over.is_empty());

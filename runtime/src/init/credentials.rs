@@ -30,6 +30,11 @@ pub fn apply(
 ) -> Result<(), InitError> {
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     let user = process.user();
+    if emulation.is_some() && !keep_groups {
+        // Denied in a namespace whose map its user wrote without help: there the user's groups stay, and reach as far as
+        // files of the host are mounted.
+        let _ = set_groups(&[]);
+    }
     if let Some(emulation) = emulation
         && let Some(listener) = identity::enter(emulation)?
     {

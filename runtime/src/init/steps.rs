@@ -13,7 +13,7 @@ use super::program::Program;
 use super::sealed_exe::SealedExe;
 use crate::identity::Emulation;
 use crate::mount::apply::{self, CopyTree};
-use crate::mount::rootfs::Rootfs;
+use crate::mount::rootfs::{Driver, Rootfs};
 use crate::mount::stage::Staged;
 use crate::mount::{MountError, masks, open_in_root, rootfs, target};
 use crate::process::prctl;
@@ -39,6 +39,9 @@ pub enum InitError {
     /// The system call filter could not be loaded.
     #[error(transparent)]
     Filter(#[from] crate::security::seccomp::Error),
+    /// The container cannot have a session keyring of its own.
+    #[error(transparent)]
+    Keyring(#[from] crate::security::keyring::Error),
     /// A sysctl could not be set.
     #[error("sysctl {name}={value}: {source}")]
     Sysctl {
@@ -125,6 +128,8 @@ pub enum Streams {
 pub struct Plan<'a> {
     /// The bundle.
     pub spec: &'a Spec,
+    /// Sysctls the network's helper must find when it makes its device; written while the supervisor is busy.
+    pub early_sysctls: &'a [(&'static str, &'static str)],
     /// Its root file system.
     pub rootfs: &'a Rootfs,
     /// What the supervisor made ready because init cannot.
@@ -145,6 +150,8 @@ pub struct Plan<'a> {
     pub seal: Option<&'a SealedExe>,
     /// Name of the session keyring.
     pub keyring: &'a std::ffi::CStr,
+    /// The filter refuses every call that reaches a keyring.
+    pub filter_hides_keyrings: bool,
     /// Loads the system call filter.
     pub filter: Option<LoadFilter<'a>>,
 }
@@ -152,6 +159,11 @@ pub struct Plan<'a> {
 /// Runs init to `execve`; returns only the exit status of a failure, which has been reported.
 pub fn run(plan: Plan<'_>, channel: Channel) -> i32 {
     let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+    if !plan.early_sysctls.is_empty() {
+        // ENOENT where the kernel lacks what they are about. None of them is a promise to the user.
+        let _ = host_proc()
+            .map(|proc| plan.early_sysctls.iter().try_for_each(|(name, value)| set_sysctl(proc.as_fd(), name, value)));
+    }
     if !channel.wait_go() {
         return 125;
     }
@@ -179,7 +191,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     join_shared(spec)?;
     let sealed = plan.seal.map(SealedExe::open).transpose()?;
     let binary = if plan.init { Some(super::sealed_exe::own_binary(sealed.as_ref())?) } else { None };
-    let (root, dev) = make_root(&mut plan)?;
+    let Root { root, dev, driver } = make_root(&mut plan, channel)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
     }
@@ -205,7 +217,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     // Held by the supervisor, the root outlives the container for a moment: to take an overlay apart that is not volatile
     // means to sync the file system below it, which nobody shall wait for.
     let kept = root.try_clone().map_err(|_| SysError { call: "dup", args: "root".into(), errno: Errno::EMFILE })?;
-    channel.report(&Report::Root(kept))?;
+    channel.report(&Report::Root(kept, driver))?;
     channel.report(&Report::Ready)?;
     if !channel.wait_go() {
         return Ok(None);
@@ -220,6 +232,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
         root,
         &BecomeOptions {
             keyring: plan.keyring,
+            filter_hides_keyrings: plan.filter_hides_keyrings,
             keep_groups: keeps_groups(spec),
             emulation: plan.single_id.then_some(Emulation::Notify),
             dies_with_parent: true,
@@ -235,6 +248,8 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
 pub struct BecomeOptions<'a> {
     /// Name of the session keyring.
     pub keyring: &'a std::ffi::CStr,
+    /// The filter refuses every call that reaches a keyring.
+    pub filter_hides_keyrings: bool,
     /// The caller's supplementary groups stay.
     pub keep_groups: bool,
     /// Only id 0 is mapped: how others are emulated.
@@ -258,8 +273,11 @@ pub fn become_program(
     set_limits(process)?;
     let entered = change_directory(root.as_fd(), process.cwd());
     drop(root);
-    // EPERM where the filter of an outer container refuses: there is no keyring to share then.
-    let _ = crate::security::keyring::new_session(options.keyring);
+    match crate::security::keyring::new_session(options.keyring) {
+        // With the user's keyring, which nothing in the container can ask for: quotas are small, 200 keys.
+        Err(_) if options.filter.is_some() && options.filter_hides_keyrings => {}
+        joined => drop(joined?),
+    }
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
@@ -298,18 +316,30 @@ pub fn keeps_groups(spec: &Spec) -> bool {
     spec.annotations().as_ref().is_some_and(|all| all.get(key).is_some_and(|value| value == "1"))
 }
 
-/// Mounts root, the bundle's mounts and masks; sets sysctls. Returns the root directory, and a `/dev` that is to become
-/// read-only.
-fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitError> {
+/// What [`make_root`] made.
+struct Root {
+    /// The root directory.
+    root: OwnedFd,
+    /// A `/dev` that is to become read-only.
+    dev: Option<OwnedFd>,
+    /// What mounted the layers.
+    driver: Option<Driver>,
+}
+
+/// Mounts root, the bundle's mounts and masks; sets sysctls.
+fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> {
     rootfs::stop_propagation()?;
     let mounts = plan.spec.mounts().as_deref().unwrap_or_default();
-    let root = match plan.staged.root.take() {
+    let (root, driver) = match plan.staged.root.take() {
         Some(root) => {
             // The supervisor left us in the mount point: no name is looked up, which directories closed to us would refuse.
             rootfs::attach_root(&root, nix::fcntl::AT_FDCWD, plan.mount_point)?;
-            root
+            (root, plan.staged.driver)
         }
-        None => plan.rootfs.mount(plan.mount_point)?,
+        None => {
+            let mut serve = |connection| channel.report(&Report::Fuse(connection));
+            plan.rootfs.mount(plan.mount_point, &mut serve)?
+        }
     };
     plan.staged.add_shared(mounts)?;
     let request =
@@ -345,7 +375,7 @@ fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitErro
         masks::make_read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
         masks::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
     }
-    Ok((root, made.read_only_at_last))
+    Ok(Root { root, dev: made.read_only_at_last, driver })
 }
 
 fn host_proc() -> Result<OwnedFd, InitError> {
@@ -359,7 +389,7 @@ fn host_proc() -> Result<OwnedFd, InitError> {
     Ok(proc)
 }
 
-/// Writes a sysctl through a procfs of our own, never through the container's `/proc` (CVE-2025-52881).
+/// Writes a sysctl through a procfs of our own or the host's, never through the container's `/proc` (CVE-2025-52881).
 fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), InitError> {
     let path = PathBuf::from(format!("sys/{}", name.replace('.', "/")));
     let how = OpenHow::new()

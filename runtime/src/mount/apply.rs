@@ -60,6 +60,16 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
     let source = mount.source().as_deref();
     let name = source.map_or(kind.to_owned(), |source| source.display().to_string());
     let fail = |source| MountError::Mount { source_name: name.clone(), target: target_text.clone(), source };
+    // The kernel says EINVAL where one of the two is a directory.
+    let refused = |source: SysError, kind, target: BorrowedFd<'_>| {
+        let is_dir = |stat: nix::sys::stat::FileStat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let (given, found) = match (kind, nix::sys::stat::fstat(target).map(is_dir)) {
+            (Kind::Directory, Ok(false)) => ("a directory", "not one"),
+            (Kind::File, Ok(true)) => ("not a directory", "one"),
+            _ => return fail(source),
+        };
+        MountError::Mismatch { source_name: name.clone(), target: target_text.clone(), given, found }
+    };
 
     if options.bind || kind == "bind" {
         let source = source.ok_or_else(|| MountError::Option { target: target_text.clone(), option: "bind".into() })?;
@@ -77,7 +87,7 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
             fill(root, path, tree.as_fd(), request.copy_tree).map_err(fail)?;
         }
         apply_attributes(tree.as_fd(), &options).map_err(fail)?;
-        attach(tree.as_fd(), target.as_fd(), path.display()).map_err(fail)?;
+        attach(tree.as_fd(), target.as_fd(), path.display()).map_err(|error| refused(error, kind, target.as_fd()))?;
         if source == Path::new("/proc") && target_text == "/proc" && made.proc.is_none() {
             // The host's own: a container without a pid namespace of its own may not mount another.
             made.proc = Some(tree);
@@ -110,7 +120,8 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
     if read_only != 0 && target_text != "/dev" {
         make_read_only(mounted.as_fd()).map_err(fail)?;
     }
-    attach(mounted.as_fd(), target.as_fd(), path.display()).map_err(fail)?;
+    attach(mounted.as_fd(), target.as_fd(), path.display())
+        .map_err(|error| refused(error, Kind::Directory, target.as_fd()))?;
     if kind == "tmpfs" && target_text == "/dev" {
         dev::bind_defaults(mounted.as_fd())?;
         if read_only != 0 {

@@ -8,6 +8,8 @@ pub mod rootfs;
 
 pub mod stage;
 
+pub mod fuse;
+
 pub mod apply;
 
 pub mod dev;
@@ -34,6 +36,18 @@ pub enum MountError {
         /// Why.
         source: SysError,
     },
+    /// A directory on a file, or a file on a directory.
+    #[error("mount {source_name} on {target}: {source_name} is {given}, but {target} in the container is {found}")]
+    Mismatch {
+        /// What was to be mounted.
+        source_name: String,
+        /// Where, as the container sees it.
+        target: String,
+        /// What the source is.
+        given: &'static str,
+        /// What the target is.
+        found: &'static str,
+    },
     /// The image has something else where an ordinary directory is needed.
     #[error("the image's {path} is {found}, not a directory: it cannot be mounted on")]
     NotADirectory {
@@ -53,6 +67,17 @@ pub enum MountError {
     /// The root file system could not be put together.
     #[error("root file system: {0}")]
     Rootfs(#[source] SysError),
+    /// Every driver that may mount it was refused.
+    #[error("root file system: {0}")]
+    NoDriver(rootfs::Refusals),
+    /// The set-user-ID program that mounts for ordinary users refused; it has said why.
+    #[error("{program}: {status}")]
+    Helper {
+        /// `fusermount3`.
+        program: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
     /// A kernel call failed.
     #[error(transparent)]
     Sys(#[from] SysError),

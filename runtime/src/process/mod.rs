@@ -2,6 +2,8 @@
 
 pub mod spawn;
 
+pub mod daemon;
+
 pub mod pidfd;
 
 /// Signals by name, and their actions in a new process.

@@ -48,3 +48,11 @@ impl SysError {
 
 /// The result of a kernel call.
 pub(crate) type Result<T> = std::result::Result<T, SysError>;
+
+/// Why an I/O call failed, as messages have it: lower case, without the number.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

@@ -38,7 +38,7 @@ pub enum UsernsError {
         message: String,
     },
     /// A setuid helper could not be started.
-    #[error("run {helper}: {source}")]
+    #[error("run {helper}: {}", crate::sys::reason(source))]
     Spawn {
         /// `newuidmap` or `newgidmap`.
         helper: &'static str,
@@ -49,7 +49,7 @@ pub enum UsernsError {
     #[error("join the container's user namespace: {0}")]
     Join(String),
     /// A map could not be written.
-    #[error("write {path}: {source}")]
+    #[error("write {path}: {}", crate::sys::reason(source))]
     Write {
         /// The file below `/proc`.
         path: String,

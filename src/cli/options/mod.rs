@@ -48,7 +48,7 @@ impl Caller<'_> {
     pub(crate) fn file(&self, path: &str) -> Result<Vec<u8>, String> {
         (self.read)(&self.cwd.join(path)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => "no such file".to_owned(),
-            _ => error.to_string(),
+            _ => crate::error::reason(&error),
         })
     }
 }

@@ -9,6 +9,7 @@ use runtime::userns::{Mapping, newidmap, subid};
 
 use super::super::Context;
 use super::{Finding, Probe};
+use crate::error::reason;
 
 /// Every probe, in the order in which a container needs it.
 pub(super) fn all(context: &Context) -> Vec<Box<dyn Probe>> {
@@ -22,7 +23,7 @@ pub(super) fn all(context: &Context) -> Vec<Box<dyn Probe>> {
         Box::new(IdHelper("newuidmap")),
         Box::new(IdHelper("newgidmap")),
         Box::new(Overlay { scratch }),
-        Box::new(Device { path: "/dev/fuse", module: "fuse", needed: false }),
+        Box::new(Fuse),
         Box::new(Device { path: "/dev/net/tun", module: "tun", needed: true }),
         Box::new(NetworkHelper),
         Box::new(Cgroups),
@@ -225,15 +226,39 @@ impl Probe for Overlay {
     fn probe(&self) -> Finding {
         let place = self.scratch.parent().unwrap_or(Path::new("/")).display();
         if let Err(error) = self.scratch.parent().map_or(Ok(()), fs::create_dir_all) {
-            return Finding::missing(format!("{place}: {error}"), format!("make {place} writable for {}", user_name()));
+            return Finding::missing(
+                format!("{place}: {}", reason(&error)),
+                format!("make {place} writable for {}", user_name()),
+            );
         }
         match probe::overlay(&Mapping::of_user(), &self.scratch) {
             Ok(()) => Finding::ok(format!("mounted one in a user namespace, on {place}")),
-            Err(error) => Finding::missing(
-                error.to_string(),
-                "boot Linux 5.11 or later; put XDG_DATA_HOME on ext4, xfs, btrfs or tmpfs",
-            ),
+            Err(error) => {
+                let mend = "boot Linux 5.11 or later; put XDG_DATA_HOME on ext4, xfs, btrfs or tmpfs";
+                match probe::fuse(&Mapping::of_user()) {
+                    Ok(()) => Finding::degraded(format!("{error}: FUSE is used instead"), mend),
+                    Err(_) => Finding::missing(error.to_string(), mend),
+                }
+            }
         }
+    }
+}
+
+struct Fuse;
+
+impl Probe for Fuse {
+    fn what(&self) -> &'static str {
+        "FUSE"
+    }
+
+    fn probe(&self) -> Finding {
+        let error = match probe::fuse(&Mapping::of_user()) {
+            Ok(()) => return Finding::ok("made a mount in a user namespace"),
+            Err(error) => error,
+        };
+        let device = Device { path: "/dev/fuse", module: "fuse", needed: false }.probe();
+        let mend = device.parts().2.unwrap_or("boot Linux 4.18 or later").to_owned();
+        Finding::degraded(format!("{error}: --userns keep-id and auto need it"), mend)
     }
 }
 
@@ -258,7 +283,7 @@ impl Probe for Device {
         } else {
             format!("sudo modprobe {}", self.module)
         };
-        if self.needed { Finding::missing(error.to_string(), mend) } else { Finding::degraded(error.to_string(), mend) }
+        if self.needed { Finding::missing(reason(&error), mend) } else { Finding::degraded(reason(&error), mend) }
     }
 }
 
@@ -346,7 +371,7 @@ impl Probe for RuntimeDirectory {
         };
         let uid = nix::unistd::geteuid().as_raw();
         match fs::metadata(&dir) {
-            Err(error) => Finding::degraded(format!("{}: {error}", dir.display()), mend()),
+            Err(error) => Finding::degraded(format!("{}: {}", dir.display(), reason(&error)), mend()),
             Ok(meta) if meta.uid() != uid => {
                 Finding::degraded(format!("{} belongs to another user", dir.display()), mend())
             }

@@ -76,7 +76,7 @@ pub(crate) fn prune(all: bool, filters: &[String], context: &Context) -> Result<
         .flat_map(|image| image.layers.iter().cloned())
         .collect();
     freed += store.collect_garbage(&keep)?;
-    lifecycle::sweep_layers(&context.layout)?;
+    freed += lifecycle::sweep_layers(&context.layout)?;
     Ok((ids, freed))
 }
 

@@ -39,7 +39,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     for error in errors {
         CommandError::host(error).print();
     }
-    let (containers, mut freed) = container::prune::prune(&args.filters, context)?;
+    let mut freed = lifecycle::trash_bytes(&context.layout)?;
+    let (containers, bytes) = container::prune::prune(&args.filters, context)?;
+    freed += bytes;
     let mut text = section("Deleted Containers", &containers);
     if args.volumes {
         let (volumes, bytes) = volume::prune_volumes(&args.filters, context)?;

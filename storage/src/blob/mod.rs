@@ -58,7 +58,7 @@ pub enum BlobError {
         limit_bytes: u64,
     },
     /// A system call.
-    #[error("{call} {}: {source}", path.display())]
+    #[error("{call} {}: {}", path.display(), crate::sys::reason(source))]
     Io {
         /// Which call.
         call: &'static str,

@@ -15,7 +15,7 @@
 //! In a plain tree (a merged root file system) 0/0 devices and opaque marks are nothing special and left out.
 
 use super::Shown;
-use super::ids::{IdPolicy, OVERRIDE_XATTR, parse_override};
+use super::ids::{IdPolicy, OVERRIDE_XATTR, Override};
 use super::tar::{Entry, EntryKind, Timestamp, Writer, Xattr};
 use crate::sys::xattr;
 use crate::whiteout;
@@ -58,7 +58,7 @@ pub struct Diffed {
 #[non_exhaustive]
 pub enum DiffError {
     /// A kernel call.
-    #[error("archive layer: {call} '{path}': {source}")]
+    #[error("archive layer: {call} '{path}': {}", source.desc().to_lowercase())]
     Call {
         /// Which call.
         call: &'static str,
@@ -68,7 +68,7 @@ pub enum DiffError {
         source: Errno,
     },
     /// A file could not be read, or the stream not written.
-    #[error("archive layer: '{path}': {source}")]
+    #[error("archive layer: '{path}': {}", crate::sys::reason(source))]
     Io {
         /// Which file.
         path: String,
@@ -285,7 +285,7 @@ impl<W: Write> Walker<'_, W> {
         };
         let Some(fd) = fd else { return Ok(entry) };
         let failed = |source| call("getxattr", &entry.path, source);
-        let overridden = xattr::find(fd, OVERRIDE_XATTR).map_err(failed)?.and_then(|value| parse_override(&value));
+        let overridden = xattr::find(fd, OVERRIDE_XATTR).map_err(failed)?.and_then(|value| Override::parse(&value));
         let mut xattrs: Vec<Xattr> = Vec::new();
         for name in xattr::list(fd).map_err(failed)? {
             if is_of_the_image(name.to_bytes())
@@ -297,8 +297,8 @@ impl<W: Write> Walker<'_, W> {
         }
         xattrs.sort();
         entry.xattrs = xattrs;
-        if let Some((uid, gid, mode)) = overridden {
-            (entry.uid, entry.gid, entry.mode) = (uid, gid, mode);
+        if let Some(recorded) = overridden {
+            (entry.uid, entry.gid, entry.mode) = (recorded.uid, recorded.gid, recorded.mode);
         }
         Ok(entry)
     }
@@ -321,7 +321,7 @@ fn reopen(levels: &mut [Level]) -> nix::Result<()> {
 
 /// Attributes that belong to an image rather than to this machine.
 fn is_of_the_image(name: &[u8]) -> bool {
-    const STORE: [&[u8]; 3] = [b"user.overlay.", b"user.containers.", b"user.fuseoverlayfs."];
+    const STORE: [&[u8]; 4] = [b"user.overlay.", b"user.containers.", b"user.fuseoverlayfs.", b"user.coracle."];
     let is_user = name.starts_with(b"user.") && !STORE.iter().any(|prefix| name.starts_with(prefix));
     is_user || name == b"security.capability"
 }

@@ -1,14 +1,14 @@
 //! Unpacked layers are a cache: what is missing is made again from the blobs.
 
 use super::ids::IdPolicy;
-use super::staging::{StageError, directory_name, unpack_blob};
+use super::staging::{self, StageError, Staging, unpack_blob};
 use crate::blob::BlobError;
 use crate::image::store::{Image, ImageStore, Layer, StoreError};
 use crate::progress::{Event, Kind, Progress};
 use crate::state::layout::create_dir;
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Why an image's layers are not there.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,8 @@ pub enum EnsureError {
 /// them), bottom first.
 ///
 /// Costs one `stat` per layer if all are there. Otherwise unpacks the missing ones, as many at once as there are
-/// processors, and holds the store's pin meanwhile.
+/// processors, and holds the store's pin meanwhile. They get their names together, after one `syncfs`: a layer that is
+/// there is whole, also after a power cut.
 ///
 /// **Runs in:** a process in the user namespace of `ids`.
 ///
@@ -52,8 +53,7 @@ pub fn ensure_unpacked(
     progress: &dyn Progress,
 ) -> Result<Vec<PathBuf>, EnsureError> {
     let layers = store.layout().layers();
-    let dirs: Vec<PathBuf> =
-        image.layers.iter().map(|layer| layers.join(directory_name(&layer.diff_id, ids))).collect();
+    let dirs: Vec<PathBuf> = image.layers.iter().map(|layer| store.layout().layer(&layer.diff_id)).collect();
     let mut missing: Vec<&Layer> =
         image.layers.iter().zip(&dirs).filter(|(_, dir)| !dir.join("diff").is_dir()).map(|(layer, _)| layer).collect();
     missing.sort_by(|a, b| a.diff_id.hex().cmp(b.diff_id.hex()));
@@ -65,36 +65,55 @@ pub fn ensure_unpacked(
     let _pin = store.pin()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
     let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
+    let (unpacked, failure) = (Mutex::new(Vec::new()), Mutex::new(None));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(layer) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = unpack(store, layer, ids, progress) {
-                        // The others stop after what they are at.
-                        next.store(missing.len(), Ordering::Relaxed);
-                        let mut failure = failure.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                        failure.get_or_insert(error);
+                    match unpack(store, layer, ids, progress) {
+                        Ok(staging) => {
+                            unpacked.lock().unwrap_or_else(PoisonError::into_inner).push((staging, *layer));
+                        }
+                        Err(error) => {
+                            // The others stop after what they are at.
+                            next.store(missing.len(), Ordering::Relaxed);
+                            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                        }
                     }
                 }
             });
         }
     });
-    match failure.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+    // What was made is kept even if something else failed.
+    publish(&layers, unpacked.into_inner().unwrap_or_else(PoisonError::into_inner))?;
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(dirs),
     }
 }
 
-fn unpack(store: &ImageStore, layer: &Layer, ids: &IdPolicy, progress: &dyn Progress) -> Result<(), EnsureError> {
+fn publish(layers: &Path, unpacked: Vec<(Staging, &Layer)>) -> Result<(), EnsureError> {
+    let Some((_, first)) = unpacked.first() else { return Ok(()) };
+    let failed = |layer: &Layer| {
+        let layer = layer.diff_id.to_string();
+        move |source| EnsureError::Layer { layer, source }
+    };
+    staging::sync(layers).map_err(failed(first))?;
+    for (staging, layer) in unpacked {
+        staging.publish(layer.diff_id.hex()).map_err(failed(layer))?;
+    }
+    Ok(())
+}
+
+fn unpack(store: &ImageStore, layer: &Layer, ids: &IdPolicy, progress: &dyn Progress) -> Result<Staging, EnsureError> {
     let digest = &layer.blob.digest;
     let name = || layer.diff_id.to_string();
     let blob = store.blobs().open(digest).map_err(|source| EnsureError::Blob { layer: name(), source })?;
     progress.event(Event::Started { digest, total_bytes: layer.blob.size, kind: Kind::Layer });
     progress.event(Event::Unpacking { digest });
     // The blob's own digest was checked when it came; the diffID is checked now, and nothing else reaches the tree.
-    unpack_blob(&store.layout().layers(), blob, &layer.diff_id, ids)
+    let (staging, _) = unpack_blob(&store.layout().layers(), blob, &layer.diff_id, ids)
         .map_err(|source| EnsureError::Layer { layer: name(), source })?;
     progress.event(Event::Done { digest });
-    Ok(())
+    Ok(staging)
 }

@@ -1,6 +1,6 @@
 //! Whom the files of a layer belong to.
 
-use crate::digest::Digest;
+use nix::sys::stat::SFlag;
 use std::ffi::CStr;
 
 /// Where a file's true owner and mode stand if the file itself cannot have them: `uid:gid:0octalmode`.
@@ -17,9 +17,6 @@ pub enum IdPolicy {
     /// the layer's index knows them for other kinds) wherever they differ from 0:0 and the mode on disk.
     Single,
 }
-
-/// The tag of [`IdPolicy::Single`]: such layers are never those of a user who gets subordinate ids later.
-pub const SINGLE_TAG: &str = "single";
 
 /// How ids of a layer move; the identity unless ranges are given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,20 +49,11 @@ impl IdPolicy {
         Self::Mapped(IdMap::default())
     }
 
-    /// What the directory of a layer unpacked this way has behind its digest; `None` for the store's base mapping,
-    /// which [`Self::identity`] is.
-    pub fn tag(&self) -> Option<String> {
-        match self {
-            Self::Mapped(map) => map.tag(),
-            Self::Single => Some(SINGLE_TAG.to_owned()),
-        }
-    }
-
     /// The owner on disk, `None` if the map has no place for it.
     pub(crate) fn owner(&self, uid: u32, gid: u32) -> Option<Owner> {
         match self {
             Self::Single => Some(Owner { uid: 0, gid: 0 }),
-            Self::Mapped(map) => Some(Owner { uid: forward(&map.uids, uid)?, gid: forward(&map.gids, gid)? }),
+            Self::Mapped(map) => Some(Owner { uid: map.uid_on_disk(uid)?, gid: map.gid_on_disk(gid)? }),
         }
     }
 
@@ -73,7 +61,9 @@ impl IdPolicy {
     pub(crate) fn owner_in_layer(&self, uid: u32, gid: u32) -> Owner {
         match self {
             Self::Single => Owner { uid: 0, gid: 0 },
-            Self::Mapped(map) => Owner { uid: backward(&map.uids, uid), gid: backward(&map.gids, gid) },
+            Self::Mapped(map) => {
+                Owner { uid: map.uid_in_layer(uid).unwrap_or(uid), gid: map.gid_in_layer(gid).unwrap_or(gid) }
+            }
         }
     }
 
@@ -88,17 +78,75 @@ impl IdPolicy {
     /// The value of [`OVERRIDE_XATTR`], if the file needs one.
     pub(crate) fn override_value(&self, uid: u32, gid: u32, mode: u32, is_directory: bool) -> Option<String> {
         let is_told_by_stat = (uid, gid, mode) == (0, 0, self.mode_on_disk(mode, is_directory));
-        (matches!(self, Self::Single) && !is_told_by_stat).then(|| format!("{uid}:{gid}:0{mode:o}"))
+        let recorded = Override { uid, gid, mode, kind: None, device: 0 };
+        (matches!(self, Self::Single) && !is_told_by_stat).then(|| recorded.to_value())
     }
 }
 
-/// Reads a value of [`OVERRIDE_XATTR`]: uid, gid, mode. A fourth part (the kind of file, written by podman) is ignored.
-pub(crate) fn parse_override(value: &[u8]) -> Option<(u32, u32, u32)> {
-    let mut parts = std::str::from_utf8(value).ok()?.split(':');
-    let uid = parts.next()?.parse().ok()?;
-    let gid = parts.next()?.parse().ok()?;
-    let mode = u32::from_str_radix(parts.next()?, 8).ok()?;
-    Some((uid, gid, mode & 0o7777))
+/// What a value of [`OVERRIDE_XATTR`] says.
+///
+/// ```text
+/// uid:gid:0octalmode[:kind]     kind: file dir symlink pipe socket char-MAJOR-MINOR block-MAJOR-MINOR
+/// ```
+///
+/// The kind is written only for what the disk shows as a regular file; a symbolic link's target is then the contents.
+///
+/// # Source
+/// containers/storage, `pkg/idtools`, override xattr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Override {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Permission bits, at most `0o7777`.
+    pub(crate) mode: u32,
+    /// `None`: what the file is on disk.
+    pub(crate) kind: Option<SFlag>,
+    /// Number of a device.
+    pub(crate) device: u64,
+}
+
+impl Override {
+    pub(crate) fn parse(value: &[u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(value).ok()?.split(':');
+        let uid = parts.next()?.parse().ok()?;
+        let gid = parts.next()?.parse().ok()?;
+        let mode = u32::from_str_radix(parts.next()?, 8).ok()? & 0o7777;
+        let (kind, device) = parts.next().map_or(Some((None, 0)), parse_kind)?;
+        Some(Self { uid, gid, mode, kind, device })
+    }
+
+    pub(crate) fn to_value(self) -> String {
+        let Self { uid, gid, mode, .. } = self;
+        let (major, minor) = (libc::major(self.device), libc::minor(self.device));
+        let kind = match self.kind {
+            Some(SFlag::S_IFLNK) => ":symlink".to_owned(),
+            Some(SFlag::S_IFIFO) => ":pipe".to_owned(),
+            Some(SFlag::S_IFSOCK) => ":socket".to_owned(),
+            Some(SFlag::S_IFCHR) => format!(":char-{major}-{minor}"),
+            Some(SFlag::S_IFBLK) => format!(":block-{major}-{minor}"),
+            _ => String::new(),
+        };
+        format!("{uid}:{gid}:0{mode:o}{kind}")
+    }
+}
+
+fn parse_kind(kind: &str) -> Option<(Option<SFlag>, u64)> {
+    let device = |numbers: &str| {
+        let (major, minor) = numbers.split_once('-')?;
+        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
+    };
+    Some(match kind {
+        "file" => (Some(SFlag::S_IFREG), 0),
+        "dir" => (Some(SFlag::S_IFDIR), 0),
+        "symlink" => (Some(SFlag::S_IFLNK), 0),
+        "pipe" => (Some(SFlag::S_IFIFO), 0),
+        "socket" => (Some(SFlag::S_IFSOCK), 0),
+        _ => match kind.split_once('-')? {
+            ("char", numbers) => (Some(SFlag::S_IFCHR), device(numbers)?),
+            ("block", numbers) => (Some(SFlag::S_IFBLK), device(numbers)?),
+            _ => return None,
+        },
+    })
 }
 
 impl IdMap {
@@ -113,12 +161,24 @@ impl IdMap {
         is_identity(&self.uids) && is_identity(&self.gids)
     }
 
-    fn tag(&self) -> Option<String> {
-        if self.is_identity() {
-            return None;
-        }
-        let text = format!("{:?} {:?}", self.uids, self.gids);
-        Some(Digest::of(text.as_bytes()).hex()[..12].to_owned())
+    /// The owner on disk, `None` if the map has no place for it.
+    pub(crate) fn uid_on_disk(&self, uid: u32) -> Option<u32> {
+        forward(&self.uids, uid)
+    }
+
+    /// The group on disk, `None` if the map has no place for it.
+    pub(crate) fn gid_on_disk(&self, gid: u32) -> Option<u32> {
+        forward(&self.gids, gid)
+    }
+
+    /// The owner in the layer, `None` if no id of the layer becomes this one.
+    pub(crate) fn uid_in_layer(&self, uid: u32) -> Option<u32> {
+        backward(&self.uids, uid)
+    }
+
+    /// The group in the layer, `None` if no id of the layer becomes this one.
+    pub(crate) fn gid_in_layer(&self, gid: u32) -> Option<u32> {
+        backward(&self.gids, gid)
     }
 }
 
@@ -132,12 +192,14 @@ fn forward(ranges: &[IdRange], id: u32) -> Option<u32> {
     })
 }
 
-fn backward(ranges: &[IdRange], id: u32) -> u32 {
-    let found = ranges.iter().find_map(|range| {
+fn backward(ranges: &[IdRange], id: u32) -> Option<u32> {
+    if ranges.is_empty() {
+        return Some(id);
+    }
+    ranges.iter().find_map(|range| {
         let offset = id.checked_sub(range.to).filter(|offset| *offset < range.length)?;
         range.from.checked_add(offset)
-    });
-    found.unwrap_or(id)
+    })
 }
 
 #[cfg(test)]
@@ -156,8 +218,6 @@ mod tests {
         assert_eq!(policy.owner(0, 1000), Some(Owner { uid: 1, gid: 0 }));
         assert_eq!(policy.owner_in_layer(1, 0), Owner { uid: 0, gid: 1000 });
         assert_eq!(policy.owner(65_536, 0), None);
-        assert!(policy.tag().is_some());
-        assert_eq!(IdPolicy::identity().tag(), None);
         assert_eq!(IdPolicy::identity().owner(70_000, 1), Some(Owner { uid: 70_000, gid: 1 }));
     }
 
@@ -167,8 +227,29 @@ mod tests {
         assert_eq!(IdPolicy::Single.override_value(0, 42, 0o640, false).as_deref(), Some("0:42:0640"));
         assert_eq!(IdPolicy::Single.override_value(0, 0, 0o444, false).as_deref(), Some("0:0:0444"));
         assert_eq!(IdPolicy::identity().override_value(1, 2, 0o644, false), None);
-        assert_eq!(parse_override(b"0:42:04755"), Some((0, 42, 0o4755)));
-        assert_eq!(parse_override(b"0:42:0640:file"), Some((0, 42, 0o640)));
-        assert_eq!(parse_override(b"0:42"), None);
+    }
+
+    #[test]
+    fn override_values_are_read_and_written_in_every_kind() {
+        let value = |uid, gid, mode, kind, device| Some(Override { uid, gid, mode, kind, device });
+        let cases = [
+            ("0:42:04755", value(0, 42, 0o4755, None, 0), "0:42:04755"),
+            ("0:42:0640:file", value(0, 42, 0o640, Some(SFlag::S_IFREG), 0), "0:42:0640"),
+            ("1:2:755:dir", value(1, 2, 0o755, Some(SFlag::S_IFDIR), 0), "1:2:0755"),
+            ("1:2:0777:symlink", value(1, 2, 0o777, Some(SFlag::S_IFLNK), 0), "1:2:0777:symlink"),
+            ("1:2:0600:pipe", value(1, 2, 0o600, Some(SFlag::S_IFIFO), 0), "1:2:0600:pipe"),
+            ("1:2:0600:socket", value(1, 2, 0o600, Some(SFlag::S_IFSOCK), 0), "1:2:0600:socket"),
+            ("0:5:0666:char-1-3", value(0, 5, 0o666, Some(SFlag::S_IFCHR), 0x103), "0:5:0666:char-1-3"),
+            ("0:6:0660:block-8-0", value(0, 6, 0o660, Some(SFlag::S_IFBLK), 0x800), "0:6:0660:block-8-0"),
+            ("0:42", None, ""),
+            ("0:42:0640:char-1", None, ""),
+            ("0:42:0640:door", None, ""),
+            ("-1:42:0640", None, ""),
+        ];
+        for (text, expected, written) in cases {
+            let parsed = Override::parse(text.as_bytes());
+            assert_eq!(parsed, expected, "{text}");
+            assert_eq!(parsed.map(Override::to_value).unwrap_or_default(), written, "{text}");
+        }
     }
 }

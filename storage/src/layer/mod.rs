@@ -27,9 +27,10 @@ mod confine;
 
 mod remove;
 
+pub(crate) use apply::umask;
 pub use confine::confine_thread;
 pub use ensure::ensure_unpacked;
-pub use ids::{IdMap, IdPolicy, IdRange, SINGLE_TAG};
+pub use ids::{IdMap, IdPolicy, IdRange};
 pub use remove::remove_tree;
 pub use staging::{Staging, sweep};
 

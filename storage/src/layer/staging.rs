@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! layers/.tmp-<random>/      lock (held by the maker for as long as it lives)
-//!                      tree/ diff/ index    ── both digests checked ── rename ──> layers/<diffID>[-<mapping>]
+//!                      tree/ diff/ index    ── both digests checked, synced ── rename ──> layers/<diffID>
 //! ```
 //! The lock stands in the order of [`crate::state::lock`]: it is only ever tried.
 
@@ -34,7 +34,7 @@ const ATTEMPTS: usize = 8;
 #[non_exhaustive]
 pub enum StageError {
     /// A directory or file of the store.
-    #[error("{call} {}: {source}", path.display())]
+    #[error("{call} {}: {}", path.display(), crate::sys::reason(source))]
     Io {
         /// Which call.
         call: &'static str,
@@ -91,14 +91,6 @@ pub enum Published {
     Ours,
     /// Somebody else published the same layer first; ours is deleted.
     Theirs,
-}
-
-/// The name of a layer's directory.
-pub fn directory_name(diff_id: &DiffId, ids: &IdPolicy) -> String {
-    match ids.tag() {
-        None => diff_id.hex().to_owned(),
-        Some(tag) => format!("{}-{tag}", diff_id.hex()),
-    }
 }
 
 impl Staging {
@@ -184,7 +176,8 @@ impl Drop for Staging {
     }
 }
 
-/// Unpacks a layer from its blob, compressed or not, and publishes it if it is what it should be.
+/// Unpacks a layer from its blob, compressed or not. What comes back is what it should be, and is to be published under
+/// [`directory_name`] once it is on disk: see [`sync`].
 ///
 /// One thread inflates, hashes and unpacks; a pull has its own pipeline with a thread for each.
 ///
@@ -195,7 +188,7 @@ pub fn unpack_blob(
     blob: impl Read + Send,
     diff_id: &DiffId,
     ids: &IdPolicy,
-) -> Result<(Published, Applied), StageError> {
+) -> Result<(Staging, Applied), StageError> {
     let staging = Staging::new(layers)?;
     let algorithm = diff_id.as_digest().algorithm();
     let unpack = || -> Result<(DiffId, Applied), StageError> {
@@ -211,7 +204,20 @@ pub fn unpack_blob(
     if got != *diff_id {
         return Err(StageError::DiffId { expected: diff_id.clone(), got });
     }
-    Ok((staging.publish(&directory_name(diff_id, ids))?, applied))
+    Ok((staging, applied))
+}
+
+/// Writes out the file system of `layers`. A layer's name is believed for ever, also after a power cut, so it is given
+/// after this only; the rename itself may be lost, which costs another unpacking.
+///
+/// # Errors
+/// [`StageError::Io`].
+///
+/// # Source
+/// `syncfs(2)`, which reports errors of writing since Linux 5.8.
+pub fn sync(layers: &Path) -> Result<(), StageError> {
+    let dir = open_dir(layers)?;
+    nix::unistd::syncfs(&dir).map_err(|errno| failed("syncfs", layers, errno.into()))
 }
 
 /// Deletes what dead processes left in `layers`; what is being made is left alone. Returns how many were deleted.
@@ -309,7 +315,12 @@ mod tests {
         let layers = tempfile::tempdir().unwrap();
         let (tar, diff_id) = layer("file");
         let compressed = zstd::encode_all(tar.as_slice(), 1).unwrap();
-        let unpack = || unpack_blob(layers.path(), compressed.as_slice(), &diff_id, &IdPolicy::Single).unwrap().0;
+        let unpack = || {
+            let (staging, _) = unpack_blob(layers.path(), compressed.as_slice(), &diff_id, &IdPolicy::Single).unwrap();
+            assert!(!names(layers.path()).iter().all(|name| name == diff_id.hex()), "not before it is synced");
+            sync(layers.path()).unwrap();
+            staging.publish(&directory_name(&diff_id, &IdPolicy::Single)).unwrap()
+        };
         assert_eq!((unpack(), unpack()), (Published::Ours, Published::Theirs));
         assert_eq!(names(layers.path()), [diff_id.hex()]);
         let dir = layers.path().join(diff_id.hex());

@@ -7,7 +7,7 @@
 //! Holds no descriptors between steps, so 200 layers work under `ulimit -n 64`.
 
 use super::Shown;
-use super::ids::{OVERRIDE_XATTR, parse_override};
+use super::ids::{OVERRIDE_XATTR, Override};
 use crate::sys::xattr;
 use crate::whiteout;
 use nix::errno::Errno;
@@ -27,7 +27,7 @@ const MAX_LINKS: usize = 40;
 #[non_exhaustive]
 pub enum ViewError {
     /// A kernel call.
-    #[error("{call} '{path}' in the image: {source}")]
+    #[error("{call} '{path}' in the image: {}", source.desc().to_lowercase())]
     Call {
         /// Which call.
         call: &'static str,
@@ -168,7 +168,7 @@ impl<'a> View<'a> {
             // In single-id mode the true owner stands in an xattr. A file we may not even read has none of ours.
             let value = self.open(*layer, &found.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
             let value = value.and_then(|fd| xattr::find(fd.as_fd(), OVERRIDE_XATTR)).unwrap_or_default();
-            if let Some((uid, gid, mode)) = value.and_then(|value| parse_override(&value)) {
+            if let Some(Override { uid, gid, mode, .. }) = value.and_then(|value| Override::parse(&value)) {
                 metadata = Metadata { mode: kind(stat).bits() | mode, uid, gid, ..metadata };
             }
         }

@@ -31,7 +31,7 @@ pub enum Durability {
 
 /// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}: {call}: {source}", path.display())]
+#[error("cannot write {}: {call}: {}", path.display(), crate::sys::reason(source))]
 pub struct WriteError {
     path: PathBuf,
     call: &'static str,

@@ -20,7 +20,7 @@ pub const ROTATE_BYTES: u64 = 8 << 20;
 
 /// The journal cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the event journal {}: {source}", path.display())]
+#[error("cannot {action} the event journal {}: {}", path.display(), crate::sys::reason(source))]
 pub struct EventError {
     action: &'static str,
     path: PathBuf,

@@ -36,7 +36,7 @@ pub enum LayoutError {
         reason: &'static str,
     },
     /// A directory cannot be made.
-    #[error("cannot create directory {}: {source}", path.display())]
+    #[error("cannot create directory {}: {}", path.display(), crate::sys::reason(source))]
     Create {
         /// The directory.
         path: PathBuf,

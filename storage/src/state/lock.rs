@@ -34,7 +34,7 @@ use nix::sys::stat::{Mode, fstat, stat};
 
 /// A lock that could not be taken or examined.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot lock {}: {call}: {source}", path.display())]
+#[error("cannot lock {}: {call}: {}", path.display(), crate::sys::reason(source))]
 pub struct LockError {
     path: PathBuf,
     call: &'static str,

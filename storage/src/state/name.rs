@@ -34,7 +34,7 @@ pub enum NameError {
         holder: ContainerId,
     },
     /// A kernel call failed.
-    #[error("cannot {action} container name {}: {source}", path.display())]
+    #[error("cannot {action} container name {}: {}", path.display(), crate::sys::reason(source))]
     Io {
         /// What was tried.
         action: &'static str,

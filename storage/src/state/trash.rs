@@ -23,7 +23,7 @@ use crate::layer::remove_tree;
 #[non_exhaustive]
 pub enum TrashError {
     /// It cannot be moved into the trash.
-    #[error("cannot move {} to the trash: {source}", path.display())]
+    #[error("cannot move {} to the trash: {}", path.display(), crate::sys::reason(source))]
     Put {
         /// What.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum TrashError {
         source: io::Error,
     },
     /// Something in the trash cannot be unlinked; the rest was.
-    #[error("cannot empty the trash: {call} {}: {source}", path.display())]
+    #[error("cannot empty the trash: {call} {}: {}", path.display(), crate::sys::reason(source))]
     Empty {
         /// What was done.
         call: &'static str,

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 #[non_exhaustive]
 pub enum ReadError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {}", path.display(), crate::sys::reason(source))]
     Io {
         /// The file.
         path: PathBuf,

@@ -1,9 +1,13 @@
-//! Extended attributes of an open file.
+//! Extended attributes of an open file. Descriptors made with `O_PATH`, which the calls by descriptor refuse, go by
+//! their name in `/proc`.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
+
+/// Most files' names and values fit here: one call instead of two.
+const FIRST_TRY_BYTES: usize = 512;
 
 /// Lists the names of all attributes of `file`.
 ///
@@ -12,7 +16,13 @@ use nix::errno::Errno;
 pub(crate) fn list(file: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
     let names = grow(|buffer| {
         // SAFETY: the pointer and the length describe `buffer`; a length of 0 only asks for the size.
-        unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) }
+        let result = unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        if !is_path_only(result) {
+            return result;
+        }
+        let path = proc_path(file);
+        // SAFETY: `path` ends with a zero; the pointer and the length describe `buffer`.
+        unsafe { libc::listxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
     });
     match names {
         Ok(names) => Ok(names
@@ -30,8 +40,15 @@ pub(crate) fn list(file: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
 /// Those of `fgetxattr(2)`.
 pub(crate) fn get(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Vec<u8>> {
     grow(|buffer| {
+        let (fd, len) = (file.as_raw_fd(), buffer.len());
         // SAFETY: `name` ends with a zero; the pointer and the length describe `buffer`, a length of 0 asks for the size.
-        unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+        let result = unsafe { libc::fgetxattr(fd, name.as_ptr(), buffer.as_mut_ptr().cast(), len) };
+        if !is_path_only(result) {
+            return result;
+        }
+        let path = proc_path(file);
+        // SAFETY: `path` and `name` end with zeros; the pointer and the length describe `buffer`.
+        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), buffer.as_mut_ptr().cast(), len) }
     })
 }
 
@@ -52,8 +69,22 @@ pub(crate) fn find(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Option<Vec<
 /// # Errors
 /// Those of `fsetxattr(2)`.
 pub(crate) fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<()> {
+    set_with(file, name, value, 0)
+}
+
+/// Sets one attribute with the flags `XATTR_CREATE` or `XATTR_REPLACE`.
+///
+/// # Errors
+/// Those of `fsetxattr(2)`.
+pub(crate) fn set_with(file: BorrowedFd<'_>, name: &CStr, value: &[u8], flags: i32) -> nix::Result<()> {
+    let (fd, value, len) = (file.as_raw_fd(), value.as_ptr().cast(), value.len());
     // SAFETY: `name` ends with a zero; the pointer and the length describe `value`.
-    let result = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    let mut result = unsafe { libc::fsetxattr(fd, name.as_ptr(), value, len, flags) };
+    if is_path_only(result as isize) {
+        let path = proc_path(file);
+        // SAFETY: `path` and `name` end with zeros; the pointer and the length describe `value`.
+        result = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value, len, flags) };
+    }
     Errno::result(result).map(drop)
 }
 
@@ -62,16 +93,44 @@ pub(crate) fn set(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Resul
 /// # Errors
 /// Those of `fremovexattr(2)`.
 pub(crate) fn remove(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
-    // SAFETY: `name` ends with a zero.
-    let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
-    match Errno::result(result) {
-        Ok(_) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
-        Err(errno) => Err(errno),
+    match remove_existing(file, name) {
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
+        result => result,
     }
 }
 
-/// Asks for the size, then for the bytes, until both agree.
+/// Removes one attribute that must be there.
+///
+/// # Errors
+/// Those of `fremovexattr(2)`.
+pub(crate) fn remove_existing(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
+    // SAFETY: `name` ends with a zero.
+    let mut result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
+    if is_path_only(result as isize) {
+        let path = proc_path(file);
+        // SAFETY: `path` and `name` end with zeros.
+        result = unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) };
+    }
+    Errno::result(result).map(drop)
+}
+
+fn is_path_only(result: isize) -> bool {
+    result < 0 && Errno::last() == Errno::EBADF
+}
+
+/// The link in `/proc` leads to exactly what the descriptor refers to, also if that is a symbolic link.
+fn proc_path(file: BorrowedFd<'_>) -> CString {
+    CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default()
+}
+
+/// Tries a small buffer, then asks for the size, then for the bytes, until both agree.
 fn grow(mut call: impl FnMut(&mut [u8]) -> isize) -> nix::Result<Vec<u8>> {
+    let mut first = [0; FIRST_TRY_BYTES];
+    match Errno::result(call(&mut first)) {
+        Ok(length) => return Ok(first.get(..length.unsigned_abs()).unwrap_or_default().to_vec()),
+        Err(Errno::ERANGE) => {}
+        Err(errno) => return Err(errno),
+    }
     loop {
         let size = Errno::result(call(&mut []))?;
         let mut buffer = vec![0; usize::try_from(size).unwrap_or(0)];

@@ -54,7 +54,7 @@ enum Opened<'a> {
 /// Why an archive's table could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
-    #[error(transparent)]
+    #[error("{}", crate::sys::reason(.0))]
     Io(#[from] io::Error),
     #[error(transparent)]
     Tar(#[from] TarError),

@@ -68,7 +68,7 @@ pub enum TransportError {
     #[error("stopped")]
     Stopped,
     /// A file or a directory of a local source, or of the store.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", crate::sys::reason(source))]
     Io {
         /// What was being done, and with which file.
         what: String,

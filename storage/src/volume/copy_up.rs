@@ -20,7 +20,7 @@ use crate::sys::xattr;
 
 /// Something that could not be copied.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot copy {} into the volume: {call}: {source}", path.display())]
+#[error("cannot copy {} into the volume: {call}: {}", path.display(), crate::sys::reason(source))]
 pub struct CopyUpError {
     /// The path below the mount point.
     path: PathBuf,

@@ -27,7 +27,7 @@ pub enum ClientError {
     #[error("connect to attach.sock: the container is not running")]
     NotRunning,
     /// A call failed.
-    #[error("{call}: {source}")]
+    #[error("{call}: {}", source.desc().to_lowercase())]
     Call {
         /// Which.
         call: &'static str,

@@ -21,7 +21,7 @@ pub fn socket_name() -> &'static str {
 #[non_exhaustive]
 pub enum ListenerError {
     /// A call failed.
-    #[error("{call} attach.sock: {source}")]
+    #[error("{call} attach.sock: {}", source.desc().to_lowercase())]
     Call {
         /// Which.
         call: &'static str,

@@ -33,7 +33,7 @@ impl Default for Limits {
 
 /// A log that could not be opened or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{call} log {name:?}: {source}")]
+#[error("{call} log {name:?}: {}", source.desc().to_lowercase())]
 pub struct LogError {
     call: &'static str,
     name: String,

@@ -32,7 +32,7 @@ const BLOCK_BYTES: usize = 64 * 1024;
 #[non_exhaustive]
 pub enum ReadError {
     /// A call on the log failed.
-    #[error("{call} log {name:?}: {source}")]
+    #[error("{call} log {name:?}: {}", source.desc().to_lowercase())]
     Call {
         /// Which.
         call: &'static str,
@@ -42,7 +42,7 @@ pub enum ReadError {
         source: Errno,
     },
     /// Who was shown the entries failed; a broken pipe is no failure of the command.
-    #[error("write log entries: {0}")]
+    #[error("write log entries: {}", crate::sys::reason(.0))]
     Show(#[source] io::Error),
 }
 

@@ -32,7 +32,7 @@ use crate::sys::caps;
 #[non_exhaustive]
 pub enum Error {
     /// Dropping one capability from the bounding set.
-    #[error("prctl(PR_CAPBSET_DROP, {number}): {errno}")]
+    #[error("prctl(PR_CAPBSET_DROP, {number}): {}", errno.desc().to_lowercase())]
     DropBounding {
         /// The capability's number.
         number: u8,
@@ -40,13 +40,13 @@ pub enum Error {
         errno: Errno,
     },
     /// Keeping the permitted set over a change of the user id.
-    #[error("prctl(PR_SET_KEEPCAPS): {0}")]
+    #[error("prctl(PR_SET_KEEPCAPS): {}", .0.desc().to_lowercase())]
     KeepCaps(Errno),
     /// Making root an ordinary user.
     #[error("prctl(PR_SET_SECUREBITS, SECBIT_NOROOT): {0}")]
     Securebits(Errno),
     /// Setting permitted, effective and inheritable.
-    #[error("capset(effective {:?}, permitted {:?}, inheritable {:?}): {errno}", sets.effective, sets.permitted, sets.inheritable)]
+    #[error("capset(effective {:?}, permitted {:?}, inheritable {:?}): {}", sets.effective, sets.permitted, sets.inheritable, errno.desc().to_lowercase())]
     Capset {
         /// What was asked for.
         sets: Box<Sets>,
@@ -54,10 +54,10 @@ pub enum Error {
         errno: Errno,
     },
     /// Emptying the ambient set.
-    #[error("prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL): {0}")]
+    #[error("prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL): {}", .0.desc().to_lowercase())]
     ClearAmbient(Errno),
     /// Raising one ambient capability.
-    #[error("prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, {capability}): {errno}")]
+    #[error("prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, {capability}): {}", errno.desc().to_lowercase())]
     RaiseAmbient {
         /// The capability.
         capability: Capability,

@@ -188,8 +188,9 @@ impl Conditions {
 
     fn is_kernel_at_least(&self) -> Result<Option<bool>, Error> {
         let Some(wanted) = self.min_kernel.as_deref().filter(|version| !version.is_empty()) else { return Ok(None) };
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")
-            .map_err(|error| Error::Profile(format!("minKernel {wanted}: /proc/sys/kernel/osrelease: {error}")))?;
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(|error| {
+            Error::Profile(format!("minKernel {wanted}: /proc/sys/kernel/osrelease: {}", crate::sys::reason(&error)))
+        })?;
         let malformed = || Error::Profile(format!("minKernel {wanted:?}: expected \"MAJOR.MINOR\""));
         let (wanted_version, rest) = version(wanted).ok_or_else(malformed)?;
         if !rest.is_empty() {

@@ -54,7 +54,7 @@ pub enum Error {
     #[error("seccomp profile: {0} instructions, the kernel takes 4096")]
     TooLong(usize),
     /// Loading.
-    #[error("seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, {length} instructions): {errno}")]
+    #[error("seccomp(SECCOMP_SET_MODE_FILTER, {flags:#x}, {length} instructions): {}", errno.desc().to_lowercase())]
     Load {
         /// `SECCOMP_FILTER_FLAG_*`.
         flags: u32,

@@ -168,7 +168,7 @@ impl<'a> Metadata<'a> {
     /// True for attributes that an image may bring. Those of overlay file systems and of stores decide what others
     /// see, and belong to whoever makes the file system.
     fn is_allowed(&self, name: &[u8]) -> bool {
-        const RESERVED: [&[u8]; 3] = [b"user.overlay.", b"user.containers.", b"user.fuseoverlayfs."];
+        const RESERVED: [&[u8]; 4] = [b"user.overlay.", b"user.containers.", b"user.fuseoverlayfs.", b"user.coracle."];
         match name {
             b"security.capability" => true,
             // Entries of an ACL name ids, and only the identity leaves them true.
@@ -211,7 +211,7 @@ fn spec(time: Timestamp) -> TimeSpec {
 }
 
 /// The umask of this thread; all bits if it cannot be known, so that every mode is set again.
-fn umask() -> u32 {
+pub(crate) fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let value = status.lines().find_map(|line| line.strip_prefix("Umask:"));
     value.and_then(|value| u32::from_str_radix(value.trim(), 8).ok()).unwrap_or(0o777)

@@ -35,6 +35,7 @@ use crate::layer::tar::{Entry, EntryKind, Reader, TarError};
 use crate::whiteout::{self, TarName};
 use dirs::Dirs;
 use metadata::Metadata;
+pub(crate) use metadata::umask;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
@@ -133,7 +134,7 @@ pub enum ApplyError {
         gid: u32,
     },
     /// A kernel call.
-    #[error("unpack layer: {call} '{path}': {source}")]
+    #[error("unpack layer: {call} '{path}': {}", source.desc().to_lowercase())]
     Call {
         /// The call that failed.
         call: &'static str,

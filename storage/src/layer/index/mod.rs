@@ -83,10 +83,10 @@ impl Kind {
 #[non_exhaustive]
 pub enum IndexError {
     /// The file cannot be read.
-    #[error("read layer index: {0}")]
+    #[error("read layer index: {}", crate::sys::reason(.0))]
     Read(#[source] io::Error),
     /// The file cannot be written.
-    #[error("write layer index: {0}")]
+    #[error("write layer index: {}", crate::sys::reason(.0))]
     Write(#[source] io::Error),
     /// Not an index of this version, or a damaged one.
     #[error("layer index is not usable: {0}")]

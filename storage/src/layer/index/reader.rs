@@ -74,6 +74,14 @@ impl Index {
         Record { index: self, number: 0, bytes: &self.bytes[self.records..self.records + RECORD_BYTES] }
     }
 
+    /// The bytes of all regular files; one with several names counts once.
+    pub fn file_bytes(&self) -> u64 {
+        let mut groups = std::collections::HashSet::new();
+        let records = (0..self.len()).filter_map(|number| self.record(number));
+        let files = records.filter(|record| record.kind() == Some(Kind::File));
+        files.filter(|file| file.link_group() == 0 || groups.insert(file.link_group())).map(|file| file.size()).sum()
+    }
+
     /// An entry by its number.
     pub fn record(&self, number: u32) -> Option<Record<'_>> {
         if number >= self.count {

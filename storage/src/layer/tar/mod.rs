@@ -105,7 +105,7 @@ pub struct Entry {
 #[non_exhaustive]
 pub enum TarError {
     /// The stream below failed (network, decompression, disk).
-    #[error("read tar at offset {offset}: {source}")]
+    #[error("read tar at offset {offset}: {}", crate::sys::reason(source))]
     Read {
         /// Where in the uncompressed archive.
         offset: u64,

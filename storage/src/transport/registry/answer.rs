@@ -106,7 +106,7 @@ pub(super) fn connection_error(what: &str, error: &reqwest::Error) -> RegistryEr
     }
     let is_transient = !has_cause::<rustls::Error>(error, |_| true)
         && !reason.contains("lookup address")
-        && !reason.contains("Connection refused");
+        && !reason.contains("connection refused");
     RegistryError::Connection { what, reason, is_transient }
 }
 
@@ -133,7 +133,10 @@ fn has_cause<E: std::error::Error + 'static>(error: &(dyn std::error::Error + 's
 }
 
 pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let text = causes(error).last().map(ToString::to_string).unwrap_or_default();
+    let text = match causes(error).last() {
+        Some(last) => last.downcast_ref().map_or_else(|| last.to_string(), crate::sys::reason),
+        None => String::new(),
+    };
     text.escape_debug().take(300).collect()
 }
 

@@ -117,7 +117,7 @@ fn read(path: &Path) -> Result<Option<AuthFile>, RegistryError> {
         Ok(bytes) if bytes.is_empty() => Ok(Some(AuthFile::default())),
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(format!("invalid JSON: {error}"))),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(failed(error.to_string())),
+        Err(error) => Err(failed(crate::sys::reason(&error))),
     }
 }
 
@@ -211,14 +211,14 @@ fn ask_helper(name: &str, registry: &str) -> Result<Option<Credentials>, Registr
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed(crate::sys::reason(&error)))?;
         // A helper that does not read is not our problem: its answer counts.
         let _ = child.stdin.take().map(|mut stdin| stdin.write_all(server.as_bytes()));
         let mut answer = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            stdout.take(1 << 20).read_to_end(&mut answer).map_err(|error| failed(error.to_string()))?;
+            stdout.take(1 << 20).read_to_end(&mut answer).map_err(|error| failed(crate::sys::reason(&error)))?;
         }
-        let status = child.wait().map_err(|error| failed(error.to_string()))?;
+        let status = child.wait().map_err(|error| failed(crate::sys::reason(&error)))?;
         if status.success() {
             let answer: HelperAnswer =
                 serde_json::from_slice(&answer).map_err(|error| failed(format!("invalid answer: {error}")))?;

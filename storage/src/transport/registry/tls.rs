@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::RegistryError;
+use super::answer::innermost;
 
 /// Where distributions keep the certificates of the world.
 const SYSTEM_BUNDLES: [&str; 5] = [
@@ -41,7 +42,7 @@ impl CertDir {
     /// Reads `*.crt` (authorities) and `*.cert` with `*.key` (the client's own).
     pub(super) fn read(dir: &Path) -> Result<Self, RegistryError> {
         let failed = |path: &Path, reason: String| RegistryError::Setup { what: path.display().to_string(), reason };
-        let entries = fs::read_dir(dir).map_err(|error| failed(dir, error.to_string()))?;
+        let entries = fs::read_dir(dir).map_err(|error| failed(dir, crate::sys::reason(&error)))?;
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
         let mut found = Self::default();
@@ -92,7 +93,7 @@ pub(super) fn config(verify: bool, dir: &CertDir, identity: bool) -> Result<Clie
     let mut config = match &dir.identity {
         Some((chain, key_path)) if identity => {
             let failed = |reason: String| RegistryError::Setup { what: key_path.display().to_string(), reason };
-            let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| failed(error.to_string()))?;
+            let key = PrivateKeyDer::from_pem_file(key_path).map_err(|error| failed(innermost(&error)))?;
             builder.with_client_auth_cert(chain.clone(), key).map_err(|error| failed(error.to_string()))?
         }
         _ => builder.with_no_client_auth(),
@@ -114,7 +115,7 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
     let failed = |reason: String| RegistryError::Setup { what: path.display().to_string(), reason };
     let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| failed(error.to_string()));
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| failed(innermost(&error)));
     match found {
         Ok(found) if found.is_empty() => Err(failed("no certificate in it".to_owned())),
         other => other,

@@ -1,0 +1,189 @@
+//! What a file has besides its contents: links' targets, extended attributes, flags; and what the file system has.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::stat::fstat;
+use nix::sys::statvfs::fstatvfs;
+use std::os::unix::ffi::OsStringExt;
+
+use super::attributes::{FileKind, InodeNo, Statistics};
+use super::inode_table::Node;
+use super::lookup::NAME_MAX;
+use super::stack::{Part, stat_kind};
+use super::tree::{At, Tree, reopen};
+use super::upper::{DiskName, Marks, Name, Recorded, Target, UpperLayer, visible_names, visible_xattrs};
+use crate::layer::ids::Owner;
+use crate::layer::index::Record;
+
+/// Longest target of a link.
+const TARGET_MAX: u64 = 4096;
+
+impl Tree {
+    pub(super) fn read_link(&self, ino: InodeNo) -> nix::Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        if node.kind != FileKind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        let _names = self.names();
+        let (in_upper, part) = self.place(&node);
+        if let Some(record) = self.stack.record(part).filter(|_| !in_upper) {
+            return Ok(record.target().to_vec());
+        }
+        self.target_on_disk(&node, in_upper)
+    }
+
+    /// The target of a link in the upper or in a layer without index.
+    pub(super) fn target_on_disk(&self, node: &Arc<Node>, in_upper: bool) -> nix::Result<Vec<u8>> {
+        let at = if in_upper { self.at_upper(node)? } else { self.at_lower(node)? };
+        let (target, handle) = match &at {
+            At::Name(dir, name) => (readlinkat(&dir.fd, name.as_ref()), None),
+            At::Open(handle) => (readlinkat(&handle.fd, ""), Some(handle)),
+        };
+        match target {
+            Err(Errno::EINVAL | Errno::ENOENT) if self.single => {}
+            result => return result.map(OsStringExt::into_vec),
+        }
+        // A link that is a file on disk: its contents are the target.
+        let fd = match (&at, handle) {
+            (_, Some(handle)) => reopen(handle.fd.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK)?,
+            (At::Name(dir, name), _) => {
+                self.open_at(dir.fd.as_fd(), name, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW)?
+            }
+            (At::Open(_), None) => return Err(Errno::EIO),
+        };
+        let mut target = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::from(fd), TARGET_MAX), &mut target)
+            .map_err(|error| Errno::try_from(error).unwrap_or(Errno::EIO))?;
+        Ok(target)
+    }
+
+    /// Whether a node is in the upper, and its topmost part.
+    pub(super) fn place(&self, node: &Node) -> (bool, Part) {
+        let state = node.lock();
+        (state.in_upper(), state.part)
+    }
+
+    pub(super) fn xattr(&self, ino: InodeNo, name: &[u8]) -> nix::Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        let _names = self.names();
+        let (in_upper, part) = self.place(&node);
+        if in_upper {
+            return self.with_target(&node, |upper, target| upper.xattr(target, name));
+        }
+        let disk_name = DiskName::of(name, self.single)?;
+        match (self.stack.record(part), disk_name) {
+            (_, DiskName::Hidden) => Err(Errno::ENODATA),
+            (Some(record), DiskName::Override) => {
+                self.recorded(&node, record).map(|recorded| recorded.to_value().into())
+            }
+            (Some(record), DiskName::Plain(_)) => {
+                let value = record.xattrs().find(|(known, _)| *known == name).ok_or(Errno::ENODATA)?.1;
+                Ok(self.lower_owners().xattr_in_container(name, value.to_vec()))
+            }
+            (None, DiskName::Override) => {
+                let file = self.path_fd(&node)?;
+                let stat = fstat(&file.fd)?;
+                let marks = Marks::read(file.fd.as_fd(), &stat)?;
+                Ok(self.lower_owners().recorded(&stat, &marks).to_value().into())
+            }
+            (None, DiskName::Plain(_)) => {
+                let file = self.path_fd(&node)?;
+                let all = visible_xattrs(file.fd.as_fd(), self.lower_owners())?;
+                all.into_iter().find(|(known, _)| known == name).map(|(_, value)| value).ok_or(Errno::ENODATA)
+            }
+        }
+    }
+
+    /// Does something with a file of the upper. The caller holds the names.
+    pub(super) fn with_target<T>(
+        &self,
+        node: &Arc<Node>,
+        act: impl FnOnce(&UpperLayer, &Target<'_>) -> nix::Result<T>,
+    ) -> nix::Result<T> {
+        let upper = self.upper()?;
+        let file = self.path_fd(node)?;
+        if !self.single {
+            // Nothing that stands in marks matters; the mode does, for a few operations, and they ask for it.
+            let stat = fstat(&file.fd)?;
+            return act(upper, &Target { file: file.fd.as_fd(), stat: &stat, marks: &Marks::default(), name: None });
+        }
+        let stat = fstat(&file.fd)?;
+        let marks = Marks::read(file.fd.as_fd(), &stat)?;
+        let at = self.at_upper(node)?;
+        let name = match &at {
+            At::Name(dir, name) => Some((dir.fd.as_fd(), Name::new(OsStr::from_bytes(name))?)),
+            At::Open(_) => None,
+        };
+        act(upper, &Target { file: file.fd.as_fd(), stat: &stat, marks: &marks, name })
+    }
+
+    /// What the index says of a file, with its true owner.
+    pub(super) fn recorded(&self, node: &Node, record: Record<'_>) -> nix::Result<Recorded> {
+        let record = self.described(node, record);
+        let Owner { uid, gid } = match self.single {
+            true => Owner { uid: record.uid(), gid: record.gid() },
+            false => self.lower_owners().in_container(record.uid(), record.gid()),
+        };
+        Ok(Recorded { uid, gid, mode: record.mode() & 0o7777, kind: node.kind, device: 0 })
+    }
+
+    pub(super) fn xattr_names(&self, ino: InodeNo) -> nix::Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        let _names = self.names();
+        let (in_upper, part) = self.place(&node);
+        match self.stack.record(part).filter(|_| !in_upper) {
+            Some(record) => {
+                let mut names = Vec::new();
+                for (name, _) in record.xattrs() {
+                    names.extend_from_slice(name);
+                    names.push(0);
+                }
+                Ok(names)
+            }
+            None if in_upper => self.with_target(&node, |upper, target| upper.xattr_names(target)),
+            None => visible_names(self.path_fd(&node)?.fd.as_fd()),
+        }
+    }
+
+    pub(super) fn statistics(&self) -> nix::Result<Statistics> {
+        let root = self.roots.iter().find(|root| root.writable).or(self.roots.get(1)).ok_or(Errno::EIO)?;
+        let stat = fstatvfs(&root.fd)?;
+        let bytes = |bytes: u64| u32::try_from(bytes).unwrap_or(4096);
+        Ok(Statistics {
+            block_bytes: bytes(stat.block_size()),
+            fragment_bytes: bytes(stat.fragment_size()),
+            blocks: stat.blocks(),
+            blocks_free: stat.blocks_free(),
+            blocks_available: stat.blocks_available(),
+            files: stat.files(),
+            files_free: stat.files_free(),
+            name_max: u32::try_from(stat.name_max()).unwrap_or(NAME_MAX as u32),
+        })
+    }
+
+    pub(super) fn inode_flags(&self, ino: InodeNo) -> nix::Result<u32> {
+        let node = self.node(ino)?;
+        if !matches!(node.kind, FileKind::File | FileKind::Directory) {
+            return Err(Errno::ENOTTY);
+        }
+        let (in_upper, part) = self.place(&node);
+        if !in_upper && !part.is_plain() {
+            return Ok(0);
+        }
+        let fd = {
+            let _names = self.names();
+            reopen(self.path_fd(&node)?.fd.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK)?
+        };
+        crate::sys::flags::get(fd.as_fd())
+    }
+
+    /// True if `stat` shows what the node was made for.
+    pub(super) fn is_still(&self, node: &Node, stat: &nix::sys::stat::FileStat) -> bool {
+        self.single || stat_kind(stat) == node.kind
+    }
+}

@@ -1,0 +1,4 @@
+//! The engine on real directories.
+
+mod fixture;
+mod reading;

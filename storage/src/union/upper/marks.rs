@@ -1,0 +1,134 @@
+//! What a union file system notes on a file of the upper, in extended attributes.
+
+use super::acl;
+use super::owners::Owners;
+use super::xattr_names::{OVERRIDE_NAME, in_container};
+use crate::layer::ids::Override;
+use crate::sys::xattr;
+use crate::union::attributes::InodeNo;
+use crate::whiteout;
+use nix::sys::stat::FileStat;
+use std::ffi::{CStr, CString};
+use std::os::fd::BorrowedFd;
+
+/// Holds the number that a file had before it was copied up, in decimal.
+pub(crate) const ORIGIN: &CStr = c"user.coracle.origin";
+
+/// Marks a directory that may have files with [`ORIGIN`] in it: only there the mark is worth a look. The kernel's overlay
+/// means the same by it.
+const IMPURE: &CStr = c"user.overlay.impure";
+
+/// Marks an opaque directory where fuse-overlayfs wrote it.
+const FOREIGN_OPAQUE: &CStr = c"user.fuseoverlayfs.opaque";
+
+/// Other spellings of the override, by fuse-overlayfs.
+const FOREIGN_OVERRIDES: [&CStr; 2] = [c"user.fuseoverlayfs.override_stat", c"security.fuseoverlayfs.override_stat"];
+
+/// What stands on a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// The directory hides what lies below it.
+    pub(crate) is_opaque: bool,
+    /// The directory may have whiteouts in their xattr form.
+    pub(crate) may_have_whiteout_files: bool,
+    /// The directory may have files that were copied up.
+    pub(crate) is_impure: bool,
+    /// The file is a whiteout in its xattr form.
+    pub(crate) is_whiteout: bool,
+    /// The number it had before it was copied up.
+    pub(crate) origin: Option<InodeNo>,
+    /// Its true owner, mode and kind.
+    pub(crate) override_stat: Option<Override>,
+    /// The directory gives an access list to what is made in it.
+    pub(crate) has_default_acl: bool,
+}
+
+impl Marks {
+    /// Reads the marks of what a descriptor of any kind refers to: one call, and one more for each that is there.
+    ///
+    /// Only regular files and directories can have marks.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    pub(crate) fn read(file: BorrowedFd<'_>, stat: &FileStat) -> nix::Result<Self> {
+        if !matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR) {
+            return Ok(Self::default());
+        }
+        let mut marks = Self::default();
+        let mut foreign_override = None;
+        for name in xattr::list(file)? {
+            let name = name.as_c_str();
+            let value = || Ok::<_, nix::errno::Errno>(xattr::find(file, name)?.unwrap_or_default());
+            if name == whiteout::OPAQUE_XATTR {
+                match value()?.as_slice() {
+                    b"y" => marks.is_opaque = true,
+                    b"x" => marks.may_have_whiteout_files = true,
+                    _ => {}
+                }
+            } else if name == FOREIGN_OPAQUE {
+                marks.is_opaque |= value()? == b"y";
+            } else if name == IMPURE {
+                marks.is_impure = value()? == b"y";
+            } else if name == whiteout::WHITEOUT_XATTR {
+                marks.is_whiteout = true;
+            } else if name == ORIGIN {
+                let text = value()?;
+                marks.origin = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).map(InodeNo);
+            } else if name.to_bytes() == OVERRIDE_NAME {
+                marks.override_stat = Override::parse(&value()?);
+            } else if FOREIGN_OVERRIDES.contains(&name) {
+                foreign_override = Override::parse(&value()?);
+            } else if name == acl::DEFAULT {
+                marks.has_default_acl = true;
+            }
+        }
+        // An opaque directory may have whiteout files too: the one xattr has room for one of the two words.
+        marks.may_have_whiteout_files |= marks.is_opaque;
+        marks.override_stat = marks.override_stat.or(foreign_override);
+        Ok(marks)
+    }
+}
+
+/// The extended attributes of a file on disk as the container sees them.
+///
+/// # Errors
+/// The kernel's errno.
+pub(crate) fn visible_xattrs(file: BorrowedFd<'_>, owners: &Owners) -> nix::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut visible = Vec::new();
+    for on_disk in xattr::list(file)? {
+        let Some(name) = in_container(on_disk.to_bytes()) else { continue };
+        if let Some(value) = xattr::find(file, &on_disk)? {
+            let value = owners.xattr_in_container(&name, value);
+            visible.push((name.into_owned(), value));
+        }
+    }
+    Ok(visible)
+}
+
+/// The names of [`visible_xattrs`], each with its terminating zero.
+///
+/// # Errors
+/// The kernel's errno.
+pub(crate) fn visible_names(file: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
+    let mut names = Vec::new();
+    for on_disk in xattr::list(file)? {
+        if let Some(name) = in_container(on_disk.to_bytes()) {
+            names.extend_from_slice(&name);
+            names.push(0);
+        }
+    }
+    Ok(names)
+}
+
+/// Notes that a directory has, or will have, files that were copied up.
+///
+/// # Errors
+/// The kernel's errno.
+pub(crate) fn mark_impure(dir: BorrowedFd<'_>) -> nix::Result<()> {
+    xattr::set(dir, IMPURE, b"y")
+}
+
+/// The value of [`ORIGIN`].
+pub(crate) fn origin_value(origin: InodeNo) -> CString {
+    CString::new(origin.0.to_string()).unwrap_or_default()
+}
