@@ -166,7 +166,7 @@ const WITHOUT_RANGES: &str = "unshare --user --map-root-user --mount sh -c 'moun
 
 fn a_user_without_a_range_needs_no_option(home: &Home) {
     let run = |line: &str| home.coracle(line).under(WITHOUT_RANGES).run();
-    assert_eq!(run("info --format {{.Host.Security.IDs}}").ok(), "single");
+    assert_eq!(run("info --format {{.Host.Security.Ids}}").ok(), "single");
     let finished = run("run --rm -u 33 busybox sh -c 'id -u; touch /tmp/x; stat -c %u /tmp/x'");
     assert_eq!((finished.ok().as_str(), finished.stderr().as_str()), ("33\n33", ""));
     let id = run("run -d busybox sleep 1000").ok();
