@@ -57,13 +57,11 @@ fn many_execs_leave_no_threads(home: &Home) {
     home.ok("run -d --name c --userns=single busybox sleep 1000");
     let pid = notifier_of(home, "c");
     let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
-    home.ok("exec -u 3 c id -u");
-    wait_until("the first is forgotten", || count("task") <= 3);
-    let descriptors = count("fd");
-    for _ in 0..30 {
+    for _ in 0..40 {
         assert_eq!(home.ok("exec -u 3 c id -u"), "3");
     }
-    wait_until("the others are forgotten", || count("task") <= 3 && count("fd") <= descriptors);
+    // Each had a listener and a thread or two of its own.
+    wait_until("they are forgotten", || count("task") < 20 && count("fd") < 20);
 }
 
 fn many_execs_at_once_are_all_served(home: &Home) {
