@@ -1,7 +1,6 @@
 //! `coracle exec`: a program more in a running container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use runtime::cgroup::Cgroup;
@@ -225,7 +224,7 @@ fn process_of(request: &ExecRequest, record: &Record, spec: &Spec, pid: i32) -> 
         env.push(pair.to_owned());
     };
     if let Some(spec) = &request.user {
-        let root = View::Directory(PathBuf::from(format!("/proc/{pid}/root")));
+        let root = View::Running(pid);
         let user = user::resolve(spec, &[], &root.read("/etc/passwd")?, &root.read("/etc/group")?)
             .map_err(CommandError::user)?;
         set(&mut env, &format!("HOME={}", user.home));

@@ -10,7 +10,7 @@ pub mod idmap;
 
 pub mod newidmap;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -195,6 +195,20 @@ pub fn start_in(mapping: &Mapping, work: impl FnOnce() -> i32) -> Result<OwnedFd
             nix::unistd::write(&go_write, b"g").map_err(SysError::of("write", "pipe"))?;
             Ok(pidfd)
         }
+    }
+}
+
+/// Runs `work` in a child that has joined the user namespace of the process behind `process`, without waiting: returns the
+/// child's pidfd. A FUSE mount can be looked into from its own user namespace only.
+///
+/// `work` returns the child's exit status. The caller must be single-threaded.
+pub fn start_joined(process: BorrowedFd<'_>, work: impl FnOnce() -> i32) -> Result<OwnedFd, UsernsError> {
+    match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
+        Forked::Child => {
+            let joined = crate::sys::process::setns(process, libc::CLONE_NEWUSER);
+            std::process::exit(if joined.is_ok() { work() } else { 125 })
+        }
+        Forked::Parent { pidfd, .. } => Ok(pidfd),
     }
 }
 
