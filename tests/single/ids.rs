@@ -160,7 +160,7 @@ fn the_normal_mode_has_no_part_of_it(home: &Home) {
     assert_eq!(home.inspect("c", "{{.HostConfig.UsernsMode}}"), "");
 }
 
-/// Puts a command where `/etc/subuid` and `/etc/subgid` are empty.
+/// Puts a command where, in a user namespace of its own, `/etc/subuid` and `/etc/subgid` are empty.
 const WITHOUT_RANGES: &str = "unshare --user --map-root-user --mount sh -c 'mount --bind /dev/null /etc/subuid && \
     mount --bind /dev/null /etc/subgid && exec unshare --user --map-user=1000 --map-group=1000 -- \"$@\"' sh";
 
@@ -171,9 +171,8 @@ fn a_user_without_a_range_needs_no_option(home: &Home) {
     assert_eq!((finished.ok().as_str(), finished.stderr().as_str()), ("33\n33", ""));
     let id = run("run -d busybox sleep 1000").ok();
     assert_eq!(home.inspect(&id, "{{.HostConfig.UsernsMode}}"), "single");
-    assert_eq!(run(&format!("exec -u 7 {id} id -u")).ok(), "7");
     assert!(run("run --rm --userns=keep-id busybox true").fails(125).contains("needs subordinate ids"));
-    run(&format!("rm -f -t 0 {id}")).ok();
+    home.ok(&format!("rm -f -t 0 {id}"));
     let archive = crate::support::image::busybox_archive().unwrap();
     run(&format!("import -q {} localhost/other", archive.display())).ok();
     run("rmi localhost/other").ok();
