@@ -177,7 +177,7 @@ impl Drop for Staging {
 }
 
 /// Unpacks a layer from its blob, compressed or not. What comes back is what it should be, and is to be published under
-/// [`directory_name`] once it is on disk: see [`sync`].
+/// the digest's hex once it is on disk: see [`sync`].
 ///
 /// One thread inflates, hashes and unpacks; a pull has its own pipeline with a thread for each.
 ///
@@ -319,7 +319,7 @@ mod tests {
             let (staging, _) = unpack_blob(layers.path(), compressed.as_slice(), &diff_id, &IdPolicy::Single).unwrap();
             assert!(!names(layers.path()).iter().all(|name| name == diff_id.hex()), "not before it is synced");
             sync(layers.path()).unwrap();
-            staging.publish(&directory_name(&diff_id, &IdPolicy::Single)).unwrap()
+            staging.publish(diff_id.hex()).unwrap()
         };
         assert_eq!((unpack(), unpack()), (Published::Ours, Published::Theirs));
         assert_eq!(names(layers.path()), [diff_id.hex()]);

@@ -16,18 +16,36 @@ pub(crate) fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> nix::Resul
     Errno::result(result).map(drop)
 }
 
-/// Copies up to `len` bytes at `offset` of `from` to the same place of `to`, and says how many that were.
+/// Copies up to `len` bytes at an offset of `from` to one of `to`, and says how many that were.
 ///
 /// # Errors
 /// Those of `copy_file_range(2)`.
 ///
 /// # Source
 /// `copy_file_range(2)`, Linux 4.5; `nix` has it for glibc only.
-pub(crate) fn copy_file_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, offset: i64, len: usize) -> nix::Result<usize> {
-    let (mut from_offset, mut to_offset) = (offset, offset);
+pub(crate) fn copy_file_range(
+    (from, mut from_offset): (BorrowedFd<'_>, i64),
+    (to, mut to_offset): (BorrowedFd<'_>, i64),
+    len: usize,
+) -> nix::Result<usize> {
     let (from_at, to_at) = (&raw mut from_offset, &raw mut to_offset);
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
     // SAFETY: both offsets live on this stack for the time of the call; 0 is the only flag there is.
     let count = unsafe { libc::syscall(libc::SYS_copy_file_range, from, from_at, to, to_at, len, 0_u32) };
     Errno::result(count).map(|count| usize::try_from(count).unwrap_or(0))
+}
+
+/// Begins to write a file's dirty pages to the disk, and with that gives them their place there, without waiting.
+///
+/// # Errors
+/// Those of `sync_file_range(2)`.
+///
+/// # Source
+/// `sync_file_range(2)`, `SYNC_FILE_RANGE_WRITE`.
+pub(crate) fn begin_write_out(file: BorrowedFd<'_>) -> nix::Result<()> {
+    let (offset, all) = (0_i64, 0_i64);
+    // SAFETY: the call takes numbers only.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sync_file_range, file.as_raw_fd(), offset, all, libc::SYNC_FILE_RANGE_WRITE) };
+    Errno::result(result).map(drop)
 }
