@@ -1,7 +1,7 @@
 //! The processes we are, chosen by `argv[0]` before anything else happens.
 //!
-//! The supervisor, container init and the port forwarder are forks of the command line's process and never come
-//! through here; only what is executed does.
+//! The supervisor, container init, the port forwarder and the union server are forks of the command line's process and
+//! never come through here; only what is executed does.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;

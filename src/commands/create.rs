@@ -125,8 +125,7 @@ pub(crate) fn new_record(
         name: String::new(),
         created: jiff::Timestamp::now(),
         image: image.as_ref().map(|image| image_record(&request, image)),
-        mapping: String::new(),
-        driver: "overlay".to_owned(),
+        driver: String::new(),
         started_at_once,
         anonymous_volumes: Vec::new(),
         request,
@@ -220,6 +219,7 @@ pub(crate) struct Prepared {
     pub(crate) spec: Spec,
     pub(crate) seccomp: Option<supervisor::launch::Seccomp>,
     rootfs: runtime::mount::rootfs::Rootfs,
+    layer_ids: IdMap,
     fill: Vec<std::path::PathBuf>,
     mapping: Mapping,
     beside: Option<OwnedFd>,
@@ -230,23 +230,30 @@ pub(crate) struct Prepared {
 /// Makes the bundle and finds the layers.
 pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared, CommandError> {
     let mapping = Mapping::of_user();
-    if mapping.single.is_some() {
-        pull::warn_single(&mapping);
+    if mapping.single.is_some() && record.request.userns == UserNamespace::Host {
+        // It stays so when the user gets more ids.
+        record.request.userns = UserNamespace::Single;
     }
+    let is_single = bundle::is_single(&record.request.userns, &mapping);
     let (shared, beside) = shared_namespaces(context, &record.request)?;
     let ids = match mapping.single {
         // Refused below.
         Some(_) => None,
         None => {
             let available = mapping.uids.len().min(mapping.gids.len());
-            let (_, image) = supervisor::rootfs::of(&context.layout, &record)?;
+            let image = supervisor::rootfs::view(&context.layout, &record);
             supervisor::auto_ids::choose(&context.layout, &mut record, available, &image)?
         }
     };
-    let policy = id_policy(&record.request.userns, &mapping)?;
-    record.mapping = policy.tag().unwrap_or_default();
-    ensure_layers(context, &record, &mapping, &policy)?;
-    let (rootfs, view) = supervisor::rootfs::of(&context.layout, &record)?;
+    let layer_ids = layer_ids(&record.request.userns, &mapping)?;
+    ensure_layers(context, &record, &mapping)?;
+    let drivers =
+        supervisor::rootfs::drivers(context.storage_driver()?, &record.driver, !layer_ids.is_identity(), is_single);
+    if record.driver.is_empty() && record.request.rootfs.is_none() {
+        record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
+    }
+    let rootfs = supervisor::rootfs::of(&context.layout, &record, drivers);
+    let view = supervisor::rootfs::view(&context.layout, &record);
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
     let seccomp = seccomp_of(&record.request, &bundle.spec)
         .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.anonymous_volumes))?;
@@ -254,7 +261,7 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
         warn_of_unknown_calls(&record.request, seccomp);
     }
     record.anonymous_volumes.extend(bundle.anonymous_volumes);
-    Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, fill: bundle.fill, mapping, beside, ids })
+    Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, layer_ids, fill: bundle.fill, mapping, beside, ids })
 }
 
 /// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
@@ -289,6 +296,7 @@ impl Prepared {
             spec: self.spec,
             seccomp: self.seccomp,
             rootfs: self.rootfs,
+            layer_ids: self.layer_ids,
             fill: self.fill,
             network,
             birth,
@@ -302,34 +310,34 @@ impl Prepared {
     }
 }
 
-/// How the ids of layers must lie on disk for a container in this user namespace.
-fn id_policy(userns: &UserNamespace, mapping: &Mapping) -> Result<IdPolicy, CommandError> {
-    if mapping.single.is_some() {
-        return Ok(IdPolicy::Single);
+/// How the ids of layers are shifted for a container in this user namespace: from the numbers of the base namespace, which
+/// the mount is in, to those that the layers have, which are the container's.
+fn layer_ids(userns: &UserNamespace, mapping: &Mapping) -> Result<IdMap, CommandError> {
+    if bundle::is_single(userns, mapping) {
+        // Other ids have no number in the container's namespace, and keep theirs.
+        return Ok(IdMap::default());
     }
     let (uids, gids) = bundle::nested_maps(userns, mapping)?;
     let ranges = |map: &runtime::userns::IdMap| {
-        map.0.iter().map(|one| IdRange { from: one.container, to: one.host, length: one.size }).collect()
+        map.0.iter().map(|one| IdRange { from: one.host, to: one.container, length: one.size }).collect()
     };
-    Ok(match (uids.is_empty(), gids.is_empty()) {
-        (true, true) => IdPolicy::identity(),
-        _ => IdPolicy::Mapped(IdMap::new(ranges(&uids), ranges(&gids))),
-    })
+    Ok(IdMap::new(ranges(&uids), ranges(&gids)))
 }
 
-/// Unpacks what is missing, in a child: layers are a cache, and each mapping has its own.
-fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping, policy: &IdPolicy) -> Result<(), CommandError> {
+/// Unpacks what is missing, in a child: layers are a cache.
+fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping) -> Result<(), CommandError> {
     let Some(image) = &record.image else { return Ok(()) };
-    let is_there = |id| supervisor::rootfs::layer_directory(&context.layout, record, id).join("diff").is_dir();
+    let is_there = |id| context.layout.layer(id).join("diff").is_dir();
     if image.layers.iter().all(is_there) {
         return Ok(());
     }
     let store = ImageStore::open(&context.layout);
+    let policy = if mapping.single.is_some() { IdPolicy::Single } else { IdPolicy::identity() };
     super::in_userns_with_output(mapping, || {
         let found = store.resolve(&image.id.to_string()).map_err(CommandError::host)?;
         let found = found.ok_or_else(|| CommandError::host(format!("image {} is gone", image.id)))?;
         let progress = storage::progress::Silent;
-        storage::layer::ensure_unpacked(&store, &found, policy, &progress).map_err(CommandError::host)?;
+        storage::layer::ensure_unpacked(&store, &found, &policy, &progress).map_err(CommandError::host)?;
         Ok(String::new())
     })
     .map(drop)

@@ -8,6 +8,7 @@ use runtime::userns::{IdMap, Mapping};
 use storage::image::store::ImageStore;
 use storage::state::status::{self, State};
 
+use super::storage_driver::Possible;
 use super::{Context, Outcome, select, version};
 use crate::cli::format::{Json, Template, Value, enforce_range, is_json, normalize};
 use crate::cli::output;
@@ -146,6 +147,35 @@ fn path(path: &Path) -> Value {
     Value::Str(path.display().to_string())
 }
 
+/// The storage driver of new containers, and why it is that one.
+fn storage(context: &Context, mapping: &Mapping) -> Result<(&'static str, BTreeMap<String, Value>), CommandError> {
+    let data_dir = context.layout.data_dir();
+    // What keeps it from being made is said as the reason below.
+    let _ = storage::state::layout::create_dir(data_dir);
+    let possible = Possible::find_out(mapping, data_dir);
+    let driver = possible.driver(context.storage_driver()?, mapping.single.is_some());
+    let word =
+        |possible: &Result<(), String>| possible.as_ref().map_or_else(|why| format!("no: {why}"), |()| "yes".into());
+    let shifts = possible.fuse.is_ok() && mapping.single.is_none();
+    let status = [
+        ("Backing Filesystem", backing_file_system(data_dir)),
+        ("Native Overlay", word(&possible.overlay)),
+        ("FUSE", word(&possible.fuse)),
+        ("Supports shifting", shifts.to_string()),
+    ];
+    Ok((driver, status.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()))
+}
+
+/// The kind of file system that a directory lies on, as the kernel names it.
+fn backing_file_system(dir: &Path) -> String {
+    let device = std::fs::metadata(dir).map(|metadata| std::os::unix::fs::MetadataExt::dev(&metadata)).unwrap_or(0);
+    let device = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let found = mounts.lines().find(|line| line.split(' ').nth(2) == Some(device.as_str()));
+    let kind = found.and_then(|line| line.split_once(" - ")?.1.split(' ').next());
+    kind.unwrap_or("unknown").to_owned()
+}
+
 fn describe(context: &Context) -> Result<Value, CommandError> {
     let layout = &context.layout;
     let mapping = Mapping::of_user();
@@ -157,6 +187,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
     let allocated = file_system.as_ref().map_or(0, |fs| bytes(fs.blocks()));
     let free = file_system.as_ref().map_or(0, |fs| bytes(fs.blocks_free()));
     let client = version::describe(false).get("Client").cloned().unwrap_or(Value::Nil);
+    let (driver, driver_status) = storage(context, &mapping)?;
     let network = ["pasta", "slirp4netns"].into_iter().find(|name| program(name).is_some()).unwrap_or("none");
     Ok(map([
         (
@@ -198,6 +229,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                 (
                     "security",
                     map([
+                        ("ids", if mapping.single.is_some() { "single" } else { "mapped" }.into()),
                         ("apparmorEnabled", (word("/sys/module/apparmor/parameters/enabled") == "Y").into()),
                         ("rootless", (!nix::unistd::geteuid().is_root()).into()),
                         ("seccompEnabled", true.into()),
@@ -235,12 +267,12 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                         ("stopped", Value::Int(stopped)),
                     ]),
                 ),
-                ("graphDriverName", "overlay".into()),
+                ("graphDriverName", driver.into()),
                 ("graphOptions", Value::Map(BTreeMap::new())),
                 ("graphRoot", path(layout.data_dir())),
                 ("graphRootAllocated", allocated.into()),
                 ("graphRootUsed", allocated.saturating_sub(free).into()),
-                ("graphStatus", Value::Map(BTreeMap::new())),
+                ("graphStatus", Value::Map(driver_status)),
                 ("imageStore", map([("number", Value::from(images as u64))])),
                 ("runRoot", path(layout.runtime_dir())),
                 ("transientStore", false.into()),
@@ -252,6 +284,8 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
 }
 
 fn describe_docker(context: &Context) -> Result<Value, CommandError> {
+    let (driver, driver_status) = storage(context, &Mapping::of_user())?;
+    let driver_status = driver_status.into_iter();
     let [all, running, paused, stopped] = counts(context)?;
     let images = ImageStore::open(&context.layout).list().map_or(0, |images| images.len());
     Ok(map([
@@ -261,8 +295,12 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
         ("ContainersPaused", Value::Int(paused)),
         ("ContainersStopped", Value::Int(stopped)),
         ("Images", Value::from(images as u64)),
-        ("Driver", "overlay2".into()),
-        ("DriverStatus", Value::List(vec![Value::strings(["Native Overlay Diff", "true"])])),
+        // By docker's names.
+        ("Driver", if driver == "overlay" { "overlay2".into() } else { "fuse-overlayfs".into() }),
+        (
+            "DriverStatus",
+            Value::List(driver_status.map(|(name, value)| Value::List(vec![name.into(), value])).collect()),
+        ),
         (
             "Plugins",
             map([

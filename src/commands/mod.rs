@@ -31,6 +31,7 @@ pub(crate) mod save;
 pub(crate) mod select;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod storage_driver;
 pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod top;
@@ -49,6 +50,7 @@ use storage::state::layout::Layout;
 
 use crate::error::{CommandError, FAILED};
 use crate::role::Persona;
+use crate::supervisor::rootfs::DriverChoice;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -57,6 +59,16 @@ pub(crate) struct Context {
     pub(crate) layout: Layout,
     /// Whose command line we answer like.
     pub(crate) persona: Persona,
+    /// `--storage-driver`.
+    storage_driver: Option<String>,
+}
+
+impl Context {
+    /// What is to mount root file systems: `--storage-driver`, else `$STORAGE_DRIVER`.
+    pub(crate) fn storage_driver(&self) -> Result<DriverChoice, CommandError> {
+        let named = self.storage_driver.clone().or_else(|| std::env::var("STORAGE_DRIVER").ok());
+        DriverChoice::parse(&named.unwrap_or_default())
+    }
 }
 
 /// How a command ends: with an exit status or an error.
@@ -164,6 +176,13 @@ fn command_line() -> clap::Command {
         .arg_required_else_help(true)
         .arg(path("root", "Directory of images, containers and volumes"))
         .arg(path("runroot", "Directory of the state of running containers"))
+        .arg(
+            Arg::new("storage-driver")
+                .long("storage-driver")
+                .value_name("DRIVER")
+                .help("What mounts root file systems: auto, overlay, overlay-fuse or fuse")
+                .global(true),
+        )
         .subcommands(COMMANDS.iter().map(|entry| clap::Command::new(entry.name).about(entry.about).defer(entry.define)))
 }
 
@@ -188,7 +207,8 @@ pub(crate) fn run(persona: Persona) -> Outcome {
     let Some((entry, matches)) = chosen else {
         return Err(CommandError::user("a command is needed; see coracle --help"));
     };
-    let directory = |name| matches.get_one::<PathBuf>(name).cloned();
+    // Processes of ours work in other directories.
+    let directory = |name| Some(std::path::absolute(matches.get_one::<PathBuf>(name)?).unwrap_or_default());
     let layout = match (directory("root"), directory("runroot")) {
         (None, None) => Layout::from_env()?,
         (Some(root), Some(runroot)) => Layout::new(root, runroot),
@@ -200,7 +220,8 @@ pub(crate) fn run(persona: Persona) -> Outcome {
             )
         }
     };
-    match (entry.run)(matches, &Context { layout, persona }) {
+    let storage_driver = matches.get_one::<String>("storage-driver").cloned();
+    match (entry.run)(matches, &Context { layout, persona, storage_driver }) {
         // docker's client has 125 for `run` alone, and 1 for whatever else fails.
         Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {
             Err(error.with_code(1))

@@ -7,12 +7,15 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use net::driver::Started;
+use nix::errno::Errno;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
+use runtime::identity::{self, Notifier};
 use runtime::init::credentials::LoadFilter;
 use runtime::init::handshake::{self, Report};
 use runtime::init::steps::{self, InitError, has_private};
 use runtime::monitor::relay::{self, Relay};
+use runtime::mount::rootfs::{Connection, Driver, Rootfs};
 use runtime::mount::stage::{self, Staged};
 use runtime::process::signal::SignalSource;
 use runtime::process::spawn::MapsPending;
@@ -26,6 +29,7 @@ use super::create::create;
 use super::launch::{Birth, Launch};
 use super::streams::{listener, open_log, stdin_policy};
 use super::supervise::{Failure, Supervisor};
+use super::union_server::{self, UnionServer};
 use crate::error::CommandError;
 
 impl Supervisor {
@@ -111,6 +115,7 @@ impl Supervisor {
         let cgroup = Cgroup::create(&format!("coracle-{}", record.id));
         let (theirs, channel) = handshake::pair()?;
         let nested = has_private(&launch.spec, LinuxNamespaceType::User);
+        let mut union = None;
         let gone = || CommandError::host("the command that started the container is gone");
         // The init of the common case does not need ids to be born: it can wait along with us.
         let (mut maps, mut staged) = (Some(maps), Staged::default());
@@ -118,7 +123,7 @@ impl Supervisor {
             if !maps.take().map_or(Ok(true), MapsPending::wait)? {
                 return Err(gone());
             }
-            staged = stage(&launch)?;
+            staged = stage(&launch, &mut union).map_err(|error| because_of(&mut union, error))?;
         }
         let flags = clone_flags(&launch.spec);
         let cgroup_fd = cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd());
@@ -157,8 +162,10 @@ impl Supervisor {
 
         let mut streams = ours;
         let mut root = None;
+        let mut driver = None;
         loop {
             match channel.receive()? {
+                Report::Fuse(connection) => union = Some(serve(&launch, connection)?),
                 Report::Console(master) => {
                     let size = launch.attach.as_ref().and_then(|client| client.size);
                     if let Some(size) = size {
@@ -166,17 +173,20 @@ impl Supervisor {
                     }
                     streams = Some(Streams::terminal(master).map_err(errno("ioctl"))?);
                 }
-                Report::Root(fd) => root = Some(fd),
+                Report::Root(fd, by) => (root, driver) = (Some(fd), by),
                 Report::Ready => break,
-                Report::Failed { code, message } => return Err(failed(code, &message)),
-                Report::Process(_) => {}
-                Report::Closed => return Err(init_killed(&init)),
+                Report::Failed { code, message } => return Err(because_of(&mut union, failed(code, &message))),
+                Report::Process(_) | Report::Listener(_) => {}
+                Report::Closed => return Err(because_of(&mut union, init_killed(&init))),
             }
         }
         if let Some(helper) = &mut helper {
             super::network::wait(helper)?;
         }
         let streams = streams.ok_or_else(|| CommandError::host("init made no terminal"))?;
+        if driver == Some(Driver::Overlay) {
+            union = None;
+        }
         let mut relay =
             Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
         if let Some(first) = first {
@@ -199,8 +209,12 @@ impl Supervisor {
         state.write(&layout, &record.id).map_err(CommandError::host)?;
 
         channel.send_go()?;
+        let mut notifier = None;
         loop {
             match channel.receive()? {
+                Report::Listener(listener) => {
+                    notifier = Some(start_notifier(listener, root.as_ref(), &runtime_dir)?);
+                }
                 Report::Closed => break,
                 Report::Failed { code, message } => return Err(failed(code, &message)),
                 _ => {}
@@ -225,30 +239,72 @@ impl Supervisor {
             lock,
             is_new,
             root,
+            driver,
+            union,
+            ended_by: None,
             network,
             netns,
+            notifier,
             forwarder,
             forwarding_since: Instant::now(),
         })
     }
 }
 
+/// Starts what emulates the ids of a container that has one.
+fn start_notifier(
+    listener: OwnedFd,
+    root: Option<&OwnedFd>,
+    runtime_dir: &std::path::Path,
+) -> Result<Notifier, CommandError> {
+    let fail = |error: std::io::Error| {
+        CommandError::host(format!("open {}: {}", runtime_dir.display(), crate::error::reason(&error)))
+    };
+    let root = root.ok_or_else(|| CommandError::host("init has no root directory"))?.try_clone().map_err(fail)?;
+    let directory = std::fs::File::open(runtime_dir).map_err(fail)?;
+    let socket = identity::socket::Socket::bind(directory.as_fd())?;
+    Ok(Notifier::start(identity::Settings { listener, root, socket: Some(socket) })?)
+}
+
+/// Forks the server of a FUSE mount. An earlier one has nothing to serve any more.
+fn serve(launch: &Launch, connection: Connection) -> Result<UnionServer, SysError> {
+    let Rootfs::Stack(stack) = &launch.rootfs else {
+        return Err(SysError { call: "recvmsg", args: "init, a FUSE device".into(), errno: Errno::EINVAL });
+    };
+    let plan = union_server::Plan {
+        stack,
+        ids: &launch.layer_ids,
+        single_id: super::bundle::is_single(&launch.record.request.userns, &launch.mapping),
+        dies_with_parent: true,
+    };
+    UnionServer::start(plan, connection)
+}
+
+/// What init ran into may only be the consequence of what the union server died of.
+fn because_of(union: &mut Option<UnionServer>, error: CommandError) -> CommandError {
+    match union.as_mut().and_then(UnionServer::failure) {
+        Some(failure) => CommandError::host(failure),
+        None => error,
+    }
+}
+
 /// Makes ready what an init with other ids than ours cannot reach.
-fn stage(launch: &Launch) -> Result<Staged, CommandError> {
+fn stage(launch: &Launch, union: &mut Option<UnionServer>) -> Result<Staged, CommandError> {
     let first = |mappings: &Option<Vec<LinuxIdMapping>>| {
         let root = mappings.iter().flatten().find(|one| one.container_id() == 0);
         root.map(LinuxIdMapping::host_id).unwrap_or_default()
     };
     let linux = launch.spec.linux().as_ref();
     let owner = linux.map(|linux| (first(linux.uid_mappings()), first(linux.gid_mappings()))).unwrap_or_default();
-    Staged::for_nested(&stage::Request {
+    let request = stage::Request {
         rootfs: &launch.rootfs,
         mounts: launch.spec.mounts().as_deref().unwrap_or_default(),
         mount_point: &launch.layout.container(&launch.record.id),
         fill: &launch.fill,
         owner,
-    })
-    .map_err(CommandError::host)
+    };
+    let mut serve = |connection| serve(launch, connection).map(|server| *union = Some(server));
+    Staged::for_nested(&request, &mut serve).map_err(CommandError::host)
 }
 
 fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel: handshake::Channel) -> i32 {
@@ -263,7 +319,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         mount_point: &mount_point,
         fill: &launch.fill,
         copy_tree,
-        single_id: launch.mapping.single.is_some(),
+        single_id: super::bundle::is_single(&launch.record.request.userns, &launch.mapping),
         streams,
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
         seal: launch.seal.as_ref(),

@@ -19,6 +19,7 @@ use runtime::process::{pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Sets};
 use runtime::security::seccomp::{self, Filter};
 use runtime::userns::Mapping;
+use storage::layer::IdMap;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
 use storage::state::request::{Request, SeccompProfile};
@@ -53,6 +54,8 @@ pub(crate) struct Launch {
     pub(crate) seccomp: Option<Seccomp>,
     /// Its root file system.
     pub(crate) rootfs: Rootfs,
+    /// How ids of the base user namespace become those that its layers have, which are those of its own user namespace.
+    pub(crate) layer_ids: IdMap,
     /// New volumes to be filled.
     pub(crate) fill: Vec<PathBuf>,
     /// Its network, decided.

@@ -6,6 +6,8 @@
 //!  │ newuidmap ‖ newgidmap      │ lock, directories, record           ·
 //!  │                            │ pipes, cgroup, clone3(NEW*) ──────▶ │ waits
 //!  │ ── maps ─────────────────▶ │ id 0 ── go ───────────────────────▶ │ root, mounts, pivot
+//!  │                            │ ◀── /dev/fuse ───────────────────── │ (only with a FUSE mount)
+//!  │                            │ forks the union server U, which answers C
 //!  │                            │ network, in parallel                │
 //!  │                            │ ◀── console, ready ──────────────── │
 //!  │                            │ state: running ── go ─────────────▶ │ credentials, execve
@@ -26,6 +28,8 @@ pub(crate) mod launch;
 pub(crate) mod network;
 
 pub(crate) mod rootfs;
+
+pub(crate) mod union_server;
 
 /// A new container on disk.
 mod create;

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use net::driver::Started;
 use net::forward::Forwarder;
 use runtime::cgroup::Cgroup;
+use runtime::identity::Notifier;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::{self, Relay, Request as RelayRequest};
+use runtime::mount::rootfs::Driver;
 use runtime::process::signal::SignalSource;
 use runtime::process::spawn::MapsPending;
 use runtime::process::{Exit, pidfd_send_signal, wait};
-use storage::state::container::Record;
+use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
 use storage::state::lock::FileLock;
 use storage::state::status::{ExitRecord, StateFile};
@@ -23,6 +25,7 @@ use storage::state::trash;
 use super::channel::ResultWriter;
 use super::launch::Launch;
 use super::streams::{first_client, let_go_of_streams};
+use super::union_server::UnionServer;
 use crate::error::CommandError;
 
 /// What wakes the supervisor.
@@ -33,6 +36,8 @@ pub(super) enum Event {
     Signal,
     Helper,
     Forwarder,
+    Notifier,
+    Union,
 }
 
 /// Becomes the supervisor; returns its exit status.
@@ -83,9 +88,17 @@ pub(super) struct Supervisor {
     pub(super) init: OwnedFd,
     /// The container's root: let go of last, since that may sync a file system.
     pub(super) root: Option<OwnedFd>,
+    /// What mounted it.
+    pub(super) driver: Option<Driver>,
+    /// Who answers for it, if it is a FUSE mount or lies over one.
+    pub(super) union: Option<UnionServer>,
+    /// Why we ended the container, if nobody asked us to.
+    pub(super) ended_by: Option<String>,
     pub(super) network: super::network::Plan,
     pub(super) netns: Option<OwnedFd>,
     pub(super) helper: Option<Started>,
+    /// Emulates ids, where the container has one.
+    pub(super) notifier: Option<Notifier>,
     pub(super) forwarder: Option<Forwarder>,
     /// When the forwarder was started.
     pub(super) forwarding_since: Instant,
@@ -103,6 +116,12 @@ impl Supervisor {
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, None, 0);
         }
         self.complete_network();
+        if let Some(driver) = self.driver
+            && driver.as_str() != self.record.driver
+        {
+            // The next start tries it first. Where this cannot be written, it finds out again.
+            let _ = container::set_driver(&self.layout, &self.record.id, driver.as_str());
+        }
         if !self.record.request.remove {
             let directory = self.layout.container(&self.record.id);
             if let Ok(directory) = std::fs::File::open(directory) {
@@ -146,6 +165,12 @@ impl Supervisor {
             if let Some(forwarder) = &self.forwarder {
                 turn.watch(forwarder.pidfd(), Interest::Read, Event::Forwarder);
             }
+            if let Some(notifier) = &self.notifier {
+                turn.watch(notifier.pidfd(), Interest::Read, Event::Notifier);
+            }
+            if let Some(union) = &self.union {
+                turn.watch(union.pidfd(), Interest::Read, Event::Union);
+            }
             let Ok(ready) = turn.wait(deadline) else { continue };
             for one in ready {
                 match one.event {
@@ -172,6 +197,19 @@ impl Supervisor {
                             let attachment = self.helper.as_ref().map(Started::attachment);
                             self.forwarder = self.network.forward(netns.as_fd(), attachment).ok().flatten();
                         }
+                    }
+                    Event::Notifier => {
+                        // It ends by being killed alone, and leaves processes whose calls all fail.
+                        if let Some(notifier) = self.notifier.take() {
+                            notifier.stop();
+                        }
+                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                    }
+                    Event::Union => {
+                        // Every file of the container answers "not connected" from now on.
+                        self.ended_by = self.union.as_mut().and_then(UnionServer::failure);
+                        self.union = None;
+                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
                     }
                     Event::Helper => {
                         // The container goes on without a way out; there is nobody to tell but its network.

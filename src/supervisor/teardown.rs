@@ -32,7 +32,7 @@ impl Supervisor {
             code: i32::from(exit.code()),
             finished_at: Some(finished_at),
             oom: false,
-            error: String::new(),
+            error: self.ended_by.take().unwrap_or_default(),
         };
         let remove = self.record.request.remove;
         if remove {
@@ -56,11 +56,19 @@ impl Supervisor {
             let _ = cgroup.kill();
             let _ = cgroup.remove();
         }
+        if let Some(notifier) = self.notifier.take() {
+            notifier.stop();
+        }
         if !remove {
-            let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join("attach.sock"));
+            for name in ["attach.sock", runtime::identity::socket::NAME] {
+                let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join(name));
+            }
         }
         drop(self.lock.take());
         drop(self.root.take());
+        if let Some(union) = self.union.take() {
+            union.stop();
+        }
         if remove {
             let _ = trash::empty(&self.layout);
         }

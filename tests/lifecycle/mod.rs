@@ -4,9 +4,10 @@ use crate::support::framework::Test;
 
 mod commands;
 mod costs;
+mod drivers;
 mod many;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [commands::TESTS, many::TESTS, costs::TESTS].concat()
+    [commands::TESTS, drivers::TESTS, many::TESTS, costs::TESTS].concat()
 }

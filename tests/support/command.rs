@@ -59,13 +59,12 @@ impl Coracle {
         ];
         let mut command = vec![binary().into_os_string()];
         command.extend(words(line).into_iter().map(OsString::from));
-        Self {
-            command,
-            environment: environment.map(|(name, value)| (name.into(), value)).into(),
-            stdin: Vec::new(),
-            dir: home.tmp(),
-            limit: Duration::from_secs(30),
+        let mut environment: Vec<(OsString, OsString)> = environment.map(|(name, value)| (name.into(), value)).into();
+        // The whole suite on another storage driver.
+        if let Some(driver) = std::env::var_os("CORACLE_TEST_DRIVER") {
+            environment.push(("STORAGE_DRIVER".into(), driver));
         }
+        Self { command, environment, stdin: Vec::new(), dir: home.tmp(), limit: Duration::from_secs(30) }
     }
 
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {

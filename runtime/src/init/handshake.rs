@@ -3,10 +3,12 @@
 //! ```text
 //! init                              supervisor
 //!  │                 ◄──── go ────  id maps are written
+//!  │ ──── FUSE device, tree ─────►  (only with a FUSE mount) a server is forked; init waits for its answers
 //!  │ mounts, console
 //!  │ ──── console + pty master ──►  (only with a terminal)
 //!  │ ──── ready ────────────────►
 //!  │                 ◄──── go ────  network is up, state is written
+//!  │ ──── listener ─────────────►  (only where ids are emulated) a notifier is started
 //!  │ execve
 //!  │ ════ end of file ══════════►   the program runs
 //!  or, at any time,
@@ -22,6 +24,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
 
+use crate::mount::rootfs::{Connection, Driver, Tree};
 use crate::sys::SysError;
 
 /// Longest message; longer failure texts are cut.
@@ -34,8 +37,12 @@ pub enum Report {
     Console(OwnedFd),
     /// The pidfd of the process that joined a container: from the joiner of an `exec`.
     Process(OwnedFd),
-    /// The container's root directory.
-    Root(OwnedFd),
+    /// A FUSE mount that somebody must answer for: before anything else, since init waits for it.
+    Fuse(Connection),
+    /// The container's root directory, and what mounted it if it is a stack of layers.
+    Root(OwnedFd, Option<Driver>),
+    /// The listener of the filter under which ids are emulated (see [`crate::identity`]).
+    Listener(OwnedFd),
     /// Everything is mounted.
     Ready,
     /// The container cannot start.
@@ -102,7 +109,18 @@ impl Channel {
         match report {
             Report::Console(fd) => self.send(b"C", Some(fd.as_fd())).map_err(fail),
             Report::Process(fd) => self.send(b"P", Some(fd.as_fd())).map_err(fail),
-            Report::Root(fd) => self.send(b"T", Some(fd.as_fd())).map_err(fail),
+            Report::Fuse(Connection { device, tree }) => {
+                let message = match tree {
+                    Tree::Whole => b"UW",
+                    Tree::Lowers => b"UL",
+                };
+                self.send(message, Some(device.as_fd())).map_err(fail)
+            }
+            Report::Root(fd, driver) => {
+                let name = driver.map_or("", Driver::as_str);
+                self.send(format!("T{name}").as_bytes(), Some(fd.as_fd())).map_err(fail)
+            }
+            Report::Listener(fd) => self.send(b"L", Some(fd.as_fd())).map_err(fail),
             Report::Ready => self.send(b"R", None).map_err(fail),
             Report::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code as u8];
@@ -138,7 +156,12 @@ impl Channel {
         Ok(match (bytes[..length].split_first(), fd) {
             (Some((b'C', _)), Some(fd)) => Report::Console(fd),
             (Some((b'P', _)), Some(fd)) => Report::Process(fd),
-            (Some((b'T', _)), Some(fd)) => Report::Root(fd),
+            (Some((b'U', rest)), Some(device)) => {
+                let tree = if rest == b"L" { Tree::Lowers } else { Tree::Whole };
+                Report::Fuse(Connection { device, tree })
+            }
+            (Some((b'T', rest)), Some(fd)) => Report::Root(fd, Driver::of_name(rest)),
+            (Some((b'L', _)), Some(fd)) => Report::Listener(fd),
             (Some((b'R', _)), _) => Report::Ready,
             (Some((b'F', rest)), _) => Report::Failed {
                 code: rest.first().copied().map_or(125, i32::from),

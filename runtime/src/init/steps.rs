@@ -11,8 +11,9 @@ use super::credentials::{self, LoadFilter};
 use super::handshake::{Channel, Report};
 use super::program::Program;
 use super::sealed_exe::SealedExe;
+use crate::identity::Emulation;
 use crate::mount::apply::{self, CopyTree};
-use crate::mount::rootfs::Rootfs;
+use crate::mount::rootfs::{Driver, Rootfs};
 use crate::mount::stage::Staged;
 use crate::mount::{MountError, masks, open_in_root, rootfs, target};
 use crate::process::prctl;
@@ -190,7 +191,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     join_shared(spec)?;
     let sealed = plan.seal.map(SealedExe::open).transpose()?;
     let binary = if plan.init { Some(super::sealed_exe::own_binary(sealed.as_ref())?) } else { None };
-    let (root, dev) = make_root(&mut plan)?;
+    let Root { root, dev, driver } = make_root(&mut plan, channel)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
     }
@@ -204,7 +205,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     nix::unistd::chdir("/").map_err(SysError::of("chdir", "/"))?;
 
     let terminal = match &plan.streams {
-        Streams::Terminal => Some(open_console(root.as_fd(), process, channel)?),
+        Streams::Terminal => Some(open_console(root.as_fd(), process, plan.single_id, channel)?),
         Streams::Pipes(_) => None,
     };
     if let Some(dev) = dev {
@@ -216,7 +217,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     // Held by the supervisor, the root outlives the container for a moment: to take an overlay apart that is not volatile
     // means to sync the file system below it, which nobody shall wait for.
     let kept = root.try_clone().map_err(|_| SysError { call: "dup", args: "root".into(), errno: Errno::EMFILE })?;
-    channel.report(&Report::Root(kept))?;
+    channel.report(&Report::Root(kept, driver))?;
     channel.report(&Report::Ready)?;
     if !channel.wait_go() {
         return Ok(None);
@@ -233,7 +234,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
             keyring: plan.keyring,
             filter_hides_keyrings: plan.filter_hides_keyrings,
             keep_groups: keeps_groups(spec),
-            single_id: plan.single_id,
+            emulation: plan.single_id.then_some(Emulation::Notify),
             dies_with_parent: true,
             filter: plan.filter,
             sealed: sealed.as_ref(),
@@ -251,8 +252,8 @@ pub struct BecomeOptions<'a> {
     pub filter_hides_keyrings: bool,
     /// The caller's supplementary groups stay.
     pub keep_groups: bool,
-    /// Only id 0 is mapped.
-    pub single_id: bool,
+    /// Only id 0 is mapped: how others are emulated.
+    pub emulation: Option<Emulation>,
     /// The program dies with the process that started it: a container with its supervisor, but no `exec` with its client.
     pub dies_with_parent: bool,
     /// Loads the system call filter.
@@ -280,7 +281,8 @@ pub fn become_program(
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
-    credentials::apply(process, options.keep_groups, options.single_id, options.dies_with_parent, options.filter)?;
+    let BecomeOptions { keep_groups, emulation, dies_with_parent, filter, .. } = *options;
+    credentials::apply(process, keep_groups, emulation, dies_with_parent, filter, channel)?;
     entered?;
     let program = Program::find(process)?;
     sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
@@ -314,18 +316,30 @@ pub fn keeps_groups(spec: &Spec) -> bool {
     spec.annotations().as_ref().is_some_and(|all| all.get(key).is_some_and(|value| value == "1"))
 }
 
-/// Mounts root, the bundle's mounts and masks; sets sysctls. Returns the root directory, and a `/dev` that is to become
-/// read-only.
-fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitError> {
+/// What [`make_root`] made.
+struct Root {
+    /// The root directory.
+    root: OwnedFd,
+    /// A `/dev` that is to become read-only.
+    dev: Option<OwnedFd>,
+    /// What mounted the layers.
+    driver: Option<Driver>,
+}
+
+/// Mounts root, the bundle's mounts and masks; sets sysctls.
+fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> {
     rootfs::stop_propagation()?;
     let mounts = plan.spec.mounts().as_deref().unwrap_or_default();
-    let root = match plan.staged.root.take() {
+    let (root, driver) = match plan.staged.root.take() {
         Some(root) => {
             // The supervisor left us in the mount point: no name is looked up, which directories closed to us would refuse.
             rootfs::attach_root(&root, nix::fcntl::AT_FDCWD, plan.mount_point)?;
-            root
+            (root, plan.staged.driver)
         }
-        None => plan.rootfs.mount(plan.mount_point)?,
+        None => {
+            let mut serve = |connection| channel.report(&Report::Fuse(connection));
+            plan.rootfs.mount(plan.mount_point, &mut serve)?
+        }
     };
     plan.staged.add_shared(mounts)?;
     let request =
@@ -361,7 +375,7 @@ fn make_root(plan: &mut Plan<'_>) -> Result<(OwnedFd, Option<OwnedFd>), InitErro
         masks::make_read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
         masks::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
     }
-    Ok((root, made.read_only_at_last))
+    Ok(Root { root, dev: made.read_only_at_last, driver })
 }
 
 fn host_proc() -> Result<OwnedFd, InitError> {
@@ -389,10 +403,15 @@ fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), InitE
 }
 
 /// Makes the container's terminal, hands its master to the supervisor and returns the slave.
-fn open_console(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> Result<OwnedFd, InitError> {
+fn open_console(
+    root: BorrowedFd<'_>,
+    process: &Process,
+    single_id: bool,
+    channel: &Channel,
+) -> Result<OwnedFd, InitError> {
     let devpts = open_in_root(root, Path::new("/dev/pts"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     let pty = Pty::open(&devpts).map_err(SysError::of("open", "/dev/pts/ptmx"))?;
-    give_terminal(&pty, process)?;
+    give_terminal(&pty, process, single_id)?;
     let console = open_in_root(root, Path::new("/dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).and_then(|dev| {
         let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         nix::fcntl::openat(&dev, "console", flags, nix::sys::stat::Mode::from_bits_truncate(0o600))
@@ -406,10 +425,11 @@ fn open_console(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> R
     Ok(pty.slave)
 }
 
-/// Gives a terminal to the process's user.
-pub fn give_terminal(pty: &Pty, process: &Process) -> Result<(), InitError> {
+/// Gives a terminal to the process's user, if there is such an id.
+pub fn give_terminal(pty: &Pty, process: &Process, single_id: bool) -> Result<(), InitError> {
     match process.user().uid() {
         0 => Ok(()),
+        _ if single_id => Ok(()),
         uid => Ok(pty.give_to(nix::unistd::Uid::from_raw(uid)).map_err(SysError::of("fchown", "terminal"))?),
     }
 }

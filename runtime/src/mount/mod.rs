@@ -67,6 +67,9 @@ pub enum MountError {
     /// The root file system could not be put together.
     #[error("root file system: {0}")]
     Rootfs(#[source] SysError),
+    /// Every driver that may mount it was refused.
+    #[error("root file system: {0}")]
+    NoDriver(rootfs::Refusals),
     /// The set-user-ID program that mounts for ordinary users refused; it has said why.
     #[error("{program}: {status}")]
     Helper {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use super::MountError;
-use super::rootfs::{Rootfs, stop_propagation};
+use super::rootfs::{self, Driver, Rootfs, Stack, Tree, stop_propagation};
 use crate::userns::{Mapping, UsernsError, run_in};
 
 /// Why a probe did not get through.
@@ -66,13 +66,29 @@ fn try_overlay(scratch: &Path) -> Result<(), Errno> {
     stop_propagation().map_err(|error| mount_errno(&error))?;
     let [lower, upper, work] = ["lower", "upper", "work"].map(Into::into);
     let at = scratch.join("at");
-    let rootfs = Rootfs::Overlay { base: scratch.to_owned(), lowers: vec![lower], upper, work, volatile: false };
-    drop(rootfs.mount(&at).map_err(|error| mount_errno(&error))?);
+    let drivers = &[Driver::Overlay];
+    let stack = Stack { base: scratch.to_owned(), lowers: vec![lower], upper, work, volatile: false, drivers };
+    drop(Rootfs::Stack(stack).mount(&at, &mut |_| Ok(())).map_err(|error| mount_errno(&error))?);
     let deleted = fs::remove_file(at.join("file"));
     // Else the directories below cannot be removed.
     let unmounted = nix::mount::umount2(&at, nix::mount::MntFlags::MNT_DETACH);
     io(deleted)?;
     unmounted
+}
+
+/// Makes a FUSE mount in a user namespace. Nobody answers for it, and nobody looks into it.
+pub fn fuse(mapping: &Mapping) -> Result<(), ProbeError> {
+    let exit = run_in(mapping, || {
+        let tried = unshare(CloneFlags::CLONE_NEWNS)
+            .and_then(|()| rootfs::fuse(Tree::Whole, &mut |_| Ok(())).map(drop).map_err(|error| error.errno));
+        tried.map_or_else(|errno| errno as i32, |()| 0)
+    })?;
+    match i32::from(exit.code()) {
+        0 => Ok(()),
+        errno => {
+            Err(ProbeError::Refused { what: "make a FUSE mount in a user namespace", errno: Errno::from_raw(errno) })
+        }
+    }
 }
 
 fn errno_of(error: &io::Error) -> Errno {

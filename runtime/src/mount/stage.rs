@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::Mount;
 
-use super::rootfs::{self, Rootfs};
+use super::rootfs::{self, Driver, Rootfs, Serve};
 use super::{MountError, options};
 use crate::sys::SysError;
 use crate::sys::mount::{clone_tree, open_in_root};
@@ -25,6 +25,8 @@ use crate::sys::process::setns;
 pub struct Staged {
     /// The root file system. Init attaches it over its working directory, which need not be reachable by a path.
     pub root: Option<OwnedFd>,
+    /// What mounted it, if it is a stack.
+    pub driver: Option<Driver>,
     binds: Vec<(PathBuf, OwnedFd)>,
 }
 
@@ -48,15 +50,15 @@ impl Staged {
     ///
     /// **Runs in:** the supervisor, root of the base user namespace; it has its own mount namespace and the mount point
     /// as working directory from here on.
-    pub fn for_nested(request: &Request<'_>) -> Result<Staged, MountError> {
+    pub fn for_nested(request: &Request<'_>, serve: Serve<'_>) -> Result<Staged, MountError> {
         rootfs::own_namespace()?;
         let give = |path: &Path| {
             let (uid, gid) = request.owner;
             nix::unistd::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(SysError::of("chown", path.display()))
         };
-        if let Rootfs::Overlay { base, upper, .. } = request.rootfs {
-            give(&base.join(upper))?;
+        if let Rootfs::Stack(stack) = request.rootfs {
+            give(&stack.base.join(&stack.upper))?;
         }
         let mut binds = Vec::new();
         for mount in request.mounts {
@@ -68,9 +70,9 @@ impl Staged {
                 clone_tree(nix::fcntl::AT_FDCWD, source, is_recursive(mount)?).map_err(|error| failed(mount, error))?;
             binds.push((source.to_owned(), tree));
         }
-        let root = request.rootfs.detached(request.mount_point)?;
+        let (root, driver) = request.rootfs.detached(request.mount_point, serve)?;
         nix::unistd::chdir(request.mount_point).map_err(SysError::of("chdir", request.mount_point.display()))?;
-        Ok(Staged { root: Some(root), binds })
+        Ok(Staged { root: Some(root), driver, binds })
     }
 
     /// Adds the trees of the bundle that lie in another container: binds from below `/proc/<pid>/root`.

@@ -76,6 +76,55 @@ impl MapsPending {
     }
 }
 
+/// How a process is to live that serves its parent, or what its parent made.
+#[derive(Debug)]
+pub struct Servant<'a> {
+    /// What process listings call it.
+    pub name: &'a std::ffi::CStr,
+    /// The descriptors it keeps besides the standard ones; all others are closed.
+    pub keep: &'a [BorrowedFd<'a>],
+    /// It ends with its parent. Else it is in a session of its own, its standard streams lead nowhere, and it has a mount
+    /// namespace of its own, so that it keeps nothing mounted that is unmounted elsewhere.
+    pub dies_with_parent: bool,
+}
+
+/// Forks a servant, which may start threads and ends with the status that `work` returns. The caller is single-threaded.
+/// Gives its pidfd.
+pub fn servant(servant: &Servant<'_>, work: impl FnOnce() -> i32) -> Result<OwnedFd, SysError> {
+    let parent = nix::unistd::getpid();
+    match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
+        Forked::Parent { pidfd, .. } => Ok(pidfd),
+        Forked::Child => {
+            let status = match settle(servant, parent) {
+                Ok(()) => work(),
+                Err(_) => 125,
+            };
+            std::process::exit(status)
+        }
+    }
+}
+
+fn settle(servant: &Servant<'_>, parent: nix::unistd::Pid) -> Result<(), SysError> {
+    crate::sys::process::hide_command_line(servant.name);
+    crate::sys::process::close_others(servant.keep).map_err(SysError::of("close_range", ""))?;
+    if servant.dies_with_parent {
+        let _ = crate::sys::process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+        // It may have died before.
+        if nix::unistd::getppid() != parent {
+            return Err(SysError { call: "getppid", args: String::new(), errno: nix::errno::Errno::ESRCH });
+        }
+        return Ok(());
+    }
+    nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
+    let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())
+        .map_err(SysError::of("open", "/dev/null"))?;
+    nix::unistd::dup2_stdin(&null)
+        .and_then(|()| nix::unistd::dup2_stdout(&null))
+        .and_then(|()| nix::unistd::dup2_stderr(&null))
+        .map_err(SysError::of("dup2", "/dev/null"))?;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))
+}
+
 /// Forks the supervisor into the user namespace of a running container, `pidfd` being its init: what is shared with it
 /// (network, IPC, pids) belongs to that user namespace, and nobody outside of it may join.
 ///

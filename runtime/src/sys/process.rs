@@ -146,6 +146,26 @@ pub(crate) fn close_from(first: RawFd, close_on_exec: bool) -> Result<(), Errno>
     Errno::result(result).map(drop)
 }
 
+/// Closes every descriptor but the standard ones and `keep`.
+///
+/// # Source
+/// `close_range(2)`, Linux 5.9.
+pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut kept: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().filter(|fd| *fd >= 3).chain([i32::MAX]) {
+        if fd > first {
+            // SAFETY: a servant is forked to keep these descriptors only; whatever owned the others is never used again and
+            // never dropped, since the servant ends by exit.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+            Errno::result(result)?;
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
 /// Sets or clears close-on-exec on one descriptor.
 pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
     // SAFETY: takes integers.

@@ -23,7 +23,7 @@ pub(super) fn all(context: &Context) -> Vec<Box<dyn Probe>> {
         Box::new(IdHelper("newuidmap")),
         Box::new(IdHelper("newgidmap")),
         Box::new(Overlay { scratch }),
-        Box::new(Device { path: "/dev/fuse", module: "fuse", needed: false }),
+        Box::new(Fuse),
         Box::new(Device { path: "/dev/net/tun", module: "tun", needed: true }),
         Box::new(NetworkHelper),
         Box::new(Cgroups),
@@ -161,7 +161,7 @@ impl Probe for SubordinateIds {
         let owner = subid::Owner::of(uid);
         let add = |first: u64| format!("sudo usermod {} {first}-{} {}", self.flag, first + 65_535, owner.name());
         let Some(ranges) = subid::ranges(self.file, &owner) else {
-            let why = format!("no range for {}: containers have one id only", owner.name());
+            let why = format!("no range for {}: single id: users of images are emulated", owner.name());
             return Finding::degraded(why, add(first_free(&read(self.file).unwrap_or_default())));
         };
         let count: u64 = ranges.iter().map(|range| u64::from(range.size)).sum();
@@ -171,11 +171,6 @@ impl Probe for SubordinateIds {
         }
         Finding::ok(format!("{count} ids for {}", owner.name()))
     }
-}
-
-/// The first id above every range of both files, which a new range of either may begin with.
-pub(crate) fn first_free_id() -> u64 {
-    ["/etc/subuid", "/etc/subgid"].map(|file| first_free(&read(file).unwrap_or_default())).into_iter().fold(0, u64::max)
 }
 
 /// The first id above every range of the file.
@@ -196,7 +191,10 @@ impl Probe for IdHelper {
 
     fn probe(&self) -> Finding {
         let Some(path) = newidmap::find(self.0) else {
-            return Finding::degraded("not in PATH: containers have one id only", "sudo apt-get install uidmap");
+            return Finding::degraded(
+                "not in PATH: single id, users of images are emulated",
+                "sudo apt-get install uidmap",
+            );
         };
         let shown = path.display();
         let Ok(meta) = fs::metadata(&path) else {
@@ -235,11 +233,32 @@ impl Probe for Overlay {
         }
         match probe::overlay(&Mapping::of_user(), &self.scratch) {
             Ok(()) => Finding::ok(format!("mounted one in a user namespace, on {place}")),
-            Err(error) => Finding::missing(
-                error.to_string(),
-                "boot Linux 5.11 or later; put XDG_DATA_HOME on ext4, xfs, btrfs or tmpfs",
-            ),
+            Err(error) => {
+                let mend = "boot Linux 5.11 or later; put XDG_DATA_HOME on ext4, xfs, btrfs or tmpfs";
+                match probe::fuse(&Mapping::of_user()) {
+                    Ok(()) => Finding::degraded(format!("{error}: FUSE is used instead"), mend),
+                    Err(_) => Finding::missing(error.to_string(), mend),
+                }
+            }
         }
+    }
+}
+
+struct Fuse;
+
+impl Probe for Fuse {
+    fn what(&self) -> &'static str {
+        "FUSE"
+    }
+
+    fn probe(&self) -> Finding {
+        let error = match probe::fuse(&Mapping::of_user()) {
+            Ok(()) => return Finding::ok("made a mount in a user namespace"),
+            Err(error) => error,
+        };
+        let device = Device { path: "/dev/fuse", module: "fuse", needed: false }.probe();
+        let mend = device.parts().2.unwrap_or("boot Linux 4.18 or later").to_owned();
+        Finding::degraded(format!("{error}: --userns keep-id and auto need it"), mend)
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("PidFile", request.pidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
         ("Name", name.into()),
         ("RestartCount", Value::from(u64::from(observed.restarts))),
-        ("Driver", record.driver.as_str().into()),
+        ("Driver", driver(record).into()),
         ("MountLabel", "".into()),
         ("ProcessLabel", "".into()),
         ("AppArmorProfile", request.security.apparmor.clone().unwrap_or_default().into()),
@@ -179,24 +179,23 @@ fn capabilities(spec: &Raw, set: &str) -> Value {
     Value::strings_or_nil(names)
 }
 
+/// A directory of the host (`--rootfs`) has none; podman names its own all the same.
+fn driver(record: &Record) -> &str {
+    if record.driver.is_empty() { "overlay" } else { &record.driver }
+}
+
 fn graph_driver(record: &Record, context: &Context) -> Value {
     let directory = context.layout.container(&record.id);
     let mut data: BTreeMap<String, Value> = BTreeMap::new();
     let lower: Vec<_> = record.image.iter().flat_map(|image| image.layers.iter().rev()).collect();
     if !lower.is_empty() {
-        let tag = if record.mapping.is_empty() { String::new() } else { format!("-{}", record.mapping) };
-        let paths: Vec<_> = lower
-            .iter()
-            .map(|layer| {
-                let directory = context.layout.layers().join(format!("{}{tag}", layer.hex()));
-                directory.join("diff").display().to_string()
-            })
-            .collect();
+        let paths: Vec<_> =
+            lower.iter().map(|layer| context.layout.layer(layer).join("diff").display().to_string()).collect();
         data.insert("LowerDir".to_owned(), paths.join(":").into());
         data.insert("UpperDir".to_owned(), directory.join("upper").display().to_string().into());
         data.insert("WorkDir".to_owned(), directory.join("work").display().to_string().into());
     }
-    Value::Struct(vec![("Name", record.driver.as_str().into()), ("Data", Value::Map(data))])
+    Value::Struct(vec![("Name", driver(record).into()), ("Data", Value::Map(data))])
 }
 
 fn mount_point(mount: &Mount, context: &Context) -> Option<Value> {
@@ -423,6 +422,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
     };
     let userns = match &request.userns {
         UserNamespace::Host => String::new(),
+        UserNamespace::Single => "single".to_owned(),
         UserNamespace::KeepId { .. } => "keep-id".to_owned(),
         UserNamespace::Auto { .. } => "auto".to_owned(),
         UserNamespace::NoMap => "nomap".to_owned(),

@@ -350,7 +350,7 @@ impl ImageStore {
                 layers.remove(layer.diff_id.hex());
             }
         }
-        self.trash_layers(|hex| layers.contains(hex)).map(drop)
+        self.trash_layers(|hex, _| layers.contains(hex)).map(drop)
     }
 
     /// Deletes what a pull brought that then failed, as far as no image needs it and nobody is pulling.
@@ -376,7 +376,7 @@ impl ImageStore {
         }
         let layers = layers.into_iter().filter(|layer| !needed.layers.contains(*layer));
         let layers: HashSet<&str> = layers.map(DiffId::hex).collect();
-        self.trash_layers(|hex| layers.contains(hex)).map(drop)
+        self.trash_layers(|hex, _| layers.contains(hex)).map(drop)
     }
 
     /// Deletes every blob and every layer that no image refers to, except the layers in `keep` (those of containers),
@@ -403,7 +403,7 @@ impl ImageStore {
             freed_bytes += size_bytes;
         }
         let keep: HashSet<&str> = needed.layers.iter().chain(keep).map(DiffId::hex).collect();
-        for place in self.trash_layers(|hex| !keep.contains(hex))? {
+        for place in self.trash_layers(|hex, is_copy| is_copy || !keep.contains(hex))? {
             freed_bytes += Index::open(&place.join("index")).map_or(0, |index| index.file_bytes());
         }
         Ok(freed_bytes)
@@ -573,9 +573,10 @@ impl ImageStore {
         Ok(needed)
     }
 
-    /// Moves the directories of layers to the trash, in every mapping. `is_garbage` sees the digits of the diffID. Gives
-    /// their new places.
-    fn trash_layers(&self, is_garbage: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, StoreError> {
+    /// Moves the directories of layers to the trash. `is_garbage` sees the digits of the diffID, and whether it is a copy
+    /// with shifted ids (`<diffID>-<mapping>`), which an older coracle made and nobody needs any more. Gives their new
+    /// places.
+    fn trash_layers(&self, is_garbage: impl Fn(&str, bool) -> bool) -> Result<Vec<PathBuf>, StoreError> {
         let dir = self.layout.layers();
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
@@ -586,8 +587,9 @@ impl ImageStore {
         let trash = self.layout.trash();
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let Some(hex) = name.to_str().map(|name| name.split('-').next().unwrap_or_default()) else { continue };
-            if hex.len() >= 64 && is_lower_hex(hex) && is_garbage(hex) {
+            let Some(name) = name.to_str() else { continue };
+            let (hex, is_copy) = name.split_once('-').map_or((name, false), |(hex, _)| (hex, true));
+            if hex.len() >= 64 && is_lower_hex(hex) && is_garbage(hex, is_copy) {
                 create_dir(&trash)?;
                 let path = entry.path();
                 let place = trash.join(random_hex(16));
@@ -795,7 +797,7 @@ mod tests {
         let layers = fixture.store.layout.layers();
         let (kept, lost) = (DiffId::new(Digest::of(b"kept")), DiffId::new(Digest::of(b"lost")));
         for name in
-            [kept.hex().to_owned(), lost.hex().to_owned(), format!("{}-mapping", lost.hex()), "other".to_owned()]
+            [kept.hex(), lost.hex(), &format!("{}-mapping", lost.hex()), &format!("{}-mapping", kept.hex()), "other"]
         {
             fs::create_dir_all(layers.join(name)).unwrap();
         }

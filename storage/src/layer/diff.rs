@@ -26,7 +26,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, major, minor};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
@@ -228,7 +228,20 @@ impl<W: Write> Walker<'_, W> {
     }
 
     fn file(&mut self, fd: OwnedFd, stat: &FileStat, path: &[u8]) -> Result<(), DiffError> {
+        if stat.st_size == 0 && is_stand_in_for_socket(&fd).map_err(|source| call("getxattr", path, source))? {
+            self.diffed.skipped += 1;
+            return Ok(());
+        }
         let mut entry = self.describe(path.to_vec(), EntryKind::File, stat, Some(fd.as_fd()))?;
+        match entry.kind {
+            EntryKind::File => {}
+            EntryKind::Symlink => {
+                let read = File::from(fd).take(MAX_TARGET_BYTES).read_to_end(&mut entry.link);
+                read.map_err(|source| DiffError::Io { path: Shown(path).to_string(), source })?;
+                return self.append(&entry);
+            }
+            _ => return self.append(&entry),
+        }
         entry.size = u64::try_from(stat.st_size).unwrap_or(0);
         self.diffed.entries += 1;
         self.diffed.bytes += entry.size;
@@ -299,6 +312,17 @@ impl<W: Write> Walker<'_, W> {
         entry.xattrs = xattrs;
         if let Some(recorded) = overridden {
             (entry.uid, entry.gid, entry.mode) = (recorded.uid, recorded.gid, recorded.mode);
+            // In single-id mode a regular file may stand for what cannot carry its owner.
+            if entry.kind == EntryKind::File {
+                entry.kind = match recorded.kind {
+                    Some(SFlag::S_IFLNK) => EntryKind::Symlink,
+                    Some(SFlag::S_IFIFO) => EntryKind::Fifo,
+                    Some(SFlag::S_IFCHR) => EntryKind::CharDevice,
+                    Some(SFlag::S_IFBLK) => EntryKind::BlockDevice,
+                    _ => EntryKind::File,
+                };
+                entry.device = (major(recorded.device) as u32, minor(recorded.device) as u32);
+            }
         }
         Ok(entry)
     }
@@ -318,6 +342,15 @@ fn reopen(levels: &mut [Level]) -> nix::Result<()> {
     }
     Ok(())
 }
+
+/// True for the regular file that in single-id mode is a socket of somebody else's.
+fn is_stand_in_for_socket(file: &OwnedFd) -> nix::Result<bool> {
+    let recorded = xattr::find(file.as_fd(), OVERRIDE_XATTR)?.and_then(|value| Override::parse(&value));
+    Ok(recorded.is_some_and(|recorded| recorded.kind == Some(SFlag::S_IFSOCK)))
+}
+
+/// Longest target that the kernel makes a link to.
+const MAX_TARGET_BYTES: u64 = 4095;
 
 /// Attributes that belong to an image rather than to this machine.
 fn is_of_the_image(name: &[u8]) -> bool {

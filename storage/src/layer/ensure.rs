@@ -1,7 +1,7 @@
 //! Unpacked layers are a cache: what is missing is made again from the blobs.
 
 use super::ids::IdPolicy;
-use super::staging::{self, StageError, Staging, directory_name, unpack_blob};
+use super::staging::{self, StageError, Staging, unpack_blob};
 use crate::blob::BlobError;
 use crate::image::store::{Image, ImageStore, Layer, StoreError};
 use crate::progress::{Event, Kind, Progress};
@@ -53,8 +53,7 @@ pub fn ensure_unpacked(
     progress: &dyn Progress,
 ) -> Result<Vec<PathBuf>, EnsureError> {
     let layers = store.layout().layers();
-    let dirs: Vec<PathBuf> =
-        image.layers.iter().map(|layer| layers.join(directory_name(&layer.diff_id, ids))).collect();
+    let dirs: Vec<PathBuf> = image.layers.iter().map(|layer| store.layout().layer(&layer.diff_id)).collect();
     let mut missing: Vec<&Layer> =
         image.layers.iter().zip(&dirs).filter(|(_, dir)| !dir.join("diff").is_dir()).map(|(layer, _)| layer).collect();
     missing.sort_by(|a, b| a.diff_id.hex().cmp(b.diff_id.hex()));
@@ -86,14 +85,14 @@ pub fn ensure_unpacked(
         }
     });
     // What was made is kept even if something else failed.
-    publish(&layers, unpacked.into_inner().unwrap_or_else(PoisonError::into_inner), ids)?;
+    publish(&layers, unpacked.into_inner().unwrap_or_else(PoisonError::into_inner))?;
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(dirs),
     }
 }
 
-fn publish(layers: &Path, unpacked: Vec<(Staging, &Layer)>, ids: &IdPolicy) -> Result<(), EnsureError> {
+fn publish(layers: &Path, unpacked: Vec<(Staging, &Layer)>) -> Result<(), EnsureError> {
     let Some((_, first)) = unpacked.first() else { return Ok(()) };
     let failed = |layer: &Layer| {
         let layer = layer.diff_id.to_string();
@@ -101,7 +100,7 @@ fn publish(layers: &Path, unpacked: Vec<(Staging, &Layer)>, ids: &IdPolicy) -> R
     };
     staging::sync(layers).map_err(failed(first))?;
     for (staging, layer) in unpacked {
-        staging.publish(&directory_name(&layer.diff_id, ids)).map_err(failed(layer))?;
+        staging.publish(layer.diff_id.hex()).map_err(failed(layer))?;
     }
     Ok(())
 }

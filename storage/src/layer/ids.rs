@@ -1,6 +1,5 @@
 //! Whom the files of a layer belong to.
 
-use crate::digest::Digest;
 use nix::sys::stat::SFlag;
 use std::ffi::CStr;
 
@@ -48,15 +47,6 @@ impl IdPolicy {
     /// Every id stays what it is.
     pub fn identity() -> Self {
         Self::Mapped(IdMap::default())
-    }
-
-    /// What the directory of a layer unpacked this way has behind its digest; `None` for the store's base mapping,
-    /// which both [`Self::identity`] and [`Self::Single`] are.
-    pub fn tag(&self) -> Option<String> {
-        match self {
-            Self::Mapped(map) => map.tag(),
-            Self::Single => None,
-        }
     }
 
     /// The owner on disk, `None` if the map has no place for it.
@@ -190,14 +180,6 @@ impl IdMap {
     pub(crate) fn gid_in_layer(&self, gid: u32) -> Option<u32> {
         backward(&self.gids, gid)
     }
-
-    fn tag(&self) -> Option<String> {
-        if self.is_identity() {
-            return None;
-        }
-        let text = format!("{:?} {:?}", self.uids, self.gids);
-        Some(Digest::of(text.as_bytes()).hex()[..12].to_owned())
-    }
 }
 
 fn forward(ranges: &[IdRange], id: u32) -> Option<u32> {
@@ -236,8 +218,6 @@ mod tests {
         assert_eq!(policy.owner(0, 1000), Some(Owner { uid: 1, gid: 0 }));
         assert_eq!(policy.owner_in_layer(1, 0), Owner { uid: 0, gid: 1000 });
         assert_eq!(policy.owner(65_536, 0), None);
-        assert!(policy.tag().is_some());
-        assert_eq!(IdPolicy::identity().tag(), None);
         assert_eq!(IdPolicy::identity().owner(70_000, 1), Some(Owner { uid: 70_000, gid: 1 }));
     }
 

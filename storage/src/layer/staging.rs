@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! layers/.tmp-<random>/      lock (held by the maker for as long as it lives)
-//!                      tree/ diff/ index    ── both digests checked, synced ── rename ──> layers/<diffID>[-<mapping>]
+//!                      tree/ diff/ index    ── both digests checked, synced ── rename ──> layers/<diffID>
 //! ```
 //! The lock stands in the order of [`crate::state::lock`]: it is only ever tried.
 
@@ -93,14 +93,6 @@ pub enum Published {
     Theirs,
 }
 
-/// The name of a layer's directory.
-pub fn directory_name(diff_id: &DiffId, ids: &IdPolicy) -> String {
-    match ids.tag() {
-        None => diff_id.hex().to_owned(),
-        Some(tag) => format!("{}-{tag}", diff_id.hex()),
-    }
-}
-
 impl Staging {
     /// Makes a temporary directory with an empty `diff` in `layers`, which must exist.
     ///
@@ -185,7 +177,7 @@ impl Drop for Staging {
 }
 
 /// Unpacks a layer from its blob, compressed or not. What comes back is what it should be, and is to be published under
-/// [`directory_name`] once it is on disk: see [`sync`].
+/// the digest's hex once it is on disk: see [`sync`].
 ///
 /// One thread inflates, hashes and unpacks; a pull has its own pipeline with a thread for each.
 ///
@@ -327,7 +319,7 @@ mod tests {
             let (staging, _) = unpack_blob(layers.path(), compressed.as_slice(), &diff_id, &IdPolicy::Single).unwrap();
             assert!(!names(layers.path()).iter().all(|name| name == diff_id.hex()), "not before it is synced");
             sync(layers.path()).unwrap();
-            staging.publish(&directory_name(&diff_id, &IdPolicy::Single)).unwrap()
+            staging.publish(diff_id.hex()).unwrap()
         };
         assert_eq!((unpack(), unpack()), (Published::Ours, Published::Theirs));
         assert_eq!(names(layers.path()), [diff_id.hex()]);

@@ -97,6 +97,9 @@ pub fn open_file(layers_top_first: &[PathBuf], path: impl AsRef<Path>) -> Result
     View::new(layers_top_first).open_file(path)
 }
 
+/// Longest target that the kernel makes a link to.
+const MAX_TARGET_BYTES: i64 = 4095;
+
 /// A name that was found: the path without links, and the layers that have it.
 struct Found {
     path: Vec<Vec<u8>>,
@@ -162,14 +165,16 @@ impl<'a> View<'a> {
             gid: stat.st_gid,
             size: u64::try_from(stat.st_size).unwrap_or(0),
         };
-        if matches!(kind(stat), SFlag::S_IFREG | SFlag::S_IFDIR)
+        if matches!(kind(stat), SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFLNK)
             && let Some(layer) = found.layers.first()
         {
             // In single-id mode the true owner stands in an xattr. A file we may not even read has none of ours.
             let value = self.open(*layer, &found.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
             let value = value.and_then(|fd| xattr::find(fd.as_fd(), OVERRIDE_XATTR)).unwrap_or_default();
-            if let Some(Override { uid, gid, mode, .. }) = value.and_then(|value| Override::parse(&value)) {
-                metadata = Metadata { mode: kind(stat).bits() | mode, uid, gid, ..metadata };
+            if let Some(recorded) = value.and_then(|value| Override::parse(&value)) {
+                let Override { uid, gid, mode, .. } = recorded;
+                let kind = recorded.kind.filter(|_| kind(stat) == SFlag::S_IFREG).unwrap_or(kind(stat));
+                metadata = Metadata { mode: kind.bits() | mode, uid, gid, ..metadata };
             }
         }
         Ok(Some(metadata))
@@ -268,7 +273,10 @@ impl<'a> View<'a> {
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
                 Err(errno) => return Err(errno),
             };
-            let stat = fstat(&fd)?;
+            let mut stat = fstat(&fd)?;
+            if self.is_stand_in_for_link(*layer, &path, &stat)? {
+                stat.st_mode = SFlag::S_IFLNK.bits() | 0o777;
+            }
             if whiteout::is_whiteout_device(&stat) || self.is_whiteout_file(*layer, &path, &stat)? {
                 break;
             }
@@ -306,10 +314,37 @@ impl<'a> View<'a> {
         }
     }
 
+    /// True for the regular file that in single-id mode is a link of somebody else's. It has all permissions.
+    fn is_stand_in_for_link(&self, layer: usize, path: &[Vec<u8>], stat: &FileStat) -> nix::Result<bool> {
+        let is_likely = stat.st_mode & 0o7777 == 0o777 && (1..=MAX_TARGET_BYTES).contains(&stat.st_size);
+        if !is_likely || kind(stat) != SFlag::S_IFREG {
+            return Ok(false);
+        }
+        let value = match self.open(layer, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+            Ok(fd) => xattr::find(fd.as_fd(), OVERRIDE_XATTR)?,
+            Err(Errno::EACCES) => None,
+            Err(errno) => return Err(errno),
+        };
+        let kind = value.and_then(|value| Override::parse(&value)).and_then(|recorded| recorded.kind);
+        Ok(kind == Some(SFlag::S_IFLNK))
+    }
+
     fn link_target(&self, found: &Found) -> nix::Result<Vec<u8>> {
         let layer = *found.layers.first().ok_or(Errno::ENOENT)?;
         let fd = self.open(layer, &found.path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-        Ok(readlinkat(fd, "")?.into_vec())
+        match readlinkat(fd, "") {
+            Ok(target) => Ok(target.into_vec()),
+            // A stand-in has its target as contents.
+            Err(Errno::ENOENT | Errno::EINVAL) => {
+                let file = self.open(layer, &found.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+                let mut target = Vec::new();
+                let limit = MAX_TARGET_BYTES.unsigned_abs();
+                let read = File::from(file).take(limit).read_to_end(&mut target);
+                read.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+                Ok(target)
+            }
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Opens a path of one layer in which no component is a link.
@@ -376,6 +411,23 @@ mod tests {
         fs::remove_file(roots[0].join("etc/passwd")).unwrap();
         whiteout::make_opaque(&etc).unwrap();
         assert_eq!(read(&roots, "etc/passwd"), None);
+    }
+
+    #[test]
+    fn link_of_another_owner_in_single_id_mode_is_followed() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_scratch, roots) = stack();
+        fs::write(roots[1].join("etc/passwd"), b"lower").unwrap();
+        let link = roots[0].join("etc/link");
+        fs::write(&link, b"/etc/passwd").unwrap();
+        fs::set_permissions(&link, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(read(&roots, "etc/link").as_deref(), Some("/etc/passwd"));
+        xattr::set(File::open(&link).unwrap().as_fd(), OVERRIDE_XATTR, b"7:7:0777:symlink").unwrap();
+        assert_eq!(read(&roots, "etc/link").as_deref(), Some("lower"));
+        let view = View::new(&roots);
+        assert_eq!(view.read_link("etc/link").unwrap().as_deref(), Some(Path::new("/etc/passwd")));
+        let metadata = view.metadata("etc/link", false).unwrap().unwrap();
+        assert_eq!((metadata.mode, metadata.uid), (SFlag::S_IFLNK.bits() | 0o777, 7));
     }
 
     #[test]

@@ -116,10 +116,8 @@ pub struct Record {
     /// The image; absent with `--rootfs`.
     #[serde(default)]
     pub image: Option<ImageRecord>,
-    /// The id mapping its layers and its upper directory are owned by; empty for the base mapping.
-    #[serde(default)]
-    pub mapping: String,
-    /// The root file system driver: `overlay` or `fuse`.
+    /// What mounted its root last, or is to be tried first: `overlay`, `overlay-fuse`, `fuse`. All of them use the same
+    /// directories.
     #[serde(default)]
     pub driver: String,
     /// Set by `run`, which starts what it creates: without any trace of a run (a reboot wiped it) the container has
@@ -288,6 +286,18 @@ pub fn rename(layout: &Layout, id: &ContainerId, new: &str) -> Result<Record, Co
     Ok(record)
 }
 
+/// Notes what has mounted a container's root.
+///
+/// # Errors
+/// [`ContainerError`]; the record stays as it was then.
+pub fn set_driver(layout: &Layout, id: &ContainerId, driver: &str) -> Result<(), ContainerError> {
+    // Against `rename`, which reads and writes the record too.
+    let _names = NamesLock::take(layout)?;
+    let mut record = load(layout, id)?.ok_or_else(|| ContainerError::NotFound(id.to_string()))?;
+    record.driver = driver.to_owned();
+    record.write(layout, Durability::None)
+}
+
 /// Reads the record of one container; `None` if it is not there or not published yet.
 ///
 /// # Errors
@@ -420,7 +430,6 @@ pub(crate) mod tests {
             name: name.to_owned(),
             created: Timestamp::now(),
             image: None,
-            mapping: String::new(),
             driver: "overlay".to_owned(),
             started_at_once: false,
             anonymous_volumes: Vec::new(),

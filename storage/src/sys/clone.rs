@@ -34,3 +34,18 @@ pub(crate) fn copy_file_range(
     let count = unsafe { libc::syscall(libc::SYS_copy_file_range, from, from_at, to, to_at, len, 0_u32) };
     Errno::result(count).map(|count| usize::try_from(count).unwrap_or(0))
 }
+
+/// Begins to write a file's dirty pages to the disk, and with that gives them their place there, without waiting.
+///
+/// # Errors
+/// Those of `sync_file_range(2)`.
+///
+/// # Source
+/// `sync_file_range(2)`, `SYNC_FILE_RANGE_WRITE`.
+pub(crate) fn begin_write_out(file: BorrowedFd<'_>) -> nix::Result<()> {
+    let (offset, all) = (0_i64, 0_i64);
+    // SAFETY: the call takes numbers only.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sync_file_range, file.as_raw_fd(), offset, all, libc::SYNC_FILE_RANGE_WRITE) };
+    Errno::result(result).map(drop)
+}

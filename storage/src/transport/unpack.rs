@@ -15,7 +15,7 @@ use super::stream::{PipeReader, PipeWriter, Pool, pipe};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::image::ImageStore;
 use crate::layer::compression::Decompressor;
-use crate::layer::staging::{StageError, directory_name};
+use crate::layer::staging::StageError;
 use crate::layer::{IdPolicy, Staging};
 use crate::state::layout::create_dir;
 
@@ -27,16 +27,11 @@ pub(super) struct Staged {
 
 impl Staged {
     /// A place for the layer that `diff_id` promises.
-    pub(super) fn new(
-        store: &ImageStore,
-        blob: &Digest,
-        diff_id: &DiffId,
-        ids: &IdPolicy,
-    ) -> Result<Self, TransportError> {
+    pub(super) fn new(store: &ImageStore, blob: &Digest, diff_id: &DiffId) -> Result<Self, TransportError> {
         let layers = store.layout().layers();
         create_dir(&layers).map_err(crate::image::StoreError::from)?;
         let staging = Staging::new(&layers).map_err(|error| stage_error(blob, &error))?;
-        Ok(Self { staging, name: directory_name(diff_id, ids) })
+        Ok(Self { staging, name: diff_id.hex().to_owned() })
     }
 
     /// Gives the layer its name; if another process was faster, theirs is as good.
@@ -57,8 +52,8 @@ pub(super) struct Unpacked {
 }
 
 /// Whether a layer is there unpacked.
-pub(super) fn is_unpacked(store: &ImageStore, diff_id: &DiffId, ids: &IdPolicy) -> bool {
-    store.layout().layers().join(directory_name(diff_id, ids)).join("diff").is_dir()
+pub(super) fn is_unpacked(store: &ImageStore, diff_id: &DiffId) -> bool {
+    store.layout().layer(diff_id).join("diff").is_dir()
 }
 
 /// Reads a whole compressed stream; unpacks it into `target`, or only hashes it.

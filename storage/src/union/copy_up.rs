@@ -98,30 +98,25 @@ impl Tree {
             return Ok(());
         }
         for part in self.stack.names(part) {
-            let mut names = Vec::new();
-            let mut at = self.stack.record(part).ok_or(Errno::EIO)?;
-            while at.number() != 0 {
-                names.push(at.name());
-                at = at.parent().filter(|parent| parent.number() < at.number()).ok_or(Errno::EIO)?;
-            }
+            let names = self.stack.path(part)?;
             self.meet(&names)?;
         }
         Ok(())
     }
 
-    /// Looks up a path, its last component first in `names`. That it leads nowhere is no error.
+    /// Looks up a path. That it leads nowhere is no error.
     fn meet(&self, names: &[&[u8]]) -> nix::Result<()> {
         let mut at = self.node(InodeNo::ROOT)?;
         let mut met = Vec::new();
         let mut walk = || {
-            for name in names.iter().rev() {
+            for name in names {
                 check_name(name)?;
                 if !at.is_directory() {
                     break;
                 }
                 let _names = self.names();
                 let Some(found) = self.find(&at, name, false)? else { break };
-                let (node, _) = self.enter(&at, name, found)?;
+                let node = self.claim(&at, name, found)?;
                 met.push(node.ino);
                 at = node;
             }
@@ -175,7 +170,9 @@ impl Tree {
         let (recorded, xattrs) = match self.stack.record(part) {
             Some(record) => {
                 let described = self.described(node, record);
-                let owned = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
+                let owned = |(name, value): (&[u8], &[u8])| {
+                    (name.to_vec(), self.lower_owners.xattr_in_container(name, value.to_vec()))
+                };
                 (self.recorded(node, record)?, described.xattrs().map(owned).collect())
             }
             None => {
@@ -210,7 +207,10 @@ impl Tree {
             return Err(Errno::EAGAIN);
         }
         let dir = self.upper_dir(&parent)?;
-        self.make_impure(&parent, node)?;
+        // A merged directory has its number from below, whatever stands on it.
+        if !node.is_directory() {
+            self.make_impure(&parent, node)?;
+        }
         let first = Name::new(OsStr::from_bytes(&name))?;
         let made = staged.publish(dir.fd.as_fd(), first)?;
         self.keep_copy(node, made);

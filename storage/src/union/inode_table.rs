@@ -52,10 +52,8 @@ pub(super) struct More {
     pub(super) listing: Option<Box<Listing>>,
     /// What creating in this directory must know.
     pub(super) facts: Option<Facts>,
-    /// Count of names that a file of a lower layer had and has not any more.
-    pub(super) lost: u32,
-    /// Count of a merged directory's subdirectories.
-    pub(super) subdirectories: Option<u32>,
+    /// Count of a merged directory's subdirectories, or of the names of a file that has several in an indexed layer.
+    pub(super) count: Option<u32>,
 }
 
 /// What creating in an upper directory must know about it.
@@ -74,7 +72,7 @@ pub(super) struct Facts {
 impl Default for More {
     fn default() -> Self {
         let (rest, names) = (Arc::from([]), Vec::new());
-        Self { rest, names, pinned: None, listing: None, facts: None, lost: 0, subdirectories: None }
+        Self { rest, names, pinned: None, listing: None, facts: None, count: None }
     }
 }
 
@@ -87,10 +85,6 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new(in_upper: bool, first: Part, rest: &[Part]) -> Self {
-        Self { in_upper, first, rest: (!rest.is_empty()).then(|| Arc::from(rest)) }
-    }
-
     /// The parts in lower layers from the top.
     pub(super) fn parts(&self) -> impl DoubleEndedIterator<Item = Part> + '_ {
         let first = (!self.first.is_none()).then_some(self.first);

@@ -51,7 +51,10 @@ impl Tree {
 
     /// A name of a directory leads to a file of the upper from now on.
     pub(super) fn list_name(&self, parent: &Node, name: &[u8], node: &Node) {
-        let number = if node.is_directory() { None } else { NonZeroU64::new(node.lock().upper) };
+        // Another number than the file's own has to be asked for again once the node is forgotten.
+        let upper = node.lock().upper;
+        let is_own = upper == node.ino.0 && !node.is_directory();
+        let number = if is_own { NonZeroU64::new(upper) } else { None };
         let kind = Some(node.kind);
         self.with_listing(parent, |listing| listing.put(Slot { name: name.into(), place: 0, kind, number }));
     }
@@ -84,8 +87,11 @@ impl Tree {
             has_lost = true;
         }
         state.more = more;
-        if has_lost && !state.in_upper() && !state.part.is_none() && !node.is_directory() {
-            state.more().lost += 1;
+        if has_lost
+            && !node.is_directory()
+            && let Some(count) = state.more.as_mut().and_then(|more| more.count.as_mut())
+        {
+            *count = count.saturating_sub(1);
         }
         drop(state);
         if has_lost {
@@ -134,7 +140,7 @@ impl Tree {
 
     /// A directory has got (or lost) so many subdirectories.
     pub(super) fn count_subdirectory(&self, parent: &Node, change: i32) {
-        if let Some(count) = parent.lock().more.as_mut().and_then(|more| more.subdirectories.as_mut()) {
+        if let Some(count) = parent.lock().more.as_mut().and_then(|more| more.count.as_mut()) {
             *count = count.saturating_add_signed(change);
         }
     }
@@ -145,7 +151,16 @@ impl Tree {
             let state = node.lock();
             state.upper == node.ino.0
         };
-        if is_own || node.kind != FileKind::File || self.facts(parent)?.is_impure {
+        // Nothing else can say that it has another number.
+        if is_own || !matches!(node.kind, FileKind::File | FileKind::Directory) {
+            return Ok(());
+        }
+        self.mark_impure(parent)
+    }
+
+    /// See [`make_impure`](Self::make_impure).
+    pub(super) fn mark_impure(&self, parent: &Arc<Node>) -> nix::Result<()> {
+        if self.facts(parent)?.is_impure {
             return Ok(());
         }
         self.upper()?.mark_impure(self.upper_dir(parent)?.fd.as_fd())?;

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
@@ -19,6 +19,7 @@ use super::lookup::NAME_MAX;
 use super::stack::Part;
 use super::tree::{At, Tree, reopen};
 use super::upper::{DiskName, Made, Marks, Name, Recorded, Target, UpperLayer, visible_names, visible_xattrs};
+use crate::layer::ids::Owner;
 use crate::layer::index::Record;
 
 /// Bits that a write by an ordinary user takes away.
@@ -86,17 +87,18 @@ impl Tree {
                 self.recorded(&node, record).map(|recorded| recorded.to_value().into())
             }
             (Some(record), DiskName::Plain(_)) => {
-                record.xattrs().find(|(known, _)| *known == name).map(|(_, value)| value.to_vec()).ok_or(Errno::ENODATA)
+                let value = record.xattrs().find(|(known, _)| *known == name).ok_or(Errno::ENODATA)?.1;
+                Ok(self.lower_owners.xattr_in_container(name, value.to_vec()))
             }
             (None, DiskName::Override) => {
                 let file = self.path_fd(&node)?;
                 let stat = fstat(&file.fd)?;
                 let marks = Marks::read(file.fd.as_fd(), &stat)?;
-                Ok(self.lower_owners().recorded(&stat, &marks).to_value().into())
+                Ok(self.lower_owners.recorded(&stat, &marks).to_value().into())
             }
             (None, DiskName::Plain(_)) => {
                 let file = self.path_fd(&node)?;
-                let all = visible_xattrs(file.fd.as_fd(), self.lower_owners())?;
+                let all = visible_xattrs(file.fd.as_fd(), &self.lower_owners)?;
                 all.into_iter().find(|(known, _)| known == name).map(|(_, value)| value).ok_or(Errno::ENODATA)
             }
         }
@@ -140,7 +142,11 @@ impl Tree {
     /// What the index says of a file, with its true owner.
     pub(super) fn recorded(&self, node: &Node, record: Record<'_>) -> nix::Result<Recorded> {
         let record = self.described(node, record);
-        Ok(Recorded { uid: record.uid(), gid: record.gid(), mode: record.mode() & 0o7777, kind: node.kind, device: 0 })
+        let Owner { uid, gid } = match self.single {
+            true => Owner { uid: record.uid(), gid: record.gid() },
+            false => self.lower_owners.in_container(record.uid(), record.gid()),
+        };
+        Ok(Recorded { uid, gid, mode: record.mode() & 0o7777, kind: node.kind, device: 0 })
     }
 
     pub(super) fn xattr_names(&self, ino: InodeNo) -> nix::Result<Vec<u8>> {
@@ -208,10 +214,19 @@ impl Tree {
             Some(_) => Some(self.writable(&node)?),
             None => None,
         };
-        let _names = self.names();
+        let _names = self.names_to_change(&node);
         let replaced = self.with_target_open(&node, file, |upper, target| upper.set_attributes(target, changes))?;
         self.after_change(&node, replaced, changes.mode.is_some_and(|mode| mode & PRIVILEGES != 0))?;
         self.attributes_of(&node)
+    }
+
+    /// In single-id mode another owner may replace what is neither file nor directory on disk: then its name changes.
+    fn names_to_change(&self, node: &Node) -> (Option<RwLockReadGuard<'_, ()>>, Option<RwLockWriteGuard<'_, ()>>) {
+        match node.kind {
+            FileKind::File | FileKind::Directory => (Some(self.names()), None),
+            _ if self.single => (None, Some(self.names_exclusive())),
+            _ => (Some(self.names()), None),
+        }
     }
 
     /// What is remembered of a file is looked at again after a change.
@@ -255,7 +270,7 @@ impl Tree {
             }
         }
         self.copy_up(&node, None)?;
-        let _names = self.names();
+        let _names = self.names_to_change(&node);
         let replaced =
             self.with_target(&node, |upper, target| upper.set_xattr(target, name, value, mode, clear_setgid))?;
         self.after_change(&node, replaced, true)

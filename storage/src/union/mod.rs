@@ -75,7 +75,7 @@ pub struct Options {
     pub upper: Option<Upper>,
     /// How owners stand on disk in the upper.
     pub owners: Owners,
-    /// How ids of the container become those of files in layers without index: mostly the identity.
+    /// How ids of the container become those that the layers have: mostly the identity.
     pub lower_ids: IdMap,
     /// Nothing is ever synchronised.
     pub volatile: bool,

@@ -170,7 +170,7 @@ impl Tree {
     ) -> nix::Result<()> {
         let in_upper = found.upper.is_some();
         let lower = !in_upper || self.is_below(parent, name)?;
-        let (node, _) = self.enter(parent, name, found)?;
+        let node = self.claim(parent, name, found)?;
         let act = || {
             if node.is_directory() && !self.is_empty(&node)? {
                 return Err(Errno::ENOTEMPTY);

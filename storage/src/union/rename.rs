@@ -84,7 +84,7 @@ impl Tree {
         let node = {
             let _names = self.names();
             let Some(found) = self.find(side.parent, side.name, false)? else { return Ok(None) };
-            self.enter(side.parent, side.name, found)?.0
+            self.claim(side.parent, side.name, found)?
         };
         let mut part = Taken { tree: self, node, gathered: Vec::new() };
         if moves {
@@ -110,7 +110,7 @@ impl Tree {
     /// True if a name leads to a node. The caller has the names for itself.
     fn leads_to(&self, side: Side<'_>, node: &Arc<Node>) -> nix::Result<bool> {
         let Some(found) = self.find(side.parent, side.name, true)? else { return Ok(false) };
-        let (entered, _) = self.enter(side.parent, side.name, found)?;
+        let entered = self.claim(side.parent, side.name, found)?;
         self.forget(entered.ino, 1);
         Ok(Arc::ptr_eq(&entered, node))
     }
@@ -233,13 +233,16 @@ impl Tree {
         }
         whiteout::make_opaque(self.upper_dir(&part.node)?.fd.as_fd())?;
         for directory in &part.gathered {
+            self.mark_impure(directory)?;
+        }
+        for directory in &part.gathered {
             self.drop_listing(directory);
             let mut state = directory.lock();
             state.name = Box::from(&*self.first_name(&state));
             state.part = Part::NONE;
             if let Some(more) = &mut state.more {
                 more.rest = Arc::from([]);
-                more.subdirectories = None;
+                more.count = None;
             }
         }
         Ok(())

@@ -14,6 +14,8 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
 
 use super::attributes::{Attributes, FileKind, InodeNo};
+use super::upper::Owners;
+use crate::layer::ids::Owner;
 use crate::layer::index::{Index, Kind, Record};
 
 /// A lower layer.
@@ -58,8 +60,8 @@ pub(super) struct Stack {
     layers: Vec<Layer>,
     /// Devices in the order in which they got high bits in numbers.
     devices: Mutex<Vec<u64>>,
-    /// Every file is shown as root's: the namespace has no other id.
-    single: bool,
+    /// What the numbers of the layers become.
+    owners: Owners,
 }
 
 #[derive(Debug)]
@@ -84,7 +86,7 @@ const PATH_MAX: usize = 4096;
 
 impl Stack {
     /// `first` is the device whose files keep their numbers: the upper directory's.
-    pub(super) fn new(lowers: Vec<Lower>, first: Option<u64>, single: bool) -> nix::Result<Self> {
+    pub(super) fn new(lowers: Vec<Lower>, first: Option<u64>, owners: Owners) -> nix::Result<Self> {
         let layers: Vec<Layer> = lowers
             .into_iter()
             .map(|Lower { dir, index }| {
@@ -101,7 +103,7 @@ impl Stack {
                 devices.push(layer.device);
             }
         }
-        Ok(Self { layers, devices: Mutex::new(devices), single })
+        Ok(Self { layers, devices: Mutex::new(devices), owners })
     }
 
     /// The roots of all layers.
@@ -180,7 +182,7 @@ impl Stack {
     pub(super) fn attributes(&self, ino: InodeNo, record: Record<'_>) -> Option<Attributes> {
         let kind = file_kind(record.kind()?)?;
         let mtime = time(record.mtime().secs, i64::from(record.mtime().nanos));
-        let (uid, gid) = if self.single { (0, 0) } else { (record.uid(), record.gid()) };
+        let Owner { uid, gid } = self.owners.in_container(record.uid(), record.gid());
         let (size, blocks) = match kind {
             FileKind::Directory => (4096, 8),
             FileKind::File => (record.size(), record.size().div_ceil(4096).saturating_mul(8)),
@@ -191,10 +193,12 @@ impl Stack {
         Some(Attributes { ino, kind, mode, nlink, uid, gid, rdev: 0, size, blocks, atime: mtime, mtime, ctime: mtime })
     }
 
-    /// Opens the file of a record. The tree never changes, so its path is what the index says.
-    pub(super) fn open(&self, part: Part, flags: OFlag) -> nix::Result<OwnedFd> {
-        let layer = self.layers.get(usize::from(part.layer)).ok_or(Errno::EIO)?;
-        let mut names: Vec<&[u8]> = Vec::new();
+    /// The names on the way to a record, from the root down.
+    ///
+    /// # Errors
+    /// `EIO` if the index is damaged.
+    pub(super) fn path(&self, part: Part) -> nix::Result<Vec<&[u8]>> {
+        let mut names = Vec::new();
         let mut at = self.record(part).ok_or(Errno::EIO)?;
         while at.number() != 0 {
             names.push(at.name());
@@ -205,6 +209,18 @@ impl Stack {
         if names.iter().any(|name| matches!(*name, b"" | b"." | b"..") || name.contains(&b'/')) {
             return Err(Errno::EIO);
         }
+        Ok(names)
+    }
+
+    /// True if there is one layer only.
+    pub(super) fn is_alone(&self) -> bool {
+        self.layers.len() == 1
+    }
+
+    /// Opens the file of a record. The tree never changes, so its path is what the index says.
+    pub(super) fn open(&self, part: Part, flags: OFlag) -> nix::Result<OwnedFd> {
+        let layer = self.layers.get(usize::from(part.layer)).ok_or(Errno::EIO)?;
+        let names = self.path(part)?;
         if names.is_empty() {
             return openat(&layer.dir, ".", flags | OFlag::O_CLOEXEC, Mode::empty());
         }

@@ -89,7 +89,8 @@ impl Tree {
             Some(upper) => Some(fstat(upper.root()).map_err(failed("stat upper"))?),
             None => None,
         };
-        let stack = Stack::new(options.lowers, stat.map(|stat| stat.st_dev), single).map_err(failed("open layers"))?;
+        let stack = Stack::new(options.lowers, stat.map(|stat| stat.st_dev), lower_owners.clone())
+            .map_err(failed("open layers"))?;
         if let (Some(upper), Some(stat)) = (&upper, stat) {
             upper_device = stat.st_dev;
             upper_number = stack.real_number(stat.st_dev, stat.st_ino);

@@ -343,6 +343,49 @@ fn diff_keeps_owners_links_holes_as_zeros_and_deep_trees() {
     assert_eq!(diffed.skipped, 1);
 }
 
+#[test]
+fn files_that_stand_for_links_pipes_and_devices_are_written_as_what_they_stand_for() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    scratch.apply(&Archive::new().file("plain", b"x").bytes()).unwrap();
+    let stand_ins: [(&str, &[u8], &str); 5] = [
+        ("link", b"to", "7:8:0777:symlink"),
+        ("pipe", b"", "7:8:0600:pipe"),
+        ("null", b"", "0:0:0666:char-1-3"),
+        ("socket", b"", "7:8:0600:socket"),
+        ("file", b"y", "7:8:0640:file"),
+    ];
+    for (name, contents, recorded) in stand_ins {
+        let path = scratch.diff().join(name);
+        fs::write(&path, contents).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        let set = std::process::Command::new("setfattr")
+            .args(["-n", "user.containers.override_stat", "-v", recorded])
+            .arg(&path)
+            .status();
+        if !set.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: needs setfattr");
+            return;
+        }
+    }
+    let root = fs::File::open(scratch.diff()).unwrap();
+    let mut out = Vec::new();
+    let diffed = write_tree(root.as_fd(), TreeForm::Overlay, &IdPolicy::Single, &mut out).unwrap();
+    assert_eq!(diffed.skipped, 1);
+    let mut reader = Reader::new(out.as_slice());
+    let mut found = BTreeMap::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        found.insert(String::from_utf8(entry.path.clone()).unwrap(), entry);
+    }
+    let is = |name: &str| (found[name].kind, found[name].uid, found[name].mode);
+    assert_eq!(is("link"), (EntryKind::Symlink, 7, 0o777));
+    assert_eq!(found["link"].link, b"to");
+    assert_eq!(is("pipe"), (EntryKind::Fifo, 7, 0o600));
+    assert_eq!((is("null"), found["null"].device), ((EntryKind::CharDevice, 0, 0o666), (1, 3)));
+    assert_eq!(is("file"), (EntryKind::File, 7, 0o640));
+    assert!(!found.contains_key("socket"));
+}
+
 /// What a container sees of a stack of layers, bottom first.
 fn merged(layers: &[Model]) -> Model {
     let mut seen = Model::new();

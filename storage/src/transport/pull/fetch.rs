@@ -1,7 +1,6 @@
 //! One layer of a pull: download ‖ hash ‖ inflate ‖ hash ‖ untar.
 
 use std::fs::File;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,7 +44,7 @@ impl Pull<'_> {
         };
         let config = known_config.wait().as_ref().filter(|config| config.diff_ids.len() == layers);
         let diff_id = config.and_then(|config| config.diff_ids.get(job.position)).ok_or(TransportError::Stopped)?;
-        let target = (!is_unpacked(self.store, diff_id, &self.options.ids)).then_some(diff_id);
+        let target = (!is_unpacked(self.store, diff_id)).then_some(diff_id);
         match claim {
             Claim::Exists if target.is_none() => {
                 self.progress.event(Event::Exists { digest, kind: Kind::Layer });
@@ -87,8 +86,7 @@ impl Pull<'_> {
         target: Option<&DiffId>,
         feed: impl FnOnce(&PipeWriter) -> Result<(), TransportError>,
     ) -> Result<(u64, Option<Staged>), TransportError> {
-        let staged =
-            target.map(|target| Staged::new(self.store, &blob.digest, target, &self.options.ids)).transpose()?;
+        let staged = target.map(|target| Staged::new(self.store, &blob.digest, target)).transpose()?;
         let (writer, reader) = pipe();
         let algorithm = diff_id.as_digest().algorithm();
         let (fed, unpacked) = thread::scope(|scope| {
@@ -128,7 +126,7 @@ impl Pull<'_> {
                 break;
             }
             hasher.update(&buffer);
-            if self.is_stopped.load(Ordering::Relaxed) || pipe.send(Arc::new(buffer)).is_err() {
+            if self.stop.is_set() || pipe.send(Arc::new(buffer)).is_err() {
                 return Err(TransportError::Stopped);
             }
         }
@@ -207,7 +205,7 @@ impl Pull<'_> {
                 }
             }
             result.map_err(|error| read_error(&what, error))?;
-            if self.is_stopped.load(Ordering::Relaxed) {
+            if self.stop.is_set() {
                 return Err(TransportError::Stopped);
             }
             if is_end {

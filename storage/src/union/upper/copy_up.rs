@@ -1,7 +1,7 @@
 //! Copy-up: a file of a lower becomes one of the upper.
 //!
 //! ```text
-//! stage_copy   work/N: data, owner, attributes, times, fsync        slow, needs no lock on names
+//! stage_copy   work/N: data, owner, attributes, times, to disk      slow, needs no lock on names
 //! publish      rename work/N → upper/…/name                         one call
 //! ```
 
@@ -16,7 +16,7 @@ use crate::union::attributes::{Attributes, FileKind, InodeNo};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fstat, mkdirat, mknodat};
-use nix::unistd::{fsync, symlinkat};
+use nix::unistd::symlinkat;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -71,7 +71,7 @@ pub(super) struct Filled {
     /// For reading, of a file also for writing; of anything else only a path.
     pub(super) fd: OwnedFd,
     pub(super) marks: Marks,
-    /// Count of bytes of data.
+    /// Count of bytes that have to reach the disk.
     pub(super) bytes: u64,
     pub(super) kind_on_disk: FileKind,
 }
@@ -86,9 +86,7 @@ impl UpperLayer {
         let (temp, filled) = self.work.make(|work, name| self.fill(work, name.to_bytes(), source, length))?;
         failpoint::pass("copy.staged")?;
         // An empty file and what has no contents are in the journal with their name.
-        if filled.bytes > 0 && !self.volatile {
-            fsync(&filled.fd)?;
-        }
+        self.durability.secure(filled.fd.as_fd(), filled.bytes)?;
         failpoint::pass("copy.synced")?;
         Ok(Staged { temp, filled })
     }

@@ -31,7 +31,7 @@ const DIRECTORY_BITS: u32 = 0o1777;
 pub(crate) struct Parent<'a> {
     /// A descriptor of any kind.
     pub(crate) dir: BorrowedFd<'a>,
-    /// Its group on disk, if it has the setgid bit.
+    /// Its group, if it has the setgid bit: the disk's number, in single-id mode the recorded one.
     pub(crate) set_gid: Option<u32>,
     /// True if it has a default access list; see [`Marks`].
     pub(crate) has_default_acl: bool,
@@ -210,6 +210,7 @@ impl UpperLayer {
             mode |= SET_GID;
         }
         let Caller { uid, gid } = new.owner;
+        let gid = parent.set_gid.filter(|_| self.owners.is_single()).unwrap_or(gid);
         let description = Description {
             kind,
             mode,

@@ -258,16 +258,28 @@ impl UpperLayer {
         }
     }
 
+    /// Takes the value's owner, as a chown does: the mode is changed by chmod, and may have been meanwhile. Only a value
+    /// that makes the file another kind of file has its mode as well.
     fn set_override(&self, target: &Target<'_>, value: &[u8]) -> nix::Result<Option<Made>> {
-        let Override { uid, gid, mode, kind, device } = Override::parse(value).ok_or(Errno::EINVAL)?;
+        let wanted = Override::parse(value).ok_or(Errno::EINVAL)?;
         let before = self.owners.recorded(target.stat, target.marks);
-        let kind = kind.map_or(before.kind, |flag| kind_of(flag.bits()));
-        let device = if kind == before.kind && device == 0 { before.device } else { device };
+        let kind = wanted.kind.map_or(before.kind, |flag| kind_of(flag.bits()));
+        let device = if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) && wanted.kind.is_none() {
+            before.device
+        } else {
+            wanted.device
+        };
+        let Override { uid, gid, .. } = wanted;
+        if (kind, device) == (before.kind, before.device) {
+            let changes = Changes { uid: Some(uid), gid: Some(gid), ..Changes::default() };
+            return self.record_changes(target, &changes);
+        }
         if kind == FileKind::CharDevice && device == 0 {
             return Err(Errno::EPERM);
         }
-        let after = Recorded { uid, gid, mode, kind, device };
-        if after == before { Ok(None) } else { self.record(target, after) }
+        // No link has any other mode, and those who look for one that a file stands for go by it.
+        let mode = if kind == FileKind::Symlink { 0o777 } else { wanted.mode };
+        self.record(target, Recorded { uid, gid, mode, kind, device })
     }
 }
 

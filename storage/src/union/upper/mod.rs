@@ -68,6 +68,7 @@ pub(crate) use xattr_names::DiskName;
 use crate::layer::umask;
 use crate::sys::xattr;
 use crate::whiteout;
+use copy_data::Durability;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstatat};
@@ -122,7 +123,7 @@ pub(crate) struct UpperLayer {
     root: OwnedFd,
     work: WorkDir,
     owners: Owners,
-    volatile: bool,
+    durability: Durability,
     /// The owner of what we make on disk.
     us: (u32, u32),
     /// What the process takes away from modes of what it makes.
@@ -194,7 +195,8 @@ impl UpperLayer {
             Err(errno) => return Err(OpenError::call("set extended attribute of work directory", errno)),
         }
         let us = (geteuid().as_raw(), getegid().as_raw());
-        Ok(Self { root, work, owners, volatile, us, umask: umask(), can_clone: AtomicBool::new(true) })
+        let durability = Durability::of(root.as_fd(), volatile);
+        Ok(Self { root, work, owners, durability, us, umask: umask(), can_clone: AtomicBool::new(true) })
     }
 
     /// The upper's root directory, opened for reading.
@@ -205,11 +207,6 @@ impl UpperLayer {
     /// How owners are kept.
     pub(crate) fn owners(&self) -> &Owners {
         &self.owners
-    }
-
-    /// True if nothing is ever synchronised.
-    pub(crate) fn is_volatile(&self) -> bool {
-        self.volatile
     }
 
     /// Reads what stands on a file; see [`Marks::read`].

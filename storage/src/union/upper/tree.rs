@@ -4,6 +4,7 @@
 //! copied, files of the upper get a second name (they stay the same files, whoever has them open). It is opaque before
 //! it takes the place of the old one.
 
+use super::copy_data::Durability;
 use super::copy_up::{Filled, Source, keeping_times};
 use super::describe::spec;
 use super::work::Temp;
@@ -14,7 +15,7 @@ use crate::whiteout;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstat;
-use nix::unistd::{fsync, linkat, syncfs};
+use nix::unistd::{linkat, syncfs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::SystemTime;
 
@@ -113,7 +114,11 @@ impl StagedTree<'_> {
         let filled = self.upper.fill(self.current(), name.bytes(), source, None)?;
         failpoint::pass("tree.copied")?;
         self.has_data |= filled.bytes > 0;
-        Ok(())
+        match self.upper.durability {
+            // Once for all of them.
+            Durability::Done => Ok(()),
+            durability => durability.secure(filled.fd.as_fd(), filled.bytes),
+        }
     }
 
     /// Gives a file of the upper a name in the current directory as well.
@@ -136,8 +141,8 @@ impl StagedTree<'_> {
             self.leave()?;
         }
         self.root.close()?;
-        if !self.upper.volatile {
-            if self.has_data { syncfs(&self.root.dir)? } else { fsync(&self.root.dir)? }
+        if self.has_data && self.upper.durability == Durability::Done {
+            syncfs(&self.root.dir)?;
         }
         failpoint::pass("tree.publish")?;
         let temp = &mut self.temp;

@@ -374,6 +374,9 @@ fn single_mode_records_owner_mode_and_kind() {
     assert_eq!(make("null", 0, 0o666, FileKind::CharDevice, 0x103), is("0:0:0666:char-1-3", "f666"));
     let forged = upper.create_node(parent(&root), name("w"), owned(0, 0), FileKind::CharDevice, 0);
     assert_eq!(forged.unwrap_err(), Errno::EPERM);
+    let grouped = Parent { set_gid: Some(42), ..parent(&root) };
+    upper.create_file(grouped, name("grouped"), owned(0, 0o644)).unwrap();
+    assert_eq!(recorded(&upper, &fixture.upper("grouped")), "0:42:0644");
     upper.create_directory(parent(&root), name("dir"), owned(3, 0o111)).unwrap();
     assert_eq!(recorded(&upper, &fixture.upper("dir")), "3:0:0111");
     assert_eq!(mode(&fixture.upper("dir")), 0o711);
@@ -416,8 +419,9 @@ fn single_mode_gives_files_away_by_chown_and_by_the_xattr() {
         let target = opened.target(Some((root, name("file"))));
         upper.set_xattr(&target, b"user.containers.override_stat", value, XattrMode::Any, false).map(drop)
     };
-    assert_eq!(set_override(b"5:6:0640"), Ok(()));
-    assert_eq!(recorded(&upper, &path("file")), "5:6:0640");
+    // The mode is chmod's.
+    assert_eq!(set_override(b"5:6:0600"), Ok(()));
+    assert_eq!(recorded(&upper, &path("file")), "5:6:0644");
     assert_eq!(set_override(b"nonsense"), Err(Errno::EINVAL));
     assert_eq!(set_override(b"0:0:0600:char-0-0"), Err(Errno::EPERM));
     assert_eq!(set_override(b"0:0:0600:dir"), Err(Errno::EINVAL));

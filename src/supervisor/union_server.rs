@@ -1,0 +1,190 @@
+//! The union server: the process that answers for a FUSE mount of layers.
+//!
+//! ```text
+//! mounts (init, supervisor, `coracle mount`) ── /dev/fuse ──▶ forks the server ── requests ⇄ answers ── the kernel
+//! ```
+//! It opens the layers and the writable directories by descriptor and needs no name from then on. It ends when the mount is
+//! gone, which is when the last process that can see it is; a supervisor's server also ends with its supervisor.
+//!
+//! **Runs in:** a child of the supervisor (or, for `coracle mount`, of that command), forked while that has one thread; then
+//! a few threads. User namespace of the containers, its parent's pid namespace, the host's mount namespace or a copy of it:
+//! never one that holds the mount which it answers for.
+
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use runtime::monitor::event_loop::{Interest, Turn};
+use runtime::mount::rootfs::{Connection, Stack, Tree};
+use runtime::process::spawn::{Servant, servant};
+use runtime::process::{SysError, pidfd_send_signal, wait};
+use storage::layer::IdMap;
+use storage::layer::index::Index;
+use storage::union::{Lower, Options, Owners, Union, Upper, server};
+
+/// How long a server may take to notice that its mount is gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Recursive copy-up of a renamed directory goes this far; beyond, the caller gets `EXDEV` and copies by itself, as with
+/// the kernel's overlay.
+const COPY_UP_CAP_BYTES: u64 = 64 << 20;
+
+/// What is to be served.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'a> {
+    /// The directories.
+    pub(crate) stack: &'a Stack,
+    /// How ids of the base user namespace, which the mount is in, become those that the layers have.
+    pub(crate) ids: &'a IdMap,
+    /// Only id 0 is mapped: owners are recorded beside the files.
+    pub(crate) single_id: bool,
+    /// The server ends with the process that starts it.
+    pub(crate) dies_with_parent: bool,
+}
+
+/// A running server. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct UnionServer {
+    pidfd: OwnedFd,
+    /// One line if it failed.
+    reason: PipeReader,
+    is_over: bool,
+}
+
+impl UnionServer {
+    /// Forks the server of a connection.
+    pub(crate) fn start(plan: Plan<'_>, connection: Connection) -> Result<UnionServer, SysError> {
+        let (reason, writer) = std::io::pipe().map_err(|error| SysError {
+            call: "pipe2",
+            args: "O_CLOEXEC".into(),
+            errno: errno_of(&error),
+        })?;
+        let descriptors = [connection.device.as_fd(), writer.as_fd()];
+        let role = Servant { name: c"coracle-union", keep: &descriptors, dies_with_parent: plan.dies_with_parent };
+        let pidfd = servant(&role, || match serve(plan, &connection) {
+            Ok(()) => 0,
+            Err(text) => {
+                // A parent that is gone needs no reason.
+                let _ = (&writer).write_all(text.as_bytes());
+                1
+            }
+        })?;
+        Ok(UnionServer { pidfd, reason, is_over: false })
+    }
+
+    /// Readable when the server has ended.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Why the server has ended, if it has.
+    pub(crate) fn failure(&mut self) -> Option<String> {
+        let exit = wait(self.pidfd.as_fd(), false).ok().flatten()?;
+        self.is_over = true;
+        let mut text = String::new();
+        let _ = self.reason.read_to_string(&mut text);
+        Some(match text.is_empty() {
+            true => format!("the union file system's server ended with status {}", exit.code()),
+            false => format!("union file system: {text}"),
+        })
+    }
+
+    /// Waits until the server has noticed that its mount is gone.
+    pub(crate) fn stop(mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && !self.is_over {
+            let mut turn = Turn::new();
+            turn.watch(self.pidfd.as_fd(), Interest::Read, ());
+            if turn.wait(Some(deadline)).is_err() {
+                break;
+            }
+            self.is_over = !matches!(wait(self.pidfd.as_fd(), false), Ok(None));
+        }
+    }
+
+    /// Leaves the server to its mount.
+    pub(crate) fn detach(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for UnionServer {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let _ = pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+            let _ = wait(self.pidfd.as_fd(), true);
+        }
+    }
+}
+
+/// The server's life.
+fn serve(plan: Plan<'_>, connection: &Connection) -> Result<(), String> {
+    let max_open_files = raise_limit();
+    if !plan.dies_with_parent {
+        let_go_of_mounts(&plan.stack.base);
+    }
+    let union = Union::open(options(plan, connection.tree, max_open_files)?).map_err(|error| error.to_string())?;
+    let device = connection.device.try_clone().map_err(|error| format!("dup(/dev/fuse): {error}"))?;
+    let settings = server::Settings {
+        posix_acl: !plan.single_id,
+        volatile: plan.stack.volatile || connection.tree == Tree::Lowers,
+        ..server::Settings::default()
+    };
+    server::serve(union, device, settings).map_err(|error| error.to_string())
+}
+
+/// Takes the containers' mounts out of this process's own mount namespace, a copy of one that may have had some: whoever
+/// answers for a mount must not hold it, nor hold another server's.
+fn let_go_of_mounts(base: &Path) {
+    for container in std::fs::read_dir(base.join("containers")).into_iter().flatten().flatten() {
+        // Most have none.
+        let _ = runtime::mount::rootfs::unmount(&container.path().join("merged"));
+    }
+}
+
+/// As many descriptors as this user may have: what is open makes the difference between one call and four.
+fn raise_limit() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 64 };
+    // More would only make the kernel's table of them larger.
+    let wanted = hard.min(65_536).max(soft);
+    let limit = if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() { wanted } else { soft };
+    usize::try_from(limit).unwrap_or(usize::MAX) / 2
+}
+
+fn options(plan: Plan<'_>, tree: Tree, max_open_files: usize) -> Result<Options, String> {
+    let stack = plan.stack;
+    let base = open(nix::fcntl::AT_FDCWD, &stack.base)?;
+    let lower = |path: &std::path::PathBuf| {
+        // An unpacked layer without an index that can be read is one like any other directory.
+        let index = path.parent().and_then(|layer| Index::open(&stack.base.join(layer).join("index")).ok());
+        Ok(Lower { dir: open(base.as_fd(), path)?, index })
+    };
+    let upper = match tree {
+        Tree::Lowers => None,
+        Tree::Whole => Some(Upper { upper: open(base.as_fd(), &stack.upper)?, work: open(base.as_fd(), &stack.work)? }),
+    };
+    Ok(Options {
+        lowers: stack.lowers.iter().map(lower).collect::<Result<_, String>>()?,
+        upper,
+        owners: if plan.single_id { Owners::Single } else { Owners::Mapped(IdMap::default()) },
+        lower_ids: plan.ids.clone(),
+        volatile: stack.volatile,
+        static_nlink: false,
+        max_open_files,
+        copy_up_cap_bytes: COPY_UP_CAP_BYTES,
+    })
+}
+
+fn open(base: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, String> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::openat(base, path, flags, Mode::empty())
+        .map_err(|errno| format!("open {}: {}", path.display(), errno.desc().to_lowercase()))
+}
+
+fn errno_of(error: &std::io::Error) -> nix::errno::Errno {
+    nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(nix::errno::Errno::EIO as i32))
+}
