@@ -16,15 +16,18 @@ pub(crate) fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> nix::Resul
     Errno::result(result).map(drop)
 }
 
-/// Copies up to `len` bytes at `offset` of `from` to the same place of `to`, and says how many that were.
+/// Copies up to `len` bytes at an offset of `from` to one of `to`, and says how many that were.
 ///
 /// # Errors
 /// Those of `copy_file_range(2)`.
 ///
 /// # Source
 /// `copy_file_range(2)`, Linux 4.5; `nix` has it for glibc only.
-pub(crate) fn copy_file_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, offset: i64, len: usize) -> nix::Result<usize> {
-    let (mut from_offset, mut to_offset) = (offset, offset);
+pub(crate) fn copy_file_range(
+    (from, mut from_offset): (BorrowedFd<'_>, i64),
+    (to, mut to_offset): (BorrowedFd<'_>, i64),
+    len: usize,
+) -> nix::Result<usize> {
     let (from_at, to_at) = (&raw mut from_offset, &raw mut to_offset);
     let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
     // SAFETY: both offsets live on this stack for the time of the call; 0 is the only flag there is.

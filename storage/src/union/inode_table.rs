@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attributes::{FileKind, InodeNo};
@@ -18,6 +18,8 @@ use super::stack::Part;
 pub(super) struct Node {
     pub(super) ino: InodeNo,
     pub(super) kind: FileKind,
+    /// True once the file is known to have neither setuid, setgid nor capabilities.
+    pub(super) is_harmless: AtomicBool,
     references: AtomicU64,
     state: Mutex<State>,
 }
@@ -50,8 +52,8 @@ pub(super) struct More {
     pub(super) listing: Option<Box<Listing>>,
     /// What creating in this directory must know.
     pub(super) facts: Option<Facts>,
-    /// Count of a merged directory's subdirectories.
-    pub(super) subdirectories: Option<u32>,
+    /// Count of a merged directory's subdirectories, or of the names of a file that has several in an indexed layer.
+    pub(super) count: Option<u32>,
 }
 
 /// What creating in an upper directory must know about it.
@@ -70,7 +72,7 @@ pub(super) struct Facts {
 impl Default for More {
     fn default() -> Self {
         let (rest, names) = (Arc::from([]), Vec::new());
-        Self { rest, names, pinned: None, listing: None, facts: None, subdirectories: None }
+        Self { rest, names, pinned: None, listing: None, facts: None, count: None }
     }
 }
 
@@ -83,10 +85,6 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new(in_upper: bool, first: Part, rest: &[Part]) -> Self {
-        Self { in_upper, first, rest: (!rest.is_empty()).then(|| Arc::from(rest)) }
-    }
-
     /// The parts in lower layers from the top.
     pub(super) fn parts(&self) -> impl DoubleEndedIterator<Item = Part> + '_ {
         let first = (!self.first.is_none()).then_some(self.first);
@@ -271,7 +269,7 @@ impl Table {
 impl Seed {
     fn into_node(self) -> Node {
         let Self { ino, kind, state } = self;
-        Node { ino, kind, references: AtomicU64::new(1), state: Mutex::new(state) }
+        Node { ino, kind, is_harmless: AtomicBool::new(false), references: AtomicU64::new(1), state: Mutex::new(state) }
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         let (part, rest) = (Part::NONE, Vec::new());
         Self { kind: FileKind::File, upper: None, dir: None, part, rest, lower: None }
     }
@@ -48,7 +48,7 @@ impl Found {
         if self.part.is_none() { self.part = part } else { self.rest.push(part) }
     }
 
-    fn has_any(&self) -> bool {
+    pub(super) fn has_any(&self) -> bool {
         self.upper.is_some() || !self.part.is_none()
     }
 }
@@ -77,12 +77,10 @@ impl Tree {
         if is_gathered || places.in_upper && places.has_lower() {
             match self.listed(parent, &places, name, changes)? {
                 Some(slot) if slot.kind.is_none() => return Ok(None),
-                Some(slot) if slot.place == 0 => {
-                    if self.find_in_upper(parent, name, &mut found)? {
-                        return Ok(found.has_any().then_some(found));
-                    }
+                Some(slot) if slot.place == 0 && self.find_in_upper(parent, name, &mut found)? => {
+                    return Ok(found.has_any().then_some(found));
                 }
-                Some(slot) => first = slot.place,
+                Some(slot) => first = slot.place.max(1),
                 None if is_gathered => return Ok(None),
                 None => {}
             }
@@ -159,7 +157,12 @@ impl Tree {
         found.has_any().then_some(found)
     }
 
-    fn find_in_index(&self, part: Part, child: Option<crate::layer::index::Record<'_>>, found: &mut Found) -> bool {
+    pub(super) fn find_in_index(
+        &self,
+        part: Part,
+        child: Option<crate::layer::index::Record<'_>>,
+        found: &mut Found,
+    ) -> bool {
         let Some(child) = child else { return false };
         let Some(kind) = child.kind().and_then(file_kind) else { return true };
         let is_directory = kind == FileKind::Directory;
@@ -173,7 +176,7 @@ impl Tree {
     }
 
     /// `is_there` says that the layer is known to have the name.
-    fn find_in_tree(
+    pub(super) fn find_in_tree(
         &self,
         parent: &Arc<Node>,
         part: Part,
@@ -201,7 +204,7 @@ impl Tree {
             return Ok(true);
         }
         if !found.has_any() {
-            found.kind = self.lower_owners().recorded(&stat, &marks).kind;
+            found.kind = self.lower_owners.recorded(&stat, &marks).kind;
             found.lower = Some((stat, marks));
         } else if kind != FileKind::Directory {
             return Ok(true);
@@ -222,8 +225,35 @@ impl Tree {
         }
     }
 
-    /// The node behind a name, with one more reference.
+    /// The node behind a name, with one more reference, and what `stat` shows of it.
     pub(super) fn enter(&self, parent: &Arc<Node>, name: &[u8], found: Found) -> nix::Result<(Arc<Node>, Entry)> {
+        let (upper, lower, part) = (found.upper, found.lower, found.part);
+        let node = self.claim(parent, name, found)?;
+        let attributes = || {
+            let record = if part.is_none() { None } else { self.stack.record(part) };
+            let mut attributes = match (&upper, &lower, record) {
+                (Some((stat, marks)), _, _) => self.upper()?.owners().attributes(node.ino, stat, marks),
+                (None, _, Some(record)) => {
+                    let best = self.described(&node, record);
+                    self.stack.attributes(node.ino, best).ok_or(Errno::EIO)?
+                }
+                (None, Some((stat, marks)), None) => self.lower_owners.attributes(node.ino, stat, marks),
+                (None, None, None) => return Err(Errno::EIO),
+            };
+            self.count_names(&node, &mut attributes)?;
+            Ok(attributes)
+        };
+        match attributes() {
+            Ok(attributes) => Ok((node, Entry { attributes, generation: 0 })),
+            Err(errno) => {
+                self.forget(node.ino, 1);
+                Err(errno)
+            }
+        }
+    }
+
+    /// The node behind a name, with one more reference.
+    pub(super) fn claim(&self, parent: &Arc<Node>, name: &[u8], found: Found) -> nix::Result<Arc<Node>> {
         let Found { kind, upper, dir, part, rest, lower } = found;
         let upper_number = match &upper {
             Some((stat, _)) => self.stack.real_number(stat.st_dev, stat.st_ino),
@@ -280,17 +310,7 @@ impl Tree {
         if let Some(dir) = dir.filter(|_| is_new) {
             self.handles.insert(node.ino, OWN, dir, false);
         }
-        let mut attributes = match (&upper, &lower, record) {
-            (Some((stat, marks)), _, _) => self.upper()?.owners().attributes(node.ino, stat, marks),
-            (None, _, Some(record)) => {
-                let best = self.described(&node, record);
-                self.stack.attributes(node.ino, best).ok_or(Errno::EIO)?
-            }
-            (None, Some((stat, marks)), None) => self.lower_owners().attributes(node.ino, stat, marks),
-            (None, None, None) => return Err(Errno::EIO),
-        };
-        self.count_names(&node, &mut attributes)?;
-        Ok((node, Entry { attributes, generation: 0 }))
+        Ok(node)
     }
 
     /// A living file was met under a name that it may not be known by.
@@ -336,7 +356,7 @@ impl Tree {
         } else {
             let stat = self.stat(node, in_upper)?;
             let marks = if self.single { self.marks(node, &stat)? } else { Marks::default() };
-            let owners = if in_upper { self.upper()?.owners() } else { self.lower_owners() };
+            let owners = if in_upper { self.upper()?.owners() } else { &self.lower_owners };
             owners.attributes(node.ino, &stat, &marks)
         };
         self.count_names(node, &mut attributes)?;
@@ -360,6 +380,7 @@ impl Tree {
     /// The count of a directory's names, where no disk has counted them.
     fn count_names(&self, node: &Arc<Node>, attributes: &mut Attributes) -> nix::Result<()> {
         if attributes.kind != FileKind::Directory {
+            attributes.nlink = self.count_links(node, attributes.nlink)?;
             return Ok(());
         }
         if self.static_nlink {
@@ -368,7 +389,7 @@ impl Tree {
         }
         let (places, known, has_name) = {
             let state = node.lock();
-            let known = state.more.as_ref().and_then(|more| more.subdirectories);
+            let known = state.more.as_ref().and_then(|more| more.count);
             (state.places(), known, state.has_name() || node.ino == InodeNo::ROOT)
         };
         if !has_name {
@@ -388,12 +409,63 @@ impl Tree {
             Some(count) => count,
             None => {
                 let count = self.count_subdirectories(node, &places)?;
-                node.lock().more().subdirectories = Some(count);
+                node.lock().more().count = Some(count);
                 count
             }
         };
         attributes.nlink = count.saturating_add(2);
         Ok(())
+    }
+
+    /// Count of the names of what is no directory; the layer counts those as well that something hides.
+    fn count_links(&self, node: &Arc<Node>, in_layer: u32) -> nix::Result<u32> {
+        let (part, known) = {
+            let state = node.lock();
+            if state.in_upper() {
+                return Ok(in_layer);
+            }
+            if !state.has_name() {
+                return Ok(0);
+            }
+            (state.part, state.more.as_ref().and_then(|more| more.count))
+        };
+        if in_layer < 2 || part.is_plain() || self.stack.is_alone() && self.upper.is_none() {
+            return Ok(in_layer);
+        }
+        if let Some(count) = known {
+            return Ok(count.max(1));
+        }
+        let mut count = 0_u32;
+        for name in self.stack.names(part) {
+            count += u32::from(self.is_visible(name)?);
+        }
+        node.lock().more().count = Some(count);
+        Ok(count.max(1))
+    }
+
+    /// True if a record of a file is what its path leads to.
+    fn is_visible(&self, part: Part) -> nix::Result<bool> {
+        let mut names = self.stack.path(part)?;
+        let Some(last) = names.pop() else { return Ok(false) };
+        let mut at = self.node(InodeNo::ROOT)?;
+        let mut met = Vec::new();
+        let walk = || {
+            for name in names {
+                match self.find(&at, name, false)? {
+                    Some(found) if found.kind == FileKind::Directory => {
+                        let node = self.claim(&at, name, found)?;
+                        met.push(node.ino);
+                        at = node;
+                    }
+                    _ => return Ok(false),
+                }
+            }
+            let found = self.find(&at, last, false)?;
+            Ok(found.is_some_and(|found| found.upper.is_none() && found.part == part))
+        };
+        let result = walk();
+        met.into_iter().for_each(|ino| self.forget(ino, 1));
+        result
     }
 
     fn count_subdirectories(&self, node: &Arc<Node>, places: &Places) -> nix::Result<u32> {

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
@@ -11,14 +12,18 @@ use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 use std::os::unix::ffi::OsStringExt;
 
-use super::attributes::{FileKind, InodeNo, Statistics};
+use super::attributes::{Attributes, Changes, FileKind, InodeNo, Statistics, XattrMode};
+use super::handles::{Handle, OWN};
 use super::inode_table::Node;
 use super::lookup::NAME_MAX;
-use super::stack::{Part, stat_kind};
+use super::stack::Part;
 use super::tree::{At, Tree, reopen};
-use super::upper::{DiskName, Marks, Name, Recorded, Target, UpperLayer, visible_names, visible_xattrs};
+use super::upper::{DiskName, Made, Marks, Name, Recorded, Target, UpperLayer, visible_names, visible_xattrs};
 use crate::layer::ids::Owner;
 use crate::layer::index::Record;
+
+/// Bits that a write by an ordinary user takes away.
+pub(super) const PRIVILEGES: u32 = 0o6000;
 
 /// Longest target of a link.
 const TARGET_MAX: u64 = 4096;
@@ -83,17 +88,17 @@ impl Tree {
             }
             (Some(record), DiskName::Plain(_)) => {
                 let value = record.xattrs().find(|(known, _)| *known == name).ok_or(Errno::ENODATA)?.1;
-                Ok(self.lower_owners().xattr_in_container(name, value.to_vec()))
+                Ok(self.lower_owners.xattr_in_container(name, value.to_vec()))
             }
             (None, DiskName::Override) => {
                 let file = self.path_fd(&node)?;
                 let stat = fstat(&file.fd)?;
                 let marks = Marks::read(file.fd.as_fd(), &stat)?;
-                Ok(self.lower_owners().recorded(&stat, &marks).to_value().into())
+                Ok(self.lower_owners.recorded(&stat, &marks).to_value().into())
             }
             (None, DiskName::Plain(_)) => {
                 let file = self.path_fd(&node)?;
-                let all = visible_xattrs(file.fd.as_fd(), self.lower_owners())?;
+                let all = visible_xattrs(file.fd.as_fd(), &self.lower_owners)?;
                 all.into_iter().find(|(known, _)| known == name).map(|(_, value)| value).ok_or(Errno::ENODATA)
             }
         }
@@ -105,21 +110,33 @@ impl Tree {
         node: &Arc<Node>,
         act: impl FnOnce(&UpperLayer, &Target<'_>) -> nix::Result<T>,
     ) -> nix::Result<T> {
+        self.with_target_open(node, None, act)
+    }
+
+    fn with_target_open<T>(
+        &self,
+        node: &Arc<Node>,
+        open: Option<Handle>,
+        act: impl FnOnce(&UpperLayer, &Target<'_>) -> nix::Result<T>,
+    ) -> nix::Result<T> {
         let upper = self.upper()?;
-        let file = self.path_fd(node)?;
+        let open = match open {
+            Some(open) => open,
+            None => self.path_fd(node)?,
+        };
+        let file = open.fd.as_fd();
+        let stat = fstat(file)?;
         if !self.single {
-            // Nothing that stands in marks matters; the mode does, for a few operations, and they ask for it.
-            let stat = fstat(&file.fd)?;
-            return act(upper, &Target { file: file.fd.as_fd(), stat: &stat, marks: &Marks::default(), name: None });
+            // Nothing that stands in marks matters.
+            return act(upper, &Target { file, stat: &stat, marks: &Marks::default(), name: None });
         }
-        let stat = fstat(&file.fd)?;
-        let marks = Marks::read(file.fd.as_fd(), &stat)?;
+        let marks = Marks::read(file, &stat)?;
         let at = self.at_upper(node)?;
         let name = match &at {
             At::Name(dir, name) => Some((dir.fd.as_fd(), Name::new(OsStr::from_bytes(name))?)),
             At::Open(_) => None,
         };
-        act(upper, &Target { file: file.fd.as_fd(), stat: &stat, marks: &marks, name })
+        act(upper, &Target { file, stat: &stat, marks: &marks, name })
     }
 
     /// What the index says of a file, with its true owner.
@@ -127,7 +144,7 @@ impl Tree {
         let record = self.described(node, record);
         let Owner { uid, gid } = match self.single {
             true => Owner { uid: record.uid(), gid: record.gid() },
-            false => self.lower_owners().in_container(record.uid(), record.gid()),
+            false => self.lower_owners.in_container(record.uid(), record.gid()),
         };
         Ok(Recorded { uid, gid, mode: record.mode() & 0o7777, kind: node.kind, device: 0 })
     }
@@ -182,8 +199,97 @@ impl Tree {
         crate::sys::flags::get(fd.as_fd())
     }
 
-    /// True if `stat` shows what the node was made for.
-    pub(super) fn is_still(&self, node: &Node, stat: &nix::sys::stat::FileStat) -> bool {
-        self.single || stat_kind(stat) == node.kind
+    pub(super) fn set_attributes(&self, ino: InodeNo, changes: &Changes) -> nix::Result<Attributes> {
+        let node = self.node(ino)?;
+        let is_nothing =
+            matches!(changes, Changes { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None, .. });
+        if is_nothing && !changes.kill_privileges {
+            return self.attributes(ino);
+        }
+        if changes.size.is_some() && node.kind != FileKind::File {
+            return Err(if node.is_directory() { Errno::EISDIR } else { Errno::EINVAL });
+        }
+        self.copy_up(&node, changes.size)?;
+        let file = match changes.size {
+            Some(_) => Some(self.writable(&node)?),
+            None => None,
+        };
+        let _names = self.names();
+        let replaced = self.with_target_open(&node, file, |upper, target| upper.set_attributes(target, changes))?;
+        self.after_change(&node, replaced, changes.mode.is_some_and(|mode| mode & PRIVILEGES != 0))?;
+        self.attributes_of(&node)
+    }
+
+    /// What is remembered of a file is looked at again after a change.
+    fn after_change(&self, node: &Node, replaced: Option<Made>, may_be_privileged: bool) -> nix::Result<()> {
+        if may_be_privileged {
+            node.is_harmless.store(false, Ordering::Relaxed);
+        }
+        if let Some(made) = replaced {
+            self.handles.remove(node.ino, OWN);
+            self.set_upper(node, self.stack.real_number(made.stat.st_dev, made.stat.st_ino));
+        }
+        if node.is_directory()
+            && let Some(more) = &mut node.lock().more
+        {
+            more.facts = None;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_xattr(
+        &self,
+        ino: InodeNo,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+        clear_setgid: bool,
+    ) -> nix::Result<()> {
+        let node = self.node(ino)?;
+        if !node.lock().in_upper() {
+            // What fails anyway copies nothing.
+            self.upper()?;
+            match (DiskName::of(name, self.single)?, mode) {
+                (DiskName::Hidden, _) => return Err(Errno::EPERM),
+                (_, XattrMode::Any) => {}
+                (_, XattrMode::Replace) => drop(self.xattr(ino, name)?),
+                (_, XattrMode::Create) => match self.xattr(ino, name) {
+                    Ok(_) => return Err(Errno::EEXIST),
+                    Err(Errno::ENODATA) => {}
+                    Err(errno) => return Err(errno),
+                },
+            }
+        }
+        self.copy_up(&node, None)?;
+        let _names = self.names();
+        let replaced =
+            self.with_target(&node, |upper, target| upper.set_xattr(target, name, value, mode, clear_setgid))?;
+        self.after_change(&node, replaced, true)
+    }
+
+    pub(super) fn remove_xattr(&self, ino: InodeNo, name: &[u8]) -> nix::Result<()> {
+        let node = self.node(ino)?;
+        if !node.lock().in_upper() {
+            self.upper()?;
+            self.xattr(ino, name)?;
+        }
+        self.copy_up(&node, None)?;
+        let _names = self.names();
+        self.with_target(&node, |upper, target| upper.remove_xattr(target, name))?;
+        self.after_change(&node, None, false)
+    }
+
+    pub(super) fn set_inode_flags(&self, ino: InodeNo, flags: u32) -> nix::Result<()> {
+        let node = self.node(ino)?;
+        if !matches!(node.kind, FileKind::File | FileKind::Directory) {
+            return Err(Errno::ENOTTY);
+        }
+        self.copy_up(&node, None)?;
+        let _names = self.names();
+        let fd = reopen(self.path_fd(&node)?.fd.as_fd(), OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+        crate::sys::flags::set(fd.as_fd(), flags)?;
+        // It may be open for writing, which an immutable file does not allow any more.
+        self.handles.remove(ino, OWN);
+        Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Union mounts: what a stack of layers looks like, and what writing to it does.
 //!
 //! ```text
-//! stack ← inode_table ← tree ← names ← lookup, readdir ← copy_up ← modify, rename, metadata, contents ← Union ← server
+//! stack ← inode_table ← tree ← names ← lookup, readdir ← links ← copy_up ← metadata, contents,
+//! modify, rename ← Union ← server
 //! ```
 //! Arrows never turn. The engine has no FUSE type: `server` decodes, calls, answers and decides nothing.
 //!
@@ -30,9 +31,17 @@ mod lookup;
 
 mod readdir;
 
+mod links;
+
+mod copy_up;
+
 mod metadata;
 
 mod contents;
+
+mod modify;
+
+mod rename;
 
 mod session;
 
@@ -135,8 +144,8 @@ impl Union {
     }
 
     /// Changes what `stat` shows, and the length.
-    pub fn set_attributes(&self, ino: InodeNo, _changes: &Changes) -> Answer<Attributes> {
-        Err(failed_at("setattr", ino)(Errno::EROFS))
+    pub fn set_attributes(&self, ino: InodeNo, changes: &Changes) -> Answer<Attributes> {
+        self.tree.set_attributes(ino, changes).map_err(failed_at("setattr", ino))
     }
 
     /// A link's target.
@@ -145,57 +154,50 @@ impl Union {
     }
 
     /// Makes a file of any kind but directory and link.
-    pub fn make_node(
-        &self,
-        _parent: InodeNo,
-        name: &OsStr,
-        _file: NewFile,
-        _kind: FileKind,
-        _rdev: u64,
-    ) -> Answer<Entry> {
-        Err(failed("mknod", name)(Errno::EROFS))
+    pub fn make_node(&self, parent: InodeNo, name: &OsStr, file: NewFile, kind: FileKind, rdev: u64) -> Answer<Entry> {
+        self.tree.make_node(parent, name.as_bytes(), file, kind, rdev).map_err(failed("mknod", name))
     }
 
     /// Makes a directory.
-    pub fn make_directory(&self, _parent: InodeNo, name: &OsStr, _file: NewFile) -> Answer<Entry> {
-        Err(failed("mkdir", name)(Errno::EROFS))
+    pub fn make_directory(&self, parent: InodeNo, name: &OsStr, file: NewFile) -> Answer<Entry> {
+        self.tree.make_directory(parent, name.as_bytes(), file).map_err(failed("mkdir", name))
     }
 
     /// Makes a link to a path.
-    pub fn make_symlink(&self, _parent: InodeNo, name: &OsStr, _target: &OsStr, _owner: Caller) -> Answer<Entry> {
-        Err(failed("symlink", name)(Errno::EROFS))
+    pub fn make_symlink(&self, parent: InodeNo, name: &OsStr, target: &OsStr, owner: Caller) -> Answer<Entry> {
+        self.tree.make_symlink(parent, name.as_bytes(), target, owner).map_err(failed("symlink", name))
     }
 
     /// Makes a file without a name (`O_TMPFILE`), which [`link`](Self::link) may give one.
-    pub fn make_unnamed(&self, parent: InodeNo, _file: NewFile) -> Answer<Entry> {
-        Err(failed_at("tmpfile", parent)(Errno::EROFS))
+    pub fn make_unnamed(&self, parent: InodeNo, file: NewFile) -> Answer<Entry> {
+        self.tree.make_unnamed(parent, file).map_err(failed_at("tmpfile", parent))
     }
 
     /// Gives a file one more name.
-    pub fn link(&self, _ino: InodeNo, _parent: InodeNo, name: &OsStr) -> Answer<Entry> {
-        Err(failed("link", name)(Errno::EROFS))
+    pub fn link(&self, ino: InodeNo, parent: InodeNo, name: &OsStr) -> Answer<Entry> {
+        self.tree.link(ino, parent, name.as_bytes()).map_err(failed("link", name))
     }
 
     /// Takes a name from a file.
-    pub fn unlink(&self, _parent: InodeNo, name: &OsStr) -> Answer<()> {
-        Err(failed("unlink", name)(Errno::EROFS))
+    pub fn unlink(&self, parent: InodeNo, name: &OsStr) -> Answer<()> {
+        self.tree.unlink(parent, name.as_bytes()).map_err(failed("unlink", name))
     }
 
     /// Removes an empty directory.
-    pub fn remove_directory(&self, _parent: InodeNo, name: &OsStr) -> Answer<()> {
-        Err(failed("rmdir", name)(Errno::EROFS))
+    pub fn remove_directory(&self, parent: InodeNo, name: &OsStr) -> Answer<()> {
+        self.tree.remove_directory(parent, name.as_bytes()).map_err(failed("rmdir", name))
     }
 
     /// Gives a file another name. `EXDEV` for a directory that would have to be copied and is too large for it.
     pub fn rename(
         &self,
-        _parent: InodeNo,
+        parent: InodeNo,
         name: &OsStr,
-        _new_parent: InodeNo,
-        _new_name: &OsStr,
-        _mode: RenameMode,
+        new_parent: InodeNo,
+        new_name: &OsStr,
+        mode: RenameMode,
     ) -> Answer<()> {
-        Err(failed("rename", name)(Errno::EROFS))
+        self.tree.rename(parent, name.as_bytes(), new_parent, new_name.as_bytes(), mode).map_err(failed("rename", name))
     }
 
     /// Reads contents; less than `buf` holds only at their end.
@@ -204,23 +206,23 @@ impl Union {
     }
 
     /// Writes contents. `kill_privileges`: setuid, setgid and file capabilities go.
-    pub fn write(&self, ino: InodeNo, _offset: u64, _bytes: &[u8], _kill_privileges: bool) -> Answer<usize> {
-        Err(failed_at("write", ino)(Errno::EROFS))
+    pub fn write(&self, ino: InodeNo, offset: u64, bytes: &[u8], kill_privileges: bool) -> Answer<usize> {
+        self.tree.write(ino, offset, bytes, kill_privileges).map_err(failed_at("write", ino))
     }
 
     /// Brings a file or directory to the disk.
-    pub fn sync(&self, _ino: InodeNo, _data_only: bool) -> Answer<()> {
-        Ok(())
+    pub fn sync(&self, ino: InodeNo, data_only: bool) -> Answer<()> {
+        self.tree.sync(ino, data_only).map_err(failed_at("fsync", ino))
     }
 
     /// Brings everything to the disk.
     pub fn sync_all(&self) -> Answer<()> {
-        Ok(())
+        self.tree.sync_all().map_err(failed_at("syncfs", InodeNo::ROOT))
     }
 
     /// `fallocate`.
-    pub fn allocate(&self, ino: InodeNo, _mode: i32, _offset: u64, _len: u64) -> Answer<()> {
-        Err(failed_at("fallocate", ino)(Errno::EROFS))
+    pub fn allocate(&self, ino: InodeNo, mode: i32, offset: u64, len: u64) -> Answer<()> {
+        self.tree.allocate(ino, mode, offset, len).map_err(failed_at("fallocate", ino))
     }
 
     /// Finds data or a hole.
@@ -229,15 +231,8 @@ impl Union {
     }
 
     /// `copy_file_range`.
-    pub fn copy_range(
-        &self,
-        _from: InodeNo,
-        _from_offset: u64,
-        to: InodeNo,
-        _to_offset: u64,
-        _len: u64,
-    ) -> Answer<usize> {
-        Err(failed_at("copy_file_range", to)(Errno::EROFS))
+    pub fn copy_range(&self, from: InodeNo, from_offset: u64, to: InodeNo, to_offset: u64, len: u64) -> Answer<usize> {
+        self.tree.copy_range(from, from_offset, to, to_offset, len).map_err(failed_at("copy_file_range", to))
     }
 
     /// Lists a directory behind `cookie` (0: from its begin) until `sink` has no room.
@@ -273,18 +268,18 @@ impl Union {
     /// Sets an extended attribute. `clear_setgid`: the caller may not keep the setgid bit with this access list.
     pub fn set_xattr(
         &self,
-        _ino: InodeNo,
+        ino: InodeNo,
         name: &OsStr,
-        _value: &[u8],
-        _mode: XattrMode,
-        _clear_setgid: bool,
+        value: &[u8],
+        mode: XattrMode,
+        clear_setgid: bool,
     ) -> Answer<()> {
-        Err(failed("setxattr", name)(Errno::EROFS))
+        self.tree.set_xattr(ino, name.as_bytes(), value, mode, clear_setgid).map_err(failed("setxattr", name))
     }
 
     /// Removes an extended attribute.
-    pub fn remove_xattr(&self, _ino: InodeNo, name: &OsStr) -> Answer<()> {
-        Err(failed("removexattr", name)(Errno::EROFS))
+    pub fn remove_xattr(&self, ino: InodeNo, name: &OsStr) -> Answer<()> {
+        self.tree.remove_xattr(ino, name.as_bytes()).map_err(failed("removexattr", name))
     }
 
     /// Inode flags (`lsattr`).
@@ -293,7 +288,7 @@ impl Union {
     }
 
     /// Sets inode flags (`chattr`).
-    pub fn set_inode_flags(&self, ino: InodeNo, _flags: u32) -> Answer<()> {
-        Err(failed_at("setflags", ino)(Errno::EROFS))
+    pub fn set_inode_flags(&self, ino: InodeNo, flags: u32) -> Answer<()> {
+        self.tree.set_inode_flags(ino, flags).map_err(failed_at("setflags", ino))
     }
 }

@@ -22,7 +22,7 @@ use super::inode_table::{Node, Places};
 use super::listing::{Listing, Slot};
 use super::stack::{Part, Stack, file_kind, stat_kind};
 use super::tree::{Tree, reopen, stat_at};
-use super::upper::{Marks, Owners};
+use super::upper::Marks;
 use crate::layer::index::Record;
 use crate::whiteout::{self, TarName};
 
@@ -120,7 +120,7 @@ impl Tree {
         for_each_entry(dir, |name, ino, kind| {
             let (kind, is_whiteout) = self.classify(dir, name, kind, marks.may_have_whiteout_files)?;
             // A directory may be merged, and then has the number of what lies below.
-            let is_clear = !is_vague && !(has_lower && kind == FileKind::Directory);
+            let is_clear = !(is_vague || has_lower && kind == FileKind::Directory);
             let number = is_clear.then(|| self.stack.real_number(self.upper_device, ino).0);
             listing.put(Slot {
                 name: name.into(),
@@ -277,11 +277,6 @@ impl Tree {
             let record = self.stack.record(part)?.child(name)?;
             Some((Stack::part(part, record), record, record.kind().and_then(file_kind).is_some()))
         })
-    }
-
-    /// How owners stand in layers without index.
-    pub(super) fn lower_owners(&self) -> &Owners {
-        &self.lower_owners
     }
 }
 

@@ -94,8 +94,4 @@ impl Tree {
             |(its_cookie, (name, ino))| sink(DirEntry { name, ino, kind: FileKind::Directory, cookie: its_cookie }),
         )
     }
-
-    fn is_linked(&self, node: &Node) -> bool {
-        node.ino == InodeNo::ROOT || node.lock().has_name()
-    }
 }

@@ -194,10 +194,12 @@ impl Stack {
         Some(Attributes { ino, kind, mode, nlink, uid, gid, rdev: 0, size, blocks, atime: mtime, mtime, ctime: mtime })
     }
 
-    /// Opens the file of a record. The tree never changes, so its path is what the index says.
-    pub(super) fn open(&self, part: Part, flags: OFlag) -> nix::Result<OwnedFd> {
-        let layer = self.layers.get(usize::from(part.layer)).ok_or(Errno::EIO)?;
-        let mut names: Vec<&[u8]> = Vec::new();
+    /// The names on the way to a record, from the root down.
+    ///
+    /// # Errors
+    /// `EIO` if the index is damaged.
+    pub(super) fn path(&self, part: Part) -> nix::Result<Vec<&[u8]>> {
+        let mut names = Vec::new();
         let mut at = self.record(part).ok_or(Errno::EIO)?;
         while at.number() != 0 {
             names.push(at.name());
@@ -208,6 +210,18 @@ impl Stack {
         if names.iter().any(|name| matches!(*name, b"" | b"." | b"..") || name.contains(&b'/')) {
             return Err(Errno::EIO);
         }
+        Ok(names)
+    }
+
+    /// True if there is one layer only.
+    pub(super) fn is_alone(&self) -> bool {
+        self.layers.len() == 1
+    }
+
+    /// Opens the file of a record. The tree never changes, so its path is what the index says.
+    pub(super) fn open(&self, part: Part, flags: OFlag) -> nix::Result<OwnedFd> {
+        let layer = self.layers.get(usize::from(part.layer)).ok_or(Errno::EIO)?;
+        let names = self.path(part)?;
         if names.is_empty() {
             return openat(&layer.dir, ".", flags | OFlag::O_CLOEXEC, Mode::empty());
         }

@@ -2,3 +2,5 @@
 
 mod fixture;
 mod reading;
+mod sequences;
+mod writing;

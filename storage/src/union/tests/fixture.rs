@@ -80,12 +80,17 @@ impl Scratch {
         self.dir.path().join("upper")
     }
 
-    pub(super) fn lower(&self, at: usize) -> PathBuf {
-        self.lowers[at].0.join("diff")
-    }
-
     pub(super) fn mount(&self) -> Mounted {
         Mounted { union: Union::open(self.options()).unwrap() }
+    }
+
+    /// The same layers under another upper.
+    pub(super) fn mount_upper(&self, upper: &Path) -> Mounted {
+        let work = upper.with_extension("work");
+        fs::create_dir(&work).unwrap();
+        let mut options = self.options();
+        options.upper = Some(Upper { upper: open(upper), work: open(&work) });
+        Mounted { union: Union::open(options).unwrap() }
     }
 
     pub(super) fn options(&self) -> Options {
@@ -194,6 +199,19 @@ impl Mounted {
         let mut all = BTreeMap::new();
         self.dump_below(InodeNo::ROOT, "", &mut all);
         all
+    }
+
+    /// The same with the count of names of what is no directory.
+    pub(super) fn dump_with_links(&self) -> BTreeMap<String, String> {
+        let with_links = |(path, text): (String, String)| {
+            let attributes = self.entry(&path).unwrap().attributes;
+            let (kind, rest) = text.split_once(' ').unwrap();
+            let (mode, text) = rest.split_once(' ').unwrap();
+            let nlink = if attributes.kind == FileKind::Directory { 0 } else { attributes.nlink };
+            let mode = if attributes.kind == FileKind::Symlink { "777" } else { mode };
+            (path, format!("{kind} {mode} {nlink} {text}"))
+        };
+        self.dump().into_iter().map(with_links).collect()
     }
 
     fn dump_below(&self, dir: InodeNo, path: &str, all: &mut BTreeMap<String, String>) {

@@ -123,7 +123,7 @@ fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, begin: u64, end: u64) ->
     let mut at = begin;
     while at < end {
         let len = usize::try_from((end - at).min(CHUNK_BYTES)).unwrap_or(usize::MAX);
-        match copy_file_range(from, to, signed(at)?, len) {
+        match copy_file_range((from, signed(at)?), (to, signed(at)?), len) {
             Ok(0) => return copy_by_hand(from, to, at, end),
             Ok(count) => at += count as u64,
             Err(Errno::EINTR) => {}

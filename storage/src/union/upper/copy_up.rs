@@ -170,6 +170,19 @@ impl Staged<'_> {
     }
 }
 
+impl Staged<'_> {
+    /// The copy of a regular file without a name: whoever has it open keeps it.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    pub(crate) fn without_name(self) -> nix::Result<Made> {
+        let Self { temp, filled } = self;
+        drop(temp);
+        let Filled { fd, marks, .. } = filled;
+        Ok(Made { stat: fstat(&fd)?, marks, file: Some(fd) })
+    }
+}
+
 /// Does something to a directory that the container must not see in its times.
 pub(super) fn keeping_times(dir: BorrowedFd<'_>, change: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
     let before = times_of(&fstat(dir)?);

@@ -228,20 +228,6 @@ fn copy_keeps_what_the_file_was() {
 }
 
 #[test]
-fn tree_above_the_cap_is_refused_and_leaves_nothing() {
-    let fixture = Fixture::new();
-    let upper = fixture.open();
-    fs::create_dir(fixture.lower("dir")).unwrap();
-    fs::write(fixture.lower("dir/big"), vec![1; 100_000]).unwrap();
-    let mut tree = upper.stage_tree(&Found::new(&fixture.lower("dir")).source(), 50_000).unwrap();
-    let big = Found::new(&fixture.lower("dir/big"));
-    assert_eq!(tree.copy(name("big"), &big.source()), Err(Errno::EXDEV));
-    assert_eq!(tree.leave(), Err(Errno::EINVAL));
-    drop(tree);
-    assert!(fixture.leftovers().is_empty());
-}
-
-#[test]
 fn directory_with_visible_entries_is_not_removed() {
     let fixture = Fixture::new();
     let upper = fixture.open();
