@@ -24,6 +24,8 @@ pub(crate) enum Need {
     Strace,
     /// mmdebstrap and a Debian mirror that answers.
     Debian,
+    Setfacl,
+    Setcap,
     /// crun, and a cgroup hierarchy that it accepts.
     Crun,
     /// An own cgroup of version 2 with the memory and pids controllers.
@@ -36,7 +38,7 @@ pub(crate) enum Need {
 /// that is compared with, not on what `contrib/setup.sh --with-tests` can install.
 const NOT_IN_ALL: [Need; 3] = [Need::CgroupDelegation, Need::Crun, Need::Podman];
 
-const EVERY_NEED: [Need; 16] = [
+const EVERY_NEED: [Need; 18] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
@@ -50,6 +52,8 @@ const EVERY_NEED: [Need; 16] = [
     Need::RedisCli,
     Need::Strace,
     Need::Debian,
+    Need::Setfacl,
+    Need::Setcap,
     Need::Crun,
     Need::CgroupDelegation,
     Need::Podman,
@@ -72,6 +76,8 @@ impl Need {
             Self::RedisCli => "redis-cli",
             Self::Strace => "strace",
             Self::Debian => "debian",
+            Self::Setfacl => "setfacl",
+            Self::Setcap => "setcap",
             Self::Crun => "crun",
             Self::CgroupDelegation => "cgroup-delegation",
             Self::Podman => "podman",
@@ -99,6 +105,8 @@ impl Need {
             Self::RedisCli => program("redis-cli"),
             Self::Strace => program("strace"),
             Self::Debian => program("mmdebstrap").or_else(missing_mirror),
+            Self::Setfacl => program("setfacl"),
+            Self::Setcap => program("setcap"),
             Self::Crun => program("crun").or_else(|| {
                 let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
                 (!unified).then(|| "cgroups of version 2 alone, crun refuses the hybrid form".to_owned())

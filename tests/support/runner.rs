@@ -39,6 +39,11 @@ pub(crate) fn main(tests: &[Test]) -> ExitCode {
     {
         return echo(port);
     }
+    if let [role, name] = arguments.as_slice()
+        && role == "--inside"
+    {
+        return crate::union::inside(name);
+    }
     // The two inner roles of this executable: see `reaper.rs`.
     if let [role, name] = arguments.as_slice()
         && let Some(test) = tests.iter().find(|test| test.name() == name)

@@ -1,8 +1,9 @@
-//! FUSE mounts on a directory, for whoever serves one.
+//! FUSE mounts, for whoever serves one.
 //!
 //! Root of a user namespace mounts itself; an ordinary user is helped by `fusermount3`, which is set-user-ID root.
 //!
-//! **Runs in:** the tool `coracle fuse-overlayfs`, single-threaded, in its caller's namespaces.
+//! **Runs in:** container init and whoever else mounts a root file system; the tool `coracle fuse-overlayfs`, single-threaded,
+//! in its caller's namespaces.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -52,13 +53,25 @@ impl FuseMount {
         if !geteuid().is_root() {
             return self.mount_with_help(target);
         }
-        let device = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(SysError::of("open", "/dev/fuse, O_RDWR"))?;
+        let device = open_device()?;
         match self.mount_at(target, &device) {
             Err(SysError { call: "fsopen", errno: Errno::ENOSYS, .. }) => self.mount_before_5_2(target, &device)?,
             other => other?,
         }
         Ok(device)
+    }
+
+    /// Makes a mount that is attached nowhere. Returns it and the descriptor to serve, as [`mount`](Self::mount) does.
+    ///
+    /// The connection belongs to the user namespace of the caller: only its processes and those of namespaces below may
+    /// look into the mount, and ids in requests are those of that namespace.
+    ///
+    /// # Errors
+    /// [`SysError`] with the call that was refused.
+    pub fn detached(&self) -> Result<(OwnedFd, OwnedFd), SysError> {
+        let device = open_device()?;
+        let mount = self.create(&device)?;
+        Ok((mount, device))
     }
 
     fn data(&self, device: &OwnedFd) -> Vec<(&str, Option<String>)> {
@@ -77,6 +90,13 @@ impl FuseMount {
     }
 
     fn mount_at(&self, target: &Path, device: &OwnedFd) -> Result<(), SysError> {
+        let mount = self.create(device)?;
+        let place = open(target, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(SysError::of("open", target.display()))?;
+        attach(mount.as_fd(), place.as_fd(), target.display())
+    }
+
+    fn create(&self, device: &OwnedFd) -> Result<OwnedFd, SysError> {
         let context = FsContext::open("fuse")?;
         context.string("source", &self.source)?;
         context.string("subtype", &self.subtype)?;
@@ -89,9 +109,7 @@ impl FuseMount {
                 None => context.flag(key)?,
             }
         }
-        let place = open(target, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(SysError::of("open", target.display()))?;
-        attach(context.mount(self.attributes)?.as_fd(), place.as_fd(), target.display())
+        context.mount(self.attributes)
     }
 
     fn mount_before_5_2(&self, target: &Path, device: &OwnedFd) -> Result<(), SysError> {
@@ -159,6 +177,11 @@ impl FuseMount {
         let errno = last.and_then(|error| error.raw_os_error()).map_or(Errno::ENOENT, Errno::from_raw);
         Err(MountError::Sys(SysError { call: "execve", args: HELPERS[0].to_owned(), errno }))
     }
+}
+
+fn open_device() -> Result<OwnedFd, SysError> {
+    open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(SysError::of("open", "/dev/fuse, O_RDWR"))
 }
 
 /// Takes a FUSE mount away, at once by name and as soon as nobody uses it any more.

@@ -22,6 +22,7 @@ use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
 use super::MountError;
+use super::fuse::FuseMount;
 use crate::sys::SysError;
 use crate::sys::mount::{Attributes, FsContext, attach, clone_tree, set_attributes};
 
@@ -239,30 +240,17 @@ impl std::fmt::Display for Refusals {
     }
 }
 
-/// A detached FUSE mount, handed to who serves it.
-///
-/// The connection belongs to the user namespace of the caller: only its processes and those of namespaces below may look
-/// into the mount, and ids in requests are those of that namespace.
-///
-/// # Source
-/// `fuse(4)`; Linux 4.18 for mounts in user namespaces.
-pub fn fuse(tree: Tree, serve: Serve<'_>) -> Result<OwnedFd, SysError> {
-    const RDONLY: u64 = crate::sys::mount::attr::RDONLY;
-    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let device =
-        nix::fcntl::open("/dev/fuse", flags, Mode::empty()).map_err(SysError::of("open", "/dev/fuse, O_RDWR"))?;
-    let context = FsContext::open("fuse")?;
-    // Both show in the container's mountinfo.
-    context.string("source", "coracle")?;
-    context.string("subtype", "coracle")?;
-    context.string("fd", device.as_raw_fd().to_string())?;
-    context.string("rootmode", "40000")?;
-    context.string("user_id", "0")?;
-    context.string("group_id", "0")?;
-    // The kernel checks permissions by what `stat` shows; and others than the mounting user may look.
-    context.flag("default_permissions")?;
-    context.flag("allow_other")?;
-    let mount = context.mount(if tree == Tree::Lowers { RDONLY } else { 0 })?;
+/// A detached FUSE mount, handed to who serves it. The kernel checks permissions by what `stat` shows, for everybody.
+pub(super) fn fuse(tree: Tree, serve: Serve<'_>) -> Result<OwnedFd, SysError> {
+    let mount = FuseMount {
+        // Both show in the container's mountinfo.
+        source: "coracle".to_owned(),
+        subtype: "coracle".to_owned(),
+        is_read_only: tree == Tree::Lowers,
+        allow_other: true,
+        ..FuseMount::default()
+    };
+    let (mount, device) = mount.detached()?;
     serve(Connection { device, tree })?;
     Ok(mount)
 }

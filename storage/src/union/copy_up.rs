@@ -170,7 +170,9 @@ impl Tree {
         let (recorded, xattrs) = match self.stack.record(part) {
             Some(record) => {
                 let described = self.described(node, record);
-                let owned = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
+                let owned = |(name, value): (&[u8], &[u8])| {
+                    (name.to_vec(), self.lower_owners.xattr_in_container(name, value.to_vec()))
+                };
                 (self.recorded(node, record)?, described.xattrs().map(owned).collect())
             }
             None => {

@@ -128,10 +128,11 @@ impl Engine {
         self.union.set_attributes(found.ino, changes).map(drop).map_err(errno)
     }
 
+    /// The kernel says so with every write of one that is not root of the first namespace: setuid goes.
     fn write_all(&mut self, ino: InodeNo, offset: u64, data: &[u8]) -> Answer<()> {
         let mut at = 0;
         while at < data.len() {
-            at += self.union.write(ino, offset + at as u64, &data[at..], false).map_err(errno)?;
+            at += self.union.write(ino, offset + at as u64, &data[at..], true).map_err(errno)?;
         }
         Ok(())
     }
@@ -383,7 +384,7 @@ impl Driver for Engine {
     }
 
     fn truncate(&mut self, path: &str, size: u64) -> Answer<()> {
-        let answer = self.change(path, &Changes { size: Some(size), ..Changes::default() });
+        let answer = self.change(path, &Changes { size: Some(size), kill_privileges: true, ..Changes::default() });
         self.settled(answer)
     }
 

@@ -108,7 +108,7 @@ impl<'a> Metadata<'a> {
         }
         fchmod(fd, mode).map_err(|source| call("chmod", name, source))?;
         if is_root {
-            futimens(fd, &TimeSpec::UTIME_OMIT, &spec(node.mtime)).map_err(|source| call("utimens", name, source))?;
+            futimens(fd, &TimeSpec::UTIME_OMIT, &spec(node.mtime())).map_err(|source| call("utimens", name, source))?;
         }
         Ok(())
     }

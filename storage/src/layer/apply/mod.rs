@@ -497,7 +497,7 @@ impl<'a> Unpacker<'a> {
         node.mode = (entry.mode & 0o7777) as u16;
         node.uid = entry.uid;
         node.gid = entry.gid;
-        node.mtime = entry.mtime;
+        node.set_mtime(entry.mtime);
         match &mut node.extra {
             Some(extra) => extra.xattrs = xattrs,
             None if xattrs.is_empty() => {}
@@ -526,7 +526,7 @@ impl<'a> Unpacker<'a> {
                 if self.tree.node(*child).is_implicit {
                     self.metadata.own_implicit_at(dir, name)?;
                 }
-                self.metadata.set_time_at(dir, name, self.tree.node(*child).mtime, name)?;
+                self.metadata.set_time_at(dir, name, self.tree.node(*child).mtime(), name)?;
             }
         }
         // Innermost first: a directory that is closed to us hides what lies in it.

@@ -1,10 +1,13 @@
 //! Collects a layer's tree in memory while it is unpacked, then writes the index.
+//!
+//! A layer of half a million names shall fit in the memory that a pull may have, so an entry is 72 bytes and its name:
+//! all names lie in one buffer, children are a linked list, and one table for the whole layer finds a name in its parent.
 
 use super::{FLAG_IMPLICIT, FLAG_OPAQUE, HEADER_BYTES, IndexError, Kind, MAGIC, RECORD_BYTES, VERSION};
 use crate::layer::tar::{Timestamp, Xattr};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::sync::Arc;
 
 /// A node's place in the writer; reused after the node is removed.
 pub(crate) type NodeId = u32;
@@ -12,25 +15,73 @@ pub(crate) type NodeId = u32;
 /// The root directory.
 pub(crate) const ROOT: NodeId = 0;
 
-/// Most names of one layer: what is in memory at once must end somewhere (about 200 bytes each).
+/// No node, in the links between nodes; no name, in the nodes that wait to be used again.
+const NONE: u32 = u32::MAX;
+
+/// Most names of one layer: what is in memory at once must end somewhere (about 100 bytes each).
 const MAX_NODES: usize = 4 << 20;
 
-type Children = BTreeMap<Arc<[u8]>, NodeId>;
+/// Bytes of removed names that are not worth a clean-up.
+const SPARE_NAME_BYTES: usize = 1 << 20;
 
 /// The tree of a layer in the making.
 #[derive(Debug)]
 pub struct Writer {
     nodes: Vec<Slot>,
     free: Vec<NodeId>,
+    names: Names,
+    table: Table,
     link_groups: u32,
 }
 
 #[derive(Debug)]
 struct Slot {
     parent: NodeId,
-    name: Arc<[u8]>,
+    /// In [`Names`].
+    name: u32,
+    first_child: NodeId,
+    /// The next and the previous child of the same parent.
+    next: NodeId,
+    previous: NodeId,
+    /// The next in the same bucket of the table.
+    collides: NodeId,
     node: Node,
-    children: Option<Box<Children>>,
+}
+
+/// Names one after another, each with its length before it.
+#[derive(Debug, Default)]
+struct Names {
+    bytes: Vec<u8>,
+    dead_bytes: usize,
+}
+
+impl Names {
+    fn add(&mut self, name: &[u8]) -> Result<u32, IndexError> {
+        let at = u32::try_from(self.bytes.len()).ok().filter(|at| *at != NONE).ok_or(IndexError::TooLarge)?;
+        let len = u16::try_from(name.len()).map_err(|_| IndexError::TooLarge)?;
+        self.bytes.extend_from_slice(&len.to_le_bytes());
+        self.bytes.extend_from_slice(name);
+        Ok(at)
+    }
+
+    fn get(&self, at: u32) -> &[u8] {
+        let at = at as usize;
+        let len = u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]);
+        &self.bytes[at + 2..at + 2 + usize::from(len)]
+    }
+}
+
+/// The heads of the buckets, a power of two of them. Keyed, so that no archive can choose names that collide.
+#[derive(Debug)]
+struct Table {
+    heads: Vec<NodeId>,
+    keys: RandomState,
+}
+
+impl Table {
+    fn bucket(&self, parent: NodeId, name: &[u8]) -> usize {
+        self.keys.hash_one((parent, name)) as usize & (self.heads.len() - 1)
+    }
 }
 
 /// One entry's metadata.
@@ -44,7 +95,8 @@ pub(crate) struct Node {
     pub(crate) gid: u32,
     pub(crate) link_group: u32,
     pub(crate) size: u64,
-    pub(crate) mtime: Timestamp,
+    mtime_secs: i64,
+    mtime_nanos: u32,
     /// Most entries have neither target nor xattrs.
     pub(crate) extra: Option<Box<Extra>>,
 }
@@ -66,7 +118,8 @@ impl Node {
             gid: 0,
             link_group: 0,
             size: 0,
-            mtime: Timestamp::default(),
+            mtime_secs: 0,
+            mtime_nanos: 0,
             extra: None,
         }
     }
@@ -74,6 +127,14 @@ impl Node {
     /// A directory that the tar needs but does not name.
     pub(crate) fn implicit_directory() -> Self {
         Self { is_implicit: true, mode: 0o755, ..Self::new(Kind::Directory) }
+    }
+
+    pub(crate) fn mtime(&self) -> Timestamp {
+        Timestamp { secs: self.mtime_secs, nanos: self.mtime_nanos }
+    }
+
+    pub(crate) fn set_mtime(&mut self, mtime: Timestamp) {
+        (self.mtime_secs, self.mtime_nanos) = (mtime.secs, mtime.nanos);
     }
 
     pub(crate) fn target(&self) -> &[u8] {
@@ -87,8 +148,18 @@ impl Node {
 
 impl Default for Writer {
     fn default() -> Self {
-        let root = Slot { parent: ROOT, name: Arc::from([]), node: Node::implicit_directory(), children: None };
-        Self { nodes: vec![root], free: Vec::new(), link_groups: 0 }
+        let mut names = Names::default();
+        // An empty name at the begin of an empty buffer.
+        let name = names.add(b"").unwrap_or(0);
+        let table = Table { heads: vec![NONE; 64], keys: RandomState::new() };
+        let root = Slot::new(ROOT, name, Node::implicit_directory());
+        Self { nodes: vec![root], free: Vec::new(), names, table, link_groups: 0 }
+    }
+}
+
+impl Slot {
+    fn new(parent: NodeId, name: u32, node: Node) -> Self {
+        Self { parent, name, first_child: NONE, next: NONE, previous: NONE, collides: NONE, node }
     }
 }
 
@@ -99,7 +170,9 @@ impl Writer {
     }
 
     pub(crate) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
-        self.slot(parent).children.as_ref()?.get(name).copied()
+        let first = self.table.heads[self.table.bucket(parent, name)];
+        self.chain(first, |slot| slot.collides)
+            .find(|id| self.slot(*id).parent == parent && self.name(*id) == name && *id != ROOT)
     }
 
     pub(crate) fn parent(&self, id: NodeId) -> NodeId {
@@ -107,7 +180,7 @@ impl Writer {
     }
 
     pub(crate) fn name(&self, id: NodeId) -> &[u8] {
-        &self.slot(id).name
+        self.names.get(self.slot(id).name)
     }
 
     pub(crate) fn node(&self, id: NodeId) -> &Node {
@@ -118,43 +191,104 @@ impl Writer {
         &mut self.slot_mut(id).node
     }
 
+    /// The children in no order.
     pub(crate) fn children(&self, id: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        self.slot(id).children.iter().flat_map(|children| children.values().copied())
+        self.chain(self.slot(id).first_child, |slot| slot.next)
+    }
+
+    fn chain(&self, first: NodeId, next: impl Fn(&Slot) -> NodeId) -> impl Iterator<Item = NodeId> {
+        let some = |id: NodeId| (id != NONE).then_some(id);
+        std::iter::successors(some(first), move |id| some(next(self.slot(*id))))
     }
 
     /// Adds a name that is not there yet.
     pub(crate) fn insert(&mut self, parent: NodeId, name: &[u8], node: Node) -> Result<NodeId, IndexError> {
-        let name: Arc<[u8]> = Arc::from(name);
-        let slot = Slot { parent, name: Arc::clone(&name), node, children: None };
+        if self.free.is_empty() && self.nodes.len() >= MAX_NODES {
+            return Err(IndexError::TooLarge);
+        }
+        let slot = Slot::new(parent, self.names.add(name)?, node);
         let id = match self.free.pop() {
             Some(id) => {
                 *self.slot_mut(id) = slot;
                 id
             }
             None => {
-                if self.nodes.len() >= MAX_NODES {
-                    return Err(IndexError::TooLarge);
-                }
                 self.nodes.push(slot);
                 (self.nodes.len() - 1) as NodeId
             }
         };
-        self.slot_mut(parent).children.get_or_insert_default().insert(name, id);
+        let next = std::mem::replace(&mut self.slot_mut(parent).first_child, id);
+        self.slot_mut(id).next = next;
+        if next != NONE {
+            self.slot_mut(next).previous = id;
+        }
+        if self.nodes.len() > self.table.heads.len() {
+            self.grow_table();
+        } else {
+            self.enter(id);
+        }
         Ok(id)
+    }
+
+    /// Puts a node into its bucket.
+    fn enter(&mut self, id: NodeId) {
+        let bucket = self.table.bucket(self.parent(id), self.name(id));
+        let collides = std::mem::replace(&mut self.table.heads[bucket], id);
+        self.slot_mut(id).collides = collides;
+    }
+
+    fn grow_table(&mut self) {
+        let len = self.table.heads.len() * 2;
+        self.table.heads.clear();
+        self.table.heads.resize(len, NONE);
+        for id in 1..self.nodes.len() as NodeId {
+            if self.slot(id).name != NONE {
+                self.enter(id);
+            }
+        }
+    }
+
+    /// Takes a node out of its bucket.
+    fn leave(&mut self, id: NodeId) {
+        let bucket = self.table.bucket(self.parent(id), self.name(id));
+        let collides = self.slot(id).collides;
+        let first = self.table.heads[bucket];
+        let before = self.chain(first, |slot| slot.collides).find(|other| self.slot(*other).collides == id);
+        match before {
+            Some(before) => self.slot_mut(before).collides = collides,
+            None => self.table.heads[bucket] = collides,
+        }
     }
 
     /// Forgets a node and all below it.
     pub(crate) fn remove(&mut self, id: NodeId) {
-        let (parent, name) = (self.slot(id).parent, Arc::clone(&self.slot(id).name));
-        if let Some(siblings) = &mut self.slot_mut(parent).children {
-            siblings.remove(&name);
+        let Slot { parent, next, previous, .. } = *self.slot(id);
+        match previous {
+            NONE => self.slot_mut(parent).first_child = next,
+            previous => self.slot_mut(previous).next = next,
+        }
+        if next != NONE {
+            self.slot_mut(next).previous = previous;
         }
         let mut doomed = vec![id];
         while let Some(id) = doomed.pop() {
-            let slot = self.slot_mut(id);
-            doomed.extend(slot.children.take().into_iter().flat_map(|children| children.into_values()));
-            slot.node = Node::new(Kind::Whiteout);
+            doomed.extend(self.children(id));
+            self.leave(id);
+            self.names.dead_bytes += 2 + self.name(id).len();
+            *self.slot_mut(id) = Slot::new(ROOT, NONE, Node::new(Kind::Whiteout));
             self.free.push(id);
+        }
+        if self.names.dead_bytes > SPARE_NAME_BYTES.max(self.names.bytes.len() / 2) {
+            self.drop_dead_names();
+        }
+    }
+
+    fn drop_dead_names(&mut self) {
+        let old = std::mem::take(&mut self.names);
+        self.names.bytes.reserve(old.bytes.len() - old.dead_bytes);
+        for slot in self.nodes.iter_mut().filter(|slot| slot.name != NONE) {
+            // It fitted with the dead ones.
+            slot.name = self.names.add(old.get(slot.name)).unwrap_or(slot.name);
         }
     }
 
@@ -181,16 +315,12 @@ impl Writer {
                 *names_of_group.entry(group).or_default() += 1;
             }
         }
-        let mut strings = Vec::new();
-        let mut records = Vec::with_capacity(order.len() * RECORD_BYTES);
-        let mut next_child = 1_u32;
-        for (id, parent) in &order {
-            let children = self.slot(*id).children.as_ref().map_or(0, |children| children.len() as u32);
-            let names = names_of_group.get(&self.node(*id).link_group).copied().unwrap_or(1);
-            self.put_record(&mut records, &mut strings, *id, (*parent, names, next_child, children))?;
-            next_child += children;
+        let mut strings_len = 0_usize;
+        for (id, _) in &order {
+            strings_len += self.strings_len(*id);
         }
-        let strings_offset = (HEADER_BYTES + records.len()) as u64;
+        u32::try_from(strings_len).map_err(|_| IndexError::TooLarge)?;
+        let strings_offset = (HEADER_BYTES + order.len() * RECORD_BYTES) as u64;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&VERSION.to_le_bytes());
@@ -199,60 +329,83 @@ impl Writer {
         header.extend_from_slice(&[0; 4]);
         header.extend_from_slice(&(HEADER_BYTES as u64).to_le_bytes());
         header.extend_from_slice(&strings_offset.to_le_bytes());
-        header.extend_from_slice(&(strings.len() as u64).to_le_bytes());
+        header.extend_from_slice(&(strings_len as u64).to_le_bytes());
         header.resize(HEADER_BYTES, 0);
-        for part in [&header, &records, &strings] {
-            out.write_all(part).map_err(IndexError::Write)?;
+        out.write_all(&header).map_err(IndexError::Write)?;
+
+        let (mut next_child, mut strings_at) = (1_u32, 0_u32);
+        let mut record = Vec::with_capacity(RECORD_BYTES);
+        for (id, parent) in &order {
+            let children = self.children(*id).count() as u32;
+            let names = names_of_group.get(&self.node(*id).link_group).copied().unwrap_or(1);
+            record.clear();
+            self.put_record(&mut record, strings_at, *id, (*parent, names, next_child, children));
+            out.write_all(&record).map_err(IndexError::Write)?;
+            next_child += children;
+            strings_at += self.strings_len(*id) as u32;
+        }
+        for (id, _) in &order {
+            self.write_strings(*id, out).map_err(IndexError::Write)?;
         }
         out.flush().map_err(IndexError::Write)
     }
 
-    /// All live nodes with the record number of their parent, children of one directory together.
+    /// All live nodes with the record number of their parent, children of one directory together and by their names.
     fn breadth_first(&self) -> Vec<(NodeId, u32)> {
         let mut order = Vec::with_capacity(self.nodes.len() - self.free.len());
         order.push((ROOT, 0));
         let mut at = 0;
         while let Some(&(id, _)) = order.get(at) {
+            let begin = order.len();
             order.extend(self.children(id).map(|child| (child, at as u32)));
+            order[begin..].sort_unstable_by(|(one, _), (other, _)| self.name(*one).cmp(self.name(*other)));
             at += 1;
         }
         order
     }
 
+    /// The strings of a record: name, target, extended attributes.
+    fn write_strings(&self, id: NodeId, out: &mut impl Write) -> std::io::Result<()> {
+        out.write_all(self.name(id))?;
+        out.write_all(self.node(id).target())?;
+        for (name, value) in self.node(id).xattrs() {
+            out.write_all(&(name.len() as u16).to_le_bytes())?;
+            out.write_all(&(value.len() as u32).to_le_bytes())?;
+            out.write_all(name)?;
+            out.write_all(value)?;
+        }
+        Ok(())
+    }
+
+    fn strings_len(&self, id: NodeId) -> usize {
+        self.name(id).len() + self.node(id).target().len() + xattrs_len(self.node(id))
+    }
+
     fn put_record(
         &self,
-        records: &mut Vec<u8>,
-        strings: &mut Vec<u8>,
+        record: &mut Vec<u8>,
+        name_at: u32,
         id: NodeId,
         (parent, names, first_child, children): (u32, u32, u32, u32),
-    ) -> Result<(), IndexError> {
+    ) {
         let (name, node) = (self.name(id), self.node(id));
-        let name_at = put_string(strings, name)?;
-        let target_at = put_string(strings, node.target())?;
-        let xattrs_at = strings.len();
-        for (name, value) in node.xattrs() {
-            strings.extend_from_slice(&(name.len() as u16).to_le_bytes());
-            strings.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            strings.extend_from_slice(name);
-            strings.extend_from_slice(value);
-        }
-        let xattrs_len = strings.len() - xattrs_at;
-        let xattrs_at = u32::try_from(xattrs_at).map_err(|_| IndexError::TooLarge)?;
+        let target_at = name_at + name.len() as u32;
+        let xattrs_at = target_at + node.target().len() as u32;
         let flags = if node.is_opaque { FLAG_OPAQUE } else { 0 } | if node.is_implicit { FLAG_IMPLICIT } else { 0 };
         let size = if node.kind == Kind::Symlink { node.target().len() as u64 } else { node.size };
-        records.extend_from_slice(&parent.to_le_bytes());
-        records.extend_from_slice(&name_at.to_le_bytes());
-        records.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        records.extend_from_slice(&[node.kind.to_byte(), flags]);
+        record.extend_from_slice(&parent.to_le_bytes());
+        record.extend_from_slice(&name_at.to_le_bytes());
+        record.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        record.extend_from_slice(&[node.kind.to_byte(), flags]);
         for number in [u32::from(node.mode), node.uid, node.gid] {
-            records.extend_from_slice(&number.to_le_bytes());
+            record.extend_from_slice(&number.to_le_bytes());
         }
-        records.extend_from_slice(&size.to_le_bytes());
-        records.extend_from_slice(&node.mtime.secs.to_le_bytes());
-        let (target_len, xattrs_len) = (node.target().len() as u32, xattrs_len as u32);
+        record.extend_from_slice(&size.to_le_bytes());
+        record.extend_from_slice(&node.mtime_secs.to_le_bytes());
+        let (target_len, xattrs_len) = (node.target().len() as u32, xattrs_len(node) as u32);
         let (first_child, zero) = (if children == 0 { 0 } else { first_child }, 0);
         for number in [
-            node.mtime.nanos,
+            node.mtime_nanos,
             node.link_group,
             names,
             zero,
@@ -265,9 +418,8 @@ impl Writer {
             zero,
             zero,
         ] {
-            records.extend_from_slice(&number.to_le_bytes());
+            record.extend_from_slice(&number.to_le_bytes());
         }
-        Ok(())
     }
 
     fn slot(&self, id: NodeId) -> &Slot {
@@ -279,8 +431,59 @@ impl Writer {
     }
 }
 
-fn put_string(strings: &mut Vec<u8>, text: &[u8]) -> Result<u32, IndexError> {
-    let at = u32::try_from(strings.len()).map_err(|_| IndexError::TooLarge)?;
-    strings.extend_from_slice(text);
-    Ok(at)
+fn xattrs_len(node: &Node) -> usize {
+    node.xattrs().iter().map(|(name, value)| 6 + name.len() + value.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Slot>() <= 72, "{}", size_of::<Slot>());
+    }
+
+    #[test]
+    fn names_are_found_after_growth_removal_and_clean_up() {
+        let mut writer = Writer::new();
+        let mut model: BTreeMap<(NodeId, Vec<u8>), NodeId> = BTreeMap::new();
+        let mut random = 1_u64;
+        let mut cleaned = false;
+        for step in 0..8_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let number = (random >> 33) as u32 % 600;
+            let parent = if number % 3 == 0 { ROOT } else { *model.values().next().unwrap_or(&ROOT) };
+            let name = format!("{number:0>600}").into_bytes();
+            match model.get(&(parent, name.clone())) {
+                Some(&id) => {
+                    let before = writer.names.bytes.len();
+                    writer.remove(id);
+                    cleaned |= writer.names.bytes.len() < before;
+                    let mut gone = vec![id];
+                    while let Some(id) = gone.pop() {
+                        gone.extend(model.iter().filter(|((parent, _), _)| *parent == id).map(|(_, child)| *child));
+                        model.retain(|_, other| *other != id);
+                    }
+                }
+                None => {
+                    let id = writer.insert(parent, &name, Node::new(Kind::Directory)).unwrap();
+                    assert_eq!((writer.parent(id), writer.name(id)), (parent, &*name));
+                    assert!(model.insert((parent, name), id).is_none());
+                }
+            }
+            if step % 1000 == 0 {
+                for ((parent, name), id) in &model {
+                    assert_eq!(writer.child(*parent, name), Some(*id));
+                    assert!(writer.children(*parent).any(|child| child == *id));
+                }
+                assert_eq!(writer.breadth_first().len(), model.len() + 1);
+            }
+        }
+        assert!(cleaned && writer.table.heads.len() > 64);
+        assert_eq!(writer.child(ROOT, b"nothing"), None);
+        let mut bytes = Vec::new();
+        writer.finish(&mut bytes).unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! The conversation with the kernel over `/dev/fuse`.
 //!
 //! ```text
-//! device → decode → Service::answer → encode → device
+//! device (turns) → decode → Service::answer → encode → device
 //! ```
 
 pub(crate) mod abi;
@@ -12,7 +12,9 @@ pub(crate) mod encode;
 
 pub(crate) mod ioctl;
 
-pub(crate) mod device;
+mod turns;
+
+mod device;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,6 +24,7 @@ use nix::errno::Errno;
 use abi::InitFlags;
 use decode::{Operation, Request, decode};
 use device::Device;
+use turns::Turns;
 use encode::{Presentation, Reply};
 
 /// Who answers requests.
@@ -53,21 +56,24 @@ pub(crate) enum Answer {
 /// # Errors
 /// What reading the device gave; `EPROTO` if the kernel speaks another protocol.
 pub(crate) fn serve(service: &impl Service, end: OwnedFd, threads: usize) -> io::Result<()> {
-    let mut first = Device::new(end);
-    if !shake_hands(service, &mut first)? {
+    let turns = Turns::new();
+    let first = Device::new(&turns, 1, end);
+    if !shake_hands(service, &first)? {
         return Ok(());
     }
     let others = (1..threads.max(1)).map(|_| first.another()).collect::<io::Result<Vec<_>>>()?;
+    let turns = &turns;
     std::thread::scope(|scope| {
         let others: Vec<_> = others
             .into_iter()
-            .map(|end| {
+            .zip(2..)
+            .map(|(end, number)| {
                 std::thread::Builder::new()
                     .name("union".to_owned())
-                    .spawn_scoped(scope, move || run(service, &mut Device::new(end)))
+                    .spawn_scoped(scope, move || run(service, &Device::new(turns, number, end)))
             })
             .collect::<io::Result<_>>()?;
-        let mut result = run(service, &mut first);
+        let mut result = run(service, &first);
         for other in others {
             result = result.and(other.join().unwrap_or_else(|_| Err(io::Error::from(Errno::EIO))));
         }
@@ -76,7 +82,7 @@ pub(crate) fn serve(service: &impl Service, end: OwnedFd, threads: usize) -> io:
 }
 
 /// Answers INIT; false if the file system is gone already.
-fn shake_hands(service: &impl Service, device: &mut Device) -> io::Result<bool> {
+fn shake_hands(service: &impl Service, device: &Device<'_>) -> io::Result<bool> {
     let mut buffer = request_buffer();
     let mut reply = Reply::new(service.presentation());
     loop {
@@ -104,7 +110,7 @@ fn shake_hands(service: &impl Service, device: &mut Device) -> io::Result<bool> 
 }
 
 /// One thread's life.
-fn run(service: &impl Service, device: &mut Device) -> io::Result<()> {
+fn run(service: &impl Service, device: &Device<'_>) -> io::Result<()> {
     let mut buffer = request_buffer();
     let mut reply = Reply::new(service.presentation());
     while let Some(received) = device.receive(&mut buffer)? {
