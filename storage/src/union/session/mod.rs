@@ -24,8 +24,8 @@ use nix::errno::Errno;
 use abi::InitFlags;
 use decode::{Operation, Request, decode};
 use device::Device;
-use turns::Turns;
 use encode::{Presentation, Reply};
+use turns::Turns;
 
 /// Who answers requests.
 pub(crate) trait Service: Sync {

@@ -67,8 +67,7 @@ impl Turns {
         if self.alone.load(Ordering::Acquire) != alone {
             return;
         }
-        let (guard, timeout) =
-            self.bell.wait_timeout(guard, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+        let (guard, timeout) = self.bell.wait_timeout(guard, PATIENCE).unwrap_or_else(PoisonError::into_inner);
         drop(guard);
         if timeout.timed_out() && self.received.load(Ordering::Relaxed) == before {
             self.end(alone);

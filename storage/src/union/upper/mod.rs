@@ -204,14 +204,6 @@ impl UpperLayer {
         &self.owners
     }
 
-    /// Reads what stands on a file; see [`Marks::read`].
-    ///
-    /// # Errors
-    /// The kernel's errno.
-    pub(crate) fn marks(&self, file: BorrowedFd<'_>, stat: &FileStat) -> nix::Result<Marks> {
-        Marks::read(file, stat)
-    }
-
     /// Notes that a directory of the upper has, or will have, files that were copied up.
     ///
     /// # Errors
@@ -219,12 +211,10 @@ impl UpperLayer {
     pub(crate) fn mark_impure(&self, dir: BorrowedFd<'_>) -> nix::Result<()> {
         marks::mark_impure(dir)
     }
+}
 
-    /// True if `name` in a directory of the upper is a whiteout in either form.
-    ///
-    /// # Errors
-    /// The kernel's errno; a name that is not there is none.
-    pub(crate) fn is_whiteout_at(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> nix::Result<bool> {
+/// True if a name is a whiteout in either form; one that is not there is none.
+fn is_whiteout_at(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> nix::Result<bool> {
         is_whiteout_at(dir, name.bytes())
     }
 }
