@@ -3,6 +3,7 @@
 pub(crate) mod clone;
 pub(crate) mod flags;
 pub(crate) mod fuse;
+pub(crate) mod getdents;
 pub(crate) mod mmap;
 pub(crate) mod rename;
 pub(crate) mod times;

@@ -169,6 +169,14 @@ impl Table {
         self.shard(ino).get(&ino.0).cloned()
     }
 
+    /// A living node, with one more reference.
+    pub(super) fn get_referred(&self, ino: InodeNo) -> Option<Arc<Node>> {
+        let shard = self.shard(ino);
+        let node = shard.get(&ino.0)?;
+        node.references.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::clone(node))
+    }
+
     /// The node of the seed's number if `is_it`, else a new one; with one more reference. `None` if the number belongs
     /// to another file.
     pub(super) fn claim(&self, seed: Seed, is_it: impl FnOnce(&State) -> bool) -> Result<(Arc<Node>, bool), Seed> {

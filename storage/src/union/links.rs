@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use super::attributes::{FileKind, InodeNo};
 use super::handles::{Handle, OWN};
 use super::inode_table::{Node, Places};
-use super::listing::Slot;
+use super::listing::{Below, Slot};
 use super::lookup::Found;
 use super::tree::{At, Tree};
 use super::upper::Parent;
@@ -23,7 +23,7 @@ impl Tree {
         for part in places.parts() {
             let is_end = match self.stack.record(part) {
                 Some(dir) => self.find_in_index(part, dir.child(name), &mut found),
-                None => self.find_in_tree(parent, part, name, false, &mut found)?,
+                None => self.find_in_tree(parent, part, name, &mut found)?,
             };
             if is_end {
                 break;
@@ -36,6 +36,27 @@ impl Tree {
     pub(super) fn is_below(&self, parent: &Arc<Node>, name: &[u8]) -> nix::Result<bool> {
         let has_lower = parent.lock().places().has_lower();
         Ok(has_lower && self.find_below(parent, name)?.is_some())
+    }
+
+    /// The file behind a name, with one more reference, if that can be told without a look at the disk: anything but a
+    /// directory, in the upper, that somebody has looked up under this name.
+    pub(super) fn known(&self, parent: &Node, name: &[u8]) -> Option<Arc<Node>> {
+        let slot = self.listed_already(parent, name)??;
+        if slot.place != 0 || slot.kind.is_none_or(|kind| kind == FileKind::Directory) {
+            return None;
+        }
+        let number = InodeNo(slot.number?.get());
+        let node = self.table.get_referred(self.table.aliased(number).unwrap_or(number))?;
+        let is_it = {
+            let state = node.lock();
+            let is_first = state.parent == parent.ino && *self.first_name(&state) == *name;
+            let is_further = || state.further().iter().any(|(dir, known)| *dir == parent.ino && **known == *name);
+            !node.is_directory() && state.upper == number.0 && (is_first || is_further())
+        };
+        if !is_it {
+            self.forget(node.ino, 1);
+        }
+        is_it.then_some(node)
     }
 
     /// The directory that something is to be made in.
@@ -56,14 +77,16 @@ impl Tree {
         let is_own = upper == node.ino.0 && !node.is_directory();
         let number = if is_own { NonZeroU64::new(upper) } else { None };
         let kind = Some(node.kind);
-        self.with_listing(parent, |listing| listing.put(Slot { name: name.into(), place: 0, kind, number }));
+        // A merged directory may have been copied up: what is below it has to be looked at.
+        let below = if node.is_directory() { Below::UNKNOWN } else { Slot::new(name, 0, kind, number).below };
+        self.with_listing(parent, |listing| listing.put(Slot { below, ..Slot::new(name, 0, kind, number) }));
     }
 
     /// A name of a directory leads nowhere from now on: by a whiteout, or because nobody has it.
     pub(super) fn unlist_name(&self, parent: &Node, name: &[u8], by_whiteout: bool) {
         self.with_listing(parent, |listing| {
             if by_whiteout {
-                listing.put(Slot { name: name.into(), place: 0, kind: None, number: None });
+                listing.put(Slot::new(name, 0, None, None));
             } else {
                 listing.remove(name);
             }

@@ -4,6 +4,7 @@
 //! and when the listing was dropped and is made again.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use super::attributes::FileKind;
 
@@ -23,7 +24,48 @@ pub(super) struct Slot {
     /// What it is there; `None` is a whiteout.
     pub(super) kind: Option<FileKind>,
     /// The file's number, if that is known without asking.
-    pub(super) number: Option<std::num::NonZeroU64>,
+    pub(super) number: Option<NonZeroU64>,
+    /// Of a directory: which places below have it as well.
+    pub(super) below: Below,
+}
+
+/// The places below the topmost that have a directory of the same name, as far as nothing lies between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Below(u64);
+
+impl Below {
+    /// Nobody knows: each has to be asked.
+    pub(super) const UNKNOWN: Self = Self(1);
+    /// Nothing that is further below shows.
+    const ENDED: u64 = 2;
+
+    /// Whether a place has a directory of the name; `None` if that is not known.
+    pub(super) fn has(self, place: u16) -> Option<bool> {
+        (self.0 & Self::UNKNOWN.0 == 0).then(|| bit(place).is_some_and(|bit| self.0 & bit != 0))
+    }
+
+    /// True if no place behind this one has anything to do with the name.
+    pub(super) fn is_last(self, place: u16) -> bool {
+        let is_known = self.0 & Self::UNKNOWN.0 == 0;
+        is_known && (self.0 & !Self::ENDED).checked_shr(u32::from(place) + 2).unwrap_or(0) == 0
+    }
+
+    fn add(&mut self, place: u16, is_directory: bool) {
+        if self.0 & Self::ENDED == 0 {
+            self.0 |= if is_directory { bit(place).unwrap_or(Self::UNKNOWN.0) } else { Self::ENDED };
+        }
+    }
+}
+
+fn bit(place: u16) -> Option<u64> {
+    1_u64.checked_shl(u32::from(place) + 1).filter(|_| place > 0)
+}
+
+impl Slot {
+    /// A name that nothing below has.
+    pub(super) fn new(name: &[u8], place: u16, kind: Option<FileKind>, number: Option<NonZeroU64>) -> Self {
+        Self { name: name.into(), place, kind, number, below: Below(0) }
+    }
 }
 
 /// Names of one hash beyond this many share their cookie.
@@ -48,10 +90,12 @@ impl Listing {
         }
     }
 
-    /// Puts a name unless a higher place has it.
+    /// Puts a name of a place that is lower than all before. One that is there already only learns of it.
     pub(super) fn put_below(&mut self, slot: Slot) {
-        if self.get(&slot.name).is_none_or(|known| known.place > slot.place) {
-            self.put(slot);
+        match self.find(&slot.name).map(|(key, _)| key).and_then(|key| self.slots.get_mut(&key)) {
+            None => self.put(slot),
+            Some(known) if known.place == slot.place => {}
+            Some(known) => known.below.add(slot.place, slot.kind == Some(FileKind::Directory)),
         }
     }
 
@@ -96,7 +140,7 @@ mod tests {
     use super::*;
 
     fn slot(name: &str, place: u16) -> Slot {
-        Slot { name: name.as_bytes().into(), place, kind: Some(FileKind::File), number: None }
+        Slot::new(name.as_bytes(), place, Some(FileKind::File), None)
     }
 
     #[test]
@@ -126,10 +170,19 @@ mod tests {
     #[test]
     fn higher_place_wins_and_memory_is_counted() {
         let mut listing = Listing::default();
-        listing.put_below(slot("a", 2));
-        listing.put_below(slot("a", 1));
-        listing.put_below(slot("a", 3));
-        assert_eq!(listing.get(b"a").map(|slot| slot.place), Some(1));
+        let directory = |place| Slot { kind: Some(FileKind::Directory), ..slot("a", place) };
+        for place in [1, 3, 5] {
+            listing.put_below(directory(place));
+        }
+        listing.put_below(slot("a", 6));
+        listing.put_below(directory(7));
+        let found = listing.get(b"a").unwrap();
+        assert_eq!(found.place, 1);
+        let has = |place| found.below.has(place).unwrap();
+        assert_eq!((2..9).filter(|place| has(*place)).collect::<Vec<_>>(), [3, 5]);
+        assert!(!found.below.is_last(3) && found.below.is_last(5));
+        listing.put_below(directory(64));
+        assert_eq!(Below::UNKNOWN.has(3), None);
         assert!(listing.bytes() > 0);
         listing.remove(b"a");
         listing.remove(b"a");

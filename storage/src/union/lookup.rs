@@ -1,6 +1,6 @@
 //! What is behind a name, and what `stat` shows of it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -8,8 +8,9 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
 
 use super::attributes::{Attributes, Entry, FileKind, InodeNo};
-use super::handles::OWN;
+use super::handles::{OWN, in_layer};
 use super::inode_table::{More, Node, Places, Seed, State};
+use super::listing::Below;
 use super::stack::{Part, Stack, file_kind, fold, stat_kind};
 use super::tree::{Tree, stat_at};
 use super::upper::Marks;
@@ -17,6 +18,9 @@ use crate::whiteout;
 
 /// Longest name of any file system that an upper can lie on.
 pub(super) const NAME_MAX: usize = 255;
+
+/// Most directories of layers without index that a lookup leaves open.
+const KEPT_OPEN: usize = 8;
 
 /// What a name leads to.
 #[derive(Debug)]
@@ -31,12 +35,14 @@ pub(super) struct Found {
     pub(super) rest: Vec<Part>,
     /// What the disk says of the topmost part in a layer without index.
     pub(super) lower: Option<(FileStat, Marks)>,
+    /// Directories in layers without index that were opened on the way.
+    lower_dirs: Vec<(u16, OwnedFd)>,
 }
 
 impl Found {
     pub(super) fn nothing() -> Self {
         let (part, rest) = (Part::NONE, Vec::new());
-        Self { kind: FileKind::File, upper: None, dir: None, part, rest, lower: None }
+        Self { kind: FileKind::File, upper: None, dir: None, part, rest, lower: None, lower_dirs: Vec::new() }
     }
 
     /// A file of the upper without anything below.
@@ -74,8 +80,13 @@ impl Tree {
         let is_gathered = Self::is_gathered(&places);
         let mut found = Found::nothing();
         let mut first = 1;
+        let mut below = Below::UNKNOWN;
         if is_gathered || places.in_upper && places.has_lower() {
-            match self.listed(parent, &places, name, changes)? {
+            let slot = self.listed(parent, &places, name, changes)?;
+            if let Some(slot) = slot.as_ref().filter(|_| is_gathered) {
+                below = slot.below;
+            }
+            match slot {
                 Some(slot) if slot.kind.is_none() => return Ok(None),
                 Some(slot) if slot.place == 0 && self.find_in_upper(parent, name, &mut found)? => {
                     return Ok(found.has_any().then_some(found));
@@ -93,12 +104,16 @@ impl Tree {
             self.find_in_upper(parent, name, &mut found)?;
             return Ok(found.has_any().then_some(found));
         }
-        let is_known_place = first > 1 || !found.has_any();
+        let is_topmost_known = is_gathered && !found.has_any();
         for (at, part) in places.parts().enumerate().skip(usize::from(first) - 1) {
-            let is_first = is_known_place && at + 1 == usize::from(first);
+            let place = at as u16 + 1;
             let is_end = match self.stack.record(part) {
                 Some(dir) => self.find_in_index(part, dir.child(name), &mut found),
-                None => self.find_in_tree(parent, part, name, is_first, &mut found)?,
+                None => match if is_topmost_known && place == first { Some(true) } else { below.has(place) } {
+                    Some(true) => self.find_listed(parent, part, name, below.is_last(place), &mut found)?,
+                    Some(false) => false,
+                    None => self.find_in_tree(parent, part, name, &mut found)?,
+                },
             };
             if is_end {
                 break;
@@ -120,7 +135,7 @@ impl Tree {
         found.kind = stat_kind(&stat);
         let mut marks = Marks::default();
         if found.kind == FileKind::Directory {
-            let fd = self.open_at(dir.fd.as_fd(), name, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
+            let fd = self.open_directory_at(dir.fd.as_fd(), name)?;
             marks = Marks::read(fd.as_fd(), &stat)?;
             found.dir = Some(fd);
         } else if found.kind == FileKind::File && (self.single || self.needs_marks(parent, &stat)?) {
@@ -175,49 +190,104 @@ impl Tree {
         !is_directory || child.is_opaque()
     }
 
-    /// `is_there` says that the layer is known to have the name.
+    /// A name that a layer without index has, which hides nothing by itself.
+    fn find_listed(
+        &self,
+        parent: &Arc<Node>,
+        part: Part,
+        name: &[u8],
+        is_last: bool,
+        found: &mut Found,
+    ) -> nix::Result<bool> {
+        let dir = self.lower_dir(parent, part.layer)?;
+        let dir = dir.fd.as_fd();
+        if found.has_any() {
+            return self.merge_directory(dir, part, name, is_last, found);
+        }
+        let stat = match stat_at(dir, name) {
+            Err(Errno::ENOENT) => return Ok(false),
+            result => result?,
+        };
+        self.found_in_tree(dir, part, name, stat, is_last, found)
+    }
+
+    /// A name that a layer without index may have, or hide.
     pub(super) fn find_in_tree(
         &self,
         parent: &Arc<Node>,
         part: Part,
         name: &[u8],
-        is_there: bool,
         found: &mut Found,
     ) -> nix::Result<bool> {
         let dir = self.lower_dir(parent, part.layer)?;
         let dir = dir.fd.as_fd();
         let stat = match stat_at(dir, name) {
-            Err(Errno::ENOENT) => return Ok(!is_there && self.is_hidden_in_tree(dir, name)?),
+            Err(Errno::ENOENT) => return self.is_hidden_in_tree(dir, name),
             result => result?,
         };
-        if whiteout::is_whiteout_device(&stat) || !is_there && self.is_hidden_in_tree(dir, name)? {
+        if whiteout::is_whiteout_device(&stat) || self.is_hidden_in_tree(dir, name)? {
             return Ok(true);
         }
         let kind = stat_kind(&stat);
-        let needs_marks = match kind {
-            FileKind::Directory => true,
-            FileKind::File => self.single || !is_there && stat.st_size == 0,
-            _ => false,
-        };
-        let marks = if needs_marks { self.lower_marks(dir, name)? } else { Marks::default() };
-        if marks.is_whiteout {
+        if kind == FileKind::File && stat.st_size == 0 && self.lower_marks(dir, name)?.is_whiteout {
             return Ok(true);
         }
         if !found.has_any() {
-            found.kind = self.lower_owners.recorded(&stat, &marks).kind;
-            found.lower = Some((stat, marks));
-        } else if kind != FileKind::Directory {
+            return self.found_in_tree(dir, part, name, stat, false, found);
+        }
+        if kind != FileKind::Directory {
             return Ok(true);
         }
-        found.push(Part::plain(part.layer));
-        if kind != FileKind::Directory || marks.is_opaque {
-            return Ok(true);
-        }
-        let opaque = self.open_at(dir, name, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?;
-        Ok(stat_at(opaque.as_fd(), whiteout::tar_opaque()).is_ok())
+        self.merge_directory(dir, part, name, false, found)
     }
 
-    fn is_hidden_in_tree(&self, dir: std::os::fd::BorrowedFd<'_>, name: &[u8]) -> nix::Result<bool> {
+    /// The topmost file of a name.
+    fn found_in_tree(
+        &self,
+        dir: BorrowedFd<'_>,
+        part: Part,
+        name: &[u8],
+        stat: FileStat,
+        is_last: bool,
+        found: &mut Found,
+    ) -> nix::Result<bool> {
+        let kind = stat_kind(&stat);
+        let is_directory = kind == FileKind::Directory;
+        let needs_marks = self.single && matches!(kind, FileKind::File | FileKind::Directory);
+        let marks = if needs_marks { self.lower_marks(dir, name)? } else { Marks::default() };
+        found.kind = self.lower_owners.recorded(&stat, &marks).kind;
+        found.lower = Some((stat, marks));
+        if !is_directory {
+            found.push(part);
+            return Ok(true);
+        }
+        self.merge_directory(dir, part, name, is_last, found)
+    }
+
+    /// One more part of a directory; true if it hides all that is below.
+    fn merge_directory(
+        &self,
+        dir: BorrowedFd<'_>,
+        part: Part,
+        name: &[u8],
+        is_last: bool,
+        found: &mut Found,
+    ) -> nix::Result<bool> {
+        found.push(part);
+        if is_last {
+            return Ok(true);
+        }
+        let fd = self.open_directory_at(dir, name)?;
+        let is_opaque = Marks::read(fd.as_fd(), &fstat(&fd)?)?.is_opaque;
+        let is_opaque = is_opaque || stat_at(fd.as_fd(), whiteout::tar_opaque()).is_ok();
+        // Not hundreds at once.
+        if found.lower_dirs.len() < KEPT_OPEN {
+            found.lower_dirs.push((part.layer, fd));
+        }
+        Ok(is_opaque)
+    }
+
+    fn is_hidden_in_tree(&self, dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<bool> {
         match stat_at(dir, &whiteout::tar_whiteout(name)) {
             Ok(_) => Ok(true),
             Err(Errno::ENOENT | Errno::ENAMETOOLONG) => Ok(false),
@@ -254,7 +324,7 @@ impl Tree {
 
     /// The node behind a name, with one more reference.
     pub(super) fn claim(&self, parent: &Arc<Node>, name: &[u8], found: Found) -> nix::Result<Arc<Node>> {
-        let Found { kind, upper, dir, part, rest, lower } = found;
+        let Found { kind, upper, dir, part, rest, lower, lower_dirs } = found;
         let upper_number = match &upper {
             Some((stat, _)) => self.stack.real_number(stat.st_dev, stat.st_ino),
             None => InodeNo(0),
@@ -309,6 +379,9 @@ impl Tree {
         }
         if let Some(dir) = dir.filter(|_| is_new) {
             self.handles.insert(node.ino, OWN, dir, false);
+        }
+        for (layer, dir) in lower_dirs.into_iter().filter(|_| is_new) {
+            self.handles.insert(node.ino, in_layer(layer), dir, false);
         }
         Ok(node)
     }

@@ -3,7 +3,7 @@
 //! In one directory they come one after the other; other directories do not wait.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -140,11 +140,16 @@ impl Tree {
         self.copy_up(&parent, None)?;
         let _names = self.names();
         let _change = self.change(parent.ino);
+        if let Some(node) = self.known(&parent, name) {
+            return self.remove(&parent, name, &node, true, UpperLayer::remove_file);
+        }
         let found = self.find(&parent, name, true)?.ok_or(Errno::ENOENT)?;
         if found.kind == FileKind::Directory {
             return Err(Errno::EISDIR);
         }
-        self.remove(&parent, name, found, UpperLayer::remove_file)
+        let in_upper = found.upper.is_some();
+        let node = self.claim(&parent, name, found)?;
+        self.remove(&parent, name, &node, in_upper, UpperLayer::remove_file)
     }
 
     pub(super) fn remove_directory(&self, parent: InodeNo, name: &[u8]) -> nix::Result<()> {
@@ -156,43 +161,42 @@ impl Tree {
         if found.kind != FileKind::Directory {
             return Err(Errno::ENOTDIR);
         }
-        self.remove(&parent, name, found, UpperLayer::remove_directory)?;
+        let in_upper = found.upper.is_some();
+        let node = self.claim(&parent, name, found)?;
+        self.remove(&parent, name, &node, in_upper, UpperLayer::remove_directory)?;
         self.count_subdirectory(&parent, -1);
         Ok(())
     }
 
+    /// Removes a name; the reference to its file is given back.
     fn remove(
         &self,
         parent: &Arc<Node>,
         name: &[u8],
-        found: Found,
-        remove: impl FnOnce(&UpperLayer, std::os::fd::BorrowedFd<'_>, Name<'_>, Presence) -> nix::Result<()>,
+        node: &Arc<Node>,
+        in_upper: bool,
+        remove: impl FnOnce(&UpperLayer, BorrowedFd<'_>, Name<'_>, Presence) -> nix::Result<()>,
     ) -> nix::Result<()> {
-        let in_upper = found.upper.is_some();
-        let lower = !in_upper || self.is_below(parent, name)?;
-        let node = self.claim(parent, name, found)?;
         let act = || {
-            if node.is_directory() && !self.is_empty(&node)? {
+            let lower = !in_upper || self.is_below(parent, name)?;
+            if node.is_directory() && !self.is_empty(node)? {
                 return Err(Errno::ENOTEMPTY);
             }
-            self.pin(&node)?;
+            self.pin(node)?;
             let dir = self.upper_dir(parent)?;
             let checked = Name::new(OsStr::from_bytes(name))?;
-            remove(self.upper()?, dir.fd.as_fd(), checked, Presence { upper: in_upper, lower })
+            remove(self.upper()?, dir.fd.as_fd(), checked, Presence { upper: in_upper, lower })?;
+            Ok(lower)
         };
-        match act() {
-            Ok(()) => {
-                self.remove_name(&node, parent.ino, name);
-                self.unlist_name(parent, name, lower);
-            }
-            Err(errno) => {
-                self.unpin(&node);
-                self.forget(node.ino, 1);
-                return Err(errno);
-            }
+        let result = act().map(|lower| {
+            self.remove_name(node, parent.ino, name);
+            self.unlist_name(parent, name, lower);
+        });
+        if result.is_err() {
+            self.unpin(node);
         }
         self.forget(node.ino, 1);
-        Ok(())
+        result
     }
 
     /// True if nothing is to be seen in a directory. The caller has the names for itself.

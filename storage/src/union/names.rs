@@ -12,18 +12,19 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::stat::fstat;
+use nix::fcntl::{OFlag, openat};
+use nix::libc;
+use nix::sys::stat::{Mode, fstat};
 
 use super::attributes::{FileKind, InodeNo};
 use super::inode_table::{Node, Places};
 use super::listing::{Listing, Slot};
 use super::stack::{Part, Stack, file_kind, stat_kind};
-use super::tree::{Tree, reopen, stat_at};
+use super::tree::{Tree, stat_at};
 use super::upper::Marks;
 use crate::layer::index::Record;
+use crate::sys::{getdents, xattr};
 use crate::whiteout::{self, TarName};
 
 /// Set in cookies of names from a listing.
@@ -122,23 +123,20 @@ impl Tree {
             // A directory may be merged, and then has the number of what lies below.
             let is_clear = !(is_vague || has_lower && kind == FileKind::Directory);
             let number = is_clear.then(|| self.stack.real_number(self.upper_device, ino).0);
-            listing.put(Slot {
-                name: name.into(),
-                place: 0,
-                kind: (!is_whiteout).then_some(kind),
-                number: number.and_then(std::num::NonZeroU64::new),
-            });
+            let kind = (!is_whiteout).then_some(kind);
+            listing.put(Slot::new(name, 0, kind, number.and_then(std::num::NonZeroU64::new)));
             Ok(())
         })
     }
 
     fn list_lower(&self, dir: BorrowedFd<'_>, layer: u16, place: u16, listing: &mut Listing) -> nix::Result<()> {
-        let marks = Marks::read(dir, &fstat(dir)?)?;
+        // Whiteouts in their xattr form stand only in directories that say so (and in opaque ones, which have no room to).
+        let may_have_whiteout_files = xattr::find(dir, whiteout::OPAQUE_XATTR)?.is_some();
         for_each_entry(dir, |name, ino, kind| {
             let (name, kind) = match TarName::parse(name) {
                 TarName::Whiteout(hidden) => (hidden, None),
                 TarName::Plain(name) => {
-                    let (kind, is_whiteout) = self.classify(dir, name, kind, marks.may_have_whiteout_files)?;
+                    let (kind, is_whiteout) = self.classify(dir, name, kind, may_have_whiteout_files)?;
                     (name, (!is_whiteout).then_some(kind))
                 }
                 _ => return Ok(()),
@@ -146,7 +144,7 @@ impl Tree {
             let is_clear = !self.single && kind.is_some();
             let number = is_clear.then(|| self.stack.real_number(self.stack.device(layer), ino).0);
             let number = number.and_then(std::num::NonZeroU64::new);
-            listing.put_below(Slot { name: name.into(), place, kind, number });
+            listing.put_below(Slot::new(name, place, kind, number));
             Ok(())
         })
     }
@@ -155,7 +153,7 @@ impl Tree {
         for child in record.children() {
             let Some(kind) = child.kind().map(file_kind) else { continue };
             let number = std::num::NonZeroU64::new(self.stack.number(Stack::part(part, child), child).0);
-            listing.put_below(Slot { name: child.name().into(), place, kind, number });
+            listing.put_below(Slot::new(child.name(), place, kind, number));
         }
     }
 
@@ -285,33 +283,38 @@ fn for_each_entry(
     dir: BorrowedFd<'_>,
     mut visit: impl FnMut(&[u8], u64, Option<FileKind>) -> nix::Result<()>,
 ) -> nix::Result<()> {
-    let mut stream = Dir::from_fd(match nix::fcntl::openat(dir, ".", LIST, nix::sys::stat::Mode::empty()) {
-        // Removed while it is open: its name `.` went with it.
-        Err(Errno::ENOENT) => reopen(dir, LIST)?,
-        result => result?,
-    })?;
-    for entry in stream.iter() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
+    let mut visit = |name: &[u8], number: u64, kind: u8| {
         if matches!(name, b"." | b"..") {
-            continue;
+            return Ok(());
         }
-        let kind = entry.file_type().map(|kind| match kind {
-            Type::Directory => FileKind::Directory,
-            Type::Symlink => FileKind::Symlink,
-            Type::Fifo => FileKind::Fifo,
-            Type::Socket => FileKind::Socket,
-            Type::CharacterDevice => FileKind::CharDevice,
-            Type::BlockDevice => FileKind::BlockDevice,
-            Type::File => FileKind::File,
-        });
-        match visit(name, entry.ino(), kind) {
+        let kind = match kind {
+            libc::DT_DIR => Some(FileKind::Directory),
+            libc::DT_LNK => Some(FileKind::Symlink),
+            libc::DT_FIFO => Some(FileKind::Fifo),
+            libc::DT_SOCK => Some(FileKind::Socket),
+            libc::DT_CHR => Some(FileKind::CharDevice),
+            libc::DT_BLK => Some(FileKind::BlockDevice),
+            libc::DT_REG => Some(FileKind::File),
+            _ => None,
+        };
+        match visit(name, number, kind) {
             // Gone since: nobody but us changes the upper, but nothing is lost by it either.
-            Err(Errno::ENOENT) => {}
-            result => result?,
+            Err(Errno::ENOENT) => Ok(()),
+            result => result,
         }
+    };
+    let result = match getdents::for_each(dir, &mut visit) {
+        Err(Errno::EBADF) => {
+            let readable = openat(dir, ".", LIST, Mode::empty());
+            readable.and_then(|dir| getdents::for_each(dir.as_fd(), &mut visit))
+        }
+        result => result,
+    };
+    match result {
+        // Removed while it is open.
+        Err(Errno::ENOENT) => Ok(()),
+        result => result,
     }
-    Ok(())
 }
 
 const LIST: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);

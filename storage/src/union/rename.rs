@@ -83,8 +83,8 @@ impl Tree {
     fn take(&self, side: Side<'_>, moves: bool) -> nix::Result<Option<Taken<'_>>> {
         let node = {
             let _names = self.names();
-            let Some(found) = self.find(side.parent, side.name, false)? else { return Ok(None) };
-            self.claim(side.parent, side.name, found)?
+            let Some(node) = self.resolve(side, false)? else { return Ok(None) };
+            node
         };
         let mut part = Taken { tree: self, node, gathered: Vec::new() };
         if moves {
@@ -109,10 +109,20 @@ impl Tree {
 
     /// True if a name leads to a node. The caller has the names for itself.
     fn leads_to(&self, side: Side<'_>, node: &Arc<Node>) -> nix::Result<bool> {
-        let Some(found) = self.find(side.parent, side.name, true)? else { return Ok(false) };
-        let entered = self.claim(side.parent, side.name, found)?;
-        self.forget(entered.ino, 1);
-        Ok(Arc::ptr_eq(&entered, node))
+        let Some(there) = self.resolve(side, true)? else { return Ok(false) };
+        self.forget(there.ino, 1);
+        Ok(Arc::ptr_eq(&there, node))
+    }
+
+    /// What a name leads to, with one more reference.
+    fn resolve(&self, side: Side<'_>, changes: bool) -> nix::Result<Option<Arc<Node>>> {
+        if let Some(node) = self.known(side.parent, side.name) {
+            return Ok(Some(node));
+        }
+        match self.find(side.parent, side.name, changes)? {
+            Some(found) => self.claim(side.parent, side.name, found).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn rename_now(

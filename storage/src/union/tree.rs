@@ -55,6 +55,7 @@ pub(super) struct Tree {
     pub(super) listing_bytes: AtomicUsize,
     /// Directories with a listing, the oldest first.
     pub(super) listed: Mutex<VecDeque<InodeNo>>,
+    pub(super) listed_max: AtomicUsize,
 }
 
 /// Directories share this many locks.
@@ -132,6 +133,7 @@ impl Tree {
             copied: Condvar::new(),
             listing_bytes: AtomicUsize::new(0),
             listed: Mutex::default(),
+            listed_max: AtomicUsize::new(1024),
         })
     }
 
@@ -179,12 +181,12 @@ impl Tree {
         Cow::Borrowed(self.stack.record(state.part).map_or(&[], |record| record.name()))
     }
 
-    /// A directory in the upper, open (`O_PATH`).
+    /// A directory in the upper, open in some way.
     pub(super) fn upper_dir(&self, node: &Arc<Node>) -> nix::Result<Handle> {
         self.open_dir(node, OWN)
     }
 
-    /// A directory in a layer without index, open (`O_PATH`).
+    /// A directory in a layer without index, open in some way.
     pub(super) fn lower_dir(&self, node: &Arc<Node>, layer: u16) -> nix::Result<Handle> {
         self.open_dir(node, in_layer(layer))
     }
@@ -215,12 +217,20 @@ impl Tree {
             above.push((at, name));
             at = parent;
         };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         for (node, name) in above.into_iter().rev() {
-            let fd = self.open_at(handle.fd.as_fd(), &name, flags)?;
+            let fd = self.open_directory_at(handle.fd.as_fd(), &name)?;
             handle = self.handles.insert(node.ino, which, fd, false);
         }
         Ok(handle)
+    }
+
+    /// Opens a directory in a directory: for reading, or for finding names in it if that is all that is allowed.
+    pub(super) fn open_directory_at(&self, dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+        match self.open_at(dir, name, flags | OFlag::O_RDONLY) {
+            Err(Errno::EACCES | Errno::EPERM) => self.open_at(dir, name, flags | OFlag::O_PATH),
+            result => result,
+        }
     }
 
     /// Opens a name in a directory; makes room if no descriptor is left.
@@ -385,7 +395,15 @@ impl Tree {
         self.forget_listing_bytes(old.as_ref().map_or(0, |old| old.bytes()));
         self.listing_bytes.fetch_add(bytes, Ordering::Relaxed);
         if old.is_none() {
-            self.listed.lock().unwrap_or_else(PoisonError::into_inner).push_back(node.ino);
+            let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+            listed.push_back(node.ino);
+            // Those that were forgotten since stay here until they are too many.
+            if listed.len() > self.listed_max.load(Ordering::Relaxed) {
+                let has_listing =
+                    |node: Arc<Node>| node.lock().more.as_ref().is_some_and(|more| more.listing.is_some());
+                listed.retain(|ino| self.table.get(*ino).is_some_and(has_listing));
+                self.listed_max.store(listed.len() * 2 + 1024, Ordering::Relaxed);
+            }
         }
         self.trim_listings(node.ino);
     }
