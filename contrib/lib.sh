@@ -35,13 +35,27 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+# again COMMAND…: up to three times, for what needs a network.
+again() {
+    local pause
+    for pause in 5 20; do
+        "$@" && return
+        say "trying again in $pause s" >&2
+        sleep $pause
+    done
+    "$@"
+}
+
 # apt_install PACKAGE…: all at once, or else those that can be had. Says why on standard error.
 apt_install() {
-    local apt=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -qq --no-install-recommends install) package
+    # A mirror may stumble, and the machine's own upgrades may be at work.
+    local patient=(-o Acquire::Retries=5 -o Acquire::http::Timeout=60 -o Acquire::https::Timeout=60 -o DPkg::Lock::Timeout=300)
+    local get=(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq "${patient[@]}")
+    local apt=("${get[@]}" -y --no-install-recommends install) package
     "${apt[@]}" "$@" </dev/null >/dev/null 2>&1 && return
     say "refreshing the package lists"
-    as_root apt-get -qq update </dev/null || true
-    "${apt[@]}" "$@" </dev/null >/dev/null && return
+    again "${get[@]}" update </dev/null || true
+    again "${apt[@]}" "$@" </dev/null >/dev/null && return
     for package; do "${apt[@]}" "$package" </dev/null >/dev/null || true; done
 }
 
@@ -54,8 +68,12 @@ without_starting_services() {
     fi
     printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
     as_root chmod 755 $policy
-    "$@" || status=$?
-    as_root rm -f $policy
+    # In a shell of its own, so that an interruption takes the file away too.
+    (
+        trap 'as_root rm -f "$policy"' EXIT
+        trap 'exit 130' INT TERM
+        "$@"
+    ) || status=$?
     return $status
 }
 
@@ -141,7 +159,7 @@ choose_target() {
     if [ "$1" = musl ]; then
         if ! has_std "$musl" && command -v rustup >/dev/null; then
             say "fetching the standard library for $musl"
-            timeout 300 rustup target add "$musl" >/dev/null 2>&1 || true
+            again timeout 300 rustup target add "$musl" >/dev/null 2>&1 || true
         fi
         if has_std "$musl"; then
             rust_target=$musl

@@ -54,8 +54,8 @@ wanted=(newuidmap=uidmap slirp4netns=slirp4netns pasta=passt gcc=gcc /usr/includ
 [ $libc = glibc ] || wanted+=(musl-gcc=musl-tools)
 if [ -n "$with_tests" ]; then
     wanted+=(docker-registry=docker-registry skopeo=skopeo htpasswd=apache2-utils openssl=openssl strace=strace
-        curl=curl redis-cli=redis-tools mmdebstrap=mmdebstrap crun=crun
-        setfacl=acl /usr/sbin/setcap=libcap2-bin git=git python3=python3 fuse-overlayfs=fuse-overlayfs)
+        curl=curl ip=iproute2 redis-cli=redis-tools mmdebstrap=mmdebstrap crun=crun setfacl=acl
+        /usr/sbin/setcap=libcap2-bin git=git python3=python3 fuse-overlayfs=fuse-overlayfs)
 fi
 missing=()
 for want in "${wanted[@]}"; do
@@ -124,11 +124,12 @@ find_cargo
 choose_target "$libc"
 say "$("$cargo" --version), target $rust_target"
 cd "$here"
-offline=()
-if ! "$cargo" fetch --quiet --locked --target "$rust_target" 2>/dev/null; then
-    "$cargo" fetch --quiet --locked --offline --target "$rust_target" || fail "the crate registry cannot be reached and not every crate is here already" "connect once and run this again"
-    say "no crate registry: building from the crates that are here"
-    offline=(--offline)
+# What is here already needs no registry; what is not may need patience.
+offline=(--offline)
+if ! "$cargo" fetch --quiet --locked --offline --target "$rust_target" 2>/dev/null; then
+    offline=()
+    again env CARGO_NET_RETRY=5 "$cargo" fetch --quiet --locked --target "$rust_target" ||
+        fail "the crate registry cannot be reached and not every crate is here already" "connect once and run this again"
 fi
 "$cargo" build --release --locked "${offline[@]}" --target "$rust_target" --bin coracle || fail "the build failed" "see the compiler's message above"
 

@@ -64,6 +64,7 @@ binaries() {
 
 keep=(env "CORACLE_TEST_REQUIRE=${CORACLE_TEST_REQUIRE:-}" "RUST_BACKTRACE=${RUST_BACKTRACE:-0}")
 [ -z "$binary" ] || keep+=("CORACLE_BIN=$binary")
+[ -z "${CORACLE_TEST_STRIKES:-}" ] || keep+=("CORACLE_TEST_STRIKES=$CORACLE_TEST_STRIKES")
 [ -z "${PODMAN:-}" ] || keep+=("PODMAN=$PODMAN")
 
 status=0 broken=0

@@ -33,7 +33,7 @@ fn strike(pid: u32) {
 }
 
 /// What this test started, below the process above us.
-fn processes() -> Vec<u32> {
+pub(super) fn processes() -> Vec<u32> {
     descendants(parent_id()).into_iter().filter(|pid| *pid != std::process::id()).collect()
 }
 
@@ -118,7 +118,7 @@ fn killed_helper_does_not_take_the_container_along(home: &Home) {
     home.ok("stop -t 0 c");
 }
 
-fn image() -> Image {
+pub(super) fn image() -> Image {
     let mut image = Image::busybox();
     for number in 0..4_u8 {
         let noise: Vec<u8> = (0..400_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8 ^ number).collect();

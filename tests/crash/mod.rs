@@ -4,8 +4,9 @@
 use crate::support::framework::Test;
 
 mod kill;
+mod series;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    kill::TESTS.to_vec()
+    [kill::TESTS, series::TESTS].concat()
 }

@@ -13,15 +13,18 @@ mod fetch;
 
 mod retry;
 
+mod stop;
+
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use fetch::Job;
 
+use self::stop::Stop;
 use super::publish::{self, Publisher, Ready};
 use super::registry::{ClientOptions, RegistryError, RegistrySource};
 use super::{ImageSource, PullError, RawManifest, Source, TransportError};
@@ -103,7 +106,7 @@ pub fn pull_from(
         options,
         progress,
         wanted: options.platform.clone().unwrap_or_else(Platform::host),
-        is_stopped: AtomicBool::new(false),
+        stop: Stop::default(),
     };
     let found = pull.find_manifest()?;
     let config = OnceLock::new();
@@ -127,7 +130,7 @@ struct Pull<'a> {
     progress: &'a dyn Progress,
     wanted: Platform,
     /// Set when something failed and all other threads should give up.
-    is_stopped: AtomicBool,
+    stop: Stop,
 }
 
 /// The manifest to pull, and the documents that led to it.
@@ -242,7 +245,7 @@ impl Pull<'_> {
         let failure = Mutex::new(None);
         let sizes: Mutex<HashMap<usize, u64>> = Mutex::default();
         let fail = |error: TransportError| {
-            self.is_stopped.store(true, Ordering::Relaxed);
+            self.stop.set();
             let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
             // The first failure is the cause of those that follow.
             if failure.as_ref().is_none_or(|known| matches!(known, TransportError::Stopped)) {

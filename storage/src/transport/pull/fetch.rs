@@ -1,7 +1,6 @@
 //! One layer of a pull: download ‖ hash ‖ inflate ‖ hash ‖ untar.
 
 use std::fs::File;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -127,7 +126,7 @@ impl Pull<'_> {
                 break;
             }
             hasher.update(&buffer);
-            if self.is_stopped.load(Ordering::Relaxed) || pipe.send(Arc::new(buffer)).is_err() {
+            if self.stop.is_set() || pipe.send(Arc::new(buffer)).is_err() {
                 return Err(TransportError::Stopped);
             }
         }
@@ -206,7 +205,7 @@ impl Pull<'_> {
                 }
             }
             result.map_err(|error| read_error(&what, error))?;
-            if self.is_stopped.load(Ordering::Relaxed) {
+            if self.stop.is_set() {
                 return Err(TransportError::Stopped);
             }
             if is_end {

@@ -1,8 +1,6 @@
 //! Asking again: what failed in passing may work in a moment.
 
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::super::TransportError;
 use super::super::registry::RegistryError;
@@ -33,7 +31,7 @@ impl Pull<'_> {
     /// Waits after the `failures`th failure in a row, or gives the error back if that was the last.
     pub(super) fn wait_before_retry(&self, error: TransportError, failures: u32) -> Result<(), TransportError> {
         let limit = self.source.retries();
-        if !error.is_transient() || failures > limit || self.is_stopped.load(Ordering::Relaxed) {
+        if !error.is_transient() || failures > limit || self.stop.is_set() {
             return Err(error);
         }
         let delay = match &error {
@@ -50,14 +48,7 @@ impl Pull<'_> {
         };
         let text = format!("{error}: trying again in {:.1} s ({failures}/{limit})", delay.as_secs_f64());
         self.progress.event(Event::Message(&text));
-        // In pieces, so that a failure elsewhere ends the wait.
-        let deadline = Instant::now() + delay;
-        while Instant::now() < deadline {
-            if self.is_stopped.load(Ordering::Relaxed) {
-                return Err(TransportError::Stopped);
-            }
-            thread::sleep(deadline.saturating_duration_since(Instant::now()).min(Duration::from_millis(100)));
-        }
-        Ok(())
+        // A failure elsewhere ends the wait.
+        if self.stop.wait(delay) { Err(TransportError::Stopped) } else { Ok(()) }
     }
 }

@@ -1,0 +1,161 @@
+//! Many `kill -9`, each of one process of a command, any of them, at any moment of it. Afterwards: no broken image, no
+//! name that stays taken, no process without a container, no byte that `prune` does not take.
+//!
+//! `CORACLE_TEST_STRIKES=1000` makes it a thousand for each command; without it the series end after some seconds.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::kill::{image, processes};
+use crate::support::home::{entries, wait_until};
+use crate::support::http::Server;
+use crate::support::image::Packing;
+use crate::support::layout::{Blobs, Schema};
+use crate::support::prelude::*;
+
+pub(crate) const TESTS: &[Test] = &[
+    test!(series_of_pull).without_image().limit_secs(LIMIT_SECS),
+    test!(series_of_load).limit_secs(LIMIT_SECS),
+    test!(series_of_run).limit_secs(LIMIT_SECS),
+    test!(series_of_rm).limit_secs(LIMIT_SECS),
+];
+
+/// For the long form on a slow machine.
+const LIMIT_SECS: u64 = 3 * 3600;
+
+/// How long a series takes when nobody asks for a number of strikes.
+const SHORT: Duration = Duration::from_secs(8);
+
+/// Numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    /// One of `0..below`.
+    fn below(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below.max(1)
+    }
+}
+
+/// Strikes `line` again and again: `prepare` makes what it needs, `check` looks at what is left.
+fn series(home: &Home, line: &dyn Fn(u64) -> String, prepare: &dyn Fn(), check: &dyn Fn(u64)) {
+    let wanted = std::env::var("CORACLE_TEST_STRIKES").ok().and_then(|text| text.parse::<u64>().ok());
+    let mut random = Random(line(0).len() as u64);
+    // How long it takes when nothing happens, which another build or machine changes.
+    prepare();
+    let begin = Instant::now();
+    home.run(&line(0));
+    let span = u64::try_from(begin.elapsed().as_micros()).expect("a command takes less than an age") * 6 / 5;
+    check(0);
+    let (begin, mut hit) = (Instant::now(), 0);
+    let mut number = 0;
+    while wanted.map_or(begin.elapsed() < SHORT, |wanted| number < wanted) {
+        number += 1;
+        prepare();
+        let before = processes();
+        let running = home.coracle(&line(number)).spawn();
+        thread::sleep(Duration::from_micros(random.below(span)));
+        // The command itself, or a process that it started.
+        let victims: Vec<u32> = processes().into_iter().filter(|pid| !before.contains(pid)).collect();
+        let victim = usize::try_from(random.below(victims.len() as u64)).expect("few processes");
+        if let Some(pid) = victims.get(victim) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            hit += 1;
+        }
+        running.wait();
+        check(number);
+    }
+    assert!(hit * 2 > number, "{hit} of {number} strikes hit anything");
+    eprintln!("{hit} strikes in {:?}", begin.elapsed());
+    wait_until("no process goes on alone", || processes().is_empty());
+    home.run("rmi -a -f");
+    home.ok("system prune -a -f --volumes");
+    home.assert_nothing_left();
+    let left: Vec<_> = ["images/blobs/sha256", "layers", "containers", "names", "trash", "volumes"]
+        .iter()
+        .flat_map(|dir| entries(&home.data().join(dir)))
+        .filter(|path| path.extension().is_none_or(|extension| extension != "lock"))
+        .collect();
+    assert!(left.is_empty(), "prune left {left:#?}");
+}
+
+/// What the image must hold: the digests of its files, and how they are asked for.
+const DIGESTS: &str = "sha256sum /noise0 /noise1 /noise2 /noise3";
+
+fn series_of_pull(home: &Home) {
+    let mut blobs = Blobs::default();
+    blobs.add("1", &image(), Packing::Gzip, Schema::Oci);
+    let server = Server::honest(blobs);
+    let reference = server.reference("1");
+    let pull = format!("pull -q --tls-verify=false {reference}");
+    home.ok(&pull);
+    let whole = home.ok(&format!("run --rm --network none {reference} {DIGESTS}"));
+    let prepare = || {
+        home.run(&format!("rmi -f {reference}"));
+    };
+    let check = |number| {
+        if home.run(&format!("image inspect {reference}")).code() == 0 {
+            let found = home.ok(&format!("run --rm --network none --pull never {reference} {DIGESTS}"));
+            assert_eq!(found, whole, "after strike {number}");
+        }
+    };
+    series(home, &|_| pull.clone(), &prepare, &check);
+    home.ok(&pull);
+}
+
+fn series_of_load(home: &Home) {
+    let file = home.write("image.tar", image().docker_archive("localhost/loaded:1"));
+    let load = format!("load -q -i {}", file.display());
+    home.ok(&load);
+    let whole = home.ok(&format!("run --rm --network none loaded:1 {DIGESTS}"));
+    let prepare = || {
+        home.run("rmi -f loaded:1");
+    };
+    let check = |number| {
+        if home.run("image inspect loaded:1").code() == 0 {
+            let found = home.ok(&format!("run --rm --network none loaded:1 {DIGESTS}"));
+            assert_eq!(found, whole, "after strike {number}");
+        }
+    };
+    series(home, &|_| load.clone(), &prepare, &check);
+    home.ok(&load);
+}
+
+fn series_of_run(home: &Home) {
+    let line = |number| match number % 3 {
+        0 => "run --name c --network none busybox touch /file".to_owned(),
+        1 => "run -d --name c busybox sleep 1000".to_owned(),
+        _ => "run --rm --name c --network none -v data:/data busybox touch /data/file".to_owned(),
+    };
+    let check = |number| {
+        home.ok("rm -f -t 0 c");
+        wait_until("nothing runs without a container", || processes().is_empty());
+        assert_eq!(home.ok("ps -aq"), "", "after strike {number}");
+        // The name is free.
+        home.ok("create --name c busybox true");
+        home.ok("rm c");
+    };
+    series(home, &line, &|| {}, &check);
+}
+
+fn series_of_rm(home: &Home) {
+    let prepare = || {
+        home.ok("run --name stopped --network none -v /anonymous busybox sh -c 'mkdir /d && cd /d && touch 1 2 3 4 5'");
+        home.ok("run -d --name running --network none busybox sleep 1000");
+    };
+    let line = |number| match number % 2 {
+        0 => "rm -v stopped".to_owned(),
+        _ => "rm -f -t 0 running stopped".to_owned(),
+    };
+    let check = |number| {
+        home.ok("rm -f -v -t 0 running stopped");
+        wait_until("nothing runs without a container", || processes().is_empty());
+        assert_eq!(home.ok("ps -aq"), "", "after strike {number}");
+        assert!(fs::read_dir(home.data().join("names")).is_ok());
+    };
+    series(home, &line, &prepare, &check);
+}
