@@ -236,13 +236,12 @@ const NAMES: [&str; 8] = ["d", "e", "g", "a", "b", "c", "s", "t"];
 const MODES: [u32; 8] = [0o644, 0o600, 0o755, 0o4755, 0o2755, 0o1777, 0o000, 0o2644];
 const IDS: [u32; 4] = [0, 1, 33, 1000];
 const SIZES: [usize; 7] = [0, 1, 10, 4095, 4096, 4097, 20_000];
-const XATTRS: [&str; 7] = [
+const XATTRS: [&str; 6] = [
     "user.one",
     "user.two",
     "user.overlay.opaque",
     "user.overlay.anything",
     "user.overlay.overlay.nested",
-    "user.coracle.mine",
     "user.containers.other",
 ];
 

@@ -52,6 +52,7 @@ mod tests;
 pub use owners::Owners;
 
 pub(crate) use copy_up::{Source, Staged};
+pub(super) use copy_up::keeping_times;
 pub(crate) use create::{LinkFrom, Parent};
 pub(crate) use marks::{Marks, visible_names, visible_xattrs};
 pub(crate) use metadata::Target;
