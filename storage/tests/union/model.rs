@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::driver::{Driver, Kind, perform};
 use crate::engine::{Engine, left_in_work};
 use crate::kernel::Kernel;
-use crate::scenario::{How, Operation, SLOTS, Scenario};
+use crate::scenario::{How, Model, Operation, SLOTS, Scenario};
 use crate::tree::{OnDisk, Tree, differences, make_layer, read_tree};
 
 /// How long the seeds of an ordinary run may take.
@@ -117,17 +117,23 @@ fn check(scenario: &Scenario, place: &Path) -> Result<(), String> {
 
 /// Mounts the kernel's overlay with this upper directory.
 fn mount_kernel(layers: &[OnDisk], place: &Path) -> Kernel {
-    // `index=on` keeps the names of one file of a layer one file when it is copied up, as we do.
     let lowers: Vec<_> = layers.iter().rev().map(|layer| layer.diff.display().to_string()).collect();
-    let data = format!(
-        "userxattr,index=on,lowerdir={},upperdir={p}/upper,workdir={p}/work",
-        lowers.join(":"),
-        p = place.display()
-    );
+    let data =
+        format!("userxattr,lowerdir={},upperdir={p}/upper,workdir={p}/work", lowers.join(":"), p = place.display());
     let merged = place.join("merged");
     let mounted = mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(data.as_str()));
     mounted.unwrap_or_else(|errno| panic!("overlay {data}: {errno}"));
     Kernel::new(&merged)
+}
+
+/// The merged tree in a directory.
+fn copy_to_directory(layers: &[OnDisk], place: &Path) -> Kernel {
+    let kernel = mount_kernel(layers, place);
+    let copy = place.join("copy");
+    let copied = Command::new("cp").arg("-a").arg(kernel.path()).arg(&copy).status();
+    assert!(copied.is_ok_and(|status| status.success()), "the merged tree can be copied");
+    unmount(kernel);
+    Kernel::new(&copy)
 }
 
 fn mount_tool(tool: &str, layers: &[OnDisk], place: &Path) -> Kernel {
@@ -195,11 +201,19 @@ fn run(scenario: &Scenario, stage: &Path) -> Result<(), String> {
     let (theirs_place, ours_place) = (stage.join("kernel"), stage.join("ours"));
     make_place(&theirs_place);
     make_place(&ours_place);
-    let mut theirs = mount_kernel(&layers, &theirs_place);
+    let mut theirs = match scenario.model {
+        Model::Overlay => mount_kernel(&layers, &theirs_place),
+        Model::Directory => copy_to_directory(&layers, &theirs_place),
+    };
     let mut ours = mount_ours(&layers, &ours_place, scenario);
 
-    let mut numbers = numbers_of(&read_and_compare(&mut theirs, ours.driver(), "before the first operation")?);
+    read_and_compare(&mut theirs, ours.driver(), "before the first operation")?;
+    let mut numbers = numbers_of(ours.driver());
     for (number, operation) in scenario.operations.iter().enumerate() {
+        if scenario.model == Model::Directory && matches!(operation, Operation::MakeWhiteout { .. }) {
+            // Which is a device as any other there.
+            continue;
+        }
         let what = || format!("operation {number}, {operation:?}");
         let mut expected = perform(&mut theirs, operation, number);
         if let (Err(Errno::EXDEV), Operation::Rename { from, to, .. }) = (&expected, operation)
@@ -220,7 +234,7 @@ fn run(scenario: &Scenario, stage: &Path) -> Result<(), String> {
         if expected != answer {
             return Err(format!("{}\n    kernel {expected:?}\n    ours   {answer:?}", what()));
         }
-        let after = numbers_of_driver(ours.driver());
+        let after = numbers_of(ours.driver());
         let checked = if skips_numbers() { Ok(()) } else { check_numbers(&numbers, &after, operation) };
         checked.map_err(|text| format!("{}\n    {text}", what()))?;
         numbers = after;
@@ -230,7 +244,9 @@ fn run(scenario: &Scenario, stage: &Path) -> Result<(), String> {
         ours.driver().release(slot);
     }
     let before = read_and_compare(&mut theirs, ours.driver(), "after the last operation")?;
-    unmount(theirs);
+    if scenario.model == Model::Overlay {
+        unmount(theirs);
+    }
     ours.end();
     let left = left_in_work(&ours_place);
     if !left.is_empty() && std::env::var_os("UNION_TOOL").is_none() {
@@ -254,27 +270,19 @@ fn run(scenario: &Scenario, stage: &Path) -> Result<(), String> {
         return Err(format!("numbers that did not outlive the mount: {moved:?}"));
     }
 
-    // Each upper directory under the other driver. Overlay takes an upper directory with an index only with the layers and
-    // the options it was made with; ours never had one.
-    let mut swapped = mount_kernel_on_ours(&layers, &ours_place);
+    // Each upper directory under the other driver.
+    let mut swapped = mount_kernel(&layers, &ours_place);
     let seen = read_tree(&mut swapped);
     unmount(swapped);
     let seen = without_our_xattrs(seen);
     report(&without_links(&before), &without_links(&seen), "our upper directory under the kernel's overlay")?;
+    if scenario.model == Model::Directory {
+        return Ok(());
+    }
     let mut swapped = mount_ours(&layers, &theirs_place, scenario);
     let seen = read_tree(swapped.driver());
     swapped.end();
     report(&without_links(&before), &without_links(&seen), "the kernel's upper directory under ours")
-}
-
-fn mount_kernel_on_ours(layers: &[OnDisk], place: &Path) -> Kernel {
-    let lowers: Vec<_> = layers.iter().rev().map(|layer| layer.diff.display().to_string()).collect();
-    let data =
-        format!("userxattr,lowerdir={},upperdir={p}/upper,workdir={p}/work", lowers.join(":"), p = place.display());
-    let merged = place.join("merged");
-    let mounted = mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(data.as_str()));
-    mounted.unwrap_or_else(|errno| panic!("overlay {data}: {errno}"));
-    Kernel::new(&merged)
 }
 
 /// Without what a driver that keeps no index of the upper directory cannot know: that a file copied up had other names.
@@ -310,15 +318,13 @@ fn read_and_compare(theirs: &mut dyn Driver, ours: &mut dyn Driver, what: &str) 
     report(&left, &right, what).map(|()| right)
 }
 
-fn numbers_of(tree: &Tree) -> BTreeMap<String, u64> {
-    tree.numbers.clone()
-}
-
-fn numbers_of_driver(driver: &mut dyn Driver) -> BTreeMap<String, u64> {
+fn numbers_of(driver: &mut dyn Driver) -> BTreeMap<String, u64> {
     fn walk(driver: &mut dyn Driver, dir: &str, numbers: &mut BTreeMap<String, u64>) {
         for (name, kind, _) in driver.list(dir).unwrap_or_default() {
             let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
-            if let Ok(number) = driver.number(&path) {
+            // What can have no xattr is known by its number only as long as somebody remembers it.
+            let is_kept = matches!(kind, Kind::File | Kind::Directory);
+            if let (true, Ok(number)) = (is_kept, driver.number(&path)) {
                 numbers.insert(path.clone(), number);
             }
             if kind == Kind::Directory {

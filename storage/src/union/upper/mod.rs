@@ -51,8 +51,8 @@ mod tests;
 
 pub use owners::Owners;
 
-pub(crate) use copy_up::{Source, Staged};
 pub(super) use copy_up::keeping_times;
+pub(crate) use copy_up::{Source, Staged};
 pub(crate) use create::{LinkFrom, Parent};
 pub(crate) use marks::{Marks, visible_names, visible_xattrs};
 pub(crate) use metadata::Target;
@@ -212,10 +212,12 @@ impl UpperLayer {
     pub(crate) fn mark_impure(&self, dir: BorrowedFd<'_>) -> nix::Result<()> {
         marks::mark_impure(dir)
     }
-}
 
-/// True if a name is a whiteout in either form; one that is not there is none.
-fn is_whiteout_at(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> nix::Result<bool> {
+    /// True if a name is a whiteout in either form; one that is not there is none.
+    ///
+    /// # Errors
+    /// The kernel's errno.
+    pub(crate) fn is_whiteout_at(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> nix::Result<bool> {
         is_whiteout_at(dir, name.bytes())
     }
 }
