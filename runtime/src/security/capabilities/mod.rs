@@ -43,7 +43,7 @@ pub enum Error {
     #[error("prctl(PR_SET_KEEPCAPS): {}", .0.desc().to_lowercase())]
     KeepCaps(Errno),
     /// Making root an ordinary user.
-    #[error("prctl(PR_SET_SECUREBITS, SECBIT_NOROOT): {0}")]
+    #[error("prctl(PR_SET_SECUREBITS, SECBIT_NOROOT): {}", .0.desc().to_lowercase())]
     Securebits(Errno),
     /// Setting permitted, effective and inheritable.
     #[error("capset(effective {:?}, permitted {:?}, inheritable {:?}): {}", sets.effective, sets.permitted, sets.inheritable, errno.desc().to_lowercase())]
