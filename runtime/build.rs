@@ -1,6 +1,6 @@
 //! Compiles the default seccomp profile for the default capabilities and the target's architecture.
 //!
-//! Writes `default_seccomp.rs` (the program as a static) and `default_seccomp.json` (the same as the
+//! Writes `default_seccomp.rs` (the program as a static, with the filters of single-id containers beside it) and `default_seccomp.json` (the same as the
 //! `linux.seccomp` section of config.json). An architecture without a system call table gets an empty
 //! program, which [`Filter`] refuses to load.
 //!
@@ -39,12 +39,29 @@ fn main() {
         compiler::emit::compile(&policy, &table).expect("the default profile fits in a program")
     };
 
-    let mut source = format!("static DEFAULT_PROGRAM: [Instruction; {}] = [\n", program.len());
-    for instruction in &program {
-        writeln!(source, "    {instruction:?},").expect("writing to a string does not fail");
+    let mut source = String::new();
+    write_program(&mut source, "DEFAULT_PROGRAM", &program);
+    let abis = Abi::of_machine(&machine);
+    for (name, policy) in
+        [("NOTIFY_PROGRAM", compiler::identity::notify(abis)), ("SUCCEED_PROGRAM", compiler::identity::succeed(abis))]
+    {
+        let program = if abis.is_empty() {
+            Vec::new()
+        } else {
+            let table = SyscallTable::parse(compiler::SYSCALLS);
+            compiler::emit::compile(&policy, &table).expect("the filters of single-id containers fit in a program")
+        };
+        write_program(&mut source, name, &program);
     }
-    source.push_str("];\n");
     fs::write(out.join("default_seccomp.rs"), source).expect("the output directory is writable");
     fs::write(out.join("default_seccomp.json"), compiler::oci_json::oci_json(&policy))
         .expect("the output directory is writable");
+}
+
+fn write_program(source: &mut String, name: &str, program: &[compiler::assembler::Instruction]) {
+    writeln!(source, "static {name}: [Instruction; {}] = [", program.len()).expect("writing to a string does not fail");
+    for instruction in program {
+        writeln!(source, "    {instruction:?},").expect("writing to a string does not fail");
+    }
+    source.push_str("];\n");
 }

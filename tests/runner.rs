@@ -15,6 +15,8 @@ mod cli;
 
 mod lifecycle;
 
+mod single;
+
 mod attack;
 
 mod crash;
@@ -24,6 +26,14 @@ mod real;
 mod union;
 
 fn main() -> std::process::ExitCode {
-    let areas = [cli::tests(), lifecycle::tests(), attack::tests(), crash::tests(), union::tests(), real::tests()];
+    let areas = [
+        cli::tests(),
+        lifecycle::tests(),
+        single::tests(),
+        attack::tests(),
+        crash::tests(),
+        union::tests(),
+        real::tests(),
+    ];
     support::runner::main(&areas.concat())
 }

@@ -19,6 +19,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use oci_spec::runtime::Process;
 
+use crate::identity;
 use crate::init::handshake::{Channel, Report, pair};
 use crate::init::sealed_exe::SealedExe;
 use crate::init::steps::{self, BecomeOptions, InitError};
@@ -43,6 +44,8 @@ pub struct Request<'a> {
     pub streams: Streams,
     /// Our binary, if it needs protection.
     pub seal: Option<&'a SealedExe>,
+    /// The runtime directory of a container whose ids are emulated.
+    pub notifier: Option<BorrowedFd<'a>>,
     /// What [`steps::become_program`] needs besides.
     pub options: BecomeOptions<'a>,
 }
@@ -98,6 +101,8 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
         }
     };
     let wanted = request.streams;
+    let notifier = request.notifier;
+    let groups = request.process.user().additional_gids().clone().unwrap_or_default();
     let joiner = match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
         Forked::Child => {
             drop(ours);
@@ -116,6 +121,10 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
                     let _ = size.apply(&master);
                 }
                 streams = Some(stdio::Streams::terminal(master).map_err(SysError::of("ioctl", "TIOCGPTPEER"))?);
+            }
+            // Without the notifier the calls of the program fail, and it says so.
+            Report::Listener(listener) => {
+                let _ = notifier.map(|directory| identity::socket::hand_in(directory, listener.as_fd(), &groups));
             }
             Report::Ready | Report::Root(..) | Report::Fuse(_) => {}
             Report::Failed { code, message } => break Err(ExecError::Failed { code, message }),
@@ -160,7 +169,10 @@ fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) ->
     }
     join_namespaces(request.init, flags)?;
     let pty = match request.streams {
-        Streams::Terminal(_) => Some(open_pty(request.process, channel)?),
+        Streams::Terminal(_) => {
+            let single_id = request.options.emulation.is_some();
+            Some(open_pty(request.process, single_id, channel)?)
+        }
         Streams::Pipes(_) | Streams::Inherited => None,
     };
     match clone3(libc::CLONE_PARENT as u64, request.cgroup).map_err(SysError::of("clone3", "CLONE_PARENT"))? {
@@ -202,7 +214,7 @@ fn join_namespaces(init: BorrowedFd<'_>, flags: i32) -> Result<(), SysError> {
 }
 
 /// Opens a pty in the container's devpts, of which the container has to be believed nothing.
-fn open_pty(process: &Process, channel: &Channel) -> Result<OwnedFd, InitError> {
+fn open_pty(process: &Process, single_id: bool, channel: &Channel) -> Result<OwnedFd, InitError> {
     let root =
         nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
             .map_err(SysError::of("open", "/"))?;
@@ -213,7 +225,7 @@ fn open_pty(process: &Process, channel: &Channel) -> Result<OwnedFd, InitError> 
         return Err(SysError { call: "fstatfs", args: "/dev/pts".into(), errno: nix::errno::Errno::ENOTTY }.into());
     }
     let pty = Pty::open(&devpts).map_err(SysError::of("open", "/dev/pts/ptmx"))?;
-    steps::give_terminal(&pty, process)?;
+    steps::give_terminal(&pty, process, single_id)?;
     channel.report(&Report::Console(pty.master))?;
     Ok(pty.slave)
 }

@@ -25,5 +25,7 @@ pub mod cgroup;
 
 pub mod security;
 
+pub mod identity;
+
 #[allow(unsafe_code)]
 mod sys;

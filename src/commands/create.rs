@@ -230,9 +230,11 @@ pub(crate) struct Prepared {
 /// Makes the bundle and finds the layers.
 pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared, CommandError> {
     let mapping = Mapping::of_user();
-    if mapping.single.is_some() {
-        pull::warn_single(&mapping);
+    if mapping.single.is_some() && record.request.userns == UserNamespace::Host {
+        // It stays so when the user gets more ids.
+        record.request.userns = UserNamespace::Single;
     }
+    let is_single = bundle::is_single(&record.request.userns, &mapping);
     let (shared, beside) = shared_namespaces(context, &record.request)?;
     let ids = match mapping.single {
         // Refused below.
@@ -245,12 +247,8 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
     };
     let layer_ids = layer_ids(&record.request.userns, &mapping)?;
     ensure_layers(context, &record, &mapping)?;
-    let drivers = supervisor::rootfs::drivers(
-        context.storage_driver()?,
-        &record.driver,
-        !layer_ids.is_identity(),
-        mapping.single.is_some(),
-    );
+    let drivers =
+        supervisor::rootfs::drivers(context.storage_driver()?, &record.driver, !layer_ids.is_identity(), is_single);
     if record.driver.is_empty() && record.request.rootfs.is_none() {
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
@@ -315,6 +313,10 @@ impl Prepared {
 /// How the ids of layers are shifted for a container in this user namespace: from the numbers of the base namespace, which
 /// the mount is in, to those that the layers have, which are the container's.
 fn layer_ids(userns: &UserNamespace, mapping: &Mapping) -> Result<IdMap, CommandError> {
+    if bundle::is_single(userns, mapping) {
+        // Other ids have no number in the container's namespace, and keep theirs.
+        return Ok(IdMap::default());
+    }
     let (uids, gids) = bundle::nested_maps(userns, mapping)?;
     let ranges = |map: &runtime::userns::IdMap| {
         map.0.iter().map(|one| IdRange { from: one.host, to: one.container, length: one.size }).collect()

@@ -6,8 +6,6 @@
 
 mod probes;
 
-pub(crate) use probes::first_free_id;
-
 use std::io::Write;
 
 use serde_json::{Value, json};

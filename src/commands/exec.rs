@@ -1,11 +1,11 @@
 //! `coracle exec`: a program more in a running container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::exec::{self, ExecError};
+use runtime::identity::{self, Emulation};
 use runtime::init::credentials::LoadFilter;
 use runtime::init::sealed_exe::SealedExe;
 use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
@@ -26,6 +26,7 @@ use super::{Context, Outcome, create};
 use crate::cli::exec_options::{ExecOptions, ExecRequest};
 use crate::cli::user;
 use crate::error::{CommandError, reason};
+use crate::supervisor::bundle;
 use crate::supervisor::launch::seccomp_of;
 use crate::supervisor::rootfs::View;
 
@@ -86,6 +87,18 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     let keyring = std::ffi::CString::new(format!("_coracle.{}", record.id)).unwrap_or_default();
     let seal = SealedExe::of_self()?;
     let cgroup = cgroup_of(record, pid);
+    let runtime_dir = context.layout.runtime_container(&record.id);
+    let (emulation, notifier) = match bundle::is_single(&record.request.userns, &Mapping::of_user()) {
+        false => (None, None),
+        true if runtime_dir.join(identity::socket::NAME).exists() => {
+            let directory = std::fs::File::open(&runtime_dir).map_err(|error| {
+                let reason = crate::error::reason(&error);
+                CommandError::host(format!("open {}: {reason}", runtime_dir.display()))
+            })?;
+            (Some(Emulation::Notify), Some(directory))
+        }
+        true => (Some(Emulation::Succeed), None),
+    };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let size = [stdin.as_fd(), stdout.as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok());
     let keep = |fd: BorrowedFd<'_>| {
@@ -112,11 +125,12 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         process: &process,
         streams,
         seal: seal.as_ref(),
+        notifier: notifier.as_ref().map(AsFd::as_fd),
         options: BecomeOptions {
             keyring: &keyring,
             filter_hides_keyrings: seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(&spec),
-            single_id: Mapping::of_user().single.is_some(),
+            emulation,
             dies_with_parent: false,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
@@ -210,7 +224,7 @@ fn process_of(request: &ExecRequest, record: &Record, spec: &Spec, pid: i32) -> 
         env.push(pair.to_owned());
     };
     if let Some(spec) = &request.user {
-        let root = View::Directory(PathBuf::from(format!("/proc/{pid}/root")));
+        let root = View::Running(pid);
         let user = user::resolve(spec, &[], &root.read("/etc/passwd")?, &root.read("/etc/group")?)
             .map_err(CommandError::user)?;
         set(&mut env, &format!("HOME={}", user.home));

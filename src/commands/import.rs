@@ -7,7 +7,7 @@ use oci_spec::image::Config;
 use storage::image::ImageStore;
 use storage::transport::import::{ImportOptions, import};
 
-use super::pull::{local_options, parse_platform, warn_single};
+use super::pull::{local_options, parse_platform};
 use super::{Context, Outcome};
 use crate::cli::output;
 use crate::error::{CommandError, reason};
@@ -55,7 +55,6 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         platform: parse_platform(args.platform.as_deref())?,
     };
     let (mapping, options) = local_options();
-    warn_single(&mapping);
     let store = ImageStore::open(&context.layout);
     let id = super::in_userns_with_output(&mapping, || {
         storage::state::layout::create_dir(&context.layout.images())?;

@@ -229,6 +229,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                 (
                     "security",
                     map([
+                        ("ids", if mapping.single.is_some() { "single" } else { "mapped" }.into()),
                         ("apparmorEnabled", (word("/sys/module/apparmor/parameters/enabled") == "Y").into()),
                         ("rootless", (!nix::unistd::geteuid().is_root()).into()),
                         ("seccompEnabled", true.into()),

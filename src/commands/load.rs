@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use storage::image::ImageStore;
 use storage::transport::load;
 
-use super::pull::{local_options, warn_single};
+use super::pull::local_options;
 use super::{Context, Outcome};
 use crate::cli::output;
 use crate::error::CommandError;
@@ -28,7 +28,6 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         return Err(CommandError::user("cannot read from terminal, use command-line redirection or the --input flag"));
     }
     let (mapping, options) = local_options();
-    warn_single(&mapping);
     let store = ImageStore::open(&context.layout);
     let names = super::in_userns_with_output(&mapping, || {
         let progress = crate::cli::progress::for_terminal(args.quiet);

@@ -122,7 +122,7 @@ fn mount(context: &Context, record: &Record) -> Result<std::path::PathBuf, Comma
     create_dir(&place).map_err(CommandError::host)?;
     let layer_ids = layer_ids(layout, record)?;
     // In the single-id mode there is one id here too.
-    let single_id = Mapping::of_user().uids.len() == 1;
+    let single_id = crate::supervisor::bundle::is_single(&record.request.userns, &Mapping::of_user());
     let drivers = drivers(context.storage_driver()?, &record.driver, !layer_ids.is_identity(), single_id);
     let mut root = of(layout, record, drivers);
     if let Rootfs::Stack(stack) = &mut root {

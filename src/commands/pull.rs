@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use runtime::userns::{self, Mapping, SingleReason};
+use runtime::userns::Mapping;
 use storage::image::index::Platform;
 use storage::image::{Image, ImageStore};
 use storage::layer::IdPolicy;
@@ -123,7 +123,6 @@ fn fits(image: &Image, options: &PullOptions) -> bool {
 fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Result<Image, CommandError> {
     let source = Source::parse(name).map_err(CommandError::user)?;
     let mapping = Mapping::of_user();
-    warn_single(&mapping);
     let store = ImageStore::open(&context.layout);
     let mut options = options.clone();
     if mapping.single.is_some() {
@@ -149,25 +148,4 @@ pub(crate) fn local_options() -> (Mapping, PullOptions) {
     let mapping = Mapping::of_user();
     let ids = if mapping.single.is_some() { IdPolicy::Single } else { IdPolicy::identity() };
     (mapping, PullOptions { ids, ..PullOptions::default() })
-}
-
-/// Says once what a user without subordinate ids must expect.
-pub(crate) fn warn_single(mapping: &Mapping) {
-    let Some(reason) = &mapping.single else { return };
-    let (why, mend) = match reason {
-        SingleReason::NoRange(file) => {
-            let user = userns::subid::Owner::of(nix::unistd::geteuid().as_raw());
-            let name = user.name().to_owned();
-            let first = super::doctor::first_free_id();
-            let range = format!("{first}-{}", first + 65_535);
-            (
-                format!("no range for {name} in {file}"),
-                format!("sudo usermod --add-subuids {range} --add-subgids {range} {name}"),
-            )
-        }
-        SingleReason::NoHelper(helper) => {
-            (format!("{helper} is not installed"), "sudo apt-get install uidmap".to_owned())
-        }
-    };
-    eprintln!("Warning: containers have one id only ({why}): programs that switch users will fail; to mend: {mend}");
 }

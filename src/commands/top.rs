@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
 
 use storage::state::status::{self, Init, State};
 
@@ -11,6 +10,7 @@ use super::{Context, Outcome};
 use crate::cli::printable::Printable;
 use crate::cli::{output, table};
 use crate::error::CommandError;
+use crate::supervisor::rootfs::View;
 
 /// Display the running processes of a container
 ///
@@ -309,7 +309,8 @@ impl Names {
                 Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
             })
             .collect();
-        let text = read_inside(pid, Path::new(file)).unwrap_or_default();
+        let text = View::Running(pid).read(file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         let mut names = HashMap::new();
         for line in text.lines() {
             let mut fields = line.split(':');
@@ -329,24 +330,6 @@ impl Names {
         let inner = self.inner(outer);
         self.names.get(&inner).cloned().unwrap_or_else(|| inner.to_string())
     }
-}
-
-/// Reads a small regular file of a container. Its name belongs to the container: links are resolved below its root, and
-/// what is no regular file is not waited for.
-fn read_inside(pid: i32, path: &Path) -> Option<String> {
-    use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-    use std::io::Read;
-    let root = fs::File::open(format!("/proc/{pid}/root")).ok()?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = fs::File::from(openat2(&root, path, how).ok()?);
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut text = Vec::new();
-    file.take(8 << 20).read_to_end(&mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use net::driver::Started;
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
+use runtime::identity::{self, Notifier};
 use runtime::init::credentials::LoadFilter;
 use runtime::init::handshake::{self, Report};
 use runtime::init::steps::{self, InitError, has_private};
@@ -175,7 +176,7 @@ impl Supervisor {
                 Report::Root(fd, by) => (root, driver) = (Some(fd), by),
                 Report::Ready => break,
                 Report::Failed { code, message } => return Err(because_of(&mut union, failed(code, &message))),
-                Report::Process(_) => {}
+                Report::Process(_) | Report::Listener(_) => {}
                 Report::Closed => return Err(because_of(&mut union, init_killed(&init))),
             }
         }
@@ -208,8 +209,12 @@ impl Supervisor {
         state.write(&layout, &record.id).map_err(CommandError::host)?;
 
         channel.send_go()?;
+        let mut notifier = None;
         loop {
             match channel.receive()? {
+                Report::Listener(listener) => {
+                    notifier = Some(start_notifier(listener, root.as_ref(), &runtime_dir)?);
+                }
                 Report::Closed => break,
                 Report::Failed { code, message } => return Err(failed(code, &message)),
                 _ => {}
@@ -239,10 +244,26 @@ impl Supervisor {
             ended_by: None,
             network,
             netns,
+            notifier,
             forwarder,
             forwarding_since: Instant::now(),
         })
     }
+}
+
+/// Starts what emulates the ids of a container that has one.
+fn start_notifier(
+    listener: OwnedFd,
+    root: Option<&OwnedFd>,
+    runtime_dir: &std::path::Path,
+) -> Result<Notifier, CommandError> {
+    let fail = |error: std::io::Error| {
+        CommandError::host(format!("open {}: {}", runtime_dir.display(), crate::error::reason(&error)))
+    };
+    let root = root.ok_or_else(|| CommandError::host("init has no root directory"))?.try_clone().map_err(fail)?;
+    let directory = std::fs::File::open(runtime_dir).map_err(fail)?;
+    let socket = identity::socket::Socket::bind(directory.as_fd())?;
+    Ok(Notifier::start(identity::Settings { listener, root, socket: Some(socket) })?)
 }
 
 /// Forks the server of a FUSE mount. An earlier one has nothing to serve any more.
@@ -253,7 +274,7 @@ fn serve(launch: &Launch, connection: Connection) -> Result<UnionServer, SysErro
     let plan = union_server::Plan {
         stack,
         ids: &launch.layer_ids,
-        single_id: launch.mapping.single.is_some(),
+        single_id: super::bundle::is_single(&launch.record.request.userns, &launch.mapping),
         dies_with_parent: true,
     };
     UnionServer::start(plan, connection)
@@ -298,7 +319,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         mount_point: &mount_point,
         fill: &launch.fill,
         copy_tree,
-        single_id: launch.mapping.single.is_some(),
+        single_id: super::bundle::is_single(&launch.record.request.userns, &launch.mapping),
         streams,
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
         seal: launch.seal.as_ref(),

@@ -77,7 +77,7 @@ pub(crate) fn prepare(
     options.init = request.init_path.clone().filter(|_| request.init);
     options.writable_cgroup = request.security.unmask.iter().any(|path| path == "ALL");
     options.privileged = request.privileged;
-    options.tty_group_mapped = mapping.single.is_none();
+    options.tty_group_mapped = !is_single(&request.userns, mapping);
     options.annotations = request.annotations.clone();
     if request.group_add.iter().any(|group| group == KEEP_GROUPS) {
         options.annotations.insert("run.oci.keep_original_groups".to_owned(), "1".to_owned());
@@ -283,10 +283,18 @@ fn id_mappings(map: &IdMap) -> Vec<LinuxIdMapping> {
         .collect()
 }
 
+/// Whether a container has one id, and others are emulated: as asked, or since its user has no others.
+pub(crate) fn is_single(userns: &UserNamespace, mapping: &Mapping) -> bool {
+    *userns == UserNamespace::Single || mapping.single.is_some()
+}
+
 /// Ids of a user namespace inside the base one, in its terms; empty where the base one is the container's.
 pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(IdMap, IdMap), CommandError> {
     match userns {
         UserNamespace::Host => Ok((IdMap::default(), IdMap::default())),
+        UserNamespace::Single if mapping.single.is_some() => Ok((IdMap::default(), IdMap::default())),
+        // The base namespace, which the union's server is in, reads layers that other containers have with all their ids.
+        UserNamespace::Single => Ok((IdMap::single(0), IdMap::single(0))),
         UserNamespace::KeepId { uid, gid, size } => {
             let uid = uid.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
             let gid = gid.unwrap_or_else(|| nix::unistd::getegid().as_raw());
@@ -317,7 +325,7 @@ pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(
             Ok((range.clone(), range))
         }
         other => Err(CommandError::user(format!(
-            "--userns {}: not supported; use keep-id, auto or host",
+            "--userns {}: not supported; use keep-id, auto, single or host",
             match other {
                 UserNamespace::NoMap => "nomap".to_owned(),
                 UserNamespace::Container(name) => format!("container:{name}"),

@@ -11,18 +11,20 @@ use storage::layer::view::ViewError;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
 
-use crate::error::{CommandError, reason};
+use crate::error::CommandError;
 
 /// Nobody's passwd is larger.
 const MAX_FILE_BYTES: u64 = 8 << 20;
 
-/// A look into a root file system that is not mounted.
+/// A look into a root file system.
 #[derive(Debug)]
 pub(crate) enum View {
-    /// Layers, topmost first.
+    /// Layers, topmost first, that are not mounted.
     Layers(Vec<PathBuf>),
     /// A directory.
     Directory(PathBuf),
+    /// What a running container sees: the pid of its first process, as the host counts.
+    Running(i32),
 }
 
 impl View {
@@ -35,27 +37,55 @@ impl View {
                 Err(ViewError::NotAFile { .. }) => None,
                 Err(error) => return Err(CommandError::host(error)),
             },
-            View::Directory(root) => open_in(root, path)?,
+            View::Directory(root) => match open_in(root, path) {
+                Err(Errno::EACCES) => None,
+                opened => opened.map_err(|errno| cannot_read(path, errno.desc()))?,
+            },
+            View::Running(pid) => match open_in(&PathBuf::from(format!("/proc/{pid}/root")), path) {
+                Err(Errno::EACCES) => return read_inside(*pid, path),
+                opened => opened.map_err(|errno| cannot_read(path, errno.desc()))?,
+            },
         };
-        let Some(file) = file else { return Ok(Vec::new()) };
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| CommandError::host(format!("read the image's {path}: {}", reason(&error))))?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(CommandError::host(format!("the image's {path} is larger than {} MiB", MAX_FILE_BYTES >> 20)));
-        }
-        Ok(bytes)
+        file.map_or(Ok(Vec::new()), |file| contents(file, path))
     }
 }
 
+fn cannot_read(path: &str, why: &str) -> CommandError {
+    CommandError::host(format!("read the container's {path}: {}", why.to_lowercase()))
+}
+
+fn contents(file: impl Read, path: &str) -> Result<Vec<u8>, CommandError> {
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| cannot_read(path, &crate::error::reason(&error)))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(CommandError::host(format!("the image's {path} is larger than {} MiB", MAX_FILE_BYTES >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// Reads a file of a container whose root only its own user namespace may look into: a FUSE mount.
+fn read_inside(pid: i32, path: &str) -> Result<Vec<u8>, CommandError> {
+    let process = runtime::process::pidfd_open(pid).map_err(|errno| cannot_read(path, errno.desc()))?;
+    let pipe_failed = |error: std::io::Error| cannot_read(path, &crate::error::reason(&error));
+    let (reader, mut writer) = std::io::pipe().map_err(pipe_failed)?;
+    let child = runtime::userns::start_joined(process.as_fd(), || {
+        let file = open_in(&PathBuf::from(format!("/proc/{pid}/root")), path).ok().flatten();
+        // Too much is as good as more of it for the other side.
+        let copied = file.map(|file| std::io::copy(&mut file.take(MAX_FILE_BYTES + 1), &mut writer));
+        i32::from(copied.is_some_and(|copied| copied.is_err()))
+    })?;
+    drop(writer);
+    let bytes = contents(reader, path);
+    runtime::userns::wait_for(&child)?;
+    bytes
+}
+
 /// Opens a regular file below a directory that a container may have written: links stay inside, nothing blocks.
-fn open_in(root: &Path, path: &str) -> Result<Option<std::fs::File>, CommandError> {
-    let fail = |errno: Errno| {
-        CommandError::host(format!("open {path} in {}: {}", root.display(), errno.desc().to_lowercase()))
-    };
+fn open_in(root: &Path, path: &str) -> Result<Option<std::fs::File>, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let dir = nix::fcntl::open(root, flags, nix::sys::stat::Mode::empty()).map_err(fail)?;
+    let dir = nix::fcntl::open(root, flags, nix::sys::stat::Mode::empty())?;
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     match runtime::mount::open_in_root(dir.as_fd(), Path::new(path), flags) {
         Ok(fd) => {
@@ -63,12 +93,8 @@ fn open_in(root: &Path, path: &str) -> Result<Option<std::fs::File>, CommandErro
             let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
             Ok(is_file.then_some(file))
         }
-        Err(error)
-            if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO | Errno::EACCES | Errno::ELOOP) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO | Errno::ELOOP) => Ok(None),
+        Err(error) => Err(error.errno),
     }
 }
 

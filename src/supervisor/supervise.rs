@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use net::driver::Started;
 use net::forward::Forwarder;
 use runtime::cgroup::Cgroup;
+use runtime::identity::Notifier;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::{self, Relay, Request as RelayRequest};
 use runtime::mount::rootfs::Driver;
@@ -35,6 +36,7 @@ pub(super) enum Event {
     Signal,
     Helper,
     Forwarder,
+    Notifier,
     Union,
 }
 
@@ -95,6 +97,8 @@ pub(super) struct Supervisor {
     pub(super) network: super::network::Plan,
     pub(super) netns: Option<OwnedFd>,
     pub(super) helper: Option<Started>,
+    /// Emulates ids, where the container has one.
+    pub(super) notifier: Option<Notifier>,
     pub(super) forwarder: Option<Forwarder>,
     /// When the forwarder was started.
     pub(super) forwarding_since: Instant,
@@ -161,6 +165,9 @@ impl Supervisor {
             if let Some(forwarder) = &self.forwarder {
                 turn.watch(forwarder.pidfd(), Interest::Read, Event::Forwarder);
             }
+            if let Some(notifier) = &self.notifier {
+                turn.watch(notifier.pidfd(), Interest::Read, Event::Notifier);
+            }
             if let Some(union) = &self.union {
                 turn.watch(union.pidfd(), Interest::Read, Event::Union);
             }
@@ -190,6 +197,13 @@ impl Supervisor {
                             let attachment = self.helper.as_ref().map(Started::attachment);
                             self.forwarder = self.network.forward(netns.as_fd(), attachment).ok().flatten();
                         }
+                    }
+                    Event::Notifier => {
+                        // It ends by being killed alone, and leaves processes whose calls all fail.
+                        if let Some(notifier) = self.notifier.take() {
+                            notifier.stop();
+                        }
+                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
                     }
                     Event::Union => {
                         // Every file of the container answers "not connected" from now on.

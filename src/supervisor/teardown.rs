@@ -56,8 +56,13 @@ impl Supervisor {
             let _ = cgroup.kill();
             let _ = cgroup.remove();
         }
+        if let Some(notifier) = self.notifier.take() {
+            notifier.stop();
+        }
         if !remove {
-            let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join("attach.sock"));
+            for name in ["attach.sock", runtime::identity::socket::NAME] {
+                let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join(name));
+            }
         }
         drop(self.lock.take());
         drop(self.root.take());

@@ -100,6 +100,7 @@ fn kill_sends_any_signal(home: &Home) {
 fn restart_is_a_new_process_with_the_same_name(home: &Home) {
     let id = home.ok("run -d --name c busybox sh -c 'echo run; sleep 1000'");
     let first = home.inspect("c", "{{.State.Pid}}");
+    wait_until("it wrote", || home.ok("logs c") == "run");
     home.ok("restart -t 0 c");
     assert_eq!(home.inspect("c", "{{.Id}}"), id);
     assert_ne!(home.inspect("c", "{{.State.Pid}}"), first);

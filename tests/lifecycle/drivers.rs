@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(server_ends_with_the_container_and_with_the_supervisor).needs(&[Need::Fuse]),
     test!(shifted_ids_need_no_second_tree).needs(&[Need::Fuse]),
     test!(shifted_ids_on_every_driver).needs(&[Need::Fuse]),
+    test!(users_of_a_running_container_are_known_on_every_driver).needs(&[Need::Fuse]),
     test!(mount_works_on_every_driver).needs(&[Need::Fuse]),
     test!(info_and_doctor_name_the_drivers),
     test!(many_layers_fit_into_few_descriptors).needs(&[Need::Fuse]),
@@ -240,6 +241,26 @@ fn shifted_ids_on_every_driver(home: &Home) {
         let out = home.run(&format!("--storage-driver {driver} start -a c")).stdout();
         let old = if turn == 0 { "" } else { "0\n" };
         assert_eq!(out, format!("0\n{old}0\n{}\n", turn + 1), "{driver}");
+    }
+}
+
+fn users_of_a_running_container_are_known_on_every_driver(home: &Home) {
+    for driver in DRIVERS {
+        for userns in ["host", "keep-id", "auto"] {
+            home.ok(&format!(
+                "--storage-driver {driver} run -d --name c --network none --userns {userns} busybox sleep 1000"
+            ));
+            home.ok("exec -u 0 c sh -c 'echo added:x:77:78::/home:/bin/sh >>/etc/passwd'");
+            assert_eq!(
+                home.ok("exec -u added c sh -c 'id -u; id -g; echo $HOME'"),
+                "77\n78\n/home",
+                "{driver} {userns}"
+            );
+            home.ok("exec -d -u added c sleep 1000");
+            let shown = home.ok("top c user,args");
+            assert!(shown.lines().any(|line| line.starts_with("added")), "{driver} {userns}: {shown}");
+            home.ok("rm -f -t 0 c");
+        }
     }
 }
 

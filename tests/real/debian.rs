@@ -18,6 +18,7 @@ const NEEDS: &[Need] = &[Need::Debian, Need::Registry, Need::Skopeo, Need::Tun];
 
 pub(crate) const TESTS: &[Test] = &[
     test!(debian_installs_a_package).needs(NEEDS).without_image().limit_secs(600).alone(),
+    test!(debian_installs_packages_with_one_id).needs(NEEDS).without_image().limit_secs(600).alone(),
     test!(nginx_serves_through_a_published_port)
         .needs(&[Need::Debian, Need::Registry, Need::Skopeo, Need::Tun, Need::Curl])
         .without_image()
@@ -84,6 +85,20 @@ fn debian_installs_a_package(home: &Home) {
     let owners = home.ok(&format!("run --rm {image} stat -c %U:%G:%a /etc/shadow /usr/bin/passwd /tmp"));
     assert_eq!(owners, "root:shadow:640\nroot:root:4755\nroot:root:1777");
     assert_eq!(home.ok(&format!("run --rm -u nobody {image} id -un")), "nobody");
+}
+
+/// Packages with users, groups and set-id programs of their own, and daemons that leave root.
+fn debian_installs_packages_with_one_id(home: &Home) {
+    let registry = Registry::start(home);
+    let image = pulled(home, &registry, "base", "", &[]);
+    let script = "export DEBIAN_FRONTEND=noninteractive; \
+        apt-get update -q && apt-get install -y -q hello postfix redis-server >/dev/null && hello && \
+        stat -c %U:%G:%a /usr/sbin/postdrop /var/lib/redis /var/spool/postfix/active && \
+        su -s /bin/sh redis -c 'redis-server --daemonize yes --dir /var/lib/redis >/dev/null; sleep 1; redis-cli save; stat -c %U /var/lib/redis/dump.rdb'";
+    let finished = home.coracle(&format!("run --rm --userns=single {image} bash -c")).arg(script).limit_secs(400).run();
+    let said = finished.ok();
+    let end = "Hello, world!\nroot:postdrop:2555\nredis:redis:750\npostfix:root:700\nOK\nredis";
+    assert!(said.ends_with(end), "{}", finished.transcript());
 }
 
 fn nginx_serves_through_a_published_port(home: &Home) {

@@ -135,7 +135,7 @@ for driver in kernel ours; do
     root=$place/merged
     for program in "${programs[@]}"; do
         start=$(date +%s%N)
-        if (run_"$program") >/mnt/log 2>&1 </dev/null; then verdict=ok; else verdict=FAILED status=1; fi
+        if timeout 300 bash -c "$(declare -f run_$program); root=$root; set -euo pipefail; run_$program" >/mnt/log 2>&1 </dev/null; then verdict=ok; else verdict=FAILED status=1; fi
         printf '%-7s %-7s %-6s %6d ms\n' $driver "$program" $verdict $((($(date +%s%N) - start) / 1000000))
         [ $verdict = ok ] || tail -n 15 /mnt/log | sed 's/^/    /'
         cd /

@@ -270,7 +270,9 @@ fn is_mapped(object: &'static str, id: u32, mappings: Option<&[LinuxIdMapping]>)
         let first = u64::from(mapping.container_id());
         (first..first + u64::from(mapping.size())).contains(&u64::from(id))
     };
-    if mappings.iter().any(holds) { Ok(()) } else { Err(E::UnmappedId { object, id }) }
+    // With one id alone, others are emulated.
+    let is_single = matches!(mappings, [only] if only.size() == 1);
+    if is_single || mappings.iter().any(holds) { Ok(()) } else { Err(E::UnmappedId { object, id }) }
 }
 
 fn inside(object: &'static str, path: &Path) -> Result<(), InvalidSpec> {

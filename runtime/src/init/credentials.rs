@@ -5,7 +5,9 @@
 
 use oci_spec::runtime::Process;
 
+use super::handshake::{Channel, Report};
 use super::steps::InitError;
+use crate::identity::{self, Emulation};
 use crate::process::prctl;
 use crate::security::capabilities::{self, Sets};
 use crate::sys::SysError;
@@ -14,18 +16,31 @@ use crate::sys::process::{set_groups, set_ids};
 /// Loads the system call filter.
 pub type LoadFilter<'a> = &'a dyn Fn() -> Result<(), InitError>;
 
-/// Takes on what `process` says. `single_id`: only id 0 exists.
+/// Takes on what `process` says. `emulation`: only id 0 exists, and others are emulated; the listener of that is reported
+/// over `channel`.
 ///
 /// `dies_with_parent`: a program dies with the process that started it.
 pub fn apply(
     process: &Process,
     keep_groups: bool,
-    single_id: bool,
+    emulation: Option<Emulation>,
     dies_with_parent: bool,
     filter: Option<LoadFilter<'_>>,
+    channel: &Channel,
 ) -> Result<(), InitError> {
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
     let user = process.user();
+    if emulation.is_some() && !keep_groups {
+        // Denied in a namespace whose map its user wrote without help: there the user's groups stay, and reach as far as
+        // files of the host are mounted.
+        let _ = set_groups(&[]);
+    }
+    if let Some(emulation) = emulation
+        && let Some(listener) = identity::enter(emulation)?
+    {
+        // From here on what is below waits for the notifier.
+        channel.report(&Report::Listener(listener))?;
+    }
     // Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter: load it while that is there.
     if let (Some(load), false) = (filter, no_new_privileges) {
         load()?;
@@ -33,12 +48,11 @@ pub fn apply(
     let sets = process.capabilities().as_ref().map(Sets::from).unwrap_or_default();
     capabilities::drop_bounding(sets.bounding)?;
     capabilities::set_keep_caps(true)?;
-    if single_id {
-        // setgroups is denied in a namespace whose map its user wrote without help.
-        if user.uid() != 0 || user.gid() != 0 {
-            return Err(InitError::NoSuchId { uid: user.uid(), gid: user.gid() });
-        }
-    } else if !keep_groups {
+    if emulation.is_some() && user.uid() != 0 {
+        // For the kernel the program is root, and would get every capability back at execve.
+        capabilities::ignore_root()?;
+    }
+    if !keep_groups {
         set_groups(user.additional_gids().as_deref().unwrap_or_default())
             .map_err(SysError::of("setgroups", "additional groups"))?;
     }

@@ -8,6 +8,7 @@
 //!  │ ──── console + pty master ──►  (only with a terminal)
 //!  │ ──── ready ────────────────►
 //!  │                 ◄──── go ────  network is up, state is written
+//!  │ ──── listener ─────────────►  (only where ids are emulated) a notifier is started
 //!  │ execve
 //!  │ ════ end of file ══════════►   the program runs
 //!  or, at any time,
@@ -40,6 +41,8 @@ pub enum Report {
     Fuse(Connection),
     /// The container's root directory, and what mounted it if it is a stack of layers.
     Root(OwnedFd, Option<Driver>),
+    /// The listener of the filter under which ids are emulated (see [`crate::identity`]).
+    Listener(OwnedFd),
     /// Everything is mounted.
     Ready,
     /// The container cannot start.
@@ -117,6 +120,7 @@ impl Channel {
                 let name = driver.map_or("", Driver::as_str);
                 self.send(format!("T{name}").as_bytes(), Some(fd.as_fd())).map_err(fail)
             }
+            Report::Listener(fd) => self.send(b"L", Some(fd.as_fd())).map_err(fail),
             Report::Ready => self.send(b"R", None).map_err(fail),
             Report::Failed { code, message } => {
                 let mut bytes = vec![b'F', *code as u8];
@@ -157,6 +161,7 @@ impl Channel {
                 Report::Fuse(Connection { device, tree })
             }
             (Some((b'T', rest)), Some(fd)) => Report::Root(fd, Driver::of_name(rest)),
+            (Some((b'L', _)), Some(fd)) => Report::Listener(fd),
             (Some((b'R', _)), _) => Report::Ready,
             (Some((b'F', rest)), _) => Report::Failed {
                 code: rest.first().copied().map_or(125, i32::from),

@@ -11,6 +11,7 @@ use super::credentials::{self, LoadFilter};
 use super::handshake::{Channel, Report};
 use super::program::Program;
 use super::sealed_exe::SealedExe;
+use crate::identity::Emulation;
 use crate::mount::apply::{self, CopyTree};
 use crate::mount::rootfs::{Driver, Rootfs};
 use crate::mount::stage::Staged;
@@ -204,7 +205,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     nix::unistd::chdir("/").map_err(SysError::of("chdir", "/"))?;
 
     let terminal = match &plan.streams {
-        Streams::Terminal => Some(open_console(root.as_fd(), process, channel)?),
+        Streams::Terminal => Some(open_console(root.as_fd(), process, plan.single_id, channel)?),
         Streams::Pipes(_) => None,
     };
     if let Some(dev) = dev {
@@ -233,7 +234,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
             keyring: plan.keyring,
             filter_hides_keyrings: plan.filter_hides_keyrings,
             keep_groups: keeps_groups(spec),
-            single_id: plan.single_id,
+            emulation: plan.single_id.then_some(Emulation::Notify),
             dies_with_parent: true,
             filter: plan.filter,
             sealed: sealed.as_ref(),
@@ -251,8 +252,8 @@ pub struct BecomeOptions<'a> {
     pub filter_hides_keyrings: bool,
     /// The caller's supplementary groups stay.
     pub keep_groups: bool,
-    /// Only id 0 is mapped.
-    pub single_id: bool,
+    /// Only id 0 is mapped: how others are emulated.
+    pub emulation: Option<Emulation>,
     /// The program dies with the process that started it: a container with its supervisor, but no `exec` with its client.
     pub dies_with_parent: bool,
     /// Loads the system call filter.
@@ -280,7 +281,8 @@ pub fn become_program(
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
-    credentials::apply(process, options.keep_groups, options.single_id, options.dies_with_parent, options.filter)?;
+    let BecomeOptions { keep_groups, emulation, dies_with_parent, filter, .. } = *options;
+    credentials::apply(process, keep_groups, emulation, dies_with_parent, filter, channel)?;
     entered?;
     let program = Program::find(process)?;
     sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
@@ -401,10 +403,15 @@ fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), InitE
 }
 
 /// Makes the container's terminal, hands its master to the supervisor and returns the slave.
-fn open_console(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> Result<OwnedFd, InitError> {
+fn open_console(
+    root: BorrowedFd<'_>,
+    process: &Process,
+    single_id: bool,
+    channel: &Channel,
+) -> Result<OwnedFd, InitError> {
     let devpts = open_in_root(root, Path::new("/dev/pts"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     let pty = Pty::open(&devpts).map_err(SysError::of("open", "/dev/pts/ptmx"))?;
-    give_terminal(&pty, process)?;
+    give_terminal(&pty, process, single_id)?;
     let console = open_in_root(root, Path::new("/dev"), OFlag::O_PATH | OFlag::O_DIRECTORY).and_then(|dev| {
         let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         nix::fcntl::openat(&dev, "console", flags, nix::sys::stat::Mode::from_bits_truncate(0o600))
@@ -418,10 +425,11 @@ fn open_console(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> R
     Ok(pty.slave)
 }
 
-/// Gives a terminal to the process's user.
-pub fn give_terminal(pty: &Pty, process: &Process) -> Result<(), InitError> {
+/// Gives a terminal to the process's user, if there is such an id.
+pub fn give_terminal(pty: &Pty, process: &Process, single_id: bool) -> Result<(), InitError> {
     match process.user().uid() {
         0 => Ok(()),
+        _ if single_id => Ok(()),
         uid => Ok(pty.give_to(nix::unistd::Uid::from_raw(uid)).map_err(SysError::of("fchown", "terminal"))?),
     }
 }

@@ -107,6 +107,9 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
         Err(_) if matches!(kind, "cgroup" | "cgroup2") => return Ok(()),
         other => other.map_err(fail)?,
     };
+    if request.single_id && kind == "tmpfs" {
+        record_owner(mounted.as_fd(), &options);
+    }
     if copy_up {
         fill(root, path, mounted.as_fd(), request.copy_tree).map_err(fail)?;
         keep_mode(mounted.as_fd(), &options).map_err(fail)?;
@@ -149,8 +152,8 @@ fn filesystem(kind: &str, options: &options::Options, later: u64, single_id: boo
     if matches!(kind, "tmpfs" | "devpts") {
         for (key, value) in &options.data {
             match value {
-                // The tty group has no id where only one is mapped.
-                Some(_) if single_id && kind == "devpts" && key == "gid" => {}
+                // No other id is mapped. A tmpfs gets its owner as every emulated one; the tty group goes without.
+                Some(_) if single_id && matches!(key.as_str(), "uid" | "gid") => {}
                 Some(value) => context.string(key, value)?,
                 None => context.flag(key)?,
             }
@@ -212,6 +215,21 @@ fn keep_mode(mount: BorrowedFd<'_>, options: &options::Options) -> Result<(), Sy
     let Some(mode) = asked.and_then(|mode| u32::from_str_radix(mode, 8).ok()) else { return Ok(()) };
     let root = open_in_root(mount, Path::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     nix::sys::stat::fchmod(&root, nix::sys::stat::Mode::from_bits_truncate(mode)).map_err(SysError::of("fchmod", mode))
+}
+
+/// Records the owner that was asked for where there is one id. A kernel without such attributes on tmpfs (before 6.6)
+/// leaves it to root.
+fn record_owner(mount: BorrowedFd<'_>, options: &options::Options) {
+    let number = |name: &str| {
+        let value = options.data.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.as_deref());
+        value.and_then(|value| value.parse::<u32>().ok()).unwrap_or(0)
+    };
+    let (user, group) = (number("uid"), number("gid"));
+    if (user, group) != (0, 0)
+        && let Ok(root) = open_in_root(mount, Path::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+    {
+        let _ = crate::identity::record_owner(root.as_fd(), user, group);
+    }
 }
 
 /// Copies what the image has at `path` into the mount that will hide it.

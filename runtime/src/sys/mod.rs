@@ -8,6 +8,8 @@ pub(crate) mod monitor;
 
 pub(crate) mod mount;
 
+pub(crate) mod notify;
+
 pub(crate) mod process;
 
 pub(crate) mod seccomp;

@@ -1,5 +1,7 @@
 //! Installing a seccomp filter.
 
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
 use nix::errno::Errno;
 
 use crate::security::seccomp::Instruction;
@@ -25,6 +27,37 @@ pub(crate) fn set_mode_filter(program: &[Instruction], flags: libc::c_uint) -> R
     // SAFETY: the program and its instructions outlive the call, and `len` is their number.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) };
     Errno::result(result).map(drop)
+}
+
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
+const NEW_LISTENER: libc::c_uint = 1 << 3;
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`.
+const WAIT_KILLABLE_RECV: libc::c_uint = 1 << 5;
+
+/// Installs a filter whose notifications are read from the returned descriptor, which is close-on-exec.
+///
+/// Where the kernel can, a call that is being answered is interrupted by death alone: else a signal would make the
+/// process repeat what has been done for it already.
+///
+/// # Errors
+/// As [`set_mode_filter`]; `EBUSY` when a filter of the thread has a listener already.
+///
+/// # Source
+/// `seccomp(2)`, `seccomp_unotify(2)`; Linux 5.0, `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` 5.19.
+pub(crate) fn set_mode_filter_notifying(program: &[Instruction]) -> Result<OwnedFd, Errno> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    let install = |flags: libc::c_uint| {
+        // SAFETY: the program and its instructions outlive the call, and `len` is their number.
+        let result = unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &raw const program) };
+        Errno::result(result)
+    };
+    let fd = match install(NEW_LISTENER | WAIT_KILLABLE_RECV) {
+        Err(Errno::EINVAL) => install(NEW_LISTENER),
+        other => other,
+    }?;
+    // SAFETY: the kernel returned a fresh descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 /// Makes a system call by number with integer arguments only, and returns its errno.

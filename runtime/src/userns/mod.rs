@@ -1,7 +1,8 @@
 //! User namespaces and their id maps.
 //!
 //! Two modes. With a subordinate range and the setuid helpers the container has 65,536 ids or more: 0 is the user, the
-//! rest is the range. Without them it has one id: 0, which is the user.
+//! rest is the range. Without them, or when asked to, it has one id: 0, which is the user; others are emulated
+//! ([`crate::identity`]).
 
 pub mod subid;
 
@@ -9,7 +10,7 @@ pub mod idmap;
 
 pub mod newidmap;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -64,6 +65,8 @@ pub enum SingleReason {
     NoRange(&'static str),
     /// The helper is not in `PATH`.
     NoHelper(&'static str),
+    /// It was asked for: `--userns=single`.
+    Asked,
 }
 
 /// The ids of a user's containers.
@@ -102,12 +105,7 @@ impl Mapping {
                 single: None,
             };
         }
-        let single = |reason| Mapping {
-            uids: IdMap::single(uid),
-            gids: IdMap::single(gid),
-            writer: Writer::Direct,
-            single: Some(reason),
-        };
+        let single = |reason| Mapping::single(uid, gid, reason);
         let user = subid::Owner::of(uid);
         let Some(uids) = subid::ranges("/etc/subuid", &user) else {
             return single(SingleReason::NoRange("/etc/subuid"));
@@ -123,6 +121,15 @@ impl Mapping {
             writer: Writer::Helpers { newuidmap, newgidmap },
             single: None,
         }
+    }
+
+    /// One id, whatever the calling user is entitled to.
+    pub fn single_of_user() -> Mapping {
+        Mapping::single(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw(), SingleReason::Asked)
+    }
+
+    fn single(uid: u32, gid: u32, reason: SingleReason) -> Mapping {
+        Mapping { uids: IdMap::single(uid), gids: IdMap::single(gid), writer: Writer::Direct, single: Some(reason) }
     }
 
     /// Writes the maps of process `pid`, which was cloned with `CLONE_NEWUSER` and waits.
@@ -188,6 +195,20 @@ pub fn start_in(mapping: &Mapping, work: impl FnOnce() -> i32) -> Result<OwnedFd
             nix::unistd::write(&go_write, b"g").map_err(SysError::of("write", "pipe"))?;
             Ok(pidfd)
         }
+    }
+}
+
+/// Runs `work` in a child that has joined the user namespace of the process behind `process`, without waiting: returns the
+/// child's pidfd. A FUSE mount can be looked into from its own user namespace only.
+///
+/// `work` returns the child's exit status. The caller must be single-threaded.
+pub fn start_joined(process: BorrowedFd<'_>, work: impl FnOnce() -> i32) -> Result<OwnedFd, UsernsError> {
+    match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
+        Forked::Child => {
+            let joined = crate::sys::process::setns(process, libc::CLONE_NEWUSER);
+            std::process::exit(if joined.is_ok() { work() } else { 125 })
+        }
+        Forked::Parent { pidfd, .. } => Ok(pidfd),
     }
 }
 

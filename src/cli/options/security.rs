@@ -29,7 +29,7 @@ pub(crate) struct SecurityOptions {
     /// Set a resource limit, NAME=SOFT[:HARD], or host for the caller's own
     #[arg(long = "ulimit", value_name = "LIMIT")]
     pub(crate) ulimits: Vec<String>,
-    /// User namespace: host, keep-id[:uid=,gid=,size=], auto[:size=], nomap or container:NAME
+    /// User namespace: host, keep-id[:uid=,gid=,size=], auto[:size=], single, nomap or container:NAME
     #[arg(long, value_name = "MODE")]
     pub(crate) userns: Option<String>,
     /// PID namespace: private, host or container:NAME

@@ -34,6 +34,7 @@ pub(crate) fn user(value: &str) -> Parsed<UserNamespace> {
     };
     match (mode, options) {
         ("" | "host", None) => Ok(UserNamespace::Host),
+        ("single", None) => Ok(UserNamespace::Single),
         ("nomap", None) => Ok(UserNamespace::NoMap),
         ("keep-id", options) => {
             let [uid, gid, size] = numbers(options, ["uid", "gid", "size"])?;
@@ -105,6 +106,7 @@ mod tests {
         for (text, expected) in [
             ("", UserNamespace::Host),
             ("host", UserNamespace::Host),
+            ("single", UserNamespace::Single),
             ("nomap", UserNamespace::NoMap),
             ("keep-id", keep(None, None, None)),
             ("keep-id:uid=200,gid=210", keep(Some(200), Some(210), None)),

@@ -161,7 +161,7 @@ impl Probe for SubordinateIds {
         let owner = subid::Owner::of(uid);
         let add = |first: u64| format!("sudo usermod {} {first}-{} {}", self.flag, first + 65_535, owner.name());
         let Some(ranges) = subid::ranges(self.file, &owner) else {
-            let why = format!("no range for {}: containers have one id only", owner.name());
+            let why = format!("no range for {}: single id: users of images are emulated", owner.name());
             return Finding::degraded(why, add(first_free(&read(self.file).unwrap_or_default())));
         };
         let count: u64 = ranges.iter().map(|range| u64::from(range.size)).sum();
@@ -171,11 +171,6 @@ impl Probe for SubordinateIds {
         }
         Finding::ok(format!("{count} ids for {}", owner.name()))
     }
-}
-
-/// The first id above every range of both files, which a new range of either may begin with.
-pub(crate) fn first_free_id() -> u64 {
-    ["/etc/subuid", "/etc/subgid"].map(|file| first_free(&read(file).unwrap_or_default())).into_iter().fold(0, u64::max)
 }
 
 /// The first id above every range of the file.
@@ -196,7 +191,10 @@ impl Probe for IdHelper {
 
     fn probe(&self) -> Finding {
         let Some(path) = newidmap::find(self.0) else {
-            return Finding::degraded("not in PATH: containers have one id only", "sudo apt-get install uidmap");
+            return Finding::degraded(
+                "not in PATH: single id, users of images are emulated",
+                "sudo apt-get install uidmap",
+            );
         };
         let shown = path.display();
         let Ok(meta) = fs::metadata(&path) else {

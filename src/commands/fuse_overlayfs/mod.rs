@@ -80,7 +80,11 @@ impl Mount {
             });
         started.map_err(CommandError::host)?;
         // The mount answers, or the daemon is gone and with it the mount.
-        std::fs::metadata(&target).map_err(|error| failed("look into", &target, &error))?;
+        std::fs::metadata(&target).map_err(|error| {
+            // What went wrong first is what counts.
+            let _ = runtime::mount::fuse::unmount(&target);
+            failed("look into", &target, &error)
+        })?;
         Ok(0)
     }
 

@@ -422,6 +422,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
     };
     let userns = match &request.userns {
         UserNamespace::Host => String::new(),
+        UserNamespace::Single => "single".to_owned(),
         UserNamespace::KeepId { .. } => "keep-id".to_owned(),
         UserNamespace::Auto { .. } => "auto".to_owned(),
         UserNamespace::NoMap => "nomap".to_owned(),

@@ -292,6 +292,8 @@ pub enum UserNamespace {
         #[serde(default)]
         first: Option<u32>,
     },
+    /// The user is root, and there is no other id.
+    Single,
     /// The user is not mapped inside.
     NoMap,
     /// Another container's, by name or id.

@@ -488,10 +488,19 @@ impl Tree {
         Ok(self.keep_facts(node, &stat, &marks))
     }
 
+    /// The group that new files in a directory get: on disk, or as recorded where the disk has only one.
+    fn set_gid(&self, stat: &FileStat, marks: &Marks) -> Option<u32> {
+        if !self.single {
+            return (stat.st_mode & nix::libc::S_ISGID != 0).then_some(stat.st_gid);
+        }
+        let recorded = self.lower_owners.recorded(stat, marks);
+        (recorded.mode & nix::libc::S_ISGID != 0).then_some(recorded.gid)
+    }
+
     /// Remembers what creating in an upper directory must know.
     pub(super) fn keep_facts(&self, node: &Node, stat: &FileStat, marks: &Marks) -> super::inode_table::Facts {
         let facts = super::inode_table::Facts {
-            set_gid: (stat.st_mode & nix::libc::S_ISGID != 0).then_some(stat.st_gid),
+            set_gid: self.set_gid(stat, marks),
             has_default_acl: marks.has_default_acl,
             is_impure: marks.is_impure,
             may_have_whiteout_files: marks.may_have_whiteout_files,

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
@@ -214,10 +214,19 @@ impl Tree {
             Some(_) => Some(self.writable(&node)?),
             None => None,
         };
-        let _names = self.names();
+        let _names = self.names_to_change(&node);
         let replaced = self.with_target_open(&node, file, |upper, target| upper.set_attributes(target, changes))?;
         self.after_change(&node, replaced, changes.mode.is_some_and(|mode| mode & PRIVILEGES != 0))?;
         self.attributes_of(&node)
+    }
+
+    /// In single-id mode another owner may replace what is neither file nor directory on disk: then its name changes.
+    fn names_to_change(&self, node: &Node) -> (Option<RwLockReadGuard<'_, ()>>, Option<RwLockWriteGuard<'_, ()>>) {
+        match node.kind {
+            FileKind::File | FileKind::Directory => (Some(self.names()), None),
+            _ if self.single => (None, Some(self.names_exclusive())),
+            _ => (Some(self.names()), None),
+        }
     }
 
     /// What is remembered of a file is looked at again after a change.
@@ -261,7 +270,7 @@ impl Tree {
             }
         }
         self.copy_up(&node, None)?;
-        let _names = self.names();
+        let _names = self.names_to_change(&node);
         let replaced =
             self.with_target(&node, |upper, target| upper.set_xattr(target, name, value, mode, clear_setgid))?;
         self.after_change(&node, replaced, true)

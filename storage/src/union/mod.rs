@@ -47,8 +47,6 @@ mod session;
 
 pub mod server;
 
-pub mod server_fuser;
-
 #[cfg(test)]
 mod tests;
 

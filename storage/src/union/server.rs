@@ -278,3 +278,6 @@ fn sized(reply: &mut Reply, value: &[u8], size: usize) -> Result<(), UnionError>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -60,7 +60,6 @@ pub(super) struct Stack {
     layers: Vec<Layer>,
     /// Devices in the order in which they got high bits in numbers.
     devices: Mutex<Vec<u64>>,
-    /// Every file is shown as root's: the namespace has no other id.
     /// What the numbers of the layers become.
     owners: Owners,
 }

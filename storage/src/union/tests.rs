@@ -3,4 +3,5 @@
 mod fixture;
 mod reading;
 mod sequences;
+mod single;
 mod writing;

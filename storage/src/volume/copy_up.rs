@@ -16,6 +16,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstat
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 
+use crate::layer::ids::OVERRIDE_XATTR;
 use crate::sys::xattr;
 
 /// Something that could not be copied.
@@ -136,6 +137,12 @@ impl Copy<'_> {
                 Ok(()) | Err(Errno::EOPNOTSUPP | Errno::EPERM) => {}
                 Err(errno) => return Err(("fsetxattr", errno)),
             }
+        }
+        // Where there is one id, it is here that the owner stands, and the union does not list it.
+        if let Ok(owner) = xattr::get(from, OVERRIDE_XATTR)
+            && !owner.starts_with(b"0:0:")
+        {
+            let _ = xattr::set(to, OVERRIDE_XATTR, &owner);
         }
         let modified = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
         step("futimens", nix::sys::stat::futimens(to, &TimeSpec::UTIME_OMIT, &modified))

@@ -13,8 +13,8 @@
 //! no_new_privs, seccomp, execve
 //! ```
 //!
-//! `securebits` are never touched: root in the container gains its permitted set at `execve` as on
-//! any Linux machine, within the bounding set.
+//! `securebits` are not touched: root in the container gains its permitted set at `execve` as on
+//! any Linux machine, within the bounding set. The exception is a user that is emulated ([`ignore_root`]).
 
 mod set;
 
@@ -42,6 +42,9 @@ pub enum Error {
     /// Keeping the permitted set over a change of the user id.
     #[error("prctl(PR_SET_KEEPCAPS): {}", .0.desc().to_lowercase())]
     KeepCaps(Errno),
+    /// Making root an ordinary user.
+    #[error("prctl(PR_SET_SECUREBITS, SECBIT_NOROOT): {}", .0.desc().to_lowercase())]
+    Securebits(Errno),
     /// Setting permitted, effective and inheritable.
     #[error("capset(effective {:?}, permitted {:?}, inheritable {:?}): {}", sets.effective, sets.permitted, sets.inheritable, errno.desc().to_lowercase())]
     Capset {
@@ -169,6 +172,15 @@ pub fn drop_bounding(keep: CapabilitySet) -> Result<(), Error> {
 /// [`Error::KeepCaps`].
 pub fn set_keep_caps(keep: bool) -> Result<(), Error> {
     caps::set_keep_caps(keep).map_err(Error::KeepCaps)
+}
+
+/// Makes root an id like any other for this thread and all it will start: no capabilities at `execve`.
+///
+/// # Errors
+/// [`Error::Securebits`].
+pub fn ignore_root() -> Result<(), Error> {
+    // SECBIT_NOROOT of linux/securebits.h.
+    crate::process::prctl(libc::PR_SET_SECUREBITS, 1).map_err(Error::Securebits)
 }
 
 /// Sets permitted, effective and inheritable of the calling thread in one call.

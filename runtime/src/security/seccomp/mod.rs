@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | `SECCOMP_SET_MODE_FILTER` | 3.17 | none: an error |
 //! | `SECCOMP_RET_KILL_PROCESS`, `SECCOMP_RET_LOG` | 4.14 | none: an error |
+//! | `SECCOMP_FILTER_FLAG_NEW_LISTENER` | 5.0 | single-id containers: [`load_succeeding`] |
 
 pub mod compiler;
 mod json;
@@ -20,6 +21,7 @@ mod oci;
 pub use compiler::assembler::Instruction;
 
 use std::borrow::Cow;
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxSeccomp;
@@ -174,6 +176,35 @@ impl Filter {
             errno,
         })
     }
+}
+
+/// Puts the filter of single-id containers that notifies (see [`compiler::identity`]) on the calling thread, and
+/// returns its listener.
+///
+/// # Errors
+/// [`Error::UnsupportedMachine`]; [`Error::Load`] where there is no user notification, or another listener.
+pub fn load_notifying() -> Result<OwnedFd, Error> {
+    if NOTIFY_PROGRAM.is_empty() {
+        return Err(Error::UnsupportedMachine);
+    }
+    sys::seccomp::set_mode_filter_notifying(&NOTIFY_PROGRAM).map_err(|errno| Error::Load {
+        flags: 1 << 3,
+        length: NOTIFY_PROGRAM.len(),
+        errno,
+    })
+}
+
+/// Puts the filter of single-id containers under which changes of credentials and owners succeed without effect on the
+/// calling thread.
+///
+/// # Errors
+/// [`Error::UnsupportedMachine`], [`Error::Load`].
+pub fn load_succeeding() -> Result<(), Error> {
+    if SUCCEED_PROGRAM.is_empty() {
+        return Err(Error::UnsupportedMachine);
+    }
+    let length = SUCCEED_PROGRAM.len();
+    sys::seccomp::set_mode_filter(&SUCCEED_PROGRAM, 0).map_err(|errno| Error::Load { flags: 0, length, errno })
 }
 
 /// The `linux.seccomp` section of config.json for the default profile and capabilities, ready to be

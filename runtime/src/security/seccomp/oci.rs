@@ -120,6 +120,7 @@ fn from_action(action: Action) -> (LinuxSeccompAction, Option<u32>) {
         Action::Trap => (LinuxSeccompAction::ScmpActTrap, None),
         Action::Errno(errno) => (LinuxSeccompAction::ScmpActErrno, Some(errno.into())),
         Action::Trace(data) => (LinuxSeccompAction::ScmpActTrace, Some(data.into())),
+        Action::Notify => (LinuxSeccompAction::ScmpActNotify, None),
         Action::Log => (LinuxSeccompAction::ScmpActLog, None),
         Action::Allow => (LinuxSeccompAction::ScmpActAllow, None),
     }

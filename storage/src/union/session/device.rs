@@ -2,84 +2,105 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
+use super::turns::{LOOK, Turns};
 use crate::sys;
-
-/// How long a thread looks for the next request before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
 
 /// Two ends of one session, for one thread: an answer goes to the end that its request came from.
 #[derive(Debug)]
-pub(crate) struct Device {
+pub(crate) struct Device<'a> {
+    turns: &'a Turns,
+    /// The thread's number, above 0.
+    number: usize,
     /// Reading it sleeps.
     sleeping: OwnedFd,
     /// Reading it does not; missing if the device cannot be cloned.
     looking: Option<OwnedFd>,
-    /// Mean time between requests of late.
-    gap: Duration,
 }
 
 /// Where a request came from, and how long it is.
+#[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) len: usize,
     is_looking: bool,
 }
 
-impl Device {
+impl<'a> Device<'a> {
     /// Takes one end and clones what it needs.
-    pub(crate) fn new(end: OwnedFd) -> Self {
+    pub(crate) fn new(turns: &'a Turns, number: usize, end: OwnedFd) -> Self {
         let looking = clone(end.as_fd(), OFlag::O_NONBLOCK).ok();
-        Self { sleeping: end, looking, gap: SPIN * 4 }
+        Self { turns, number, sleeping: end, looking }
     }
 
-    /// One more end for another thread.
+    /// One more end, for another thread.
     ///
     /// # Errors
     /// The kernel's errno.
     pub(crate) fn another(&self) -> io::Result<OwnedFd> {
-        Ok(clone(self.sleeping.as_fd(), OFlag::empty())
-            .or_else(|_| self.sleeping.try_clone().map_err(|_| Errno::EMFILE))?)
+        clone(self.sleeping.as_fd(), OFlag::empty()).or_else(|_| self.sleeping.try_clone())
     }
 
     /// Waits for a request; `None` when the file system is unmounted.
     ///
     /// # Errors
     /// The kernel's errno.
-    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-        let begin = Instant::now();
-        let received = self.wait(buffer, begin);
-        let waited = begin.elapsed().min(SPIN * 4);
-        self.gap = (self.gap * 3 + waited) / 4;
-        match received {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        match self.wait(buffer) {
             Ok(received) => Ok(Some(received)),
-            Err(Errno::ENODEV) => Ok(None),
-            Err(errno) => Err(errno.into()),
+            Err(errno) => {
+                // Whoever is parked shall see it too.
+                self.turns.end(self.number);
+                if errno == Errno::ENODEV { Ok(None) } else { Err(errno.into()) }
+            }
         }
     }
 
-    fn wait(&self, buffer: &mut [u8], begin: Instant) -> nix::Result<Received> {
-        if let Some(looking) = self.looking.as_ref().filter(|_| self.gap < SPIN) {
-            while begin.elapsed() < SPIN {
-                match nix::unistd::read(looking, buffer) {
-                    Ok(len) => return Ok(Received { len, is_looking: true }),
-                    Err(Errno::EAGAIN) => std::thread::yield_now(),
-                    Err(Errno::EINTR | Errno::ENOENT) => {}
-                    Err(errno) => return Err(errno),
-                }
+    fn wait(&self, buffer: &mut [u8]) -> nix::Result<Received> {
+        if self.turns.take(self.number) {
+            if let Some(looking) = &self.looking
+                && let Some(received) = self.look(looking, buffer)?
+            {
+                return Ok(received);
             }
+            self.turns.idle(self.number);
         }
         loop {
             match nix::unistd::read(&self.sleeping, buffer) {
-                Ok(len) => return Ok(Received { len, is_looking: false }),
+                Ok(len) => {
+                    self.turns.received(self.number, false);
+                    return Ok(Received { len, is_looking: false });
+                }
                 // A request that was interrupted before it could be read is ENOENT.
                 Err(Errno::EINTR | Errno::ENOENT | Errno::EAGAIN) => {}
                 Err(errno) => return Err(errno),
             }
+        }
+    }
+
+    fn look(&self, looking: &OwnedFd, buffer: &mut [u8]) -> nix::Result<Option<Received>> {
+        let begin = Instant::now();
+        let mut was_queued = true;
+        loop {
+            match nix::unistd::read(looking, &mut *buffer) {
+                Ok(len) => {
+                    self.turns.received(self.number, was_queued);
+                    return Ok(Some(Received { len, is_looking: true }));
+                }
+                Err(Errno::EAGAIN) => {}
+                Err(Errno::EINTR | Errno::ENOENT) => continue,
+                Err(errno) => return Err(errno),
+            }
+            if begin.elapsed() > LOOK {
+                return Ok(None);
+            }
+            was_queued = false;
+            // Whoever the processor could serve meanwhile goes first: it may be who sends the next request.
+            std::thread::yield_now();
         }
     }
 
@@ -96,7 +117,7 @@ impl Device {
     }
 }
 
-fn clone(session: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
+fn clone(session: BorrowedFd<'_>, flags: OFlag) -> io::Result<OwnedFd> {
     let fresh = open("/dev/fuse", OFlag::O_RDWR | OFlag::O_CLOEXEC | flags, Mode::empty())?;
     sys::fuse::clone_device(fresh.as_fd(), session)?;
     Ok(fresh)

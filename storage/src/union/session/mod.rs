@@ -1,8 +1,24 @@
 //! The conversation with the kernel over `/dev/fuse`.
 //!
 //! ```text
-//! device → decode → Service::answer → encode → device
+//! device (turns) → decode → Service::answer → encode → device
 //! ```
+//!
+//! A loop of our own instead of that of `fuser` 0.18, which both served the same engine for comparison. What `fuser` lacks:
+//! `O_TMPFILE`, whether a truncation or a new access list takes privileges away, the wide `copy_file_range`, a node number
+//! apart from `st_ino`, buffers of less than 16 MiB. Time of this loop as a part of `fuser`'s, both with two threads and
+//! cloned descriptors, best of interleaved runs that own two processors (the second column without [`turns`], that is:
+//! always asleep):
+//!
+//! | load | this loop | always asleep |
+//! | --- | --- | --- |
+//! | one client, one request after the other (42 µs each by `fuser`) | 0.64 | 0.99 |
+//! | the same, 10 µs between requests | 0.71 | 0.97 |
+//! | two clients; eight clients | 1.01, 0.97 | 0.98, 0.97 |
+//! | find, cold and warm | 0.92, 0.80 | 0.93, 1.02 |
+//! | lstat of 8,000 files, cold | 0.72 | 1.04 |
+//! | lstat of 8,000 missing names, cold | 0.78 | 0.97 |
+//! | open and read of 2,500 files, one process | 0.75 | 0.97 |
 
 pub(crate) mod abi;
 
@@ -12,7 +28,9 @@ pub(crate) mod encode;
 
 pub(crate) mod ioctl;
 
-pub(crate) mod device;
+mod turns;
+
+mod device;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +41,7 @@ use abi::InitFlags;
 use decode::{Operation, Request, decode};
 use device::Device;
 use encode::{Presentation, Reply};
+use turns::Turns;
 
 /// Who answers requests.
 pub(crate) trait Service: Sync {
@@ -53,21 +72,24 @@ pub(crate) enum Answer {
 /// # Errors
 /// What reading the device gave; `EPROTO` if the kernel speaks another protocol.
 pub(crate) fn serve(service: &impl Service, end: OwnedFd, threads: usize) -> io::Result<()> {
-    let mut first = Device::new(end);
-    if !shake_hands(service, &mut first)? {
+    let turns = Turns::new();
+    let first = Device::new(&turns, 1, end);
+    if !shake_hands(service, &first)? {
         return Ok(());
     }
     let others = (1..threads.max(1)).map(|_| first.another()).collect::<io::Result<Vec<_>>>()?;
+    let turns = &turns;
     std::thread::scope(|scope| {
         let others: Vec<_> = others
             .into_iter()
-            .map(|end| {
+            .zip(2..)
+            .map(|(end, number)| {
                 std::thread::Builder::new()
                     .name("union".to_owned())
-                    .spawn_scoped(scope, move || run(service, &mut Device::new(end)))
+                    .spawn_scoped(scope, move || run(service, &Device::new(turns, number, end)))
             })
             .collect::<io::Result<_>>()?;
-        let mut result = run(service, &mut first);
+        let mut result = run(service, &first);
         for other in others {
             result = result.and(other.join().unwrap_or_else(|_| Err(io::Error::from(Errno::EIO))));
         }
@@ -76,7 +98,7 @@ pub(crate) fn serve(service: &impl Service, end: OwnedFd, threads: usize) -> io:
 }
 
 /// Answers INIT; false if the file system is gone already.
-fn shake_hands(service: &impl Service, device: &mut Device) -> io::Result<bool> {
+fn shake_hands(service: &impl Service, device: &Device<'_>) -> io::Result<bool> {
     let mut buffer = request_buffer();
     let mut reply = Reply::new(service.presentation());
     loop {
@@ -104,7 +126,7 @@ fn shake_hands(service: &impl Service, device: &mut Device) -> io::Result<bool> 
 }
 
 /// One thread's life.
-fn run(service: &impl Service, device: &mut Device) -> io::Result<()> {
+fn run(service: &impl Service, device: &Device<'_>) -> io::Result<()> {
     let mut buffer = request_buffer();
     let mut reply = Reply::new(service.presentation());
     while let Some(received) = device.receive(&mut buffer)? {

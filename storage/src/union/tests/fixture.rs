@@ -107,7 +107,8 @@ impl Scratch {
                 .has_upper
                 .then(|| Upper { upper: open(&self.upper()), work: open(&self.dir.path().join("work")) }),
             owners: if self.single { Owners::Single } else { Owners::Mapped(ids.clone()) },
-            lower_ids: ids,
+            // Numbers in an index are the container's own; files in a tree are ours.
+            lower_ids: if self.lowers.iter().all(|(_, form)| *form == Form::Indexed) { IdMap::default() } else { ids },
             volatile: true,
             static_nlink: false,
             max_open_files: 64,

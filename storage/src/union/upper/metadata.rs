@@ -113,16 +113,8 @@ impl UpperLayer {
         let Recorded { uid, gid, mode, kind, device } = after;
         let on_disk = kind_of(target.stat.st_mode);
         let is_stand_in = on_disk == FileKind::File;
-        let wanted_on_disk = match self.owners.kind_on_disk(kind, uid, gid) {
-            // What is a regular file already may stay one.
-            _ if is_stand_in && kind != FileKind::Directory => FileKind::File,
-            wanted => wanted,
-        };
-        if on_disk == FileKind::Directory && kind != FileKind::Directory
-            || wanted_on_disk == FileKind::Directory && is_stand_in
-        {
-            return Err(Errno::EINVAL);
-        }
+        // What is a regular file already may stay one.
+        let wanted_on_disk = if is_stand_in { FileKind::File } else { self.owners.kind_on_disk(kind, uid, gid) };
         if wanted_on_disk != on_disk {
             return self.replace_by_stand_in(target, after).map(Some);
         }
@@ -258,28 +250,17 @@ impl UpperLayer {
         }
     }
 
-    /// Takes the value's owner, as a chown does: the mode is changed by chmod, and may have been meanwhile. Only a value
-    /// that makes the file another kind of file has its mode as well.
+    /// Takes the value's owner, as a chown does: the mode is changed by chmod, and may have been meanwhile. A file stays
+    /// the kind that it is: whoever knows it, the kernel first, never asks again.
     fn set_override(&self, target: &Target<'_>, value: &[u8]) -> nix::Result<Option<Made>> {
         let wanted = Override::parse(value).ok_or(Errno::EINVAL)?;
         let before = self.owners.recorded(target.stat, target.marks);
-        let kind = wanted.kind.map_or(before.kind, |flag| kind_of(flag.bits()));
-        let device = if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) && wanted.kind.is_none() {
-            before.device
-        } else {
-            wanted.device
-        };
-        let Override { uid, gid, .. } = wanted;
-        if (kind, device) == (before.kind, before.device) {
-            let changes = Changes { uid: Some(uid), gid: Some(gid), ..Changes::default() };
-            return self.record_changes(target, &changes);
+        if wanted.kind.is_some_and(|flag| (kind_of(flag.bits()), wanted.device) != (before.kind, before.shown_device()))
+        {
+            return Err(Errno::EINVAL);
         }
-        if kind == FileKind::CharDevice && device == 0 {
-            return Err(Errno::EPERM);
-        }
-        // No link has any other mode, and those who look for one that a file stands for go by it.
-        let mode = if kind == FileKind::Symlink { 0o777 } else { wanted.mode };
-        self.record(target, Recorded { uid, gid, mode, kind, device })
+        let changes = Changes { uid: Some(wanted.uid), gid: Some(wanted.gid), ..Changes::default() };
+        self.record_changes(target, &changes)
     }
 }
 

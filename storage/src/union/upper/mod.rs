@@ -1,7 +1,7 @@
 //! Changes of the upper directory, each complete or not at all.
 //!
 //! ```text
-//! work (temporary names, lock, sweep) ← copy_up, tree, create, remove, rename ← the tree of nodes
+//! work (temporary names, lock, sweep) ← copy_up, create, remove, rename ← the tree of nodes
 //! owners, xattr_names, acl, marks: how a file's truth is written on disk
 //! ```
 //!
@@ -20,8 +20,6 @@
 //! | `FICLONE`, `copy_file_range` | 4.5 | read and write |
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
-// Until the tree of nodes calls all of it.
-#![allow(dead_code, unused_imports)]
 
 mod failpoint;
 
@@ -39,8 +37,6 @@ mod copy_data;
 mod describe;
 
 mod copy_up;
-
-mod tree;
 
 mod create;
 
@@ -62,7 +58,6 @@ pub(crate) use metadata::Target;
 pub(crate) use owners::{Recorded, kind_of};
 pub(crate) use remove::Presence;
 pub(crate) use rename::RenameSide;
-pub(crate) use tree::StagedTree;
 pub(crate) use xattr_names::DiskName;
 
 use crate::layer::umask;
@@ -209,14 +204,6 @@ impl UpperLayer {
         &self.owners
     }
 
-    /// Reads what stands on a file; see [`Marks::read`].
-    ///
-    /// # Errors
-    /// The kernel's errno.
-    pub(crate) fn marks(&self, file: BorrowedFd<'_>, stat: &FileStat) -> nix::Result<Marks> {
-        Marks::read(file, stat)
-    }
-
     /// Notes that a directory of the upper has, or will have, files that were copied up.
     ///
     /// # Errors
@@ -224,12 +211,10 @@ impl UpperLayer {
     pub(crate) fn mark_impure(&self, dir: BorrowedFd<'_>) -> nix::Result<()> {
         marks::mark_impure(dir)
     }
+}
 
-    /// True if `name` in a directory of the upper is a whiteout in either form.
-    ///
-    /// # Errors
-    /// The kernel's errno; a name that is not there is none.
-    pub(crate) fn is_whiteout_at(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> nix::Result<bool> {
+/// True if a name is a whiteout in either form; one that is not there is none.
+fn is_whiteout_at(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> nix::Result<bool> {
         is_whiteout_at(dir, name.bytes())
     }
 }

@@ -199,6 +199,11 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
+    /// The number of a device; 0 of anything else.
+    pub(crate) fn shown_device(self) -> u64 {
+        if matches!(self.kind, FileKind::CharDevice | FileKind::BlockDevice) { self.device } else { 0 }
+    }
+
     /// The value of the override xattr that says this.
     pub(crate) fn to_value(self) -> String {
         let Self { uid, gid, mode, kind, device } = self;

@@ -10,8 +10,8 @@ use crate::sys::rename::rename_at;
 use crate::sys::xattr;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat, mkdirat};
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -230,10 +230,4 @@ fn sweep(dir: &OwnedFd) {
         }
         let _ = remove_tree(dir.as_fd(), name.to_bytes());
     }
-}
-
-/// True if `name` in `dir` is a directory.
-pub(super) fn is_directory(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<bool> {
-    let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }

@@ -15,6 +15,7 @@
 pub mod abi;
 pub mod assembler;
 pub mod emit;
+pub mod identity;
 pub mod oci_json;
 pub mod policy;
 pub mod profile;

@@ -15,6 +15,7 @@ pub const fn scmp_action(action: Action) -> (&'static str, Option<u16>) {
         Action::Trap => ("SCMP_ACT_TRAP", None),
         Action::Errno(errno) => ("SCMP_ACT_ERRNO", Some(errno)),
         Action::Trace(data) => ("SCMP_ACT_TRACE", Some(data)),
+        Action::Notify => ("SCMP_ACT_NOTIFY", None),
         Action::Log => ("SCMP_ACT_LOG", None),
         Action::Allow => ("SCMP_ACT_ALLOW", None),
     }

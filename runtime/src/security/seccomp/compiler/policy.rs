@@ -15,6 +15,8 @@ pub enum Action {
     Errno(u16),
     /// A tracer is notified with this value; `ENOSYS` without one.
     Trace(u16),
+    /// A supervisor answers in the kernel's place.
+    Notify,
     /// The call is executed and logged.
     Log,
     /// The call is executed.
@@ -30,6 +32,7 @@ impl Action {
             Self::Trap => 0x0003_0000,
             Self::Errno(errno) => 0x0005_0000 | errno as u32,
             Self::Trace(data) => 0x7ff0_0000 | data as u32,
+            Self::Notify => 0x7fc0_0000,
             Self::Log => 0x7ffc_0000,
             Self::Allow => 0x7fff_0000,
         }

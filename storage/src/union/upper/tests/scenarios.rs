@@ -50,17 +50,18 @@ fn merged_tree(fixture: &Fixture) {
     write(fixture.upper("dir/new"), b"new");
 }
 
-fn stage_dir(upper: &UpperLayer, fixture: &Fixture) -> nix::Result<Made> {
-    let found = |path: &str| Found::new(&fixture.lower(path));
-    let mut tree = upper.stage_tree(&found("dir").source(), 1 << 20)?;
-    let dir = fixture.upper_dir("dir");
-    tree.adopt(name("b"), dir.as_fd(), name("b"))?;
-    tree.adopt(name("new"), dir.as_fd(), name("new"))?;
-    tree.copy(name("link"), &found("dir/link").source())?;
-    tree.enter(name("sub"), &found("dir/sub").source())?;
-    tree.copy(name("c"), &found("dir/sub/c").source())?;
-    tree.leave()?;
-    tree.publish(upper.root(), name("dir"))
+/// Brings all that `dir` of [`merged_tree`] shows into the upper, and parts it from the lower.
+fn gather(upper: &UpperLayer, fixture: &Fixture) -> nix::Result<()> {
+    let copy = |path: &str| {
+        let path = Path::new(path);
+        let found = Found::new(&fixture.lower(path.to_str().unwrap()));
+        let above = fixture.upper_dir(path.parent().unwrap().to_str().unwrap());
+        upper.stage_copy(&found.source(), None)?.publish(above.as_fd(), Name::new(path.file_name().unwrap())?).map(drop)
+    };
+    copy("dir/link")?;
+    copy("dir/sub")?;
+    copy("dir/sub/c")?;
+    whiteout::make_opaque(fixture.upper_dir("dir"))
 }
 
 fn rename(upper: &UpperLayer, from: (&str, bool), to: (&str, bool, bool), is_directory: bool) -> nix::Result<()> {
@@ -157,9 +158,8 @@ pub(in crate::union::upper) const SCENARIOS: &[Scenario] = &[
         let found = Found::new(&fixture.lower("dir"));
         upper.stage_copy(&found.source(), None)?.publish(upper.root(), name("dir")).map(drop)
     }),
-    scenario("copy up tree", merged_tree, |upper, fixture| stage_dir(upper, fixture).map(drop)),
-    scenario("copy up tree and rename", merged_tree, |upper, fixture| {
-        stage_dir(upper, fixture)?;
+    scenario("gather a merged directory and rename it", merged_tree, |upper, fixture| {
+        gather(upper, fixture)?;
         rename(upper, ("dir", true), ("moved", false, false), true)
     }),
     scenario("remove lower file", lower_tree, |upper, _| {
