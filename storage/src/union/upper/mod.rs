@@ -214,11 +214,6 @@ impl UpperLayer {
 }
 
 /// True if a name is a whiteout in either form; one that is not there is none.
-fn is_whiteout_at(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> nix::Result<bool> {
-        is_whiteout_at(dir, name.bytes())
-    }
-}
-
 fn is_whiteout_at(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<bool> {
     let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => return Ok(false),
