@@ -245,10 +245,13 @@ fn locks_between_open_files(stage: &mut Stage) {
     stage.mount();
     let open = || fs::OpenOptions::new().read(true).write(true).open(stage.path("file")).expect("it is there");
     let (first, second) = (open(), open());
-    first.try_lock().expect("nobody has it");
-    assert!(second.try_lock().is_err());
-    first.unlock().expect("we have it");
-    second.try_lock().expect("nobody has it");
+    let flock = |file: &fs::File| {
+        nix::fcntl::Flock::lock(file.try_clone().expect("a descriptor"), nix::fcntl::FlockArg::LockExclusiveNonblock)
+    };
+    let locked = flock(&first).expect("nobody has it");
+    assert!(flock(&second).is_err());
+    locked.unlock().expect("we have it");
+    let _locked = flock(&second).expect("nobody has it");
     sys::lock(first.as_fd()).expect("another kind of lock");
     assert_eq!(sys::lock(second.as_fd()), Err(Errno::EAGAIN));
     drop(first);
