@@ -161,19 +161,19 @@ fn unmount(kernel: Kernel) {
 fn mount_ours(layers: &[OnDisk], place: &Path, scenario: &Scenario) -> Ours {
     match std::env::var("UNION_TOOL") {
         Ok(tool) => Ours::Mounted(mount_tool(&tool, layers, place)),
-        Err(_) => Ours::Engine(Engine::new(layers, place, scenario.keeps_references)),
+        Err(_) => Ours::Engine(Box::new(Engine::new(layers, place, scenario.keeps_references))),
     }
 }
 
 enum Ours {
-    Engine(Engine),
+    Engine(Box<Engine>),
     Mounted(Kernel),
 }
 
 impl Ours {
     fn driver(&mut self) -> &mut dyn Driver {
         match self {
-            Self::Engine(engine) => engine,
+            Self::Engine(engine) => engine.as_mut(),
             Self::Mounted(kernel) => kernel,
         }
     }
