@@ -3,10 +3,11 @@
 
 use crate::support::framework::Test;
 
+mod full_disk;
 mod kill;
 mod series;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [kill::TESTS, series::TESTS].concat()
+    [full_disk::TESTS, kill::TESTS, series::TESTS].concat()
 }

@@ -37,6 +37,7 @@ use crate::image::store::NewImage;
 use crate::image::{CONFIG_LIMIT_BYTES, INDEX_DEPTH_LIMIT, Image, ImageError, ImageStore, MANIFEST_LIMIT_BYTES};
 use crate::layer::{self, IdPolicy};
 use crate::progress::{Event, Progress};
+use crate::state::trash;
 
 /// How to pull.
 #[derive(Clone, Debug)]
@@ -116,6 +117,7 @@ pub fn pull_from(
         if error.is_full_disk() {
             drop(pin);
             let _ = store.discard(&found.blobs(), config.get().and_then(Option::as_ref).map_or(&[], |c| &c.diff_ids));
+            let _ = trash::empty(store.layout());
         }
         return Err(error);
     }

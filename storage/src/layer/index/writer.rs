@@ -454,7 +454,7 @@ mod tests {
         for step in 0..8_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let number = (random >> 33) as u32 % 600;
-            let parent = if number % 3 == 0 { ROOT } else { *model.values().next().unwrap_or(&ROOT) };
+            let parent = if number.is_multiple_of(3) { ROOT } else { *model.values().next().unwrap_or(&ROOT) };
             let name = format!("{number:0>600}").into_bytes();
             match model.get(&(parent, name.clone())) {
                 Some(&id) => {
