@@ -41,10 +41,6 @@ impl Part {
     /// No file: what a node without lower layers has.
     pub(super) const NONE: Self = Self { layer: u16::MAX, record: PLAIN };
 
-    pub(super) fn plain(layer: u16) -> Self {
-        Self { layer, record: PLAIN }
-    }
-
     pub(super) fn is_none(self) -> bool {
         self == Self::NONE
     }
