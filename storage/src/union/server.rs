@@ -157,7 +157,6 @@ impl Server {
     }
 
     /// One arm per operation that has an answer.
-    #[expect(clippy::too_many_lines, reason = "one arm per operation")]
     fn call(&self, request: &Request<'_>, reply: &mut Reply) -> Result<(), UnionError> {
         let (union, node, caller) = (&self.union, request.node, request.caller);
         match &request.operation {
