@@ -189,7 +189,7 @@ fn server_ends_with_the_container_and_with_the_supervisor(home: &Home) {
         wait_until("its server is gone", || !is_alive(server));
         home.ok("start c");
         let [server] = servers()[..] else { panic!("one server: {:?}", servers()) };
-        let supervisor = home.ok(&format!("inspect --format {{{{.State.ConmonPid}}}} c"));
+        let supervisor = home.inspect("c", "{{.State.ConmonPid}}");
         kill(supervisor.parse().expect("a pid"));
         wait_until("its server is gone with its supervisor", || !is_alive(server));
         home.wait_for_status("c", "exited");

@@ -17,7 +17,7 @@ use super::inode_table::Node;
 use super::listing::Listing;
 use super::lookup::check_name;
 use super::tree::Tree;
-use super::upper::{LinkFrom, Made, Marks, Name, Source, Staged, visible_xattrs};
+use super::upper::{LinkFrom, Made, Marks, Name, Source, Staged, keeping_times, visible_xattrs};
 
 /// The mark that a file is being copied up.
 struct Copying<'a> {
@@ -220,7 +220,12 @@ impl Tree {
             let other_dir = self.upper_dir(&other)?;
             self.make_impure(&other, node)?;
             let to = Name::new(OsStr::from_bytes(&other_name))?;
-            match self.upper()?.link(LinkFrom::Named(dir.fd.as_fd(), first), other_dir.fd.as_fd(), to) {
+            let upper = self.upper()?;
+            // The container sees no change of that directory.
+            let linked = keeping_times(other_dir.fd.as_fd(), || {
+                upper.link(LinkFrom::Named(dir.fd.as_fd(), first), other_dir.fd.as_fd(), to)
+            });
+            match linked {
                 Ok(()) => self.list_name(&other, &other_name, node),
                 // No more links on this file system: the name keeps the old contents.
                 Err(Errno::EMLINK) => self.remove_name(node, other.ino, &other_name),

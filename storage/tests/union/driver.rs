@@ -87,6 +87,8 @@ pub(crate) fn perform(driver: &mut dyn Driver, operation: &Operation, number: us
     let file = |driver: &mut dyn Driver, path: &str| only(driver, path, &[Kind::File]);
     let bytes = |bytes: Vec<u8>| summary(&bytes);
     let done = |()| String::new();
+    // How many names there are is compared when all of them can be seen; that there is none is said here.
+    let told = |status: Status| format!("{:?}", Status { nlink: status.nlink.min(1), ..status });
     match operation {
         Operation::Create { path, mode, size } => {
             driver.create(path, *mode)?;
@@ -150,7 +152,7 @@ pub(crate) fn perform(driver: &mut dyn Driver, operation: &Operation, number: us
             only(driver, path, &[Kind::File, Kind::Directory])?;
             driver.sync(path).map(done)
         }
-        Operation::Status { path } => driver.status(path).map(|status| format!("{status:?}")),
+        Operation::Status { path } => driver.status(path).map(told),
         Operation::ReadLink { path } => driver.read_link(path).map(bytes),
         Operation::List { path } => {
             let mut names = driver.list(path)?;
@@ -184,7 +186,7 @@ pub(crate) fn perform(driver: &mut dyn Driver, operation: &Operation, number: us
             driver.held_write(*slot, *offset, &content(number, *size)).map(done)
         }
         Operation::HeldRead { slot } => driver.held_read(*slot).map(bytes),
-        Operation::HeldStatus { slot } => driver.held_status(*slot).map(|status| format!("{status:?}")),
+        Operation::HeldStatus { slot } => driver.held_status(*slot).map(told),
         Operation::Release { slot } => {
             driver.release(*slot);
             Ok(String::new())

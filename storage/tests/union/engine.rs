@@ -110,6 +110,8 @@ impl Engine {
         let found = self.lookup(parent, name)?.attributes;
         // The kernel asks again where it has the attributes no more: both answers must be the same.
         let again = self.union.attributes(found.ino).map_err(errno)?;
+        // Whoever reads a layer changes the time of its last access.
+        let found = Attributes { atime: again.atime, ..found };
         assert_eq!(found, again, "lookup and getattr of {path}");
         Ok(again)
     }

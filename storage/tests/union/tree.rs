@@ -119,6 +119,29 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Of a kind that may have `user.` attributes.
+    pub(crate) fn has_xattrs(&self) -> bool {
+        matches!(self.status.kind, Kind::File | Kind::Directory)
+    }
+
+    /// Has the same other names as that one.
+    pub(crate) fn take_names(&mut self, other: &Self, seen: u32) {
+        self.same_as.clone_from(&other.same_as);
+        if other.status.nlink == seen && self.status.nlink > 0 {
+            self.status.nlink = seen;
+        }
+    }
+
+    pub(crate) fn first_name(&self) -> &str {
+        &self.same_as
+    }
+
+    pub(crate) fn forget_our_xattrs(&mut self) {
+        self.xattrs.retain(|(name, _)| !name.starts_with("user.coracle."));
+    }
+}
+
 /// A tree by path; and each path's number.
 pub(crate) struct Tree {
     pub(crate) nodes: BTreeMap<String, Node>,

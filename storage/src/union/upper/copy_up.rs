@@ -184,13 +184,16 @@ impl Staged<'_> {
 }
 
 /// Does something to a directory that the container must not see in its times.
-pub(super) fn keeping_times(dir: BorrowedFd<'_>, change: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
+pub(in crate::union) fn keeping_times<T>(
+    dir: BorrowedFd<'_>,
+    change: impl FnOnce() -> nix::Result<T>,
+) -> nix::Result<T> {
     let before = times_of(&fstat(dir)?);
-    change()?;
+    let done = change()?;
     failpoint::pass("times.before")?;
     // It has happened: a time that cannot be put back is no reason to say it has not.
     let _ = set_times(dir, &before.0, &before.1);
-    Ok(())
+    Ok(done)
 }
 
 pub(super) fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> nix::Result<()> {

@@ -51,6 +51,7 @@ mod tests;
 
 pub use owners::Owners;
 
+pub(super) use copy_up::keeping_times;
 pub(crate) use copy_up::{Source, Staged};
 pub(crate) use create::{LinkFrom, Parent};
 pub(crate) use marks::{Marks, visible_names, visible_xattrs};
