@@ -115,7 +115,8 @@ impl Tree {
                     None => self.find_in_tree(parent, part, name, &mut found)?,
                 },
             };
-            if is_end {
+            // What the listing knows to lie behind a file or a whiteout does not show.
+            if is_end || below.is_last(place) {
                 break;
             }
         }
