@@ -4,6 +4,7 @@ use crate::support::framework::Test;
 
 mod doctor;
 mod exec;
+mod fuse_overlayfs;
 mod images;
 mod inspect;
 mod limits;
@@ -42,6 +43,7 @@ pub(crate) fn tests() -> Vec<Test> {
         doctor::TESTS,
         transcripts::TESTS,
         oracle::TESTS,
+        fuse_overlayfs::TESTS,
     ]
     .concat()
 }

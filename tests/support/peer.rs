@@ -24,13 +24,21 @@ pub(crate) fn podman() -> Option<PathBuf> {
 /// podman with a store of its own below a test's home.
 pub(crate) struct Podman<'h> {
     home: &'h Home,
+    /// Options before the command.
+    options: Vec<String>,
 }
 
 impl<'h> Podman<'h> {
     /// With the same busybox image.
     #[track_caller]
     pub(crate) fn new(home: &'h Home) -> Self {
-        let podman = Self { home };
+        Self::with_options(home, "")
+    }
+
+    /// The same, with options before every command.
+    #[track_caller]
+    pub(crate) fn with_options(home: &'h Home, options: &str) -> Self {
+        let podman = Self { home, options: words(options) };
         let archive = busybox_archive().expect("the runner made it");
         let line = format!("import --quiet --change 'CMD [\"/bin/sh\"]' {} localhost/busybox", archive.display());
         let (code, _, error) = podman.run(&line);
@@ -43,6 +51,7 @@ impl<'h> Podman<'h> {
         let dir = self.home.tmp().join("podman");
         let mut command = Command::new(podman().expect("the test needs it"));
         command.arg("--root").arg(dir.join("root")).arg("--runroot").arg(dir.join("run"));
+        command.args(&self.options);
         command.env("XDG_RUNTIME_DIR", self.home.runtime_dir()).current_dir(self.home.tmp());
         let output = command.args(words(line)).stdin(Stdio::null()).output().expect("podman was there before");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -326,9 +326,10 @@ fn lowers(value: &[u8]) -> Result<Vec<PathBuf>, CommandError> {
         .collect()
 }
 
-/// `DISK:SHOWN:COUNT[:DISK:SHOWN:COUNT...]`, also with commas that a backslash stands before.
+/// `DISK:SHOWN:COUNT[:DISK:SHOWN:COUNT...]`, also with commas that a backslash stands before; podman writes a colon first.
 fn mapping(key: &str, text: &str) -> Result<Vec<IdRange>, CommandError> {
-    let numbers = text.split([':', ',']).map(|part| number::<u32>(key, part)).collect::<Result<Vec<_>, _>>()?;
+    let numbers =
+        text.trim_matches(':').split([':', ',']).map(|part| number::<u32>(key, part)).collect::<Result<Vec<_>, _>>()?;
     let (triples, rest) = numbers.as_chunks::<3>();
     if triples.is_empty() || !rest.is_empty() {
         return Err(CommandError::user(format_args!("{key}={text}: groups of three numbers are needed")));
@@ -379,7 +380,7 @@ mod tests {
     #[test]
     fn mappings_run_from_disk_to_what_is_shown() {
         let range = |from, to, length| IdRange { from, to, length };
-        let mount = with("uidmapping=0:1:1000:1000:0:1,gidmapping=0:5:1").unwrap();
+        let mount = with("uidmapping=:0:1:1000:1000:0:1,gidmapping=0:5:1").unwrap();
         assert_eq!(mount.uids, [range(1, 0, 1000), range(0, 1000, 1)]);
         assert_eq!(mount.gids, [range(5, 0, 1)]);
         for wrong in ["uidmapping=0:1", "gidmapping=0:a:1", "uidmapping="] {

@@ -480,11 +480,18 @@ impl Tree {
         }
         let count = match known {
             Some(count) => count,
-            None => {
-                let count = self.count_subdirectories(node, &places)?;
-                node.lock().more().count = Some(count);
-                count
-            }
+            None => match self.count_subdirectories(node, &places) {
+                Ok(count) => {
+                    node.lock().more().count = Some(count);
+                    count
+                }
+                // An ordinary user has taken its own right to read the directory: nobody has counted.
+                Err(Errno::EACCES) => {
+                    attributes.nlink = 1;
+                    return Ok(());
+                }
+                Err(errno) => return Err(errno),
+            },
         };
         attributes.nlink = count.saturating_add(2);
         Ok(())

@@ -142,8 +142,7 @@ fn operation<'a>(opcode: u32, uid: u32, gid: u32, input: &mut Input<'a>) -> Resu
     read_operation(opcode, owner, input).unwrap_or(Err(Errno::EINVAL))
 }
 
-/// `None` if the request is too short for what it says it is.
-#[expect(clippy::too_many_lines, reason = "one arm per operation")]
+/// `None` if the request is too short for what it says it is. Long, since it has one arm per operation.
 fn read_operation<'a>(opcode: u32, owner: Caller, input: &mut Input<'a>) -> Option<Result<Operation<'a>, Errno>> {
     let operation = match opcode {
         opcode::INIT => {
