@@ -202,14 +202,18 @@ impl Tree {
     ) -> nix::Result<bool> {
         let dir = self.lower_dir(parent, part.layer)?;
         let dir = dir.fd.as_fd();
-        if found.has_any() {
-            return self.merge_directory(dir, part, name, is_last, found);
-        }
         let stat = match stat_at(dir, name) {
             Err(Errno::ENOENT) => return Ok(false),
             result => result?,
         };
-        self.found_in_tree(dir, part, name, stat, is_last, found)
+        if !found.has_any() {
+            return self.found_in_tree(dir, part, name, stat, is_last, found);
+        }
+        // A file below a directory hides the directories below the file.
+        if stat_kind(&stat) != FileKind::Directory {
+            return Ok(true);
+        }
+        self.merge_directory(dir, part, name, is_last, found)
     }
 
     /// A name that a layer without index may have, or hide.
