@@ -2,6 +2,7 @@
 
 use crate::support::framework::Test;
 
+mod diff;
 mod doctor;
 mod exec;
 mod fuse_overlayfs;
@@ -44,6 +45,7 @@ pub(crate) fn tests() -> Vec<Test> {
         transcripts::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
+        diff::TESTS,
     ]
     .concat()
 }

@@ -6,8 +6,8 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, create, exec, exists, kill, logs, port, ps, rename, restart, rm, run as run_command,
-    start, stop, top, wait,
+    Context, Outcome, attach, create, diff, exec, exists, kill, logs, port, ps, rename, restart, rm,
+    run as run_command, start, stop, top, wait,
 };
 
 /// What to do with containers.
@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Attach(attach::Args),
     /// Create a container but do not start it
     Create(Box<create::Args>),
+    /// Inspect changes to the container's file systems
+    Diff(diff::Args),
     /// Run a process in a running container
     Exec(exec::Args),
     /// Check if a container exists in local storage
@@ -57,6 +59,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Attach(args) => attach::run(args, context),
         Command::Create(args) => create::run(*args, context),
+        Command::Diff(args) => diff::run_of(diff::Kind::Container, args, context),
         Command::Exec(args) => exec::run(args, context),
         Command::Exists(args) => exists::container(args, context),
         Command::Inspect(args) => inspect::run_noun(Kind::Container, args, context),
