@@ -1,6 +1,8 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod change;
+pub(crate) mod commit;
 pub(crate) mod container;
 pub(crate) mod create;
 pub(crate) mod diff;
@@ -115,6 +117,7 @@ macro_rules! group {
 /// Every command, in the order of `--help`.
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
+    command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     group!("container", "Manage containers", container::Command, container::run),
     command!("create", "Create a container but do not start it", create::Args, create::run),
     command!("diff", "Display the changes to the object's file system", diff::Args, diff::run),

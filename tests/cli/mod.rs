@@ -2,6 +2,7 @@
 
 use crate::support::framework::Test;
 
+mod commit;
 mod diff;
 mod doctor;
 mod exec;
@@ -46,6 +47,7 @@ pub(crate) fn tests() -> Vec<Test> {
         oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
+        commit::TESTS,
     ]
     .concat()
 }

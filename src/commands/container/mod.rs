@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, create, diff, exec, exists, kill, logs, port, ps, rename, restart, rm,
+    Context, Outcome, attach, commit, create, diff, exec, exists, kill, logs, port, ps, rename, restart, rm,
     run as run_command, start, stop, top, wait,
 };
 
@@ -15,6 +15,8 @@ use super::{
 pub(crate) enum Command {
     /// Attach to a running container
     Attach(attach::Args),
+    /// Create new image based on the changed container
+    Commit(commit::Args),
     /// Create a container but do not start it
     Create(Box<create::Args>),
     /// Inspect changes to the container's file systems
@@ -58,6 +60,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Attach(args) => attach::run(args, context),
+        Command::Commit(args) => commit::run(args, context),
         Command::Create(args) => create::run(*args, context),
         Command::Diff(args) => diff::run_of(diff::Kind::Container, args, context),
         Command::Exec(args) => exec::run(args, context),
