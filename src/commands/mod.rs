@@ -1,8 +1,11 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod change;
+pub(crate) mod commit;
 pub(crate) mod container;
 pub(crate) mod create;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod exists;
@@ -114,8 +117,10 @@ macro_rules! group {
 /// Every command, in the order of `--help`.
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
+    command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     group!("container", "Manage containers", container::Command, container::run),
     command!("create", "Create a container but do not start it", create::Args, create::run),
+    command!("diff", "Display the changes to the object's file system", diff::Args, diff::run),
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     command!("history", "Show history of a specified image", history::Args, history::run),

@@ -2,6 +2,8 @@
 
 use crate::support::framework::Test;
 
+mod commit;
+mod diff;
 mod doctor;
 mod exec;
 mod fuse_overlayfs;
@@ -44,6 +46,8 @@ pub(crate) fn tests() -> Vec<Test> {
         transcripts::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
+        diff::TESTS,
+        commit::TESTS,
     ]
     .concat()
 }

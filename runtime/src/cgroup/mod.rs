@@ -3,10 +3,11 @@
 //! Without a delegated cgroup a container runs in its starter's, and nothing here has an effect.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::Mode;
 
 /// A cgroup of our own making; v2 only.
@@ -69,6 +70,38 @@ impl Cgroup {
     /// Removes it; it must be empty.
     pub fn remove(&self) -> std::io::Result<()> {
         fs::remove_dir(&self.path)
+    }
+}
+
+/// A cgroup whose processes stand still until this is dropped.
+#[derive(Debug)]
+pub struct Frozen(PathBuf);
+
+impl Frozen {
+    /// Stops every process of the cgroup and waits until they stand.
+    ///
+    /// # Source
+    /// `cgroup.freeze`, Linux 5.2.
+    pub fn new(cgroup: &Path) -> std::io::Result<Frozen> {
+        fs::write(cgroup.join("cgroup.freeze"), "1")?;
+        let frozen = Frozen(cgroup.to_owned());
+        let events = cgroup.join("cgroup.events");
+        // A process that waits for a device cannot be stopped: go on without it after a while.
+        for _ in 0..50 {
+            let file = fs::File::open(&events)?;
+            if std::io::read_to_string(&file)?.lines().any(|line| line == "frozen 1") {
+                break;
+            }
+            let mut changed = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+            nix::poll::poll(&mut changed, PollTimeout::from(100_u8))?;
+        }
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.freeze"), "0");
     }
 }
 

@@ -6,8 +6,8 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, create, exec, exists, kill, logs, port, ps, rename, restart, rm, run as run_command,
-    start, stop, top, wait,
+    Context, Outcome, attach, commit, create, diff, exec, exists, kill, logs, port, ps, rename, restart, rm,
+    run as run_command, start, stop, top, wait,
 };
 
 /// What to do with containers.
@@ -15,8 +15,12 @@ use super::{
 pub(crate) enum Command {
     /// Attach to a running container
     Attach(attach::Args),
+    /// Create new image based on the changed container
+    Commit(commit::Args),
     /// Create a container but do not start it
     Create(Box<create::Args>),
+    /// Inspect changes to the container's file systems
+    Diff(diff::Args),
     /// Run a process in a running container
     Exec(exec::Args),
     /// Check if a container exists in local storage
@@ -56,7 +60,9 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Attach(args) => attach::run(args, context),
+        Command::Commit(args) => commit::run(args, context),
         Command::Create(args) => create::run(*args, context),
+        Command::Diff(args) => diff::run_of(diff::Kind::Container, args, context),
         Command::Exec(args) => exec::run(args, context),
         Command::Exists(args) => exists::container(args, context),
         Command::Inspect(args) => inspect::run_noun(Kind::Container, args, context),

@@ -5,11 +5,13 @@ pub(crate) mod prune;
 use clap::Subcommand;
 
 use super::inspect::{self, Kind};
-use super::{Context, Outcome, exists, history, images, import, load, pull, rmi, save, tag};
+use super::{Context, Outcome, diff, exists, history, images, import, load, pull, rmi, save, tag};
 
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Inspect changes to the image's file systems
+    Diff(diff::Args),
     /// Check if an image exists in local storage
     Exists(exists::Args),
     /// Show history of a specified image
@@ -41,6 +43,7 @@ pub(crate) enum Command {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
+        Command::Diff(args) => diff::run_of(diff::Kind::Image, args, context),
         Command::Exists(args) => exists::image(args, context),
         Command::History(args) => history::run(args, context),
         Command::Import(args) => import::run(args, context),

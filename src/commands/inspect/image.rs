@@ -32,7 +32,9 @@ pub(crate) fn describe(image: &Image, context: &Context) -> Value {
     let config = raw.get("config").cloned().unwrap_or(Raw::Null);
     let layers = image.layers.iter().map(|layer| layer.diff_id.to_string());
     let history = raw.get("history").and_then(Raw::as_array).cloned().unwrap_or_default();
-    let comment = history.last().and_then(|step| step.get("comment")).and_then(Raw::as_str).unwrap_or_default();
+    // docker's configurations have one of their own.
+    let own = raw.get("comment").and_then(Raw::as_str).filter(|comment| !comment.is_empty());
+    let comment = own.or_else(|| history.last()?.get("comment")?.as_str()).unwrap_or_default();
     let docker = context.persona == Persona::Docker;
     let id = if docker { image.id.to_string() } else { image.id.hex().to_owned() };
     let names = |name: String| {

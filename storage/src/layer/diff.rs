@@ -137,9 +137,12 @@ impl<W: Write> Walker<'_, W> {
             path.extend_from_slice(name.as_bytes());
             reopen(&mut levels).map_err(|source| call("open", &path, source))?;
             let Some(dir) = levels.last().and_then(|level| level.fd.as_ref()) else { break };
-            match self.entry(dir.as_fd(), &name, &path)? {
-                None => path.truncate(len),
-                Some(fd) => {
+            match self.entry(dir.as_fd(), &name, &path) {
+                // Of a container that runs: it was there when its directory was listed.
+                Err(DiffError::Call { source: Errno::ENOENT, .. }) => path.truncate(len),
+                Err(error) => return Err(error),
+                Ok(None) => path.truncate(len),
+                Ok(Some(fd)) => {
                     levels.push(self.level(fd, name, &path)?);
                     if levels.len() > MAX_OPEN {
                         // The root stays open: all others are found again from it.
@@ -311,7 +314,14 @@ impl<W: Write> Walker<'_, W> {
         xattrs.sort();
         entry.xattrs = xattrs;
         if let Some(recorded) = overridden {
-            (entry.uid, entry.gid, entry.mode) = (recorded.uid, recorded.gid, recorded.mode);
+            (entry.uid, entry.gid) = (recorded.uid, recorded.gid);
+            // Under the kernel's overlay a mode is changed on disk alone: where the disk does not show what belongs to
+            // the recorded mode, that is an old one.
+            let shown = self.ids.mode_on_disk(recorded.mode, kind == EntryKind::Directory);
+            let is_old = *self.ids == IdPolicy::Single && recorded.kind.is_none() && entry.mode != shown;
+            if !is_old {
+                entry.mode = recorded.mode;
+            }
             // In single-id mode a regular file may stand for what cannot carry its owner.
             if entry.kind == EntryKind::File {
                 entry.kind = match recorded.kind {

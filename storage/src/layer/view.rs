@@ -8,11 +8,14 @@
 
 use super::Shown;
 use super::ids::{OVERRIDE_XATTR, Override};
+use super::tar::Timestamp;
 use crate::sys::xattr;
 use crate::whiteout;
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{FileStat, SFlag, fstat};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,6 +72,8 @@ pub struct Metadata {
     pub gid: u32,
     /// Length in bytes.
     pub size: u64,
+    /// Time of last modification.
+    pub mtime: Timestamp,
 }
 
 impl Metadata {
@@ -164,6 +169,7 @@ impl<'a> View<'a> {
             uid: stat.st_uid,
             gid: stat.st_gid,
             size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
         };
         if matches!(kind(stat), SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFLNK)
             && let Some(layer) = found.layers.first()
@@ -178,6 +184,33 @@ impl<'a> View<'a> {
             }
         }
         Ok(Some(metadata))
+    }
+
+    /// The names in a directory of all layers, in order; `None` if it is not there or none. Links on the way are followed.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn list(&self, path: impl AsRef<Path>) -> Result<Option<Vec<Vec<u8>>>, ViewError> {
+        let path = path.as_ref();
+        let found = self.find(path, false)?.filter(|found| kind(&found.stat) == SFlag::S_IFDIR);
+        let Some(found) = found else { return Ok(None) };
+        let call = |source| failed("list", path, source);
+        let mut names = BTreeSet::new();
+        for layer in &found.layers {
+            let fd = self.open(*layer, &found.path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(call)?;
+            for entry in Dir::from_fd(fd).map_err(call)?.iter() {
+                let entry = entry.map_err(call)?;
+                names.insert(entry.file_name().to_bytes().to_vec());
+            }
+        }
+        names.retain(|name| name != b"." && name != b"..");
+        let mut visible = Vec::new();
+        for name in names {
+            if self.step(&found, name.clone()).map_err(call)?.is_some() {
+                visible.push(name);
+            }
+        }
+        Ok(Some(visible))
     }
 
     /// The target of a link; `None` if there is nothing, or no link.

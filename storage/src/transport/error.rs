@@ -7,6 +7,7 @@ use crate::blob::BlobError;
 use crate::digest::{DiffId, Digest};
 use crate::image::index::Platform;
 use crate::image::{ImageError, StoreError};
+use crate::layer::diff::DiffError;
 use crate::reference::ParseReferenceError;
 
 /// An image could not be read from its source or written to the store. `Display` is one complete line.
@@ -28,6 +29,9 @@ pub enum TransportError {
     /// The image store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A tree cannot be made a layer.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
     /// The bytes of a manifest are not those of the digest it was asked for by.
     #[error("manifest {expected}: wrong content: its digest is {got}")]
     ManifestDigest {
@@ -112,6 +116,7 @@ impl TransportError {
             Self::Store(StoreError::Io { source, .. } | StoreError::Blob(BlobError::Io { source, .. })) => {
                 is_full(source)
             }
+            Self::Diff(DiffError::Io { source, .. }) => is_full(source),
             Self::Unpack { is_full_disk, .. } => *is_full_disk,
             _ => false,
         }

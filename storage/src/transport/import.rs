@@ -131,9 +131,9 @@ impl ImageSource for Imported {
 }
 
 /// Reads a file from an offset on without moving the file's own.
-struct At<'a> {
-    file: &'a File,
-    offset: u64,
+pub(super) struct At<'a> {
+    pub(super) file: &'a File,
+    pub(super) offset: u64,
 }
 
 impl Read for At<'_> {
@@ -159,10 +159,10 @@ impl<R: Read, W: Write> Read for Tee<'_, R, W> {
 }
 
 /// Writes to a file, hashes and counts.
-struct Both<'a> {
-    file: &'a mut File,
-    hasher: Hasher,
-    len_bytes: u64,
+pub(super) struct Both<'a> {
+    pub(super) file: &'a mut File,
+    pub(super) hasher: Hasher,
+    pub(super) len_bytes: u64,
 }
 
 impl Write for Both<'_> {

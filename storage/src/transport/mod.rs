@@ -31,6 +31,8 @@ pub mod save;
 
 pub mod import;
 
+pub mod commit;
+
 use std::io::Read;
 use std::path::PathBuf;
 
