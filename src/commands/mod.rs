@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod container;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod doctor;
 pub(crate) mod exec;
@@ -115,6 +116,7 @@ macro_rules! group {
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
     group!("container", "Manage containers", container::Command, container::run),
+    command!("cp", "Copy files/folders between a container and the local filesystem", cp::Args, cp::run),
     command!("create", "Create a container but do not start it", create::Args, create::run),
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, create, exec, exists, kill, logs, port, ps, rename, restart, rm, run as run_command,
+    Context, Outcome, attach, cp, create, exec, exists, kill, logs, port, ps, rename, restart, rm, run as run_command,
     start, stop, top, wait,
 };
 
@@ -15,6 +15,8 @@ use super::{
 pub(crate) enum Command {
     /// Attach to a running container
     Attach(attach::Args),
+    /// Copy files/folders between a container and the local filesystem
+    Cp(cp::Args),
     /// Create a container but do not start it
     Create(Box<create::Args>),
     /// Run a process in a running container
@@ -56,6 +58,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Attach(args) => attach::run(args, context),
+        Command::Cp(args) => cp::run(args, context),
         Command::Create(args) => create::run(*args, context),
         Command::Exec(args) => exec::run(args, context),
         Command::Exists(args) => exists::container(args, context),

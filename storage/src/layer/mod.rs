@@ -23,6 +23,8 @@ pub mod view;
 
 pub mod diff;
 
+pub mod unpack;
+
 mod confine;
 
 mod remove;
