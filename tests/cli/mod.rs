@@ -2,6 +2,7 @@
 
 use crate::support::framework::Test;
 
+mod cp;
 mod doctor;
 mod exec;
 mod fuse_overlayfs;
@@ -32,6 +33,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_network::TESTS,
         run_terminal::TESTS,
         exec::TESTS,
+        cp::TESTS,
         ps::TESTS,
         logs::TESTS,
         inspect::TESTS,

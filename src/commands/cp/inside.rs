@@ -120,7 +120,7 @@ impl Worker {
             };
             let links = Links::InRoot(root.fd, PathBuf::from(os(&path)));
             let options = Options { owner, ids: &root.ids, links, overwrite: work.overwrite };
-            unpacked(unpack(data, target.dir.as_fd(), target.name.as_deref(), &options), &place)
+            unpacked(unpack(data, target.dir.as_fd(), target.name.as_deref(), &options), &place, work.source.is_none())
         })
     }
 
@@ -186,7 +186,7 @@ impl Worker {
         let exit = userns::wait_for(&self.pidfd);
         // An archive that ends early ends for a reason.
         if let Err(error) = unpacked
-            && (text.is_empty() || error.is_printed() || !error.to_string().contains("truncated"))
+            && (text.is_empty() || !is_consequence(&error.to_string()))
         {
             return Err(error);
         }
@@ -202,13 +202,18 @@ impl Worker {
         let mut text = Vec::new();
         let _ = self.said.read_to_end(&mut text);
         let code = userns::wait_for(&self.pidfd)?.code();
-        let is_truncated = String::from_utf8_lossy(&text).contains("truncated");
+        let is_consequence = is_consequence(&String::from_utf8_lossy(&text));
         match (code, packed) {
             (0, packed) => packed,
-            (_, Err(error)) if is_truncated && !error.is_printed() => Err(error),
+            (_, Err(error)) if is_consequence && !error.is_printed() => Err(error),
             (code, _) => Err(failure(&text, code)),
         }
     }
+}
+
+/// Whether an error says no more than that the other side has stopped.
+fn is_consequence(text: &str) -> bool {
+    text.starts_with("tar ") || text.starts_with(super::NO_ITEMS)
 }
 
 fn failure(text: &[u8], code: u8) -> CommandError {
@@ -239,7 +244,7 @@ fn pack(opened: &Opened, is_stream: bool, ids: &IdPolicy, data: PipeWriter) -> R
 
 /// A container's paths begin at its root.
 fn absolute(path: &[u8]) -> Vec<u8> {
-    [b"/", path].concat()
+    if path.starts_with(b"/") { path.to_vec() } else { [b"/", path].concat() }
 }
 
 /// `D` or `F`, then `/` and the name if there is one, a newline in it spelled out.

@@ -51,6 +51,9 @@ pub(crate) struct Args {
     paths: Vec<OsString>,
 }
 
+/// What there is to say when nothing was copied: of devices and sockets there are no copies.
+const NO_ITEMS: &str = "copied no items: it is neither a file nor a directory";
+
 /// One of the two arguments.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
@@ -94,7 +97,14 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let [from, to] = args.paths.as_slice() else {
         return Err(CommandError::user(format!("accepts 2 arg(s), received {}", args.paths.len())));
     };
-    let (source, target) = (End::parse(from.as_bytes()), End::parse(to.as_bytes()));
+    let (mut source, mut target) = (End::parse(from.as_bytes()), End::parse(to.as_bytes()));
+    // Names of what is read and written anyway; podman knows `-` by them.
+    if source.path() == b"/dev/stdin" {
+        source = End::Stream;
+    }
+    if target.path() == b"/dev/stdout" {
+        target = End::Stream;
+    }
     if source.path().is_empty() || target.path().is_empty() {
         return Err(CommandError::user(format!("invalid arguments {from:?}, {to:?}: you must specify paths")));
     }
@@ -132,9 +142,8 @@ fn out(context: &Context, record: &Record, path: &[u8], to: &End, rights: Rights
         (End::Host(to), Some(data)) => {
             let target = place::target(&Place::Host, to, &source)?;
             let ids = IdPolicy::identity();
-            let options =
-                Options { owner: Owner::Us, ids: &ids, links: Links::Refused, overwrite: rights.overwrite };
-            unpacked(unpack(data, target.dir.as_fd(), target.name.as_deref(), &options), &Place::Host)
+            let options = Options { owner: Owner::Us, ids: &ids, links: Links::Refused, overwrite: rights.overwrite };
+            unpacked(unpack(data, target.dir.as_fd(), target.name.as_deref(), &options), &Place::Host, false)
         }
         (_, Some(mut data)) => match std::io::copy(&mut data, &mut std::io::stdout().lock()) {
             // A closed pipe is success.
@@ -164,8 +173,7 @@ fn into(context: &Context, from: &End, record: &Record, path: &[u8], rights: Rig
             worker.end_of_target(packed)
         }
         _ => {
-            let work =
-                inside::Unpack { source: None, owner: inside::OwnerOf::Archive, overwrite: rights.overwrite };
+            let work = inside::Unpack { source: None, owner: inside::OwnerOf::Archive, overwrite: rights.overwrite };
             let worker = Worker::unpack(context, record, path, work, reader, || drop(data.take()))?;
             let Some(mut data) = data.take() else { return Ok(()) };
             let passed = pass_archive(&mut data);
@@ -180,7 +188,8 @@ fn pass_archive(data: &mut PipeWriter) -> Result<(), CommandError> {
     let no_archive = |why: String| {
         CommandError::user(format!("source must be a (compressed) tar archive when copying from stdin{why}"))
     };
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| no_archive(format!(": {}", reason(&error))))?;
+    let stdin =
+        std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| no_archive(format!(": {}", reason(&error))))?;
     let mut archive =
         Decompressor::new(File::from(stdin)).map_err(|error| no_archive(format!(": {}", reason(&error))))?;
     let mut first = [0; 512];
@@ -225,9 +234,9 @@ fn between(
 }
 
 /// What unpacking came to.
-fn unpacked(outcome: Result<u64, UnpackError>, place: &Place<'_>) -> Result<(), CommandError> {
+fn unpacked(outcome: Result<u64, UnpackError>, place: &Place<'_>, is_archive: bool) -> Result<(), CommandError> {
     match (outcome, place) {
-        (Ok(0), _) => Err(CommandError::user("copied no items: it is neither a file nor a directory")),
+        (Ok(0), _) if !is_archive => Err(CommandError::user(NO_ITEMS)),
         (Ok(_), _) => Ok(()),
         (Err(error), Place::Container { name, .. }) if error.is_read_only() => {
             Err(CommandError::user(format!("container {name} cannot be written to: read-only file system: {error}")))

@@ -25,7 +25,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use storage::layer::IdPolicy;
 use storage::layer::diff::{TreeForm, write_file, write_tree_below};
 
-use super::os;
+use super::{NO_ITEMS, os};
 use crate::error::CommandError;
 
 /// Most links followed to a name, as in the kernel.
@@ -145,9 +145,10 @@ impl Opened {
                 write_file(self.dir.as_fd(), &self.file, name, ids, out)
             }
         };
-        let written = written.map_err(|error| CommandError::host(error).while_doing(format!("copy {:?}", self.path)))?;
+        let written =
+            written.map_err(|error| CommandError::host(error).while_doing(format!("copy {:?}", self.path)))?;
         match written.entries {
-            0 => Err(CommandError::user(format!("{:?}: copied no items: it is neither a file nor a directory", self.path))),
+            0 => Err(CommandError::user(format!("{:?}: {NO_ITEMS}", self.path))),
             _ => Ok(()),
         }
     }

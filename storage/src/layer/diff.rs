@@ -128,6 +128,7 @@ pub fn write_file(
     out: impl Write,
 ) -> Result<Diffed, DiffError> {
     let mut walker = Walker::new(b"", TreeForm::Plain, ids, out);
+    walker.is_one_file = true;
     walker.entry(dir, name, path)?;
     walker.finish()
 }
@@ -136,6 +137,8 @@ struct Walker<'a, W: Write> {
     /// Put before every name: empty, or with a slash at the end.
     prefix: Vec<u8>,
     form: TreeForm,
+    /// There is but one file to be written.
+    is_one_file: bool,
     ids: &'a IdPolicy,
     writer: Writer<W>,
     /// First name of files that have several.
@@ -154,7 +157,7 @@ impl<'a, W: Write> Walker<'a, W> {
     fn new(prefix: &[u8], form: TreeForm, ids: &'a IdPolicy, out: W) -> Self {
         let prefix = if prefix.is_empty() { Vec::new() } else { [prefix, b"/"].concat() };
         let (links, diffed) = (HashMap::new(), Diffed::default());
-        Walker { prefix, form, ids, writer: Writer::new(out), links, diffed }
+        Walker { prefix, form, is_one_file: false, ids, writer: Writer::new(out), links, diffed }
     }
 
     fn finish(self) -> Result<Diffed, DiffError> {
@@ -297,11 +300,26 @@ impl<'a, W: Write> Walker<'a, W> {
             _ => return self.append(&entry),
         }
         entry.size = u64::try_from(stat.st_size).unwrap_or(0);
+        if self.is_one_file && entry.size == 0 {
+            return self.unsized_file(fd, entry);
+        }
         self.diffed.entries += 1;
         self.diffed.bytes += entry.size;
         let entry = self.prefixed(entry);
         let written = self.writer.append(&entry, File::from(fd));
         written.map_err(|source| DiffError::Io { path: Shown(path).to_string(), source })
+    }
+
+    /// A file that is read to its end because it does not say its size: those of `/proc`.
+    fn unsized_file(&mut self, fd: OwnedFd, mut entry: Entry) -> Result<(), DiffError> {
+        let failed = |source| DiffError::Io { path: Shown(&entry.path).to_string(), source };
+        let mut contents = Vec::new();
+        File::from(fd).take(MAX_UNSIZED_BYTES).read_to_end(&mut contents).map_err(failed)?;
+        entry.size = contents.len() as u64;
+        self.diffed.entries += 1;
+        self.diffed.bytes += entry.size;
+        let written = self.writer.append(&entry, contents.as_slice());
+        written.map_err(|source| DiffError::Io { path: Shown(&entry.path).to_string(), source })
     }
 
     /// Writes a link to the first name of a file, if this is another one.
@@ -403,6 +421,9 @@ fn is_stand_in_for_socket(file: &OwnedFd) -> nix::Result<bool> {
     let recorded = xattr::find(file.as_fd(), OVERRIDE_XATTR)?.and_then(|value| Override::parse(&value));
     Ok(recorded.is_some_and(|recorded| recorded.kind == Some(SFlag::S_IFSOCK)))
 }
+
+/// Most that is read of a file which does not say its size.
+const MAX_UNSIZED_BYTES: u64 = 64 << 20;
 
 /// Longest target that the kernel makes a link to.
 const MAX_TARGET_BYTES: u64 = 4095;

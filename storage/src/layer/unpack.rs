@@ -102,7 +102,7 @@ impl UnpackError {
 }
 
 /// Unpacks an archive. With `name`, the archive is one file or one tree (`./` and what is below it), which gets that name
-/// in `dir`; without, it goes into `dir` itself. Returns how many entries there were.
+/// in `dir`; without, it goes into `dir` itself. Returns how many entries there were, devices not counted.
 ///
 /// # Errors
 /// [`UnpackError`]; what was unpacked until then stays.
@@ -116,7 +116,7 @@ pub fn unpack(
     let mut unpacker = Unpacker { base: dir, root: None, options, new_dirs: Vec::new() };
     let mut entries = 0;
     while let Some(mut entry) = reader.next_entry()? {
-        entries += 1;
+        entries += u64::from(!matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice));
         if let Some(name) = name
             && unpacker.root.is_none()
         {
@@ -227,7 +227,9 @@ impl Unpacker<'_> {
             };
             at = match next {
                 Err(Errno::ENOTDIR) => {
-                    return Err(UnpackError::NotADirectory(Shown(&way.into_os_string().into_encoded_bytes()).to_string()));
+                    return Err(UnpackError::NotADirectory(
+                        Shown(&way.into_os_string().into_encoded_bytes()).to_string(),
+                    ));
                 }
                 other => other.map_err(failed)?,
             };
