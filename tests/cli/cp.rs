@@ -253,6 +253,18 @@ fn cp_into_volumes_and_mount_points(home: &Home) {
     assert_eq!(fs::read_to_string(dir.join("f")).unwrap(), "f");
     assert!(home.fails(125, "cp f c:/ro").contains("read-only file system"));
     assert_eq!(home.ok("run --rm --network none -v v:/vol busybox cat /vol/f"), "f");
+    home.ok("stop -t 0 c");
+    home.ok("cp f c:/vol/late");
+    home.ok("cp f c:/bound/late");
+    home.ok("cp c:/vol/f out");
+    assert!(home.fails(125, "cp f c:/ro/x").contains("read-only file system"));
+    assert_eq!(fs::read_to_string(dir.join("late")).unwrap(), "f");
+    home.ok("start c");
+    assert_eq!(home.ok("exec c cat /vol/late"), "f");
+    home.ok(&format!("create --name new {mounts} --network none busybox cat /vol/new"));
+    home.ok("cp f new:/vol/new");
+    assert_eq!(home.ok("start -a new"), "f");
+    home.ok("rm new");
     home.ok("rm -f -t 0 c");
     home.ok("volume rm v");
 }

@@ -5,18 +5,20 @@
 
 use std::io::{BufRead, BufReader, BufWriter, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxIdMapping, Spec};
-use runtime::mount::rootfs;
+use runtime::mount::{Attributes, attach, attr, clone_tree, open_in_root, rootfs, set_attributes};
 use runtime::process::pidfd;
 use runtime::userns::{self, Mapping};
 use storage::layer::unpack::{Links, Options, Owner, unpack};
 use storage::layer::{IdMap, IdPolicy, IdRange};
 use storage::state::container::Record;
 use storage::state::layout::create_dir;
+use storage::state::request::Mount;
 use storage::state::status::{self, Init, State};
 
 use super::place::{self, Opened, Place, Source};
@@ -311,14 +313,16 @@ fn at_rest(
     let layout = &context.layout;
     rootfs::own_namespace().map_err(CommandError::host)?;
     let _lock = status::lock_at_rest(layout, record)?;
-    let map = disk_ids(context, record)?;
+    let spec = mount::spec(layout, record)?;
+    let map = disk_ids(&spec);
     let user = (map.uid_in_layer(0).unwrap_or(0), map.gid_in_layer(0).unwrap_or(0));
     let ids = if single_id { IdPolicy::Single } else { IdPolicy::Mapped(map) };
     let place = mount_point(layout, record);
     create_dir(&place).map_err(CommandError::host)?;
     let mounted = mount::attach(context, record, &place, true);
     let outcome = mounted.and_then(|(root, server)| {
-        let outcome = work(&Root { fd: root.as_fd(), ids, user });
+        let outcome =
+            bind_mounts(record, &spec, root.as_fd()).and_then(|()| work(&Root { fd: root.as_fd(), ids, user }));
         drop(root);
         rootfs::unmount(&place).map_err(CommandError::host)?;
         if let Some(server) = server {
@@ -332,12 +336,56 @@ fn at_rest(
 }
 
 /// Ids of the container to those of the user's namespace, in which its root is mounted while it does not run.
-fn disk_ids(context: &Context, record: &Record) -> Result<IdMap, CommandError> {
-    let spec: Spec = mount::spec(&context.layout, record)?;
+fn disk_ids(spec: &Spec) -> IdMap {
     let ranges = |mappings: &Option<Vec<LinuxIdMapping>>| {
         let range = |one: &LinuxIdMapping| IdRange { from: one.container_id(), to: one.host_id(), length: one.size() };
         mappings.iter().flatten().map(range).collect()
     };
     let linux = spec.linux().as_ref();
-    Ok(linux.map(|linux| IdMap::new(ranges(linux.uid_mappings()), ranges(linux.gid_mappings()))).unwrap_or_default())
+    linux.map(|linux| IdMap::new(ranges(linux.uid_mappings()), ranges(linux.gid_mappings()))).unwrap_or_default()
+}
+
+/// Volumes and directories of the host, where the container has them.
+fn bind_mounts(record: &Record, spec: &Spec, root: BorrowedFd<'_>) -> Result<(), CommandError> {
+    let asked_for = |target: &Path| {
+        record.request.mounts.iter().any(|mount| match mount {
+            Mount::Bind(bind) => bind.target == target,
+            Mount::Volume(volume) => volume.target == target,
+            Mount::Tmpfs(_) => false,
+        })
+    };
+    for one in spec.mounts().iter().flatten().filter(|one| asked_for(one.destination())) {
+        let Some(source) = one.source().as_ref().filter(|source| source.exists()) else { continue };
+        let tree = clone_tree(nix::fcntl::AT_FDCWD, source, true)?;
+        let target = match open_in_root(root, one.destination(), OFlag::O_PATH) {
+            Err(error) if error.errno == Errno::ENOENT && source.is_dir() => {
+                make_directories(root, one.destination())?;
+                open_in_root(root, one.destination(), OFlag::O_PATH)?
+            }
+            // A file's place is made when the container starts.
+            Err(error) if error.errno == Errno::ENOENT => continue,
+            other => other?,
+        };
+        attach(tree.as_fd(), target.as_fd(), one.destination().display())?;
+        if one.options().iter().flatten().any(|option| option == "ro" || option == "rro") {
+            set_attributes(tree.as_fd(), Attributes { set: attr::RDONLY, ..Attributes::default() }, false)?;
+        }
+    }
+    Ok(())
+}
+
+/// As the container's start makes them.
+fn make_directories(root: BorrowedFd<'_>, path: &Path) -> Result<(), CommandError> {
+    let mut at = PathBuf::from("/");
+    for part in path.components().filter(|part| matches!(part, std::path::Component::Normal(_))) {
+        let above = open_in_root(root, &at, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        at.push(part);
+        match nix::sys::stat::mkdirat(&above, part.as_os_str(), Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => {
+                return Err(CommandError::host(format!("mkdir {}: {}", at.display(), errno.desc().to_lowercase())));
+            }
+        }
+    }
+    Ok(())
 }
