@@ -477,3 +477,93 @@ fn shown(name: &[u8], entry: &Entry) -> String {
 fn call(call: &'static str, path: &[u8], source: Errno) -> UnpackError {
     UnpackError::Call { call, path: Shown(path).to_string(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tar::{Timestamp, Writer};
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn entry(path: &str, kind: EntryKind, link: &str, size: u64) -> Entry {
+        Entry {
+            path: path.into(),
+            link: link.into(),
+            kind,
+            mode: 0o6755,
+            uid: 5,
+            gid: 6,
+            size,
+            mtime: Timestamp { secs: 1, nanos: 0 },
+            device: (0, 0),
+            xattrs: Vec::new(),
+            data_offset: 0,
+            stored_bytes: size,
+            sparse: false,
+        }
+    }
+
+    /// Unpacks on the host an archive of links (with a target) and files (without).
+    fn on_host(
+        dir: &std::path::Path,
+        name: Option<&str>,
+        entries: &[(&str, EntryKind, &str)],
+    ) -> Result<u64, UnpackError> {
+        let mut writer = Writer::new(Vec::new());
+        for (path, kind, link) in entries {
+            let contents = if *kind == EntryKind::File { &b"evil"[..] } else { b"" };
+            writer.append(&entry(path, *kind, link, contents.len() as u64), contents).unwrap();
+        }
+        let tar = writer.finish().unwrap();
+        let ids = IdPolicy::identity();
+        let options = Options { owner: Owner::Us, ids: &ids, links: Links::Refused, overwrite: true };
+        unpack(tar.as_slice(), fs::File::open(dir).unwrap().as_fd(), name.map(str::as_bytes), &options)
+    }
+
+    #[test]
+    fn hostile_archive_stays_beneath_its_directory() {
+        use EntryKind::{Directory, File, Hardlink, Symlink};
+        let outside = tempfile::tempdir().unwrap();
+        let victim = outside.path().join("victim");
+        fs::write(&victim, "untouched").unwrap();
+        let before = fs::metadata(outside.path()).unwrap().permissions().mode();
+        let (out, file) = (outside.path().to_str().unwrap(), victim.to_str().unwrap());
+        let attacks: &[&[(&str, EntryKind, &str)]] = &[
+            &[("../victim", File, "")],
+            &[("a/../../victim", File, "")],
+            &[("l", Symlink, out), ("l/victim", File, "")],
+            &[("d", Directory, ""), ("d/l", Symlink, out), ("d/l/victim", File, "")],
+            &[("l", Symlink, file), ("l", File, "")],
+            &[("l", Symlink, out), ("h", Hardlink, "l/victim"), ("h", File, "")],
+            &[("h", Hardlink, "../victim")],
+            &[("h", Hardlink, file)],
+            &[("d", Directory, ""), ("d", Symlink, out), ("d/victim", File, "")],
+            &[("there/victim", File, "")],
+            &[("there", Directory, ""), ("there/victim", File, "")],
+            &[("", Symlink, out), ("victim", File, "")],
+        ];
+        for attack in attacks {
+            for name in [None, Some("name")] {
+                for begin in [&[][..], &[("./", Directory, "")][..]] {
+                    let inside = tempfile::tempdir().unwrap();
+                    symlink(outside.path(), inside.path().join("there")).unwrap();
+                    let attack = [begin, *attack].concat();
+                    let attack: Vec<_> = attack.into_iter().filter(|(path, ..)| !path.is_empty()).collect();
+                    let outcome = on_host(inside.path(), name, &attack);
+                    assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched", "{attack:?} {outcome:?}");
+                    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1, "{attack:?} {outcome:?}");
+                    let mode = fs::metadata(outside.path()).unwrap().permissions().mode();
+                    assert_eq!(mode, before, "{attack:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn set_id_bits_of_a_stranger_stay_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(on_host(dir.path(), Some("x"), &[("whatever/../name", EntryKind::File, "")]).unwrap(), 1);
+        let metadata = fs::metadata(dir.path().join("x")).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o755);
+    }
+}
