@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 use runtime::monitor::event_loop::Turn;
 use runtime::process::Exit;
 use storage::state::container;
@@ -16,10 +17,14 @@ use super::supervise::{Event, Supervisor};
 /// How long slow clients may take for the last output of a container that has ended, before its clean-up goes on.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
+/// How long a union server takes to be gone when its mount has been cut off.
+const DYING: Duration = Duration::from_millis(100);
+
 impl Supervisor {
     /// Clears up after the container, tells its end, and lets go of it.
     pub(super) fn tear_down(mut self, exit: Exit) {
         let finished_at = Timestamp::now();
+        self.notice_dead_server(exit);
         if let Some(forwarder) = self.forwarder.take() {
             forwarder.stop();
         }
@@ -71,6 +76,21 @@ impl Supervisor {
         }
         if remove {
             let _ = trash::empty(&self.layout);
+        }
+    }
+
+    /// A program may end of the loss of its files before we hear of the server's end.
+    fn notice_dead_server(&mut self, exit: Exit) {
+        let Some(union) = &mut self.union else { return };
+        let is_cut_off =
+            self.root.as_ref().is_some_and(|root| nix::sys::statvfs::fstatvfs(root) == Err(Errno::ENOTCONN));
+        if is_cut_off || i32::from(exit.code()) == 128 + libc::SIGBUS {
+            union.wait(DYING);
+        }
+        // With its mount still there, one that has ended has failed.
+        if let Some(failure) = union.failure() {
+            self.ended_by = Some(failure);
+            self.union = None;
         }
     }
 

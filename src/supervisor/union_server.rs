@@ -92,17 +92,18 @@ impl UnionServer {
         })
     }
 
+    /// Waits until the server has ended, or no longer.
+    pub(crate) fn wait(&self, patience: Duration) {
+        let mut turn = Turn::new();
+        turn.watch(self.pidfd.as_fd(), Interest::Read, ());
+        // A failure is as good as having waited long enough.
+        let _ = turn.wait(Some(Instant::now() + patience));
+    }
+
     /// Waits until the server has noticed that its mount is gone.
     pub(crate) fn stop(mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline && !self.is_over {
-            let mut turn = Turn::new();
-            turn.watch(self.pidfd.as_fd(), Interest::Read, ());
-            if turn.wait(Some(deadline)).is_err() {
-                break;
-            }
-            self.is_over = !matches!(wait(self.pidfd.as_fd(), false), Ok(None));
-        }
+        self.wait(PATIENCE);
+        self.is_over = matches!(wait(self.pidfd.as_fd(), false), Ok(Some(_)));
     }
 
     /// Leaves the server to its mount.

@@ -116,14 +116,14 @@ fn podman_runs_builds_and_commits(home: &Home) {
         "context/Containerfile",
         "FROM localhost/busybox\n\
          COPY file /opt/file\n\
-         RUN ln /opt/file /opt/hard && chmod 4755 /opt/hard && chown 5:6 /opt/file && mv /etc/passwd /etc/old && rm -r /bin/vi\n\
-         RUN test ! -e /bin/vi && test -s /etc/old && mkdir /etc/passwd && echo done >/etc/passwd/done\n",
+         RUN ln /opt/file /opt/hard && chmod 4755 /opt/hard && chown 5:6 /opt/file && mv /etc/os-release /etc/old && rm -r /bin/vi\n\
+         RUN test ! -e /bin/vi && test -s /etc/old && mkdir /etc/os-release && echo done >/etc/os-release/done\n",
     );
     let context = home.write("context/file", "hello\n");
     let context = context.parent().expect("it has a parent").display();
     ok(&podman, &format!("build --network none -t built {context}"));
     assert_eq!(run("built stat -c '%u %g %a %h' /opt/file /opt/hard"), "5 6 755 2\n5 6 755 2\n");
-    assert_eq!(run("built cat /opt/hard /etc/passwd/done"), "hello\ndone\n");
+    assert_eq!(run("built cat /opt/hard /etc/os-release/done"), "hello\ndone\n");
     ok(&podman, "run --network none --name changed built sh -c 'rm -r /opt; echo y >/y; touch /etc/old'");
     let mut changes: Vec<String> = ok(&podman, "diff changed").lines().map(str::to_owned).collect();
     changes.sort();
@@ -144,9 +144,11 @@ fn podman_shifts_ids(home: &Home) {
     let shifted =
         run(&format!("--uidmap 0:1:2000 --gidmap 0:1:2000 busybox sh -c '{}'", script.replace("/tmp/own", "/own")));
     assert_eq!(shifted, "0:0\n0\n0\n");
-    // What a shifted container wrote is its image's, unshifted.
+    // What a shifted container wrote lies on disk unshifted. (To run an image of it without the shift is left to podman: it
+    // sometimes shifts that too, whatever the mount program.)
     ok(&podman, "run --network none --name shifted --uidmap 0:1:2000 --gidmap 0:1:2000 busybox chown 7:8 /etc/group");
-    ok(&podman, "commit -q shifted written");
-    assert_eq!(run("written stat -c %u:%g /etc/group /etc/passwd"), "7:8\n0:0\n");
+    let layers = home.tmp().join("podman/root/overlay");
+    let owners = ok(&podman, &format!("unshare sh -c 'stat -c %u:%g {}/*/diff/etc/group | sort'", layers.display()));
+    assert_eq!(owners, "0:0\n7:8\n");
     ok(&podman, "rm shifted");
 }

@@ -21,6 +21,7 @@ if [ -z "${REAL_INSIDE:-}" ]; then
         exec unshare --user --map-root-user --map-auto --mount --pid --fork --kill-child --mount-proc "$0" "${programs[@]}"
 fi
 
+export PATH=$PATH:/usr/sbin:/sbin
 mount -t tmpfs -o mode=755 tmpfs /mnt
 status=0
 
@@ -58,8 +59,8 @@ run_git() {
 }
 
 run_cargo() {
-    mkdir "$root/cargo"; cd "$root/cargo"
-    export CARGO_HOME=$root/cargo/home HOME=$root/cargo
+    mkdir -p "$root/cargo" "$root/cargo-home"; cd "$root/cargo"
+    export CARGO_HOME=$root/cargo-home HOME=$root/cargo-home
     cargo init -q --name small --vcs none .
     cargo build -q; cargo test -q >/dev/null; echo '// changed' >>src/main.rs; cargo build -q
     [ "$(./target/debug/small)" = 'Hello, world!' ]

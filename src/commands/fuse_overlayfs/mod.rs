@@ -14,8 +14,8 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
-use storage::layer::IdMap;
 use storage::layer::index::Index;
+use storage::layer::{IdMap, IdRange};
 use storage::union::server::{Settings, serve};
 use storage::union::{Lower, Options, Owners, Union, Upper};
 
@@ -28,8 +28,9 @@ const COPY_UP_CAP_BYTES: u64 = 256 << 20;
 
 /// Mount a stack of layers for other programs, as fuse-overlayfs does
 ///
-/// Takes the command line of fuse-overlayfs; `coracle fuse-overlayfs -- --help` explains it. The program is the same when it is executed by a name that ends with fuse-overlayfs, or begins with mount.fuse.
+/// Takes the command line of fuse-overlayfs, and explains it with --help. The program is the same when it is executed by a name that ends with fuse-overlayfs, or begins with mount.fuse.
 #[derive(clap::Args, Debug)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Args {
     /// The command line of fuse-overlayfs
     #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
@@ -89,7 +90,8 @@ impl Mount {
     }
 
     fn union(&self, max_open_files: usize) -> Result<Union, CommandError> {
-        let ids = IdMap::new(self.uids.clone(), self.gids.clone());
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let ids = IdMap::new(with_place_for(uid, &self.uids), with_place_for(gid, &self.gids));
         let lowers = self.lowers.iter().map(|path| {
             // An index knows the owners in the layer, not those that a mapping is from.
             let index = if ids.is_identity() { index_beside(path) } else { None };
@@ -137,6 +139,18 @@ fn failed(what: &str, path: &Path, error: &std::io::Error) -> CommandError {
 fn directory(path: &Path) -> Result<OwnedFd, CommandError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     open(path, flags, Mode::empty()).map_err(|errno| failed("open", path, &errno.into()))
+}
+
+/// A mapping in which whoever mounts has a place on disk: podman makes files in its containers before it gives them away,
+/// as a user that the container does not have.
+fn with_place_for(own: u32, ranges: &[IdRange]) -> Vec<IdRange> {
+    const NOBODY: u32 = 65_534;
+    let mut ranges = ranges.to_vec();
+    let has_place = |range: &IdRange| (range.from..range.from.saturating_add(range.length)).contains(&own);
+    if !ranges.is_empty() && !ranges.iter().any(has_place) {
+        ranges.push(IdRange { from: own, to: NOBODY, length: 1 });
+    }
+    ranges
 }
 
 /// The index of a layer that coracle has unpacked: it lies beside `diff`.
@@ -235,3 +249,16 @@ _netdev, comment=, x-*). Whatever else is asked for is refused.
 Whiteouts and opaque directories are those of the kernel's overlay (0/0 devices,
 user.overlay.*), so that the same directories can be mounted by either.
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_mounts_has_a_place_in_every_mapping() {
+        let range = |from, to, length| IdRange { from, to, length };
+        assert_eq!(with_place_for(0, &[]), []);
+        assert_eq!(with_place_for(0, &[range(0, 1000, 1)]), [range(0, 1000, 1)]);
+        assert_eq!(with_place_for(0, &[range(1, 0, 2000)]), [range(1, 0, 2000), range(0, 65_534, 1)]);
+    }
+}

@@ -38,11 +38,11 @@ impl Tree {
         Ok(has_lower && self.find_below(parent, name)?.is_some())
     }
 
-    /// The file behind a name, with one more reference, if that can be told without a look at the disk: anything but a
-    /// directory, in the upper, that somebody has looked up under this name.
+    /// The file behind a name, with one more reference, if that can be told without a look at the disk: what only the
+    /// upper has, and somebody has looked up under this name.
     pub(super) fn known(&self, parent: &Node, name: &[u8]) -> Option<Arc<Node>> {
         let slot = self.listed_already(parent, name)??;
-        if slot.place != 0 || slot.kind.is_none_or(|kind| kind == FileKind::Directory) {
+        if slot.place != 0 || slot.kind.is_none() {
             return None;
         }
         let number = InodeNo(slot.number?.get());
@@ -51,7 +51,8 @@ impl Tree {
             let state = node.lock();
             let is_first = state.parent == parent.ino && *self.first_name(&state) == *name;
             let is_further = || state.further().iter().any(|(dir, known)| *dir == parent.ino && **known == *name);
-            !node.is_directory() && state.upper == number.0 && (is_first || is_further())
+            let is_merged = node.is_directory() && !state.part.is_none();
+            !is_merged && state.upper == number.0 && (is_first || is_further())
         };
         if !is_it {
             self.forget(node.ino, 1);
@@ -73,13 +74,17 @@ impl Tree {
     /// A name of a directory leads to a file of the upper from now on.
     pub(super) fn list_name(&self, parent: &Node, name: &[u8], node: &Node) {
         // Another number than the file's own has to be asked for again once the node is forgotten.
-        let upper = node.lock().upper;
-        let is_own = upper == node.ino.0 && !node.is_directory();
-        let number = if is_own { NonZeroU64::new(upper) } else { None };
-        let kind = Some(node.kind);
-        // A merged directory may have been copied up: what is below it has to be looked at.
-        let below = if node.is_directory() { Below::UNKNOWN } else { Slot::new(name, 0, kind, number).below };
-        self.with_listing(parent, |listing| listing.put(Slot { below, ..Slot::new(name, 0, kind, number) }));
+        let (upper, is_merged) = {
+            let state = node.lock();
+            (state.upper, node.is_directory() && !state.part.is_none())
+        };
+        let is_own = upper == node.ino.0 && !is_merged;
+        let mut slot = Slot::new(name, 0, Some(node.kind), if is_own { NonZeroU64::new(upper) } else { None });
+        if is_merged {
+            // It was copied up: what is below it has to be looked at.
+            slot.below = Below::UNKNOWN;
+        }
+        self.with_listing(parent, |listing| listing.put(slot));
     }
 
     /// A name of a directory leads nowhere from now on: by a whiteout, or because nobody has it.

@@ -115,7 +115,8 @@ impl Tree {
                     None => self.find_in_tree(parent, part, name, &mut found)?,
                 },
             };
-            if is_end {
+            // What the listing knows to lie behind a file or a whiteout does not show.
+            if is_end || below.is_last(place) {
                 break;
             }
         }
@@ -201,14 +202,18 @@ impl Tree {
     ) -> nix::Result<bool> {
         let dir = self.lower_dir(parent, part.layer)?;
         let dir = dir.fd.as_fd();
-        if found.has_any() {
-            return self.merge_directory(dir, part, name, is_last, found);
-        }
         let stat = match stat_at(dir, name) {
             Err(Errno::ENOENT) => return Ok(false),
             result => result?,
         };
-        self.found_in_tree(dir, part, name, stat, is_last, found)
+        if !found.has_any() {
+            return self.found_in_tree(dir, part, name, stat, is_last, found);
+        }
+        // A file below a directory hides the directories below the file.
+        if stat_kind(&stat) != FileKind::Directory {
+            return Ok(true);
+        }
+        self.merge_directory(dir, part, name, is_last, found)
     }
 
     /// A name that a layer without index may have, or hide.
@@ -448,113 +453,6 @@ impl Tree {
             return Ok(Marks::default());
         }
         Marks::read(self.path_fd(node)?.fd.as_fd(), stat)
-    }
-
-    /// The count of a directory's names, where no disk has counted them.
-    fn count_names(&self, node: &Arc<Node>, attributes: &mut Attributes) -> nix::Result<()> {
-        if attributes.kind != FileKind::Directory {
-            attributes.nlink = self.count_links(node, attributes.nlink)?;
-            return Ok(());
-        }
-        if self.static_nlink {
-            attributes.nlink = 1;
-            return Ok(());
-        }
-        let (places, known, has_name) = {
-            let state = node.lock();
-            let known = state.more.as_ref().and_then(|more| more.count);
-            (state.places(), known, state.has_name() || node.ino == InodeNo::ROOT)
-        };
-        if !has_name {
-            attributes.nlink = 0;
-            return Ok(());
-        }
-        if !places.is_merged() {
-            if let Some(record) = places.parts().next().and_then(|part| self.stack.record(part)) {
-                let is_directory = |child: &crate::layer::index::Record<'_>| {
-                    child.kind() == Some(crate::layer::index::Kind::Directory)
-                };
-                attributes.nlink = 2_u32.saturating_add(record.children().filter(is_directory).count() as u32);
-            }
-            return Ok(());
-        }
-        let count = match known {
-            Some(count) => count,
-            None => match self.count_subdirectories(node, &places) {
-                Ok(count) => {
-                    node.lock().more().count = Some(count);
-                    count
-                }
-                // An ordinary user has taken its own right to read the directory: nobody has counted.
-                Err(Errno::EACCES) => {
-                    attributes.nlink = 1;
-                    return Ok(());
-                }
-                Err(errno) => return Err(errno),
-            },
-        };
-        attributes.nlink = count.saturating_add(2);
-        Ok(())
-    }
-
-    /// Count of the names of what is no directory; the layer counts those as well that something hides.
-    fn count_links(&self, node: &Arc<Node>, in_layer: u32) -> nix::Result<u32> {
-        let (part, known) = {
-            let state = node.lock();
-            if state.in_upper() {
-                return Ok(in_layer);
-            }
-            if !state.has_name() {
-                return Ok(0);
-            }
-            (state.part, state.more.as_ref().and_then(|more| more.count))
-        };
-        if in_layer < 2 || part.is_plain() || self.stack.is_alone() && self.upper.is_none() {
-            return Ok(in_layer);
-        }
-        if let Some(count) = known {
-            return Ok(count.max(1));
-        }
-        let mut count = 0_u32;
-        for name in self.stack.names(part) {
-            count += u32::from(self.is_visible(name)?);
-        }
-        node.lock().more().count = Some(count);
-        Ok(count.max(1))
-    }
-
-    /// True if a record of a file is what its path leads to.
-    fn is_visible(&self, part: Part) -> nix::Result<bool> {
-        let mut names = self.stack.path(part)?;
-        let Some(last) = names.pop() else { return Ok(false) };
-        let mut at = self.node(InodeNo::ROOT)?;
-        let mut met = Vec::new();
-        let walk = || {
-            for name in names {
-                match self.find(&at, name, false)? {
-                    Some(found) if found.kind == FileKind::Directory => {
-                        let node = self.claim(&at, name, found)?;
-                        met.push(node.ino);
-                        at = node;
-                    }
-                    _ => return Ok(false),
-                }
-            }
-            let found = self.find(&at, last, false)?;
-            Ok(found.is_some_and(|found| found.upper.is_none() && found.part == part))
-        };
-        let result = walk();
-        met.into_iter().for_each(|ino| self.forget(ino, 1));
-        result
-    }
-
-    fn count_subdirectories(&self, node: &Arc<Node>, places: &Places) -> nix::Result<u32> {
-        let mut count = 0_u32;
-        self.for_each_name(node, places, 0, &mut |named| {
-            count += u32::from(named.kind == FileKind::Directory);
-            Ok(true)
-        })?;
-        Ok(count)
     }
 
     /// What creating in an upper directory must know about it.

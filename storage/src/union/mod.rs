@@ -29,6 +29,8 @@ mod names;
 
 mod lookup;
 
+mod counts;
+
 mod readdir;
 
 mod links;

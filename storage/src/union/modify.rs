@@ -3,7 +3,7 @@
 //! In one directory they come one after the other; other directories do not wait.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -140,16 +140,7 @@ impl Tree {
         self.copy_up(&parent, None)?;
         let _names = self.names();
         let _change = self.change(parent.ino);
-        if let Some(node) = self.known(&parent, name) {
-            return self.remove(&parent, name, &node, true, UpperLayer::remove_file);
-        }
-        let found = self.find(&parent, name, true)?.ok_or(Errno::ENOENT)?;
-        if found.kind == FileKind::Directory {
-            return Err(Errno::EISDIR);
-        }
-        let in_upper = found.upper.is_some();
-        let node = self.claim(&parent, name, found)?;
-        self.remove(&parent, name, &node, in_upper, UpperLayer::remove_file)
+        self.remove(&parent, name, false)
     }
 
     pub(super) fn remove_directory(&self, parent: InodeNo, name: &[u8]) -> nix::Result<()> {
@@ -157,46 +148,47 @@ impl Tree {
         let parent = self.directory(parent)?;
         self.copy_up(&parent, None)?;
         let _names = self.names_exclusive();
-        let found = self.find(&parent, name, true)?.ok_or(Errno::ENOENT)?;
-        if found.kind != FileKind::Directory {
-            return Err(Errno::ENOTDIR);
-        }
-        let in_upper = found.upper.is_some();
-        let node = self.claim(&parent, name, found)?;
-        self.remove(&parent, name, &node, in_upper, UpperLayer::remove_directory)?;
+        self.remove(&parent, name, true)?;
         self.count_subdirectory(&parent, -1);
         Ok(())
     }
 
-    /// Removes a name; the reference to its file is given back.
-    fn remove(
-        &self,
-        parent: &Arc<Node>,
-        name: &[u8],
-        node: &Arc<Node>,
-        in_upper: bool,
-        remove: impl FnOnce(&UpperLayer, BorrowedFd<'_>, Name<'_>, Presence) -> nix::Result<()>,
-    ) -> nix::Result<()> {
-        let act = || {
-            let lower = !in_upper || self.is_below(parent, name)?;
-            if node.is_directory() && !self.is_empty(node)? {
-                return Err(Errno::ENOTEMPTY);
+    fn remove(&self, parent: &Arc<Node>, name: &[u8], wants_directory: bool) -> nix::Result<()> {
+        let node = match self.known(parent, name) {
+            Some(node) => node,
+            None => {
+                let found = self.find(parent, name, true)?.ok_or(Errno::ENOENT)?;
+                self.claim(parent, name, found)?
             }
-            self.pin(node)?;
-            let dir = self.upper_dir(parent)?;
-            let checked = Name::new(OsStr::from_bytes(name))?;
-            remove(self.upper()?, dir.fd.as_fd(), checked, Presence { upper: in_upper, lower })?;
-            Ok(lower)
         };
-        let result = act().map(|lower| {
-            self.remove_name(node, parent.ino, name);
-            self.unlist_name(parent, name, lower);
-        });
+        let result = self.remove_node(parent, name, &node, wants_directory);
         if result.is_err() {
-            self.unpin(node);
+            self.unpin(&node);
         }
         self.forget(node.ino, 1);
         result
+    }
+
+    fn remove_node(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>, wants_directory: bool) -> nix::Result<()> {
+        let places = node.lock().places();
+        match (node.is_directory(), wants_directory) {
+            (true, false) => return Err(Errno::EISDIR),
+            (false, true) => return Err(Errno::ENOTDIR),
+            // What only the upper has the disk knows to be empty or not.
+            (true, true) if places.has_lower() && !self.is_empty(node)? => return Err(Errno::ENOTEMPTY),
+            _ => {}
+        }
+        let presence = Presence { upper: places.in_upper, lower: !places.in_upper || self.is_below(parent, name)? };
+        self.pin(node)?;
+        let (upper, dir, checked) = (self.upper()?, self.upper_dir(parent)?, Name::new(OsStr::from_bytes(name))?);
+        if wants_directory {
+            upper.remove_directory(dir.fd.as_fd(), checked, presence)?;
+        } else {
+            upper.remove_file(dir.fd.as_fd(), checked, presence)?;
+        }
+        self.remove_name(node, parent.ino, name);
+        self.unlist_name(parent, name, presence.lower);
+        Ok(())
     }
 
     /// True if nothing is to be seen in a directory. The caller has the names for itself.

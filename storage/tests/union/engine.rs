@@ -375,7 +375,11 @@ impl Driver for Engine {
     }
 
     fn change_owner(&mut self, path: &str, uid: Option<u32>, gid: Option<u32>) -> Answer<()> {
-        let answer = self.change(path, &Changes { uid, gid, ..Changes::default() });
+        // The kernel says so for everything that is no directory.
+        let answer = self.find(path).and_then(|found| {
+            let kill_privileges = found.kind != FileKind::Directory;
+            self.change(path, &Changes { uid, gid, kill_privileges, ..Changes::default() })
+        });
         self.settled(answer)
     }
 

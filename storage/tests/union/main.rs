@@ -4,8 +4,9 @@
 //! ```text
 //! scenario (layers + operations, from a seed) → Kernel, Engine (each a Driver) → answers, trees → smaller scenario
 //! ```
-//! `UNION_SEED=n` runs one seed, `UNION_SEEDS=n` that many (default: as many as fit into some seconds), `UNION_TOOL='coracle
-//! fuse-overlayfs'` compares the kernel with a mount of that command instead of the engine in this process.
+//! `UNION_SEED=n` begins with that seed (and ends with it), `UNION_SEEDS=n` runs that many (default: as many as fit into
+//! some seconds), `UNION_TOOL='coracle fuse-overlayfs'` compares the kernel with a mount of that command instead of the
+//! engine in this process.
 
 // Tests make their own surroundings.
 #![allow(clippy::disallowed_methods)]

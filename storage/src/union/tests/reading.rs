@@ -167,3 +167,55 @@ fn names_that_are_no_names_are_refused() {
     }
     assert_eq!(mounted.union.attributes(InodeNo(4711)).unwrap_err().errno, Errno::ESTALE);
 }
+
+#[test]
+fn names_that_stay_are_listed_once_while_others_come_go_and_are_copied_up() {
+    let names: Vec<String> = (0..300).map(|at| format!("f dir/l{at} x")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for form in FORMS {
+        let scratch = Scratch::new(form, &[&names[..150], &names[100..]]).with_upper(&["f dir/upper u"]);
+        let mounted = scratch.mount();
+        let (union, dir) = (&mounted.union, mounted.ino("dir"));
+        let mut seen: Vec<String> = Vec::new();
+        let (mut cookie, mut round) = (0, 0);
+        loop {
+            let before = seen.len();
+            let mut room = 10;
+            union
+                .read_directory(dir, cookie, &mut |entry| {
+                    room -= 1;
+                    if room >= 0 {
+                        cookie = entry.cookie;
+                        seen.push(String::from_utf8(entry.name.to_vec()).unwrap());
+                    }
+                    room >= 0
+                })
+                .unwrap();
+            if seen.len() == before {
+                break;
+            }
+            round += 1;
+            // One goes that was seen, one that may not have been, one is copied up, one is new.
+            let last = seen.iter().rev().find(|name| name.starts_with('l')).unwrap();
+            let _ = union.unlink(dir, OsStr::new(last));
+            let _ = union.unlink(dir, OsStr::new(&format!("l{}", 3 * round)));
+            let copied = union.lookup(dir, OsStr::new(&format!("l{}", 299 - round)));
+            if let Ok(copied) = copied {
+                union.write(copied.attributes.ino, 0, b"y", false).unwrap();
+            }
+            let file = super::fixture::new_file(0o644);
+            union.make_node(dir, OsStr::new(&format!("new{round}")), file, FileKind::File, 0).unwrap();
+            if round == 7 {
+                mounted.union.tree.drop_listing(&mounted.union.tree.table.get(dir).unwrap());
+            }
+        }
+        let left = mounted.list("dir");
+        for name in left.iter().filter(|name| name.starts_with('l') || *name == "upper") {
+            assert_eq!(seen.iter().filter(|seen| *seen == name).count(), 1, "{form:?} {name}");
+        }
+        seen.sort();
+        let all = seen.len();
+        seen.dedup();
+        assert_eq!(all, seen.len(), "{form:?}: something was listed twice");
+    }
+}
