@@ -4,6 +4,7 @@ pub(crate) mod attach;
 pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod container;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod doctor;
@@ -119,6 +120,7 @@ const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     group!("container", "Manage containers", container::Command, container::run),
+    command!("cp", "Copy files/folders between a container and the local filesystem", cp::Args, cp::run),
     command!("create", "Create a container but do not start it", create::Args, create::run),
     command!("diff", "Display the changes to the object's file system", diff::Args, diff::run),
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),

@@ -4,6 +4,7 @@
 //!
 //! **Runs in:** the CLI, inside of `coracle unshare`: mounts of an ordinary user live in a namespace of their own.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -17,6 +18,7 @@ use storage::state::status;
 
 use super::{Context, Outcome};
 use crate::error::{CommandError, reason};
+use crate::supervisor::bundle::is_single;
 use crate::supervisor::rootfs::{drivers, mount_point, of};
 use crate::supervisor::union_server::{self, UnionServer};
 
@@ -120,32 +122,10 @@ fn mount(context: &Context, record: &Record) -> Result<std::path::PathBuf, Comma
     let _lock = status::lock_at_rest(layout, record)?;
     write_own_files(context, record)?;
     create_dir(&place).map_err(CommandError::host)?;
-    let layer_ids = layer_ids(layout, record)?;
-    // In the single-id mode there is one id here too.
-    let single_id = crate::supervisor::bundle::is_single(&record.request.userns, &Mapping::of_user());
-    let drivers = drivers(context.storage_driver()?, &record.driver, !layer_ids.is_identity(), single_id);
-    let mut root = of(layout, record, drivers);
-    if let Rootfs::Stack(stack) = &mut root {
-        // A work directory that was mounted so once cannot be mounted again.
-        stack.volatile = false;
-    }
+    // It ends when it is unmounted.
     let cwd = std::env::current_dir();
-    let mut server = None;
-    let mut serve = |connection| {
-        let Rootfs::Stack(stack) = &root else { return Ok(()) };
-        let plan = union_server::Plan { stack, ids: &layer_ids, single_id, dies_with_parent: false };
-        server = Some(UnionServer::start(plan, connection)?);
-        Ok(())
-    };
-    let mounted = root.mount(&place, &mut serve);
-    match (mounted, server) {
-        // It ends when it is unmounted.
-        (Ok(_), Some(server)) => server.detach(),
-        (Ok(_), None) => {}
-        (Err(error), mut server) => {
-            let failure = server.as_mut().and_then(UnionServer::failure);
-            return Err(failure.map_or_else(|| CommandError::host(error), CommandError::host));
-        }
+    if let Some(server) = attach(context, record, &place, false)?.1 {
+        server.detach();
     }
     if let Ok(cwd) = cwd {
         let _ = std::env::set_current_dir(cwd);
@@ -153,19 +133,58 @@ fn mount(context: &Context, record: &Record) -> Result<std::path::PathBuf, Comma
     Ok(place)
 }
 
+/// Mounts the root of a container that is at rest at a directory; returns its root, and who serves it. The caller has
+/// locked the container and works in its own mount namespace; its current directory changes.
+pub(crate) fn attach(
+    context: &Context,
+    record: &Record,
+    place: &Path,
+    dies_with_parent: bool,
+) -> Result<(OwnedFd, Option<UnionServer>), CommandError> {
+    let layer_ids = layer_ids(&context.layout, record)?;
+    // In the single-id mode there is one id here too.
+    let single_id = is_single(&record.request.userns, &Mapping::of_user());
+    let drivers = drivers(context.storage_driver()?, &record.driver, !layer_ids.is_identity(), single_id);
+    let mut root = of(&context.layout, record, drivers);
+    if let Rootfs::Stack(stack) = &mut root {
+        // A work directory that was mounted so once cannot be mounted again.
+        stack.volatile = false;
+    }
+    let mut server = None;
+    let mut serve = |connection| {
+        let Rootfs::Stack(stack) = &root else { return Ok(()) };
+        let plan = union_server::Plan { stack, ids: &layer_ids, single_id, dies_with_parent };
+        server = Some(UnionServer::start(plan, connection)?);
+        Ok(())
+    };
+    let mounted = root.mount(place, &mut serve);
+    match (mounted, server) {
+        (Ok((root, _)), server) => Ok((root, server)),
+        (Err(error), mut server) => {
+            let failure = server.as_mut().and_then(UnionServer::failure);
+            Err(failure.map_or_else(|| CommandError::host(error), CommandError::host))
+        }
+    }
+}
+
 /// How the ids of the container's layers are shifted, from its bundle: the user namespace that it was asked for is that of
 /// whoever created it, and here we are root of one.
 fn layer_ids(layout: &Layout, record: &Record) -> Result<IdMap, CommandError> {
-    let path = layout.container(&record.id).join("config.json");
-    let failed = |error: &dyn std::fmt::Display| CommandError::host(format!("read {}: {error}", path.display()));
-    let text = std::fs::read(&path).map_err(|error| failed(&reason(&error)))?;
-    let spec: Spec = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    let spec = spec(layout, record)?;
     let ranges = |mappings: &Option<Vec<LinuxIdMapping>>| {
         let range = |one: &LinuxIdMapping| IdRange { from: one.host_id(), to: one.container_id(), length: one.size() };
         mappings.iter().flatten().map(range).collect()
     };
     let linux = spec.linux().as_ref();
     Ok(linux.map(|linux| IdMap::new(ranges(linux.uid_mappings()), ranges(linux.gid_mappings()))).unwrap_or_default())
+}
+
+/// A container's bundle.
+pub(crate) fn spec(layout: &Layout, record: &Record) -> Result<Spec, CommandError> {
+    let path = layout.container(&record.id).join("config.json");
+    let failed = |error: &dyn std::fmt::Display| CommandError::host(format!("read {}: {error}", path.display()));
+    let text = std::fs::read(&path).map_err(|error| failed(&reason(&error)))?;
+    serde_json::from_slice(&text).map_err(|error| failed(&error))
 }
 
 /// The files that `config.json` binds, for a container that was never started by us.

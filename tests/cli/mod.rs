@@ -3,6 +3,7 @@
 use crate::support::framework::Test;
 
 mod commit;
+mod cp;
 mod diff;
 mod doctor;
 mod exec;
@@ -34,6 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_network::TESTS,
         run_terminal::TESTS,
         exec::TESTS,
+        cp::TESTS,
         ps::TESTS,
         logs::TESTS,
         inspect::TESTS,

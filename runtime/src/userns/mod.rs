@@ -212,6 +212,25 @@ pub fn start_joined(process: BorrowedFd<'_>, work: impl FnOnce() -> i32) -> Resu
     }
 }
 
+/// Runs `work` in a child that is root of the container whose first process is behind `process`: in its user and mount
+/// namespaces, so that every name means what it means there. Returns the child's pidfd without waiting.
+///
+/// The container cannot look into the child, which is not dumpable and in another pid namespace. `work` must not make the
+/// C library load anything; it returns the child's exit status. The caller must be single-threaded.
+pub fn start_inside(process: BorrowedFd<'_>, work: impl FnOnce() -> i32) -> Result<OwnedFd, UsernsError> {
+    use crate::sys::process::{prctl, setns};
+    match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
+        Forked::Child => {
+            let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+            let joined = prctl(libc::PR_SET_DUMPABLE, 0)
+                .and_then(|()| setns(process, libc::CLONE_NEWUSER | libc::CLONE_NEWNS))
+                .is_ok_and(|()| become_root().is_ok());
+            std::process::exit(if joined { work() } else { 125 })
+        }
+        Forked::Parent { pidfd, .. } => Ok(pidfd),
+    }
+}
+
 /// Takes id 0 of the user namespace, once its maps are written.
 pub fn become_root() -> Result<(), SysError> {
     crate::sys::process::set_ids(0, 0).map_err(SysError::of("setresuid", "0, 0, 0"))

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, commit, create, diff, exec, exists, kill, logs, port, ps, rename, restart, rm,
+    Context, Outcome, attach, commit, cp, create, diff, exec, exists, kill, logs, port, ps, rename, restart, rm,
     run as run_command, start, stop, top, wait,
 };
 
@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Attach(attach::Args),
     /// Create new image based on the changed container
     Commit(commit::Args),
+    /// Copy files/folders between a container and the local filesystem
+    Cp(cp::Args),
     /// Create a container but do not start it
     Create(Box<create::Args>),
     /// Inspect changes to the container's file systems
@@ -61,6 +63,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Attach(args) => attach::run(args, context),
         Command::Commit(args) => commit::run(args, context),
+        Command::Cp(args) => cp::run(args, context),
         Command::Create(args) => create::run(*args, context),
         Command::Diff(args) => diff::run_of(diff::Kind::Container, args, context),
         Command::Exec(args) => exec::run(args, context),

@@ -91,19 +91,54 @@ pub enum DiffError {
 /// # Errors
 /// [`DiffError`].
 pub fn write_tree(root: BorrowedFd<'_>, form: TreeForm, ids: &IdPolicy, out: impl Write) -> Result<Diffed, DiffError> {
-    let mut walker = Walker { form, ids, writer: Writer::new(out), links: HashMap::new(), diffed: Diffed::default() };
+    write_tree_below(root, b"", form, ids, out)
+}
+
+/// As [`write_tree`], all names put below the directory `prefix`; empty, or without a slash at the end.
+///
+/// # Errors
+/// [`DiffError`].
+pub fn write_tree_below(
+    root: BorrowedFd<'_>,
+    prefix: &[u8],
+    form: TreeForm,
+    ids: &IdPolicy,
+    out: impl Write,
+) -> Result<Diffed, DiffError> {
+    let mut walker = Walker::new(prefix, form, ids, out);
     let fd = open(root, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(|source| call("open", b".", source))?;
     let stat = fstat(&fd).map_err(|source| call("fstat", b".", source))?;
-    let entry = walker.describe(b"./".to_vec(), EntryKind::Directory, &stat, Some(fd.as_fd()))?;
+    let path = if prefix.is_empty() { b"./".to_vec() } else { Vec::new() };
+    let entry = walker.describe(path, EntryKind::Directory, &stat, Some(fd.as_fd()))?;
     walker.append(&entry)?;
     walker.tree(fd)?;
-    let diffed = walker.diffed;
-    walker.writer.finish().map_err(|source| DiffError::Io { path: ".".to_owned(), source })?;
-    Ok(diffed)
+    walker.finish()
+}
+
+/// Writes a tar of one file: the one that is called `name` in `dir`, by the name `path`. A link is written as a link, and
+/// what cannot be archived is left out.
+///
+/// # Errors
+/// [`DiffError`].
+pub fn write_file(
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    path: &[u8],
+    ids: &IdPolicy,
+    out: impl Write,
+) -> Result<Diffed, DiffError> {
+    let mut walker = Walker::new(b"", TreeForm::Plain, ids, out);
+    walker.is_one_file = true;
+    walker.entry(dir, name, path)?;
+    walker.finish()
 }
 
 struct Walker<'a, W: Write> {
+    /// Put before every name: empty, or with a slash at the end.
+    prefix: Vec<u8>,
     form: TreeForm,
+    /// There is but one file to be written.
+    is_one_file: bool,
     ids: &'a IdPolicy,
     writer: Writer<W>,
     /// First name of files that have several.
@@ -118,7 +153,29 @@ struct Level {
     rest: Vec<CString>,
 }
 
-impl<W: Write> Walker<'_, W> {
+impl<'a, W: Write> Walker<'a, W> {
+    fn new(prefix: &[u8], form: TreeForm, ids: &'a IdPolicy, out: W) -> Self {
+        let prefix = if prefix.is_empty() { Vec::new() } else { [prefix, b"/"].concat() };
+        let (links, diffed) = (HashMap::new(), Diffed::default());
+        Walker { prefix, form, is_one_file: false, ids, writer: Writer::new(out), links, diffed }
+    }
+
+    fn finish(self) -> Result<Diffed, DiffError> {
+        self.writer.finish().map_err(|source| DiffError::Io { path: ".".to_owned(), source })?;
+        Ok(self.diffed)
+    }
+
+    /// An entry's own name and that of the file it links to, below the prefix.
+    fn prefixed(&self, mut entry: Entry) -> Entry {
+        if !self.prefix.is_empty() {
+            entry.path = [&self.prefix, entry.path.as_slice()].concat();
+            if entry.kind == EntryKind::Hardlink {
+                entry.link = [&self.prefix, entry.link.as_slice()].concat();
+            }
+        }
+        entry
+    }
+
     /// Walks in order without recursion: a tree may be deeper than our stack, and than our descriptors.
     fn tree(&mut self, root: OwnedFd) -> Result<(), DiffError> {
         let mut levels = vec![self.level(root, CString::default(), b"")?];
@@ -246,10 +303,26 @@ impl<W: Write> Walker<'_, W> {
             _ => return self.append(&entry),
         }
         entry.size = u64::try_from(stat.st_size).unwrap_or(0);
+        if self.is_one_file && entry.size == 0 {
+            return self.unsized_file(fd, entry);
+        }
         self.diffed.entries += 1;
         self.diffed.bytes += entry.size;
+        let entry = self.prefixed(entry);
         let written = self.writer.append(&entry, File::from(fd));
         written.map_err(|source| DiffError::Io { path: Shown(path).to_string(), source })
+    }
+
+    /// A file that is read to its end because it does not say its size: those of `/proc`.
+    fn unsized_file(&mut self, fd: OwnedFd, mut entry: Entry) -> Result<(), DiffError> {
+        let failed = |source| DiffError::Io { path: Shown(&entry.path).to_string(), source };
+        let mut contents = Vec::new();
+        File::from(fd).take(MAX_UNSIZED_BYTES).read_to_end(&mut contents).map_err(failed)?;
+        entry.size = contents.len() as u64;
+        self.diffed.entries += 1;
+        self.diffed.bytes += entry.size;
+        let written = self.writer.append(&entry, contents.as_slice());
+        written.map_err(|source| DiffError::Io { path: Shown(&entry.path).to_string(), source })
     }
 
     /// Writes a link to the first name of a file, if this is another one.
@@ -280,7 +353,7 @@ impl<W: Write> Walker<'_, W> {
 
     fn append(&mut self, entry: &Entry) -> Result<(), DiffError> {
         self.diffed.entries += 1;
-        let written = self.writer.append_empty(entry);
+        let written = self.writer.append_empty(&self.prefixed(entry.clone()));
         written.map_err(|source| DiffError::Io { path: Shown(&entry.path).to_string(), source })
     }
 
@@ -359,6 +432,9 @@ fn is_stand_in_for_socket(file: &OwnedFd) -> nix::Result<bool> {
     Ok(recorded.is_some_and(|recorded| recorded.kind == Some(SFlag::S_IFSOCK)))
 }
 
+/// Most that is read of a file which does not say its size.
+const MAX_UNSIZED_BYTES: u64 = 64 << 20;
+
 /// Longest target that the kernel makes a link to.
 const MAX_TARGET_BYTES: u64 = 4095;
 
@@ -405,10 +481,10 @@ fn blank(path: Vec<u8>, kind: EntryKind) -> Entry {
 fn open(dir: BorrowedFd<'_>, name: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     match openat(dir, name, flags, Mode::empty()) {
-        Err(Errno::EACCES) => {}
+        // Only in the single-id mode: with more ids root reads everything. Files of a host's user stay as they are.
+        Err(Errno::EACCES) if nix::unistd::geteuid().is_root() => {}
         result => return result,
     }
-    // Only outside a user namespace of our own: there root reads everything.
     let path = openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let stat = fstat(&path)?;
     let link = format!("/proc/self/fd/{}", path.as_raw_fd());

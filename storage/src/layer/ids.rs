@@ -172,12 +172,12 @@ impl IdMap {
     }
 
     /// The owner in the layer, `None` if no id of the layer becomes this one.
-    pub(crate) fn uid_in_layer(&self, uid: u32) -> Option<u32> {
+    pub fn uid_in_layer(&self, uid: u32) -> Option<u32> {
         backward(&self.uids, uid)
     }
 
     /// The group in the layer, `None` if no id of the layer becomes this one.
-    pub(crate) fn gid_in_layer(&self, gid: u32) -> Option<u32> {
+    pub fn gid_in_layer(&self, gid: u32) -> Option<u32> {
         backward(&self.gids, gid)
     }
 }

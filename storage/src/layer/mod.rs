@@ -25,6 +25,8 @@ pub mod diff;
 
 pub mod changes;
 
+pub mod unpack;
+
 mod confine;
 
 mod remove;
