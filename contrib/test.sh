@@ -62,7 +62,8 @@ binaries() {
 }
 [ -n "$(binaries)" ] || fail "cargo built no test" "report this as a bug, with the output of cargo test --no-run"
 
-keep=(env "CORACLE_TEST_REQUIRE=${CORACLE_TEST_REQUIRE:-}" "RUST_BACKTRACE=${RUST_BACKTRACE:-0}")
+# A shell starts background jobs with SIGINT ignored; what is tested must see it.
+keep=(env --default-signal=INT,QUIT "CORACLE_TEST_REQUIRE=${CORACLE_TEST_REQUIRE:-}" "RUST_BACKTRACE=${RUST_BACKTRACE:-0}")
 [ -z "$binary" ] || keep+=("CORACLE_BIN=$binary")
 [ -z "${CORACLE_TEST_STRIKES:-}" ] || keep+=("CORACLE_TEST_STRIKES=$CORACLE_TEST_STRIKES")
 [ -z "${PODMAN:-}" ] || keep+=("PODMAN=$PODMAN")
