@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
+use super::placement::Placed;
 use super::turns::{LOOK, Turns};
 use crate::sys;
 
@@ -21,6 +22,7 @@ pub(crate) struct Device<'a> {
     sleeping: OwnedFd,
     /// Reading it does not; missing if the device cannot be cloned.
     looking: Option<OwnedFd>,
+    placed: Placed,
 }
 
 /// Where a request came from, and how long it is.
@@ -34,7 +36,7 @@ impl<'a> Device<'a> {
     /// Takes one end and clones what it needs.
     pub(crate) fn new(turns: &'a Turns, number: usize, end: OwnedFd) -> Self {
         let looking = clone(end.as_fd(), OFlag::O_NONBLOCK).ok();
-        Self { turns, number, sleeping: end, looking }
+        Self { turns, number, sleeping: end, looking, placed: Placed::new() }
     }
 
     /// One more end, for another thread.
@@ -50,8 +52,13 @@ impl<'a> Device<'a> {
     /// # Errors
     /// The kernel's errno.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        self.turns.placement.ends(&self.placed);
+        self.turns.placement.follow(&self.placed);
         match self.wait(buffer) {
-            Ok(received) => Ok(Some(received)),
+            Ok(received) => {
+                self.turns.placement.begins(&self.placed);
+                Ok(Some(received))
+            }
             Err(errno) => {
                 // Whoever is parked shall see it too.
                 self.turns.end(self.number);
@@ -113,6 +120,8 @@ impl<'a> Device<'a> {
             Some(looking) if received.is_looking => looking,
             _ => &self.sleeping,
         };
+        // The client may send its next request before this call is over.
+        self.turns.placement.ends(&self.placed);
         nix::unistd::write(end, answer).map(drop)
     }
 }

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::placement::Placement;
+
 /// How long the thread that is alone looks for the next request.
 pub(super) const LOOK: Duration = Duration::from_micros(60);
 
@@ -36,6 +38,8 @@ pub(super) struct Turns {
     tuner: Mutex<Tuner>,
     bell: Condvar,
     parked: Mutex<()>,
+    /// On which processors.
+    pub(super) placement: Placement,
 }
 
 impl Turns {
@@ -47,6 +51,7 @@ impl Turns {
             tuner: Mutex::new(Tuner::new(Instant::now())),
             bell: Condvar::new(),
             parked: Mutex::new(()),
+            placement: Placement::new(),
         }
     }
 
@@ -97,6 +102,7 @@ impl Turns {
         if self.received.fetch_add(1, Ordering::Relaxed) % WINDOW != WINDOW - 1 {
             return;
         }
+        self.placement.window();
         let queued = self.queued.swap(0, Ordering::Relaxed);
         let is_alone = self.alone.load(Ordering::Acquire);
         let mut tuner = unpoisoned(self.tuner.lock());
