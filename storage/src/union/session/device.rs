@@ -8,7 +8,6 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use super::placement::Placed;
 use super::turns::{LOOK, Turns};
 use crate::sys;
 
@@ -22,7 +21,6 @@ pub(crate) struct Device<'a> {
     sleeping: OwnedFd,
     /// Reading it does not; missing if the device cannot be cloned.
     looking: Option<OwnedFd>,
-    placed: Placed,
 }
 
 /// Where a request came from, and how long it is.
@@ -36,7 +34,7 @@ impl<'a> Device<'a> {
     /// Takes one end and clones what it needs.
     pub(crate) fn new(turns: &'a Turns, number: usize, end: OwnedFd) -> Self {
         let looking = clone(end.as_fd(), OFlag::O_NONBLOCK).ok();
-        Self { turns, number, sleeping: end, looking, placed: Placed::new() }
+        Self { turns, number, sleeping: end, looking }
     }
 
     /// One more end, for another thread.
@@ -52,13 +50,8 @@ impl<'a> Device<'a> {
     /// # Errors
     /// The kernel's errno.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-        self.turns.placement.ends(&self.placed);
-        self.turns.placement.follow(&self.placed);
         match self.wait(buffer) {
-            Ok(received) => {
-                self.turns.placement.begins(&self.placed);
-                Ok(Some(received))
-            }
+            Ok(received) => Ok(Some(received)),
             Err(errno) => {
                 // Whoever is parked shall see it too.
                 self.turns.end(self.number);
@@ -120,8 +113,6 @@ impl<'a> Device<'a> {
             Some(looking) if received.is_looking => looking,
             _ => &self.sleeping,
         };
-        // The client may send its next request before this call is over.
-        self.turns.placement.ends(&self.placed);
         nix::unistd::write(end, answer).map(drop)
     }
 }

@@ -1,7 +1,7 @@
 //! The conversation with the kernel over `/dev/fuse`.
 //!
 //! ```text
-//! device (turns, placement) → decode → Service::answer → encode → device
+//! device (turns) → decode → Service::answer → encode → device
 //! ```
 //!
 //! A loop of our own instead of that of `fuser` 0.18, which both served the same engine for comparison. What `fuser` lacks:
@@ -27,8 +27,6 @@ pub(crate) mod decode;
 pub(crate) mod encode;
 
 pub(crate) mod ioctl;
-
-mod placement;
 
 mod turns;
 

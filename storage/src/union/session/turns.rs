@@ -16,8 +16,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::placement::Placement;
-
 /// How long the thread that is alone looks for the next request.
 pub(super) const LOOK: Duration = Duration::from_micros(60);
 
@@ -38,8 +36,6 @@ pub(super) struct Turns {
     tuner: Mutex<Tuner>,
     bell: Condvar,
     parked: Mutex<()>,
-    /// On which processors.
-    pub(super) placement: Placement,
 }
 
 impl Turns {
@@ -51,7 +47,6 @@ impl Turns {
             tuner: Mutex::new(Tuner::new(Instant::now())),
             bell: Condvar::new(),
             parked: Mutex::new(()),
-            placement: Placement::new(),
         }
     }
 
@@ -102,7 +97,6 @@ impl Turns {
         if self.received.fetch_add(1, Ordering::Relaxed) % WINDOW != WINDOW - 1 {
             return;
         }
-        self.placement.window();
         let queued = self.queued.swap(0, Ordering::Relaxed);
         let is_alone = self.alone.load(Ordering::Acquire);
         let mut tuner = unpoisoned(self.tuner.lock());
