@@ -75,12 +75,24 @@ pub(crate) const CASES: &[Case] = &[
     warm("warm missing names", 1.3, missing_names),
     warm("warm tar", 2.9, tar),
     Case {
+        must: None,
+        goal: None,
         prepare: lstat,
-        ..case("open+read storm, 1 thread", 1.9, 2.5, |world, mounted| open_storm(world, mounted, 1))
+        ..case("first open+read, 1 thread", 1.0, 1.0, |w, m| open_storm(w, m, 1))
     },
     Case {
+        must: None,
+        goal: None,
         prepare: lstat,
-        ..case("open+read storm, 8 threads", 4.4, 4.5, |world, mounted| open_storm(world, mounted, 8))
+        ..case("first open+read, 8 threads", 1.0, 1.0, |w, m| open_storm(w, m, 8))
+    },
+    Case {
+        prepare: |w, m| open_storm(w, m, 1),
+        ..case("open+read storm, 1 thread", 1.9, 2.5, |w, m| open_storm(w, m, 1))
+    },
+    Case {
+        prepare: |w, m| open_storm(w, m, 1),
+        ..case("open+read storm, 8 threads", 4.4, 4.5, |w, m| open_storm(w, m, 8))
     },
     case("create storm, 1 thread", 1.8, 3.0, |world, mounted| create_storm(world, mounted, 1)),
     case("create storm, 2 threads", 5.2, 6.0, |world, mounted| create_storm(world, mounted, 2)),
@@ -283,15 +295,10 @@ fn read_big(_: &World, mounted: &Mounted) {
     }
 }
 
+/// A shell in the tree that starts a program of the tree again and again, both with their libraries from there.
 fn exec(mounted: &Mounted, times: usize) {
-    let busybox = mounted.root.join("usr/bin/busybox");
-    for _ in 0..times {
-        if busybox.exists() {
-            run_program(Command::new(&busybox).arg("true"));
-        } else {
-            run_program(&mut Command::new(mounted.root.join("usr/bin/true")));
-        }
-    }
+    let script = format!("i=0; while [ $i -lt {times} ]; do /usr/bin/true; i=$((i + 1)); done");
+    run_program(Command::new("chroot").arg(&mounted.root).args(["/usr/bin/sh", "-c", &script]));
 }
 
 fn python_import(world: &World, mounted: &Mounted) {

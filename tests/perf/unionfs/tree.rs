@@ -150,9 +150,6 @@ impl Layer {
 
     fn file(&mut self, path: &str, content: &[u8]) {
         let mut header = Self::header(tar::EntryType::Regular, content.len());
-        if path.contains("/bin/") {
-            header.set_mode(0o755);
-        }
         self.parents(path);
         self.0.append_data(&mut header, path, content).expect("memory");
     }
@@ -261,8 +258,11 @@ fn build_layers(place: &Path, dir: &Path, python: Option<&str>, has_git: bool) -
         let big: Vec<u8> = noise.iter().cycle().skip(number).take(48 << 20).copied().collect();
         layer.file(&format!("var/big{number}"), &big);
     }
-    for busybox in ["/bin/busybox", "/bin/true"] {
-        layers[0].take(Path::new(busybox), &format!("usr{busybox}"));
+    for program in ["sh", "true"] {
+        layers[0].take(&real(&format!("/usr/bin/{program}")), &format!("usr/bin/{program}"));
+        for library in libraries(&format!("/usr/bin/{program}")) {
+            layers[0].take(&real(&library), library.trim_start_matches('/'));
+        }
     }
     if let Some(python) = python {
         layers[1].take(&Path::new("/usr/bin").join(python), &format!("usr/bin/{python}"));
@@ -276,6 +276,17 @@ fn build_layers(place: &Path, dir: &Path, python: Option<&str>, has_git: bool) -
     let mut paths: Vec<_> = unpacked.collect();
     paths.reverse();
     paths
+}
+
+fn real(path: &str) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The shared libraries of a program, by the paths that it knows them by.
+fn libraries(program: &str) -> Vec<String> {
+    let output = Command::new("ldd").arg(program).output().map(|output| output.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&output).into_owned();
+    text.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
 }
 
 /// A git repository with one commit.
