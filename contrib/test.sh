@@ -9,6 +9,7 @@
 #
 # A test that needs something this machine lacks is skipped and says what. CORACLE_TEST_REQUIRE=all, or a list such as
 # CORACLE_TEST_REQUIRE=fuse,tun,registry, makes that a failure. `./contrib/setup.sh --with-tests` installs all of it.
+# CORACLE_TEST_RETRIES=2 gives up to two failed tests a second try, and lists them; more failures stay failures.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -66,6 +67,7 @@ binaries() {
 keep=(env --default-signal=INT,QUIT "CORACLE_TEST_REQUIRE=${CORACLE_TEST_REQUIRE:-}" "RUST_BACKTRACE=${RUST_BACKTRACE:-0}")
 [ -z "$binary" ] || keep+=("CORACLE_BIN=$binary")
 [ -z "${CORACLE_TEST_STRIKES:-}" ] || keep+=("CORACLE_TEST_STRIKES=$CORACLE_TEST_STRIKES")
+[ -z "${CORACLE_TEST_RETRIES:-}" ] || keep+=("CORACLE_TEST_RETRIES=$CORACLE_TEST_RETRIES")
 [ -z "${PODMAN:-}" ] || keep+=("PODMAN=$PODMAN")
 
 status=0 broken=0

@@ -27,6 +27,9 @@ struct Options {
 
 enum Outcome {
     Passed(Duration),
+    /// Passed alone, after it had failed among the others: what it printed then. A defect all the same, of the test or
+    /// of what it tests, which the summary keeps in sight.
+    Unsteady(String),
     Skipped(String),
     Failed(String),
 }
@@ -104,6 +107,7 @@ fn run(tests: &[Test], arguments: &mut Vec<String>) -> Result<ExitCode, String> 
     let jobs = if options.no_capture { 1 } else { options.jobs.unwrap_or(2) };
     outcomes.extend(run_parallel(runnable, jobs, base.path(), options.no_capture));
     outcomes.extend(run_parallel(alone, 1, base.path(), options.no_capture));
+    retry(&mut outcomes, base.path(), options.no_capture)?;
     home::remove_tree(base.path());
     Ok(summary(&outcomes))
 }
@@ -173,6 +177,30 @@ fn run_parallel<'t>(queue: VecDeque<&'t Test>, jobs: usize, base: &Path, no_capt
     outcomes.into_inner().expect("no test panics in this process")
 }
 
+/// Gives failed tests a second try, alone, when `CORACLE_TEST_RETRIES` says for how many at most. More failures than
+/// that are no accident.
+fn retry(outcomes: &mut [(&Test, Outcome)], base: &Path, no_capture: bool) -> Result<(), String> {
+    let most = match std::env::var("CORACLE_TEST_RETRIES") {
+        Ok(number) if !number.is_empty() => {
+            number.parse::<usize>().map_err(|_| format!("CORACLE_TEST_RETRIES={number}: not a number"))?
+        }
+        _ => 0,
+    };
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    if outcomes.iter().filter(|(_, outcome)| failed(outcome)).count() > most {
+        return Ok(());
+    }
+    for (test, outcome) in outcomes.iter_mut() {
+        if let Outcome::Failed(output) = outcome
+            && let Outcome::Passed(_) = run_one(test, base, no_capture)
+        {
+            *outcome = Outcome::Unsteady(std::mem::take(output));
+            report(test, outcome);
+        }
+    }
+    Ok(())
+}
+
 /// Runs one test below its reaper and waits for both, or kills what the test started when the time is over.
 fn run_one(test: &Test, base: &Path, no_capture: bool) -> Outcome {
     let started = Instant::now();
@@ -223,27 +251,35 @@ fn report(test: &Test, outcome: &Outcome) {
             println!("test {} ... ok ({:.1} s)", test.name(), took.as_secs_f64());
         }
         Outcome::Passed(_) => println!("test {} ... ok", test.name()),
+        Outcome::Unsteady(_) => println!("test {} ... ok at the second try", test.name()),
         Outcome::Skipped(reason) => println!("test {} ... skipped: needs {reason}", test.name()),
         Outcome::Failed(_) => println!("test {} ... FAILED", test.name()),
     }
 }
 
 fn summary(outcomes: &[(&Test, Outcome)]) -> ExitCode {
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let (mut passed, mut unsteady, mut failed, mut skipped) = (0, 0, 0, 0);
     for (_, outcome) in outcomes {
         match outcome {
             Outcome::Passed(_) => passed += 1,
+            Outcome::Unsteady(_) => {
+                passed += 1;
+                unsteady += 1;
+            }
             Outcome::Skipped(_) => skipped += 1,
             Outcome::Failed(_) => failed += 1,
         }
     }
-    if failed > 0 {
+    if failed + unsteady > 0 {
         println!("\nfailures:");
     }
     for (test, outcome) in outcomes {
-        if let Outcome::Failed(output) = outcome {
+        if let Outcome::Failed(output) | Outcome::Unsteady(output) = outcome {
             println!("\n---- {} ----\n{}", test.name(), output.trim_end());
         }
+    }
+    if unsteady > 0 {
+        println!("\n{unsteady} of the passed failed at the first try");
     }
     println!("\n{passed} passed, {failed} failed, {skipped} skipped");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(101) }

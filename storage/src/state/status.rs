@@ -607,10 +607,15 @@ const STOP_REQUESTED: &str = "stop-requested";
 
 /// Notes that a user wants the container stopped: what ends now shall not be restarted.
 ///
+/// A runtime directory that has gone meanwhile is no failure: its supervisor has ended, and restarts nothing.
+///
 /// # Errors
 /// [`StatusError::Write`].
 pub fn request_stop(layout: &Layout, id: &ContainerId) -> Result<(), StatusError> {
-    Ok(write_atomic(&layout.runtime_container(id).join(STOP_REQUESTED), b"", Durability::None)?)
+    match write_atomic(&layout.runtime_container(id).join(STOP_REQUESTED), b"", Durability::None) {
+        Err(error) if error.source_error().kind() == std::io::ErrorKind::NotFound => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 /// Whether a user wants the container stopped.

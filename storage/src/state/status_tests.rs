@@ -163,3 +163,15 @@ fn a_process_whose_name_has_parentheses_and_spaces_is_read() {
     assert!(!Init { start_time: own.start_time + 1, ..own }.is_alive());
     assert_eq!(Init::of(i32::MAX), None);
 }
+
+#[test]
+fn stop_of_what_has_just_ended_is_no_failure() {
+    let (_dir, layout) = layout();
+    let id = create(&layout, "1", "web").id;
+    fs::create_dir_all(layout.runtime_container(&id)).unwrap();
+    request_stop(&layout, &id).unwrap();
+    assert!(is_stop_requested(&layout, &id));
+    fs::remove_dir_all(layout.runtime_container(&id)).unwrap();
+    request_stop(&layout, &id).unwrap();
+    assert!(!is_stop_requested(&layout, &id));
+}
