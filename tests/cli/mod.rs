@@ -13,6 +13,7 @@ mod inspect;
 mod limits;
 mod load;
 mod logs;
+mod mount;
 mod oracle;
 mod ps;
 mod pull;
@@ -50,6 +51,7 @@ pub(crate) fn tests() -> Vec<Test> {
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,
+        mount::TESTS,
     ]
     .concat()
 }
