@@ -68,6 +68,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let records = chosen(context, args.all, &args.containers)?;
     for record in &records {
         let place = mount(context, record)?;
+        context.note(record, "mount");
         match records.len() {
             1 if !args.all => println!("{}", place.display()),
             _ => println!("{} {}", record.id.short(), place.display()),
@@ -87,6 +88,7 @@ pub(crate) fn run_unmount(args: UnmountArgs, context: &Context) -> Outcome {
         if is_mount_point(&place) {
             rootfs::unmount(&place).map_err(CommandError::host)?;
             let _ = std::fs::remove_dir(&place);
+            context.note(&record, "unmount");
             println!("{}", record.id);
         }
     }

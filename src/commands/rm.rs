@@ -140,6 +140,7 @@ pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Resul
 
 fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
     container::remove(&context.layout, &record.id)?;
+    context.note(record, "remove");
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;
     }

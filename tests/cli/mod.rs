@@ -6,6 +6,7 @@ mod commit;
 mod cp;
 mod diff;
 mod doctor;
+mod events;
 mod exec;
 mod fuse_overlayfs;
 mod images;
@@ -35,6 +36,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_network::TESTS,
         run_terminal::TESTS,
         exec::TESTS,
+        events::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,
