@@ -35,6 +35,7 @@ pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod select;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod storage_driver;
 pub(crate) mod system;
@@ -166,6 +167,7 @@ const COMMANDS: &[Entry] = &[
     command!("run", "Run a command in a new container", run::Args, run::run),
     command!("save", "Save image(s) to an archive", save::Args, save::run),
     command!("start", "Start one or more containers", start::Args, start::run),
+    command!("stats", "Display a live stream of container resource usage statistics", stats::Args, stats::run),
     command!("stop", "Stop one or more containers", stop::Args, stop::run),
     group!("system", "Manage everything coracle keeps", system::Command, system::run),
     command!("tag", "Add an additional name to a local image", tag::Args, tag::run),

@@ -24,6 +24,7 @@ mod run_isolation;
 mod run_network;
 mod run_process;
 mod run_terminal;
+mod stats;
 mod transcripts;
 
 /// Every test of this area.
@@ -37,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_terminal::TESTS,
         exec::TESTS,
         events::TESTS,
+        stats::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,
