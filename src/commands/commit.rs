@@ -110,6 +110,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             |error| CommandError::user(format!("write the image ID to {}: {}", path.display(), reason(&error)));
         std::fs::write(path, &id).map_err(failed)?;
     }
+    context.note(&record, "commit");
     output::print_line(if is_docker { format!("sha256:{id}") } else { id })?;
     Ok(0)
 }

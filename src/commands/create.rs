@@ -71,6 +71,7 @@ fn publish(context: &Context, prepared: Prepared, name: Option<String>) -> Resul
     };
     supervisor::write_bundle(&context.layout, &record, &prepared.spec, prepared.seccomp.as_ref())?;
     creation.publish(&record, Durability::Full).map_err(CommandError::host)?;
+    context.note(&record, "create");
     Ok(record.id)
 }
 

@@ -43,6 +43,9 @@ mod build;
 /// The loop.
 mod supervise;
 
+/// What the journal of events is told.
+mod journal;
+
 /// Tear-down.
 mod teardown;
 

@@ -50,6 +50,7 @@ impl Supervisor {
             let _ = self.state.on(StateEvent::Exited(exit_status));
             let _ = self.state.write(&self.layout, &self.record.id);
         }
+        self.note_ended(exit);
         // Only now do the clients hear of it: what they run next finds the container ended, or gone.
         let failed = self.relay.container_exited(exit);
         self.complain(failed);

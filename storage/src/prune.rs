@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::state::atomic::TEMPORARY_PREFIX;
 use crate::state::container::{self, ContainerError, Record};
+use crate::state::events::{self, Event};
 use crate::state::layout::{ContainerId, Layout};
 use crate::state::lock::{FileLock, LockError};
 use crate::state::name::{NameError, NamesLock};
@@ -119,6 +120,7 @@ pub fn finish(layout: &Layout, record: &Record, observed: &Observed) -> Result<b
     }
     let Ok(_lock) = container::lock(layout, &record.id) else { return Ok(false) };
     container::remove(layout, &record.id)?;
+    events::note(layout, &[Event::container(record, "remove")]);
     remove_anonymous_volumes(layout, record)?;
     Ok(true)
 }

@@ -6,6 +6,7 @@ mod commit;
 mod cp;
 mod diff;
 mod doctor;
+mod events;
 mod exec;
 mod fuse_overlayfs;
 mod images;
@@ -24,6 +25,7 @@ mod run_isolation;
 mod run_network;
 mod run_process;
 mod run_terminal;
+mod stats;
 mod transcripts;
 
 /// Every test of this area.
@@ -36,6 +38,8 @@ pub(crate) fn tests() -> Vec<Test> {
         run_network::TESTS,
         run_terminal::TESTS,
         exec::TESTS,
+        events::TESTS,
+        stats::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,
