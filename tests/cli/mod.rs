@@ -23,6 +23,7 @@ mod run_isolation;
 mod run_network;
 mod run_process;
 mod run_terminal;
+mod run_volumes;
 mod transcripts;
 
 /// Every test of this area.
@@ -31,6 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
+        run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,

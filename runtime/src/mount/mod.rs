@@ -10,6 +10,8 @@ pub mod stage;
 
 pub mod fuse;
 
+mod overlay;
+
 pub mod apply;
 
 pub mod dev;
