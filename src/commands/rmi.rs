@@ -151,5 +151,5 @@ pub(crate) fn remove_from(store: &ImageStore, context: &Context, image: &Image) 
 /// The containers that use an image.
 pub(crate) fn users(context: &Context, image: &Image) -> Result<Vec<Record>, CommandError> {
     let records = select::all(context)?.into_iter();
-    Ok(records.filter(|record| record.image.as_ref().is_some_and(|used| used.id == image.id)).collect())
+    Ok(records.filter(|record| storage::prune::uses_image(record, &image.id)).collect())
 }

@@ -25,6 +25,7 @@ mod run_isolation;
 mod run_network;
 mod run_process;
 mod run_terminal;
+mod run_volumes;
 mod stats;
 mod transcripts;
 
@@ -34,6 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
+        run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,
