@@ -94,7 +94,13 @@ mod tests {
                 assert_eq!(in_container(on_disk.as_bytes()).as_deref(), Some(name.as_bytes()), "{name}");
             }
         }
-        for name in ["user.overlay.opaque", "user.overlay.coracle.origin", "user.coracle.x", "trusted.x", "user.containers.override_stat"] {
+        for name in [
+            "user.overlay.opaque",
+            "user.overlay.coracle.origin",
+            "user.coracle.x",
+            "trusted.x",
+            "user.containers.override_stat",
+        ] {
             assert_eq!(in_container(name.as_bytes()), None, "{name}");
         }
         assert_eq!(DiskName::of(OVERRIDE_NAME, true), Ok(DiskName::Override));
