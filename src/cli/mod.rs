@@ -5,6 +5,9 @@
 //! argv → clap → option groups → parse (pure) → Request
 //! ```
 
+/// Options that are taken and have no effect.
+pub(crate) mod accepted;
+
 /// What a wrong command line is answered with.
 pub(crate) mod usage;
 

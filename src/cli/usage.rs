@@ -80,7 +80,7 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
         ErrorKind::UnknownArgument if flag.starts_with("--") => format!("unknown flag: {}", printable(flag)),
         ErrorKind::UnknownArgument if flag.starts_with('-') => {
             let letter = flag.trim_start_matches('-').chars().next().unwrap_or('-');
-            format!("unknown shorthand flag: {letter:?}")
+            format!("unknown shorthand flag: {letter:?} in {}", printable(flag))
         }
         ErrorKind::UnknownArgument => format!("unknown argument: {arg:?}"),
         ErrorKind::InvalidSubcommand => {

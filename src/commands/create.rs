@@ -28,9 +28,13 @@ use crate::supervisor::bundle::{self, Shared};
 use crate::supervisor::launch::{Seccomp, seccomp_of};
 use crate::supervisor::{self, Birth, FirstClient, Launch};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle create --name web -p 8080:80 nginx
+  coracle start web"#;
+
 /// Create a container but do not start it
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     registry: pull::RegistryArgs,
@@ -103,6 +107,10 @@ pub(crate) fn new_record(
     })?;
     for warning in asked.warnings(false) {
         eprintln!("{warning}");
+    }
+    options.accepted.warn();
+    for required in &asked.request().requires {
+        container::find(&context.layout, required).map_err(CommandError::user)?;
     }
     check_cidfile(asked.request())?;
     let image = match &asked.request().rootfs {
@@ -221,6 +229,7 @@ pub(crate) struct Prepared {
     rootfs: runtime::mount::rootfs::Rootfs,
     layer_ids: IdMap,
     fill: Vec<std::path::PathBuf>,
+    accounts: Vec<runtime::mount::target::Append>,
     mapping: Mapping,
     beside: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
@@ -261,7 +270,8 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
         warn_of_unknown_calls(&record.request, seccomp);
     }
     record.anonymous_volumes.extend(bundle.anonymous_volumes);
-    Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, layer_ids, fill: bundle.fill, mapping, beside, ids })
+    let (fill, accounts) = (bundle.fill, bundle.accounts);
+    Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, layer_ids, fill, accounts, mapping, beside, ids })
 }
 
 /// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
@@ -298,6 +308,7 @@ impl Prepared {
             rootfs: self.rootfs,
             layer_ids: self.layer_ids,
             fill: self.fill,
+            accounts: self.accounts,
             network,
             birth,
             attach,

@@ -17,6 +17,8 @@ use storage::state::layout::{Layout, create_dir};
 use storage::state::status;
 
 use super::{Context, Outcome};
+use crate::cli::format::{Json, Value};
+use crate::cli::output;
 use crate::error::{CommandError, reason};
 use crate::supervisor::bundle::is_single;
 use crate::supervisor::rootfs::{drivers, mount_point, of};
@@ -31,6 +33,15 @@ pub(crate) struct Args {
     /// Mount all containers
     #[arg(short, long)]
     all: bool,
+    /// List what is mounted as json
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Act on the latest container
+    #[arg(short, long)]
+    latest: bool,
+    /// Do not truncate output
+    #[arg(long, alias = "notruncate")]
+    no_trunc: bool,
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -45,6 +56,9 @@ pub(crate) struct UnmountArgs {
     /// Unmount all containers
     #[arg(short, long)]
     all: bool,
+    /// Act on the latest container
+    #[arg(short, long)]
+    latest: bool,
     /// Force the unmount (it is never refused)
     #[arg(short, long)]
     force: bool,
@@ -55,17 +69,17 @@ pub(crate) struct UnmountArgs {
 
 /// Runs `coracle mount`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    if !args.all && args.containers.is_empty() {
-        for record in container::list(&context.layout)?.0 {
-            let place = mount_point(&context.layout, &record);
-            if is_mount_point(&place) {
-                println!("{} {}", record.id.short(), place.display());
-            }
-        }
-        return Ok(0);
+    if args.format.as_deref().is_some_and(|format| format != "json") {
+        return Err(CommandError::user("mount: the only supported format is json"));
+    }
+    if !args.all && !args.latest && args.containers.is_empty() {
+        return list(&args, context);
     }
     inside_of_unshare("mount")?;
-    let records = chosen(context, args.all, &args.containers)?;
+    let records = match args.latest {
+        true => vec![super::select::latest(context)?],
+        false => chosen(context, args.all, &args.containers)?,
+    };
     for record in &records {
         let place = mount(context, record)?;
         match records.len() {
@@ -76,13 +90,42 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     Ok(0)
 }
 
+/// What is mounted.
+fn list(args: &Args, context: &Context) -> Outcome {
+    let mut rows = Vec::new();
+    for record in container::list(&context.layout)?.0 {
+        let place = mount_point(&context.layout, &record);
+        if !is_mount_point(&place) {
+            continue;
+        }
+        let shown = if args.no_trunc { record.id.as_str() } else { record.id.short() };
+        match args.format {
+            None => println!("{shown} {}", place.display()),
+            Some(_) => rows.push(Value::Struct(vec![
+                ("id", record.id.as_str().into()),
+                ("Names", Value::strings([record.name.as_str()])),
+                ("mountpoint", place.display().to_string().into()),
+            ])),
+        }
+    }
+    if args.format.is_some() {
+        let style = Json { indent: Some(1), escape_html: true, open_empty_maps: false };
+        output::print_line(Value::List(rows).to_json(style))?;
+    }
+    Ok(0)
+}
+
 /// Runs `coracle unmount`.
 pub(crate) fn run_unmount(args: UnmountArgs, context: &Context) -> Outcome {
-    if !args.all && args.containers.is_empty() {
+    if !args.all && !args.latest && args.containers.is_empty() {
         return Err(CommandError::user("you must provide at least one name or id, or --all"));
     }
     inside_of_unshare("unmount")?;
-    for record in chosen(context, args.all, &args.containers)? {
+    let records = match args.latest {
+        true => vec![super::select::latest(context)?],
+        false => chosen(context, args.all, &args.containers)?,
+    };
+    for record in records {
         let place = mount_point(&context.layout, &record);
         if is_mount_point(&place) {
             rootfs::unmount(&place).map_err(CommandError::host)?;

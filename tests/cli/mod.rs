@@ -13,6 +13,7 @@ mod inspect;
 mod limits;
 mod load;
 mod logs;
+mod options;
 mod oracle;
 mod ps;
 mod pull;
@@ -34,6 +35,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,
+        options::TESTS,
         exec::TESTS,
         cp::TESTS,
         ps::TESTS,

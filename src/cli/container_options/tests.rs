@@ -121,8 +121,8 @@ fn wrong_command_lines_are_answered_with_one_line() {
     for (args, expected) in [
         (&["--bogus", "bb"][..], "unknown flag: --bogus"),
         (&["--bogus=1", "bb"], "unknown flag: --bogus"),
-        (&["-Z", "bb"], "unknown shorthand flag: 'Z'"),
-        (&["-iZ", "bb"], "unknown shorthand flag: 'Z'"),
+        (&["-Z", "bb"], "unknown shorthand flag: 'Z' in -Z"),
+        (&["-iZ", "bb"], "unknown shorthand flag: 'Z' in -Z"),
         (&["--gpus", "all", "bb"], "unknown flag: --gpus"),
         (&["--name"], "flag needs an argument: --name"),
         (&["--privileged=foo", "bb"], "invalid argument \"foo\" for \"--privileged\" flag: must be true or false"),

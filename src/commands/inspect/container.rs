@@ -426,6 +426,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         UserNamespace::KeepId { .. } => "keep-id".to_owned(),
         UserNamespace::Auto { .. } => "auto".to_owned(),
         UserNamespace::NoMap => "nomap".to_owned(),
+        UserNamespace::Maps { .. } => "private".to_owned(),
         UserNamespace::Container(name) => format!("container:{name}"),
         UserNamespace::Path(path) => format!("ns:{}", path.display()),
     };
