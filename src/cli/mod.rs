@@ -26,6 +26,15 @@ pub(crate) mod exec_options;
 /// `user[:group]` against the container's passwd and group files.
 pub(crate) mod user;
 
+/// What a shell may complete a command line with.
+pub(crate) mod complete;
+
+/// Manual pages from the definitions of the command line.
+pub(crate) mod man;
+
+/// What may have been meant by words that are not known.
+pub(crate) mod suggest;
+
 pub(crate) mod format;
 pub(crate) mod output;
 pub(crate) mod pattern;
