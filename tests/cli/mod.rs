@@ -3,6 +3,7 @@
 use crate::support::framework::Test;
 
 mod commit;
+mod completion;
 mod cp;
 mod diff;
 mod doctor;
@@ -13,8 +14,10 @@ mod inspect;
 mod limits;
 mod load;
 mod logs;
+mod malformed;
 mod options;
 mod oracle;
+mod persona;
 mod ps;
 mod pull;
 mod pull_faults;
@@ -36,6 +39,9 @@ pub(crate) fn tests() -> Vec<Test> {
         run_network::TESTS,
         run_terminal::TESTS,
         options::TESTS,
+        malformed::TESTS,
+        persona::TESTS,
+        completion::TESTS,
         exec::TESTS,
         cp::TESTS,
         ps::TESTS,
