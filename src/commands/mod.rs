@@ -201,18 +201,18 @@ fn command_line(program: Program) -> clap::Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .after_help(EXAMPLES.replace("coracle", program.name));
-    globals::options(command).subcommands(COMMANDS.iter().map(|entry| {
-        let command = clap::Command::new(entry.name).about(entry.about).hide(entry.name.starts_with("__"));
-        command.defer(entry.define)
-    }))
+    globals::options(command).subcommands(COMMANDS.iter().map(|entry| named(entry).defer(entry.define)))
+}
+
+/// A command of the list, without its arguments.
+fn named(entry: &Entry) -> clap::Command {
+    let command = clap::Command::new(entry.name).about(entry.about).hide(entry.name.starts_with("__"));
+    if entry.name == "unmount" { command.visible_alias("umount") } else { command }
 }
 
 /// The whole command line with everything in it, for completions and manual pages.
 fn defined(program: Program) -> clap::Command {
-    let commands = COMMANDS.iter().map(|entry| {
-        let command = clap::Command::new(entry.name).about(entry.about).hide(entry.name.starts_with("__"));
-        (entry.define)(command)
-    });
+    let commands = COMMANDS.iter().map(|entry| (entry.define)(named(entry)));
     globals::options(clap::Command::new(program.name).about("Rootless, daemonless containers")).subcommands(commands)
 }
 

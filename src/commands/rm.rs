@@ -6,9 +6,10 @@ use storage::state::lock::FileLock;
 use storage::state::status;
 
 use super::select::{self, Chosen, Selected, Selection};
-use super::{Context, Outcome, lifecycle, stop};
+use super::{Context, Outcome, lifecycle, mount, stop};
 use crate::cli::output;
 use crate::error::CommandError;
+use crate::supervisor::rootfs::mount_point;
 
 const EXAMPLES: &str = r#"Examples:
   coracle rm web
@@ -144,6 +145,10 @@ pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Resul
 }
 
 fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
+    if nix::unistd::geteuid().is_root() {
+        // `coracle mount`, in the namespace that we are in; what is mounted in others goes with the directory.
+        mount::Mounted::read()?.unmount(&mount_point(&context.layout, record), true)?;
+    }
     container::remove(&context.layout, &record.id)?;
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;

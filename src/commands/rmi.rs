@@ -3,6 +3,7 @@
 use storage::image::store::{Image, ImageStore};
 use storage::state::container::Record;
 
+use super::image::mount;
 use super::{Context, Outcome, images, lifecycle, rm, select, stop, tag};
 use crate::cli::output;
 use crate::error::CommandError;
@@ -107,6 +108,7 @@ fn one(
 
 /// Removes an image with all its names.
 fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> Result<(), CommandError> {
+    mount::refuse_mounted(context, image)?;
     let users: Vec<Record> = users(context, image)?;
     if let Some(user) = users.first()
         && !args.force

@@ -15,6 +15,7 @@ mod limits;
 mod load;
 mod logs;
 mod malformed;
+mod mount;
 mod options;
 mod oracle;
 mod persona;
@@ -58,6 +59,7 @@ pub(crate) fn tests() -> Vec<Test> {
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,
+        mount::TESTS,
     ]
     .concat()
 }

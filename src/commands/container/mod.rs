@@ -78,7 +78,6 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Logs(args) => logs::run(args, context),
         Command::Ls(args) => ps::run(args, context),
         Command::Mount(args) => mount::run(args, context),
-        Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Port(args) => port::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Rename(args) => rename::run(args, context),
@@ -88,6 +87,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Start(args) => start::run(args, context),
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
+        Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Wait(args) => wait::run(args, context),
     }
 }

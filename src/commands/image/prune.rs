@@ -65,7 +65,8 @@ pub(crate) fn prune(all: bool, filters: &[String], context: &Context) -> Result<
     let used: HashSet<&Digest> = records.iter().filter_map(|record| Some(&record.image.as_ref()?.id)).collect();
     let (mut ids, mut freed) = (Vec::new(), 0);
     for image in store.list()? {
-        let unused = !used.contains(&image.id) && (all || image.names.is_empty());
+        let unused =
+            !used.contains(&image.id) && (all || image.names.is_empty()) && !super::mount::is_mounted(context, &image);
         if unused && filters.iter().all(|check| check.accept(&image)) {
             rmi::remove_from(&store, context, &image)?;
             ids.push(image.id.hex().to_owned());
