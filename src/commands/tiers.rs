@@ -16,8 +16,8 @@ const HERE: &str = "attach commit container cp create diff exec history image im
     container:inspect container:kill container:list container:logs container:ls container:mount container:port \
     container:prune container:ps container:rename container:restart container:rm container:run container:start \
     container:stop container:top container:unmount container:wait \
-    image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:prune \
-    image:pull image:rm image:save image:tag image:untag \
+    image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
+    image:prune image:pull image:rm image:save image:tag image:unmount image:untag \
     system:df system:info system:prune \
     volume:create volume:exists volume:inspect volume:list volume:ls volume:prune volume:rm";
 
@@ -26,7 +26,7 @@ const MISSING: &str = "auto-update build compose events export generate healthch
     network pause pod push search secret stats unpause update \
     container:checkpoint container:cleanup container:clone container:export container:init container:pause \
     container:restore container:runlabel container:stats container:unpause container:update \
-    image:build image:mount image:push image:scp image:search image:sign image:tree image:trust image:unmount \
+    image:build image:push image:scp image:search image:sign image:tree image:trust \
     system:connection system:events system:migrate system:renumber system:reset system:service \
     volume:export volume:import volume:mount volume:unmount";
 

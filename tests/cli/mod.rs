@@ -11,6 +11,7 @@ mod exec;
 mod fuse_overlayfs;
 mod images;
 mod inspect;
+mod inspect_keys;
 mod limits;
 mod load;
 mod logs;
@@ -29,6 +30,7 @@ mod run_network;
 mod run_process;
 mod run_terminal;
 mod transcripts;
+mod tutorials;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
@@ -48,6 +50,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ps::TESTS,
         logs::TESTS,
         inspect::TESTS,
+        inspect_keys::TESTS,
         images::TESTS,
         load::TESTS,
         pull::TESTS,
@@ -55,6 +58,7 @@ pub(crate) fn tests() -> Vec<Test> {
         limits::TESTS,
         doctor::TESTS,
         transcripts::TESTS,
+        tutorials::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
