@@ -61,6 +61,8 @@ pub(crate) struct Launch {
     pub(crate) fill: Vec<PathBuf>,
     /// Lines for files of its root.
     pub(crate) accounts: Vec<Append>,
+    /// What is to be done to files before they are mounted.
+    pub(crate) chores: super::mounts::Chores,
     /// Its network, decided.
     pub(crate) network: super::network::Plan,
     /// Whether it is there already.

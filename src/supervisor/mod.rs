@@ -26,6 +26,8 @@ pub(crate) mod channel;
 
 pub(crate) mod launch;
 
+pub(crate) mod mounts;
+
 pub(crate) mod network;
 
 pub(crate) mod rootfs;
@@ -43,6 +45,9 @@ mod build;
 
 /// The loop.
 mod supervise;
+
+/// What the journal of events is told.
+mod journal;
 
 /// Tear-down.
 mod teardown;

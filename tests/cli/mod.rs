@@ -7,6 +7,7 @@ mod completion;
 mod cp;
 mod diff;
 mod doctor;
+mod events;
 mod exec;
 mod fuse_overlayfs;
 mod images;
@@ -29,6 +30,8 @@ mod run_isolation;
 mod run_network;
 mod run_process;
 mod run_terminal;
+mod run_volumes;
+mod stats;
 mod transcripts;
 mod tutorials;
 
@@ -38,6 +41,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
+        run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,
@@ -46,6 +50,8 @@ pub(crate) fn tests() -> Vec<Test> {
         persona::TESTS,
         completion::TESTS,
         exec::TESTS,
+        events::TESTS,
+        stats::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,
