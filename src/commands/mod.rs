@@ -208,6 +208,7 @@ fn command_line(program: Program) -> clap::Command {
         Persona::Podman => (program.name, format!("version {}", program.version())),
     };
     let command = clap::Command::new(program.name)
+        .bin_name(program.name)
         .display_name(display)
         .about("Rootless, daemonless containers")
         .version(version)
