@@ -55,5 +55,6 @@ pub(crate) fn attach(
         detach_keys: keys,
     };
     client.attach(&request).map_err(|error| refused(&error))?;
+    context.note(record, "attach");
     stay(client, record, sig_proxy)
 }

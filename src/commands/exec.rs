@@ -19,6 +19,7 @@ use runtime::process::{Exit, pidfd, pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::userns::Mapping;
 use storage::state::container::{self, Record};
+use storage::state::events::Event;
 use storage::state::status::{self, State};
 
 use super::run::parse_detach_keys;
@@ -40,7 +41,7 @@ pub(crate) struct Args {
 
 /// What wakes the command while the program runs.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+enum Wake {
     Relay(relay::Event),
     Exited,
     Signal,
@@ -141,6 +142,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         let _ = nix::unistd::dup2_stderr(stderr);
     }
     let started = started?;
+    context.note(record, "exec");
     let Some(streams) = started.streams else { return Ok(0) };
     let policy = if request.interactive { StdinPolicy::Once } else { StdinPolicy::NotInteractive };
     let errno = |errno: nix::errno::Errno| CommandError::host(format!("dup(): {}", errno.desc().to_lowercase()));
@@ -156,6 +158,10 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     });
     let exit = watch(&mut relay, started.pidfd.as_fd(), &signals);
     drop(raw);
+    if let Some(exit) = exit {
+        let died = Event::container(record, "exec_died").with_exit_code(i32::from(exit.code()));
+        storage::state::events::note(&context.layout, &[died]);
+    }
     Ok(exit.map_or(0, Exit::code))
 }
 
@@ -164,23 +170,23 @@ fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> 
     let mut ended = None;
     loop {
         let mut turn = Turn::new();
-        relay.watch(&mut turn, Event::Relay);
+        relay.watch(&mut turn, Wake::Relay);
         if ended.is_none() {
-            turn.watch(program, Interest::Read, Event::Exited);
+            turn.watch(program, Interest::Read, Wake::Exited);
         }
-        turn.watch(signals.as_fd(), Interest::Read, Event::Signal);
+        turn.watch(signals.as_fd(), Interest::Read, Wake::Signal);
         for one in turn.wait(None).unwrap_or_default() {
             match one.event {
-                Event::Relay(event) => {
+                Wake::Relay(event) => {
                     let _ = relay.on(event);
                 }
-                Event::Exited => {
+                Wake::Exited => {
                     if let Ok(Some(exit)) = wait(program, false) {
                         ended = Some(exit);
                         let _ = relay.container_exited(exit);
                     }
                 }
-                Event::Signal => {
+                Wake::Signal => {
                     while let Ok(Some(arrived)) = signals.next() {
                         if arrived.signal != Signal::WINCH {
                             let _ = pidfd_send_signal(program, arrived.signal.number());

@@ -69,6 +69,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         };
         let progress = crate::cli::progress::for_terminal(args.quiet);
         let image = import(&store, stream, &wanted, &options, progress.as_ref()).map_err(CommandError::host)?;
+        context.note_image("import", &image.id, args.reference.as_deref().unwrap_or_default());
         Ok(image.id.to_string())
     })?;
     output::print_line(&id)?;

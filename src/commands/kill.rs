@@ -34,7 +34,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             None => false,
         };
         match sent {
-            true => output::print_line(&one.typed),
+            true => {
+                context.note(record, "kill");
+                output::print_line(&one.typed)
+            }
             false if args.chosen.all => Ok(()),
             false => Err(CommandError::user(format_args!(
                 "can only kill running containers. {} is in state {}: container state improper",

@@ -8,6 +8,7 @@ pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod exists;
 pub(crate) mod filter;
@@ -34,6 +35,7 @@ pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod select;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod storage_driver;
 pub(crate) mod system;
@@ -50,6 +52,9 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 use runtime::userns::{self, Mapping};
+use storage::digest::Digest;
+use storage::state::container::Record;
+use storage::state::events::{self as journal, Event};
 use storage::state::layout::Layout;
 
 use crate::error::{CommandError, FAILED};
@@ -72,6 +77,16 @@ impl Context {
     pub(crate) fn storage_driver(&self) -> Result<DriverChoice, CommandError> {
         let named = self.storage_driver.clone().or_else(|| std::env::var("STORAGE_DRIVER").ok());
         DriverChoice::parse(&named.unwrap_or_default())
+    }
+
+    /// Tells the journal of events what has happened to a container.
+    pub(crate) fn note(&self, record: &Record, action: &str) {
+        journal::note(&self.layout, &[Event::container(record, action)]);
+    }
+
+    /// Tells the journal of events what has happened to an image; `name` is what it was called then.
+    pub(crate) fn note_image(&self, action: &str, id: &Digest, name: impl std::fmt::Display) {
+        journal::note(&self.layout, &[Event::new(journal::Kind::Image, action, id.hex(), name.to_string())]);
     }
 }
 
@@ -124,6 +139,7 @@ const COMMANDS: &[Entry] = &[
     command!("create", "Create a container but do not start it", create::Args, create::run),
     command!("diff", "Display the changes to the object's file system", diff::Args, diff::run),
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
+    command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(
@@ -151,6 +167,7 @@ const COMMANDS: &[Entry] = &[
     command!("run", "Run a command in a new container", run::Args, run::run),
     command!("save", "Save image(s) to an archive", save::Args, save::run),
     command!("start", "Start one or more containers", start::Args, start::run),
+    command!("stats", "Display a live stream of container resource usage statistics", stats::Args, stats::run),
     command!("stop", "Stop one or more containers", stop::Args, stop::run),
     group!("system", "Manage everything coracle keeps", system::Command, system::run),
     command!("tag", "Add an additional name to a local image", tag::Args, tag::run),

@@ -88,6 +88,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let mut rows = Vec::new();
     let outcome = select::each(&selected, Vec::new(), |one| {
         let place = mount(context, &one.record)?;
+        context.note(&one.record, "mount");
         if is_json {
             rows.push(Row::of_container((place, one.record.clone())));
             return Ok(());
@@ -111,6 +112,9 @@ pub(crate) fn run_unmount(args: UnmountArgs, context: &Context) -> Outcome {
     select::each(&selected, Vec::new(), |one| {
         let place = mount_point(&context.layout, &one.record);
         let was_mounted = mounted.unmount(&place, args.force)?;
+        if was_mounted {
+            context.note(&one.record, "unmount");
+        }
         // Like podman: what is named may be unmounted already.
         if was_mounted || !args.all { output::print_line(&one.typed) } else { Ok(()) }
     })

@@ -263,11 +263,7 @@ pub(crate) fn tree_bytes(path: &Path) -> u64 {
 
 /// The full name of a container's image, or what was typed when it has none.
 pub(crate) fn image_name(record: &Record) -> &str {
-    match &record.image {
-        Some(image) if !image.full.is_empty() => &image.full,
-        Some(image) => &image.typed,
-        None => record.request.rootfs.as_deref().and_then(Path::to_str).unwrap_or_default(),
-    }
+    record.image_name()
 }
 
 /// `Up 3 minutes (healthy)`, `Exited (0) 2 seconds ago`, `Created`.
@@ -336,7 +332,7 @@ fn is_published(exposed: &ExposedPorts, ports: &[Port]) -> bool {
 }
 
 fn mount_targets(record: &Record) -> Vec<String> {
-    let mounts = record.request.mounts.iter().filter(|mount| !matches!(mount, Mount::Tmpfs(_)));
+    let mounts = record.request.mounts.iter().filter(|mount| !matches!(mount, Mount::Tmpfs(_) | Mount::Devpts(_)));
     mounts.map(|mount| mount.target().display().to_string()).collect()
 }
 

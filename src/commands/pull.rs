@@ -137,10 +137,11 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
             storage::transport::pull(&store, &source, &options, progress.as_ref()).map_err(CommandError::host)?;
         Ok(image.id.to_string())
     })?;
-    store
-        .resolve(&id)
-        .map_err(CommandError::host)?
-        .ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))
+    let image = store.resolve(&id).map_err(CommandError::host)?;
+    let image =
+        image.ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))?;
+    context.note_image("pull", &image.id, name);
+    Ok(image)
 }
 
 /// The user's ids, and the options of a transfer that asks no registry.

@@ -22,7 +22,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     // docker shows names with a slash and takes them back.
     let name = args.name.strip_prefix('/').unwrap_or(&args.name);
     if record.name != name {
-        container::rename(&context.layout, &record.id, name)?;
+        context.note(&container::rename(&context.layout, &record.id, name)?, "rename");
     }
     Ok(0)
 }

@@ -145,6 +145,7 @@ fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: b
         mount::Mounted::read()?.unmount(&mount_point(&context.layout, record), true)?;
     }
     container::remove(&context.layout, &record.id)?;
+    context.note(record, "remove");
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;
     }

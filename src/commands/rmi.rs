@@ -86,6 +86,7 @@ fn one(
         // By one of several names: only that name goes.
         Some(name) if image.names.len() > 1 => {
             store.untag(name)?;
+            context.note_image("untag", &image.id, name);
             output::print_line(format_args!("Untagged: {name}"))
         }
         None if image.names.len() > 1 && !args.force => Err(CommandError::user(format_args!(
@@ -136,14 +137,19 @@ pub(crate) fn remove_from(store: &ImageStore, context: &Context, image: &Image) 
     match store.remove(image) {
         Err(error) if error.is_full_disk() => {
             lifecycle::empty_trash(&context.layout);
-            Ok(store.remove(image)?)
+            store.remove(image)?;
         }
-        other => Ok(other?),
+        other => other?,
     }
+    for name in &image.names {
+        context.note_image("untag", &image.id, name);
+    }
+    context.note_image("remove", &image.id, "");
+    Ok(())
 }
 
 /// The containers that use an image.
 pub(crate) fn users(context: &Context, image: &Image) -> Result<Vec<Record>, CommandError> {
     let records = select::all(context)?.into_iter();
-    Ok(records.filter(|record| record.image.as_ref().is_some_and(|used| used.id == image.id)).collect())
+    Ok(records.filter(|record| storage::prune::uses_image(record, &image.id)).collect())
 }

@@ -72,6 +72,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             out.flush().map_err(|error| CommandError::host(format!("save: write: {}", reason(&error))))?;
         }
     }
+    for (image, _) in &images {
+        let to = args.output.as_deref().map(Path::display);
+        context.note_image("save", &image.id, to.map(|path| path.to_string()).unwrap_or_default());
+    }
     Ok(0)
 }
 

@@ -27,6 +27,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let image = store.resolve(&args.image)?.ok_or_else(|| images::not_known(&args.image))?;
     for name in &names {
         store.tag(&image, name)?;
+        context.note_image("tag", &image.id, name);
     }
     Ok(0)
 }
@@ -67,6 +68,7 @@ pub(crate) fn run_untag(args: UntagArgs, context: &Context) -> Outcome {
     if args.names.is_empty() {
         for name in &image.names {
             store.untag(name)?;
+            context.note_image("untag", &image.id, name);
         }
         return Ok(0);
     }
@@ -74,6 +76,7 @@ pub(crate) fn run_untag(args: UntagArgs, context: &Context) -> Outcome {
         let found = image.names.iter().find(|known| answers(known, name));
         let found = found.ok_or_else(|| CommandError::user(format_args!("{name}: tag not known")))?;
         store.untag(found)?;
+        context.note_image("untag", &image.id, found);
     }
     Ok(0)
 }

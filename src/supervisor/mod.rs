@@ -25,6 +25,8 @@ pub(crate) mod channel;
 
 pub(crate) mod launch;
 
+pub(crate) mod mounts;
+
 pub(crate) mod network;
 
 pub(crate) mod rootfs;
@@ -42,6 +44,9 @@ mod build;
 
 /// The loop.
 mod supervise;
+
+/// What the journal of events is told.
+mod journal;
 
 /// Tear-down.
 mod teardown;

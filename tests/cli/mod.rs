@@ -6,6 +6,7 @@ mod commit;
 mod cp;
 mod diff;
 mod doctor;
+mod events;
 mod exec;
 mod fuse_overlayfs;
 mod images;
@@ -24,6 +25,8 @@ mod run_isolation;
 mod run_network;
 mod run_process;
 mod run_terminal;
+mod run_volumes;
+mod stats;
 mod transcripts;
 
 /// Every test of this area.
@@ -32,10 +35,13 @@ pub(crate) fn tests() -> Vec<Test> {
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
+        run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,
         exec::TESTS,
+        events::TESTS,
+        stats::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,

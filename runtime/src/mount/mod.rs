@@ -12,6 +12,8 @@ pub mod table;
 
 pub mod fuse;
 
+mod overlay;
+
 pub mod apply;
 
 pub mod dev;

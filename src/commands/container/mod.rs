@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::inspect::{self, Kind};
 use super::{
     Context, Outcome, attach, commit, cp, create, diff, exec, exists, kill, logs, mount, port, ps, rename, restart, rm,
-    run as run_command, start, stop, top, wait,
+    run as run_command, start, stats, stop, top, wait,
 };
 
 /// What to do with containers.
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Run(Box<run_command::Args>),
     /// Start one or more containers
     Start(start::Args),
+    /// Display a live stream of container resource usage statistics
+    Stats(stats::Args),
     /// Stop one or more containers
     Stop(stop::Args),
     /// Display the running processes of a container
@@ -85,6 +87,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Rm(args) => rm::run(args, context),
         Command::Run(args) => run_command::run(*args, context),
         Command::Start(args) => start::run(args, context),
+        Command::Stats(args) => stats::run(args, context),
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
         Command::Unmount(args) => mount::run_unmount(args, context),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $XDG_DATA_HOME/coracle/        data: survives a reboot, 0700
-//!   images/ layers/ mounts/<image>/ containers/<id>/ names/<name> volumes/<name>/ networks/ trash/ events
+//!   images/ layers/ mounts/<image>/ containers/<id>/ names/<name> volumes/<name>/ networks/ trash/ events{,.1}
 //! $XDG_RUNTIME_DIR/coracle/      runtime: tmpfs, gone after a reboot, 0700
 //!   <id>/{lock,state.json,exec/…}  net/
 //! ```
