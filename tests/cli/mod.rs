@@ -25,6 +25,7 @@ mod run_process;
 mod run_terminal;
 mod run_volumes;
 mod transcripts;
+mod volumes;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
@@ -52,6 +53,7 @@ pub(crate) fn tests() -> Vec<Test> {
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,
+        volumes::TESTS,
     ]
     .concat()
 }
