@@ -14,6 +14,7 @@ mod limits;
 mod load;
 mod logs;
 mod oracle;
+mod pods;
 mod ps;
 mod pull;
 mod pull_faults;
@@ -24,6 +25,7 @@ mod run_network;
 mod run_process;
 mod run_terminal;
 mod run_volumes;
+mod secrets;
 mod transcripts;
 mod volumes;
 
@@ -54,6 +56,8 @@ pub(crate) fn tests() -> Vec<Test> {
         diff::TESTS,
         commit::TESTS,
         volumes::TESTS,
+        secrets::TESTS,
+        pods::TESTS,
     ]
     .concat()
 }
