@@ -17,6 +17,7 @@
 //! ```
 //! Dies any of them, the next command finds the truth: see `storage::state::status`.
 
+pub(crate) mod accounts;
 pub(crate) mod auto_ids;
 
 pub(crate) mod bundle;
@@ -46,6 +47,9 @@ mod build;
 
 /// The loop.
 mod supervise;
+
+/// What the journal of events is told.
+mod journal;
 
 /// Tear-down.
 mod teardown;

@@ -57,6 +57,7 @@ impl Supervisor {
         if self.record.request.pod.is_some() {
             self.end_pod();
         }
+        self.note_ended(exit);
         // Only now do the clients hear of it: what they run next finds the container ended, or gone.
         let failed = self.relay.container_exited(exit);
         self.complain(failed);

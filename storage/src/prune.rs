@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::digest::{DiffId, Digest};
 use crate::state::atomic::TEMPORARY_PREFIX;
 use crate::state::container::{self, ContainerError, Record};
+use crate::state::events::{self, Event};
 use crate::state::layout::{ContainerId, Layout};
 use crate::state::lock::{FileLock, LockError};
 use crate::state::name::{NameError, NamesLock};
@@ -120,6 +121,7 @@ pub fn finish(layout: &Layout, record: &Record, observed: &Observed) -> Result<b
     }
     let Ok(_lock) = container::lock(layout, &record.id) else { return Ok(false) };
     container::remove(layout, &record.id)?;
+    events::note(layout, &[Event::container(record, "remove")]);
     remove_anonymous_volumes(layout, record)?;
     Ok(true)
 }

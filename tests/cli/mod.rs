@@ -3,17 +3,24 @@
 use crate::support::framework::Test;
 
 mod commit;
+mod completion;
 mod cp;
 mod diff;
 mod doctor;
+mod events;
 mod exec;
 mod fuse_overlayfs;
 mod images;
 mod inspect;
+mod inspect_keys;
 mod limits;
 mod load;
 mod logs;
+mod malformed;
+mod mount;
+mod options;
 mod oracle;
+mod persona;
 mod pods;
 mod ps;
 mod pull;
@@ -26,7 +33,9 @@ mod run_process;
 mod run_terminal;
 mod run_volumes;
 mod secrets;
+mod stats;
 mod transcripts;
+mod tutorials;
 mod volumes;
 
 /// Every test of this area.
@@ -39,11 +48,18 @@ pub(crate) fn tests() -> Vec<Test> {
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,
+        options::TESTS,
+        malformed::TESTS,
+        persona::TESTS,
+        completion::TESTS,
         exec::TESTS,
+        events::TESTS,
+        stats::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,
         inspect::TESTS,
+        inspect_keys::TESTS,
         images::TESTS,
         load::TESTS,
         pull::TESTS,
@@ -51,6 +67,7 @@ pub(crate) fn tests() -> Vec<Test> {
         limits::TESTS,
         doctor::TESTS,
         transcripts::TESTS,
+        tutorials::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
@@ -58,6 +75,7 @@ pub(crate) fn tests() -> Vec<Test> {
         volumes::TESTS,
         secrets::TESTS,
         pods::TESTS,
+        mount::TESTS,
     ]
     .concat()
 }

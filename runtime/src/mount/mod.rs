@@ -8,6 +8,8 @@ pub mod rootfs;
 
 pub mod stage;
 
+pub mod table;
+
 pub mod fuse;
 
 mod overlay;

@@ -22,7 +22,7 @@ pub(super) fn detached(options: &Options) -> Result<OwnedFd, SysError> {
         let found = options.data.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.as_deref());
         found.ok_or(SysError { call: "fsconfig", args: format!("overlay, {name}"), errno: Errno::EINVAL })
     };
-    let lowers = split(value("lowerdir")?).iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    let lowers = split(value("lowerdir")?).iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let (upper, work) = (open(value("upperdir")?)?, open(value("workdir")?)?);
     let context = FsContext::open("overlay")?;
     context.string("source", "overlay")?;

@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::Mount;
 
-use super::rootfs::{self, Driver, Rootfs, Serve};
+use super::rootfs::{self, Driver, Rootfs, Serve, Stack, Writable};
 use super::{MountError, options};
 use crate::sys::SysError;
 use crate::sys::mount::{clone_tree, open_in_root};
@@ -58,8 +58,8 @@ impl Staged {
             nix::unistd::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(SysError::of("chown", path.display()))
         };
-        if let Rootfs::Stack(stack) = request.rootfs {
-            give(&stack.base.join(&stack.upper))?;
+        if let Rootfs::Stack(Stack { base, writable: Some(Writable { upper, .. }), .. }) = request.rootfs {
+            give(&base.join(upper))?;
         }
         let mut staged = Staged::default();
         staged.add_overlays(request.mounts)?;

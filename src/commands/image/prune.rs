@@ -12,11 +12,14 @@ use crate::commands::{Context, Outcome, images, lifecycle, rmi, select};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle image prune -a -f"#;
+
 /// Remove unused images
 ///
 /// Removes dangling or unused images from local storage.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Remove all images not in use by containers, not just dangling ones
     #[arg(short, long)]
@@ -61,7 +64,10 @@ pub(crate) fn prune(all: bool, filters: &[String], context: &Context) -> Result<
     let records = select::all(context)?;
     let (mut ids, mut freed) = (Vec::new(), 0);
     for image in store.list()? {
-        let is_used = || records.iter().any(|record| storage::prune::uses_image(record, &image.id));
+        let is_used = || {
+            records.iter().any(|record| storage::prune::uses_image(record, &image.id))
+                || super::mount::is_mounted(context, &image)
+        };
         let unused = (all || image.names.is_empty()) && !is_used();
         if unused && filters.iter().all(|check| check.accept(&image)) {
             rmi::remove_from(&store, context, &image)?;

@@ -122,7 +122,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     };
     let request = create::with_caller(|caller| {
         let mut request = Request::default();
-        args.network.apply(&mut request).map_err(CommandError::user)?;
+        args.network.apply(&mut request, caller).map_err(CommandError::user)?;
         let volumes = each("-v, --volume", &args.volumes, |value| volume::volume(value, caller.cwd));
         request.mounts = volumes.map_err(CommandError::user)?;
         request.shm_size_bytes =

@@ -7,13 +7,17 @@ use crate::cli::output;
 use crate::commands::{Context, Outcome, in_userns_with_output};
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle volume create data
+  coracle run --rm -v data:/data busybox ls /data"#;
+
 /// Create a new volume
 ///
 /// The volume is a directory in coracle's own; without a name it gets a random one. Options of the local driver: type=none,
 /// o=bind, device=PATH for a directory of the host; type=tmpfs, o=size=... for memory, of which each container has its
 /// own; o=uid=...,gid=... for the owner.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name of the volume
     #[arg(value_name = "NAME")]
