@@ -18,7 +18,7 @@ const HERE: &str = "attach commit container cp create diff events exec history i
     container:stop container:top container:unmount container:wait \
     image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
     image:prune image:pull image:rm image:save image:tag image:unmount image:untag \
-    system:df system:events system:info system:prune \
+    system:df system:events system:info system:migrate system:prune system:renumber \
     volume:create volume:exists volume:inspect volume:list volume:ls volume:prune volume:rm";
 
 /// And those that there are not, yet or on purpose.
@@ -27,7 +27,7 @@ const MISSING: &str = "auto-update build compose export generate healthcheck ini
     container:checkpoint container:cleanup container:clone container:export container:init container:pause \
     container:restore container:runlabel container:unpause container:update \
     image:build image:push image:scp image:search image:sign image:tree image:trust \
-    system:connection system:migrate system:renumber system:reset system:service \
+    system:connection system:reset system:service \
     volume:export volume:import volume:mount volume:unmount";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {

@@ -32,6 +32,7 @@ mod run_process;
 mod run_terminal;
 mod run_volumes;
 mod stats;
+mod tools;
 mod transcripts;
 mod tutorials;
 
@@ -65,6 +66,7 @@ pub(crate) fn tests() -> Vec<Test> {
         doctor::TESTS,
         transcripts::TESTS,
         tutorials::TESTS,
+        tools::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
