@@ -287,13 +287,14 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
         record.request.userns = UserNamespace::Single;
     }
     let is_single = bundle::is_single(&record.request.userns, &mapping);
+    let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request)?;
     let ids = match mapping.single {
         // Refused below.
         Some(_) => None,
         None => {
             let available = mapping.uids.len().min(mapping.gids.len());
-            let image = supervisor::rootfs::view(&context.layout, &record);
+            let image = supervisor::rootfs::view(&context.layout, &record, ownership);
             supervisor::auto_ids::choose(&context.layout, &mut record, available, &image)?
         }
     };
@@ -304,8 +305,8 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
     if record.driver.is_empty() && record.request.rootfs.is_none() {
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
-    let rootfs = supervisor::rootfs::of(&context.layout, &record, drivers);
-    let view = supervisor::rootfs::view(&context.layout, &record);
+    let rootfs = supervisor::rootfs::of(&context.layout, &record, ownership, drivers);
+    let view = supervisor::rootfs::view(&context.layout, &record, ownership);
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
     let seccomp = seccomp_of(&record.request, &bundle.spec)
         .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.planned.anonymous_volumes))?;
@@ -389,8 +390,9 @@ fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping) -> Resul
         _ => None,
     });
     let own = record.image.iter().map(|image| (image.id.to_string(), image.layers.as_slice()));
+    let ownership = supervisor::rootfs::ownership(mapping);
     for (id, layers) in own.chain(mounted) {
-        let is_there = |id| context.layout.layer(id).join("diff").is_dir();
+        let is_there = |id| context.layout.layer(id, ownership).join("diff").is_dir();
         if layers.iter().all(is_there) {
             continue;
         }

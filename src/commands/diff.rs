@@ -14,6 +14,7 @@ use crate::cli::format::{Json, Value};
 use crate::cli::output;
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::rootfs::layers;
 
 const EXAMPLES: &str = r#"Examples:
   coracle diff web"#;
@@ -137,8 +138,7 @@ impl Compared {
     fn stack(&self, store: &ImageStore, ids: &IdPolicy, context: &Context) -> Result<Vec<PathBuf>, CommandError> {
         match self {
             Self::Container(record) => {
-                let layers = record.image.iter().flat_map(|image| image.layers.iter().rev());
-                let layers = layers.map(|diff_id| context.layout.layer(diff_id).join("diff"));
+                let layers = layers(&context.layout, record, ids.ownership());
                 Ok([context.layout.container(&record.id).join("upper")].into_iter().chain(layers).collect())
             }
             Self::Image(image) => {

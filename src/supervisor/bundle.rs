@@ -142,6 +142,7 @@ pub(crate) fn prepare(
         user: (user.uid, user.gid),
         maps: (&uids, &gids),
         single_id: is_single(&request.userns, mapping),
+        ownership: super::rootfs::ownership(mapping),
     };
     let mut finish = || {
         options.mounts = mounts::plan(&plan, &mut planned)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use runtime::userns::Mapping;
 use serde_json::Value as Raw;
 use storage::state::container::Record;
 use storage::state::request::{
@@ -16,6 +17,7 @@ use crate::commands::filter::restart_policy_name;
 use crate::commands::{Context, ps};
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::rootfs;
 
 /// Everything about a container.
 pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result<Value, CommandError> {
@@ -187,10 +189,10 @@ fn driver(record: &Record) -> &str {
 fn graph_driver(record: &Record, context: &Context) -> Value {
     let directory = context.layout.container(&record.id);
     let mut data: BTreeMap<String, Value> = BTreeMap::new();
-    let lower: Vec<_> = record.image.iter().flat_map(|image| image.layers.iter().rev()).collect();
-    if !lower.is_empty() {
-        let paths: Vec<_> =
-            lower.iter().map(|layer| context.layout.layer(layer).join("diff").display().to_string()).collect();
+    let ownership = rootfs::ownership(&Mapping::of_user());
+    let paths: Vec<_> =
+        rootfs::layers(&context.layout, record, ownership).map(|layer| layer.display().to_string()).collect();
+    if !paths.is_empty() {
         data.insert("LowerDir".to_owned(), paths.join(":").into());
         data.insert("UpperDir".to_owned(), directory.join("upper").display().to_string().into());
         data.insert("WorkDir".to_owned(), directory.join("work").display().to_string().into());
