@@ -9,7 +9,7 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach commit container cp create diff events exec history image images import info inspect kill load logs \
+const HERE: &str = "attach commit container context cp create diff events exec history image images import info inspect kill load logs \
     mount port ps pull rename restart rm rmi run save start stats stop system tag top unmount unshare untag version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
@@ -18,7 +18,7 @@ const HERE: &str = "attach commit container cp create diff events exec history i
     container:stop container:top container:unmount container:wait \
     image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
     image:prune image:pull image:rm image:save image:tag image:unmount image:untag \
-    system:df system:events system:info system:migrate system:prune system:renumber \
+    context:inspect context:list context:ls context:show context:use system:df system:events system:info system:migrate system:prune system:renumber \
     volume:create volume:exists volume:inspect volume:list volume:ls volume:prune volume:rm";
 
 /// And those that there are not, yet or on purpose.
