@@ -5,6 +5,7 @@ pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod container;
+pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod diff;
@@ -152,6 +153,7 @@ const COMMANDS: &[Entry] = &[
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),
+    group!("context", "Manage contexts, of which there is one", context::Command, context::run),
     command!("cp", "Copy files/folders between a container and the local filesystem", cp::Args, cp::run),
     command!("create", "Create a container but do not start it", create::Args, create::run),
     command!("diff", "Display the changes to the object's file system", diff::Args, diff::run),
@@ -306,7 +308,10 @@ pub(crate) fn run(program: Program) -> Outcome {
     let Some((entry, of_command)) = chosen else {
         return Err(CommandError::user("a command is needed; see coracle --help"));
     };
-    globals::check(&matches, persona)?;
+    globals::check(&matches, persona).map_err(|error| match persona {
+        Persona::Docker => error.with_code(1),
+        Persona::Podman => error,
+    })?;
     let matches = of_command;
     // Processes of ours work in other directories.
     let directory = |name| Some(std::path::absolute(matches.get_one::<PathBuf>(name)?).unwrap_or_default());

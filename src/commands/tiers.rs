@@ -9,7 +9,7 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach commit container cp create diff events exec history image images import info inspect kill load logs \
+const HERE: &str = "attach commit container context cp create diff events exec history image images import info inspect kill load logs \
     mount pod port ps pull rename restart rm rmi run save secret start stats stop system tag top unmount unshare untag version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
@@ -18,10 +18,11 @@ const HERE: &str = "attach commit container cp create diff events exec history i
     container:stop container:top container:unmount container:wait \
     image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
     image:prune image:pull image:rm image:save image:tag image:unmount image:untag \
+    context:inspect context:list context:ls context:show context:use \
     pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:prune pod:ps pod:restart pod:rm pod:start \
     pod:stop pod:top \
     secret:create secret:exists secret:inspect secret:list secret:ls secret:rm \
-    system:df system:events system:info system:prune \
+    system:df system:events system:info system:migrate system:prune system:renumber \
     volume:create volume:exists volume:export volume:import volume:inspect volume:list volume:ls volume:mount volume:prune \
     volume:reload volume:rm volume:unmount";
 
@@ -32,7 +33,7 @@ const MISSING: &str = "auto-update build compose export generate healthcheck ini
     container:restore container:runlabel container:unpause container:update \
     image:build image:push image:scp image:search image:sign image:tree image:trust \
     pod:clone pod:pause pod:stats pod:unpause \
-    system:connection system:migrate system:renumber system:reset system:service";
+    system:connection system:reset system:service";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {
     let mut command = root;

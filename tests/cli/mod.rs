@@ -34,6 +34,7 @@ mod run_terminal;
 mod run_volumes;
 mod secrets;
 mod stats;
+mod tools;
 mod transcripts;
 mod tutorials;
 mod volumes;
@@ -68,6 +69,7 @@ pub(crate) fn tests() -> Vec<Test> {
         doctor::TESTS,
         transcripts::TESTS,
         tutorials::TESTS,
+        tools::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
