@@ -16,11 +16,14 @@ use crate::error::CommandError;
 use crate::role::Persona;
 use crate::supervisor::rootfs::layers;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle diff web"#;
+
 /// Display the changes to the object's file system
 ///
 /// Displays changes on a container or image's filesystem. The container or image will be compared to its parent layer or the second argument when given.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Change the output format (json)
     #[arg(long, value_name = "FORMAT")]

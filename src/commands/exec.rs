@@ -30,10 +30,16 @@ use crate::error::{CommandError, reason};
 use crate::supervisor::bundle;
 use crate::supervisor::launch::seccomp_of;
 use crate::supervisor::rootfs::View;
+use crate::supervisor::secrets::Secrets;
+
+const EXAMPLES: &str = r#"Examples:
+  coracle exec -it web sh                # a shell in a running container
+  coracle exec -u root -w /tmp web ls -l
+  coracle exec -d web touch /ready"#;
 
 /// Run a process in a running container
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     options: ExecOptions,
@@ -50,7 +56,11 @@ enum Wake {
 /// Runs `coracle exec`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let request = create::with_caller(|caller| args.options.ask(caller).map_err(CommandError::user))?;
-    let record = container::find(&context.layout, &request.container).map_err(|error| missing(context, error))?;
+    args.options.accepted.warn();
+    let record = match &request.container {
+        Some(name) => container::find(&context.layout, name).map_err(|error| missing(context, error))?,
+        None => super::select::latest(context)?,
+    };
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
     let init = match &observed.state {
         State::Running { init, .. } => *init,
@@ -81,6 +91,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         .map_err(|error| CommandError::host(format!("read {}: {}", path.display(), crate::error::reason(&error))))?;
     let spec: Spec =
         serde_json::from_slice(&text).map_err(|error| CommandError::host(format!("{}: {error}", path.display())))?;
+    let spec = Secrets::find(&context.layout, &record.request.secrets)?.add_variables(&spec).into_owned();
     let process = process_of(request, record, &spec, pid)?;
     let keys = parse_detach_keys(request.detach_keys.as_deref())?;
     let seccomp = if request.privileged { None } else { seccomp_of(&record.request, &spec)? };
@@ -135,6 +146,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
             dies_with_parent: false,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
+            pause: false,
         },
     })
     .map_err(failure);

@@ -11,12 +11,17 @@ use crate::cli::output;
 use crate::error::CommandError;
 use crate::supervisor::rootfs::mount_point;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle rm web
+  coracle rm -f -v web                   # also if it runs, with its anonymous volumes
+  coracle rm --all"#;
+
 /// Remove one or more containers
 ///
 /// Removes one or more containers from the host. The container name or ID can be used. Running or unusable containers
 /// will not be removed without the -f option.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_arg("all", |all| all.help("Remove all containers")), mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_arg("all", |all| all.help("Remove all containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     chosen: Chosen,
@@ -100,6 +105,13 @@ fn begin<'a>(
         Err(_) if args.force => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    if record.request.infra && !args.force {
+        let pod = record.request.pod.clone().unwrap_or_default();
+        return Err(CommandError::user(format_args!(
+            "container {} is the infra container of pod {pod} and cannot be removed without removing the pod",
+            record.id
+        )));
+    }
     if !observed.state.is_alive() {
         return Ok(None);
     }
@@ -145,6 +157,11 @@ fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: b
         mount::Mounted::read()?.unmount(&mount_point(&context.layout, record), true)?;
     }
     container::remove(&context.layout, &record.id)?;
+    if record.request.infra
+        && let Some(pod) = super::pod::of(context, record)?
+    {
+        storage::state::pod::remove(&context.layout, &pod.id)?;
+    }
     context.note(record, "remove");
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;

@@ -17,6 +17,7 @@
 //! ```
 //! Dies any of them, the next command finds the truth: see `storage::state::status`.
 
+pub(crate) mod accounts;
 pub(crate) mod auto_ids;
 
 pub(crate) mod bundle;
@@ -30,6 +31,8 @@ pub(crate) mod mounts;
 pub(crate) mod network;
 
 pub(crate) mod rootfs;
+
+pub(crate) mod secrets;
 
 pub(crate) mod union_server;
 

@@ -60,7 +60,7 @@ pub(crate) struct Plan<'a> {
     /// Maps of a nested user namespace; empty where there is none.
     pub(crate) maps: (&'a IdMap, &'a IdMap),
     pub(crate) single_id: bool,
-    /// How the layers of images are unpacked.
+    /// How the layers of mounted images are unpacked.
     pub(crate) ownership: Ownership,
 }
 

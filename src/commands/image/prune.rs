@@ -12,11 +12,14 @@ use crate::commands::{Context, Outcome, images, lifecycle, rmi, select};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle image prune -a -f"#;
+
 /// Remove unused images
 ///
 /// Removes dangling or unused images from local storage.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Remove all images not in use by containers, not just dangling ones
     #[arg(short, long)]

@@ -57,7 +57,7 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("ImageDigest", image_digest.unwrap_or_default().into()),
         ("ImageName", ps::image_name(record).into()),
         ("Rootfs", request.rootfs.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
-        ("Pod", "".into()),
+        ("Pod", request.pod.clone().unwrap_or_default().into()),
         ("ResolvConfPath", in_runtime("resolv.conf")),
         ("HostnamePath", in_runtime("hostname")),
         ("HostsPath", in_runtime("hosts")),
@@ -77,7 +77,7 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("ExecIDs", Value::List(Vec::new())),
         ("GraphDriver", graph_driver(record, context)),
         ("Mounts", Value::List(request.mounts.iter().filter_map(|mount| mount_point(mount, context)).collect())),
-        ("Dependencies", Value::List(Vec::new())),
+        ("Dependencies", Value::strings(request.requires.iter().map(String::as_str))),
         ("NetworkSettings", network_settings(record, &observed)),
         ("Namespace", "".into()),
         ("IsInfra", false.into()),
@@ -374,7 +374,7 @@ fn config(record: &Record, spec: &Raw) -> Value {
         ("Umask", format!("{:04o}", request.umask.unwrap_or(0o022)).into()),
         ("Timeout", Value::from(u64::from(request.timeout.unwrap_or(0)))),
         ("StopTimeout", Value::from(u64::from(request.stop_timeout.unwrap_or(10)))),
-        ("Passwd", true.into()),
+        ("Passwd", (!request.accounts.untouched).into()),
         ("sdNotifyMode", "container".into()),
     ]);
     let mut exposed: BTreeMap<String, Value> =
@@ -441,6 +441,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         UserNamespace::KeepId { .. } => "keep-id".to_owned(),
         UserNamespace::Auto { .. } => "auto".to_owned(),
         UserNamespace::NoMap => "nomap".to_owned(),
+        UserNamespace::Maps { .. } => "private".to_owned(),
         UserNamespace::Container(name) => format!("container:{name}"),
         UserNamespace::Path(path) => format!("ns:{}", path.display()),
     };
@@ -521,7 +522,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("DnsOptions", strings(&network.dns_options)),
         ("DnsSearch", strings(&network.dns_search)),
         ("ExtraHosts", Value::strings(hosts)),
-        ("HostsFile", "".into()),
+        ("HostsFile", hosts_file(network).into()),
         ("GroupAdd", strings(&request.group_add)),
         ("IpcMode", namespace(&request.ipc, "shareable").into()),
         ("Cgroup", "".into()),
@@ -572,6 +573,15 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("IOMaximumBandwidth", Value::Int(0)),
         ("CgroupConf", Value::NilMap),
     ])
+}
+
+/// `--hosts-file` as it was given.
+fn hosts_file(network: &storage::state::request::Network) -> String {
+    match &network.hosts_base {
+        None => String::new(),
+        Some(path) if path.as_os_str().is_empty() => "none".to_owned(),
+        Some(path) => path.display().to_string(),
+    }
 }
 
 /// The network as asked for; where nothing was asked for, what it became.
