@@ -87,9 +87,11 @@ fn endpoint(context: &Context) -> String {
 }
 
 fn list(format: Option<&str>, context: &Context) -> Outcome {
+    // The table marks the current one.
+    let name = if matches!(format, None | Some("table")) { format!("{NAME} *") } else { NAME.to_owned() };
     let fields = || {
         vec![
-            ("Name", NAME.into()),
+            ("Name", name.as_str().into()),
             ("Description", DESCRIPTION.into()),
             ("DockerEndpoint", endpoint(context).into()),
             ("Current", true.into()),
@@ -98,9 +100,7 @@ fn list(format: Option<&str>, context: &Context) -> Outcome {
         ]
     };
     let format = match format {
-        None | Some("table") => {
-            "table {{.Name}} {{if .Current}}*{{end}}\\t{{.Description}}\\t{{.DockerEndpoint}}\\t{{.Error}}"
-        }
+        None | Some("table") => "table {{.Name}}\\t{{.Description}}\\t{{.DockerEndpoint}}\\t{{.Error}}",
         Some(format) if is_json(format) => "{{json .}}",
         Some(format) => format,
     };
