@@ -17,6 +17,7 @@
 //! ```
 //! Dies any of them, the next command finds the truth: see `storage::state::status`.
 
+pub(crate) mod accounts;
 pub(crate) mod auto_ids;
 
 pub(crate) mod bundle;
@@ -24,6 +25,8 @@ pub(crate) mod bundle;
 pub(crate) mod channel;
 
 pub(crate) mod launch;
+
+pub(crate) mod mounts;
 
 pub(crate) mod network;
 
@@ -42,6 +45,9 @@ mod build;
 
 /// The loop.
 mod supervise;
+
+/// What the journal of events is told.
+mod journal;
 
 /// Tear-down.
 mod teardown;
