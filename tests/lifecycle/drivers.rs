@@ -267,7 +267,7 @@ fn what_a_server_cannot_tell_is_in_its_log(home: &Home) {
     assert!(finished.stderr().to_lowercase().contains("input/output error"), "{}", finished.transcript());
     let log = home.inspect("c", "{{.GraphDriver.Data.ServerLog}}");
     let text = fs::read_to_string(log).expect("inspect names the log");
-    assert!(text.contains(r#"input/output error ("/data/file")"#), "{text}");
+    assert!(text.contains(r#"i/o error ("/data/file")"#), "{text}");
 }
 
 fn layers(home: &Home) -> Vec<String> {

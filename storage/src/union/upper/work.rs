@@ -23,8 +23,9 @@ const NAME: &CStr = c"coracle";
 /// Longest time that leftovers may hold up a mount; what is left then waits for the next.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
 
-/// How long the last server of these directories may take to be gone once its mount is.
-const HANDOVER_TIME: Duration = Duration::from_secs(2);
+/// How long the last server of these directories may take to be gone once its mount is: longer than its supervisor waits
+/// before it kills one that hangs.
+const HANDOVER_TIME: Duration = Duration::from_secs(5);
 
 /// No tree of directories that users can make is deeper; a longer way up is a damaged file system.
 const MAX_DEPTH: usize = 4096;
