@@ -34,7 +34,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         let record = &one.record;
         let observed = status::observe(&context.layout, record)?;
         let sent = match observed.state.init() {
-            Some(init) => lifecycle::signal(init, signal)?,
+            Some(init) => {
+                let sent = lifecycle::signal(init, signal)?;
+                if sent && signal == Signal::KILL && lifecycle::has_union_server(record) {
+                    lifecycle::wait_for_killed(context, record, init)?;
+                }
+                sent
+            }
             None => false,
         };
         match sent {

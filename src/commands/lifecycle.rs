@@ -18,6 +18,7 @@ use storage::state::trash;
 
 use super::{Context, ps};
 use crate::error::CommandError;
+use crate::supervisor::union_server;
 
 /// Sends a signal to the first process of a container; `false` if it is gone.
 pub(crate) fn signal(init: Init, signal: Signal) -> Result<bool, CommandError> {
@@ -36,6 +37,8 @@ pub(crate) struct Stopping<'a> {
     record: &'a Record,
     init: Option<Init>,
     deadline: Option<Instant>,
+    /// The first signal was SIGKILL.
+    is_killed: bool,
 }
 
 /// Sends a container its stop signal; [`Stopping::finish`] waits. One that does not run is stopped already.
@@ -48,7 +51,9 @@ pub(crate) fn begin_stop<'a>(
 ) -> Result<Stopping<'a>, CommandError> {
     let observed = status::observe(&context.layout, record)?;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let Some(init) = observed.state.init() else { return Ok(Stopping { record, init: None, deadline }) };
+    let Some(init) = observed.state.init() else {
+        return Ok(Stopping { record, init: None, deadline, is_killed: false });
+    };
     // The supervisor's restart policy looks for it.
     status::request_stop(&context.layout, &record.id)?;
     let first = match timeout {
@@ -56,9 +61,7 @@ pub(crate) fn begin_stop<'a>(
         _ => stop_signal(record)?,
     };
     let alive = signal(init, first)?;
-    // What was killed already needs no deadline.
-    let deadline = deadline.filter(|_| first != Signal::KILL);
-    Ok(Stopping { record, init: alive.then_some(init), deadline })
+    Ok(Stopping { record, init: alive.then_some(init), deadline, is_killed: first == Signal::KILL })
 }
 
 fn stop_signal(record: &Record) -> Result<Signal, CommandError> {
@@ -71,11 +74,15 @@ fn stop_signal(record: &Record) -> Result<Signal, CommandError> {
 impl Stopping<'_> {
     /// Waits until the container has ended, and kills it when its time is up.
     pub(crate) fn finish(self, context: &Context) -> Result<(), CommandError> {
-        if let Some(init) = self.init
+        if self.is_killed
+            && let Some(init) = self.init
+        {
+            wait_for_killed(context, self.record, init)?;
+        } else if let Some(init) = self.init
             && !wait_for_process(init, self.deadline)?
         {
             signal(init, Signal::KILL)?;
-            wait_for_process(init, None)?;
+            wait_for_killed(context, self.record, init)?;
         }
         if self.init.is_some() {
             context.note(self.record, "stop");
@@ -83,6 +90,47 @@ impl Stopping<'_> {
         // The process is gone; a moment later its supervisor has written how it ended.
         wait(context, self.record, Until::Stopped)?;
         Ok(())
+    }
+}
+
+/// Waits for the end of a first process that was sent SIGKILL.
+///
+/// What waits for the answer of a union server cannot be killed: a server that is stopped, or hangs, is ended first.
+pub(crate) fn wait_for_killed(context: &Context, record: &Record, init: Init) -> Result<(), CommandError> {
+    if wait_for_process(init, Some(Instant::now() + union_server::UNANSWERED))? {
+        return Ok(());
+    }
+    if let Some(supervisor) = status::observe(&context.layout, record)?.supervisor {
+        end_union_server(supervisor);
+    }
+    wait_for_process(init, None).map(drop)
+}
+
+/// Whether a container's files may be answered for by a process.
+pub(crate) fn has_union_server(record: &Record) -> bool {
+    record.driver.contains("fuse")
+}
+
+/// Kills the union server among the children of a supervisor.
+fn end_union_server(supervisor: i32) {
+    let is_it = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `pid (name) state parent …`; the name may have anything in it.
+        let Some((head, rest)) = stat.rsplit_once(") ") else { return false };
+        let name = head.split_once(" (").map_or("", |(_, name)| name);
+        let parent = rest.split(' ').nth(1).and_then(|parent| parent.parse().ok());
+        name.as_bytes() == union_server::NAME.to_bytes() && parent == Some(supervisor)
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        // Looked at again with the descriptor in hand: by then the number may be somebody else's.
+        if is_it(pid)
+            && let Ok(process) = pidfd_open(pid)
+            && is_it(pid)
+        {
+            // One that is gone needs no signal.
+            let _ = pidfd_send_signal(process.as_fd(), Signal::KILL.number());
+        }
     }
 }
 

@@ -26,6 +26,10 @@ pub(super) fn graph_driver(record: &Record, context: &Context) -> Value {
         data.insert("UpperDir".to_owned(), directory.join("upper").display().to_string().into());
         data.insert("WorkDir".to_owned(), directory.join("work").display().to_string().into());
     }
+    let log = directory.join(crate::supervisor::union_server::LOG);
+    if log.exists() {
+        data.insert("ServerLog".to_owned(), log.display().to_string().into());
+    }
     Value::Struct(vec![("Name", driver(record).into()), ("Data", Value::Map(data))])
 }
 
