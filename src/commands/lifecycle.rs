@@ -77,6 +77,9 @@ impl Stopping<'_> {
             signal(init, Signal::KILL)?;
             wait_for_process(init, None)?;
         }
+        if self.init.is_some() {
+            context.note(self.record, "stop");
+        }
         // The process is gone; a moment later its supervisor has written how it ended.
         wait(context, self.record, Until::Stopped)?;
         Ok(())

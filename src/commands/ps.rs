@@ -19,11 +19,17 @@ use crate::cli::{output, units};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle ps                             # what runs
+  coracle ps -a --filter status=exited
+  coracle ps --format "table {{.Names}}\t{{.Status}}\t{{.Ports}}"
+  coracle ps -aq | xargs coracle rm"#;
+
 /// List containers
 ///
 /// Prints out information about the containers.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Show all the containers, default is only running containers
     #[arg(short, long)]
@@ -64,6 +70,9 @@ pub(crate) struct Args {
     /// Sync container state with the runtime (it always is)
     #[arg(long, hide = true)]
     sync: bool,
+    /// Show the list anew after every so many seconds
+    #[arg(short, long, value_name = "SECONDS")]
+    watch: Option<u64>,
     /// Show containers in storage that are not controlled by coracle (there are none)
     #[arg(long, hide = true)]
     external: bool,
@@ -73,6 +82,17 @@ const SORTS: &[&str] = &["command", "created", "id", "image", "names", "runningf
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let Some(seconds) = args.watch else { return show(&args, context) };
+    let pause = std::time::Duration::from_secs(seconds.max(1));
+    loop {
+        // The screen's beginning, and nothing below it.
+        output::print("\x1b[H\x1b[2J")?;
+        show(&args, context)?;
+        std::thread::sleep(pause);
+    }
+}
+
+fn show(args: &Args, context: &Context) -> Outcome {
     if !SORTS.contains(&args.sort.as_str()) {
         return Err(CommandError::user(format_args!(
             "invalid argument {:?} for \"--sort\" flag: {:?} is not a valid value.  Choose from: {:?}",
@@ -84,7 +104,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if args.latest && args.last >= 0 {
         return Err(CommandError::user("last and latest are mutually exclusive"));
     }
-    let entries = entries(&args, context)?;
+    let entries = entries(args, context)?;
     let now = Timestamp::now();
     let view = View { now, no_trunc: args.no_trunc, with_size: args.size, persona: context.persona };
     let format = args.format.as_deref();
@@ -106,7 +126,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         output::print_line(Value::List(rows).to_json(style))?;
         return Ok(0);
     }
-    let default = default_format(&args, context.persona);
+    let default = default_format(args, context.persona);
     let format = match format {
         None => default.as_str(),
         Some("table") => default.as_str(),
@@ -263,11 +283,7 @@ pub(crate) fn tree_bytes(path: &Path) -> u64 {
 
 /// The full name of a container's image, or what was typed when it has none.
 pub(crate) fn image_name(record: &Record) -> &str {
-    match &record.image {
-        Some(image) if !image.full.is_empty() => &image.full,
-        Some(image) => &image.typed,
-        None => record.request.rootfs.as_deref().and_then(Path::to_str).unwrap_or_default(),
-    }
+    record.image_name()
 }
 
 /// `Up 3 minutes (healthy)`, `Exited (0) 2 seconds ago`, `Created`.
@@ -336,7 +352,7 @@ fn is_published(exposed: &ExposedPorts, ports: &[Port]) -> bool {
 }
 
 fn mount_targets(record: &Record) -> Vec<String> {
-    let mounts = record.request.mounts.iter().filter(|mount| !matches!(mount, Mount::Tmpfs(_)));
+    let mounts = record.request.mounts.iter().filter(|mount| !matches!(mount, Mount::Tmpfs(_) | Mount::Devpts(_)));
     mounts.map(|mount| mount.target().display().to_string()).collect()
 }
 
@@ -351,6 +367,12 @@ pub(crate) fn network_names(observed: &Observed) -> Vec<String> {
         .collect();
     names.dedup();
     names
+}
+
+/// The id of a container's pod, empty if it is in none.
+fn pod_id(record: &Record, whole: bool) -> &str {
+    let id = record.request.pod.as_deref().unwrap_or_default();
+    if whole { id } else { id.get(..12).unwrap_or(id) }
 }
 
 /// How rows are made.
@@ -416,9 +438,9 @@ impl View {
             ("ImageID", image_id.into()),
             ("AutoRemove", request.remove.into()),
             ("CIDFile", request.cidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
-            ("Pod", "".into()),
-            ("PodName", "".into()),
-            ("IsInfra", false.into()),
+            ("Pod", pod_id(record, self.no_trunc).into()),
+            ("PodName", request.pod_name.as_str().into()),
+            ("IsInfra", request.infra.into()),
             ("ExposedPorts", exposed_ports(&request.network.exposed, Value::Map(BTreeMap::new()))),
         ];
         let json = match self.persona {
@@ -528,15 +550,15 @@ impl View {
             ("Id", record.id.as_str().into()),
             ("Image", image_name(record).into()),
             ("ImageID", image_id.into()),
-            ("IsInfra", false.into()),
+            ("IsInfra", request.infra.into()),
             ("Labels", Value::map_or_nil(&request.labels)),
             ("Mounts", Value::strings(mount_targets(record))),
             ("Names", Value::strings([record.name.as_str()])),
             ("Namespaces", Value::Map(BTreeMap::new())),
             ("Networks", Value::strings(network_names(observed))),
             ("Pid", Value::Int(i64::from(pid(observed)))),
-            ("Pod", "".into()),
-            ("PodName", "".into()),
+            ("Pod", pod_id(record, self.no_trunc).into()),
+            ("PodName", request.pod_name.as_str().into()),
             ("Ports", if port_rows.is_empty() { Value::NilList } else { Value::List(port_rows) }),
             ("Restarts", Value::from(u64::from(observed.restarts))),
             ("Size", size),

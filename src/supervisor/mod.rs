@@ -17,6 +17,7 @@
 //! ```
 //! Dies any of them, the next command finds the truth: see `storage::state::status`.
 
+pub(crate) mod accounts;
 pub(crate) mod auto_ids;
 
 pub(crate) mod bundle;
@@ -25,9 +26,13 @@ pub(crate) mod channel;
 
 pub(crate) mod launch;
 
+pub(crate) mod mounts;
+
 pub(crate) mod network;
 
 pub(crate) mod rootfs;
+
+pub(crate) mod secrets;
 
 pub(crate) mod union_server;
 
@@ -42,6 +47,9 @@ mod build;
 
 /// The loop.
 mod supervise;
+
+/// What the journal of events is told.
+mod journal;
 
 /// Tear-down.
 mod teardown;

@@ -8,11 +8,17 @@ pub mod rootfs;
 
 pub mod stage;
 
+pub mod table;
+
 pub mod fuse;
+
+mod overlay;
 
 pub mod apply;
 
 pub mod dev;
+
+pub mod secrets;
 
 pub mod masks;
 
