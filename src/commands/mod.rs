@@ -24,6 +24,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod mount;
+pub(crate) mod plan;
 pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -34,6 +35,7 @@ pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod select;
+pub(crate) mod space;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
@@ -41,11 +43,14 @@ pub(crate) mod storage_driver;
 pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod top;
+pub(crate) mod trash;
+pub(crate) mod undo;
 pub(crate) mod unshare;
 pub(crate) mod version;
 pub(crate) mod volume;
 pub(crate) mod wait;
 
+use std::cell::OnceCell;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
@@ -56,6 +61,7 @@ use storage::digest::Digest;
 use storage::state::container::Record;
 use storage::state::events::{self as journal, Event};
 use storage::state::layout::Layout;
+use storage::state::undo::Removal;
 
 use crate::error::{CommandError, FAILED};
 use crate::role::Persona;
@@ -70,6 +76,8 @@ pub(crate) struct Context {
     pub(crate) persona: Persona,
     /// `--storage-driver`.
     storage_driver: Option<String>,
+    /// What this command removes; made when the first thing is.
+    removal: OnceCell<Option<Removal>>,
 }
 
 impl Context {
@@ -77,6 +85,11 @@ impl Context {
     pub(crate) fn storage_driver(&self) -> Result<DriverChoice, CommandError> {
         let named = self.storage_driver.clone().or_else(|| std::env::var("STORAGE_DRIVER").ok());
         DriverChoice::parse(&named.unwrap_or_default())
+    }
+
+    /// What this command removes, to be brought back together; `None` if it is to go for good.
+    pub(crate) fn removal(&self) -> Option<&Removal> {
+        self.removal.get_or_init(|| (!space::undo_window().is_zero()).then(Removal::new)).as_ref()
     }
 
     /// Tells the journal of events what has happened to a container.
@@ -172,6 +185,8 @@ const COMMANDS: &[Entry] = &[
     group!("system", "Manage everything coracle keeps", system::Command, system::run),
     command!("tag", "Add an additional name to a local image", tag::Args, tag::run),
     command!("top", "Display the running processes of a container", top::Args, top::run),
+    group!("trash", "Manage what was removed and can be brought back", trash::Command, trash::run),
+    command!("undo", "Bring back what was removed", undo::Args, undo::run),
     command!("unmount", "Unmount working container's root filesystem", mount::UnmountArgs, mount::run_unmount),
     command!("unshare", "Run a command in a modified user namespace", unshare::Args, unshare::run),
     command!("untag", "Remove a name from a local image", tag::UntagArgs, tag::run_untag),
@@ -210,7 +225,7 @@ fn command_line() -> clap::Command {
         .subcommands(COMMANDS.iter().map(|entry| clap::Command::new(entry.name).about(entry.about).defer(entry.define)))
 }
 
-pub(crate) use lifecycle::empty_trash;
+pub(crate) use space::empty_trash;
 
 /// Parses the command line and runs what it says.
 pub(crate) fn run(persona: Persona) -> Outcome {
@@ -245,7 +260,7 @@ pub(crate) fn run(persona: Persona) -> Outcome {
         }
     };
     let storage_driver = matches.get_one::<String>("storage-driver").cloned();
-    match (entry.run)(matches, &Context { layout, persona, storage_driver }) {
+    match (entry.run)(matches, &Context { layout, persona, storage_driver, removal: OnceCell::new() }) {
         // docker's client has 125 for `run` alone, and 1 for whatever else fails.
         Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {
             Err(error.with_code(1))

@@ -15,6 +15,7 @@ mod limits;
 mod load;
 mod logs;
 mod oracle;
+mod prune;
 mod ps;
 mod pull;
 mod pull_faults;
@@ -26,6 +27,7 @@ mod run_process;
 mod run_terminal;
 mod stats;
 mod transcripts;
+mod undo;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
@@ -54,6 +56,8 @@ pub(crate) fn tests() -> Vec<Test> {
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,
+        prune::TESTS,
+        undo::TESTS,
     ]
     .concat()
 }

@@ -7,6 +7,7 @@
 //! | `names/<name>` | who creates or renames the container | every command | the symlink is the lock | as its container |
 //! | `<runtime>/<id>/state.json` | the supervisor | every command | container | none: tmpfs |
 //! | `volumes/<name>/volume.json` | who creates the volume | every command | published by rename | fdatasync |
+//! | `undo/…` | who removes | `trash`, `undo` | `undo.lock` to take something out | as before its removal |
 //! | `events` | everybody, appending | `events` | none: one write per line | none |
 //!
 //! Readers take no lock; they ask whether a container's lock is held and draw their conclusions, see [`status`].
@@ -28,5 +29,7 @@ pub mod container;
 pub mod status;
 
 pub mod events;
+
+pub mod undo;
 
 pub mod trash;
