@@ -11,6 +11,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod exists;
+pub(crate) mod export;
 pub(crate) mod filter;
 pub(crate) mod fuse_overlayfs;
 pub(crate) mod history;
@@ -154,6 +155,7 @@ const COMMANDS: &[Entry] = &[
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
     command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
+    command!("export", "Export container's filesystem contents as a tar archive", export::Args, export::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(
         "fuse-overlayfs",

@@ -8,6 +8,7 @@ mod diff;
 mod doctor;
 mod events;
 mod exec;
+mod export;
 mod fuse_overlayfs;
 mod images;
 mod inspect;
@@ -40,6 +41,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_terminal::TESTS,
         exec::TESTS,
         events::TESTS,
+        export::TESTS,
         stats::TESTS,
         cp::TESTS,
         ps::TESTS,

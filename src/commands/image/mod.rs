@@ -1,6 +1,7 @@
 //! `image`: the commands about images by their noun.
 
 pub(crate) mod prune;
+mod tree;
 
 use clap::Subcommand;
 
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Save(save::Args),
     /// Add an additional name to a local image
     Tag(tag::Args),
+    /// Print layer hierarchy of an image in a tree format
+    Tree(tree::Args),
     /// Remove a name from a local image
     Untag(tag::UntagArgs),
 }
@@ -55,6 +58,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Pull(args) => pull::run(args, context),
         Command::Rm(args) => rmi::run(args, context),
         Command::Tag(args) => tag::run(args, context),
+        Command::Tree(args) => tree::run(args, context),
         Command::Untag(args) => tag::run_untag(args, context),
     }
 }
