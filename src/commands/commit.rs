@@ -159,7 +159,7 @@ fn config(args: &Args, record: &Record, base: &Image) -> Result<Map<String, Valu
             mount,
             Mount::Volume(volume) if volume.name.as_ref().is_none_or(|name| record.anonymous_volumes.contains(name))
         );
-        let is_volume = !matches!(mount, Mount::Tmpfs(_));
+        let is_volume = mount.is_kept();
         let target = mount.target().display().to_string();
         if (is_anonymous || (args.include_volumes && is_volume)) && !volumes.contains(&target) {
             volumes.push(target);

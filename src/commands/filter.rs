@@ -251,7 +251,8 @@ impl ContainerFilters {
                     let source = match mount {
                         Mount::Bind(mount) => mount.source.to_str(),
                         Mount::Volume(mount) => mount.name.as_deref(),
-                        Mount::Tmpfs(_) => None,
+                        Mount::Image(mount) => Some(mount.image.as_str()),
+                        Mount::Tmpfs(_) | Mount::Devpts(_) => None,
                     };
                     let at = mount.target().to_str();
                     match target {

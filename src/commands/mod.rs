@@ -224,7 +224,10 @@ fn command_line() -> clap::Command {
                 .help("What mounts root file systems: auto, overlay, overlay-fuse or fuse")
                 .global(true),
         )
-        .subcommands(COMMANDS.iter().map(|entry| clap::Command::new(entry.name).about(entry.about).defer(entry.define)))
+        .subcommands(COMMANDS.iter().map(|entry| {
+            let command = clap::Command::new(entry.name).about(entry.about).defer(entry.define);
+            if entry.name == "unmount" { command.visible_alias("umount") } else { command }
+        }))
 }
 
 pub(crate) use space::empty_trash;

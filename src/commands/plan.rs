@@ -82,8 +82,13 @@ pub(crate) fn images(
     filters: &[Check],
 ) -> Result<Images, CommandError> {
     let store = ImageStore::open(&context.layout);
-    let used: HashSet<&Digest> = staying.iter().filter_map(|record| Some(&record.image.as_ref()?.id)).collect();
     let images = store.list()?;
+    let is_used = |image: &Image| {
+        staying.iter().any(|record| prune::uses_image(record, &image.id))
+            || super::image::mount::is_mounted(context, image)
+    };
+    // Asked once for each: it looks at the mounts of this machine.
+    let used: HashSet<&Digest> = images.iter().filter(|image| is_used(image)).map(|image| &image.id).collect();
     let is_unused = |image: &&Image| {
         !used.contains(&image.id) && (all || image.names.is_empty()) && filters.iter().all(|check| check.accept(image))
     };
@@ -157,8 +162,8 @@ pub(crate) fn remove_images(
         rmi::remove_from(&store, context, image, removal)?;
         ids.push(image.id.hex().to_owned());
     }
-    space::collect_garbage(context)?;
-    Ok((ids, plan.bytes))
+    let halves = space::collect_garbage(context)?;
+    Ok((ids, plan.bytes + halves))
 }
 
 /// Tells where the room of what was removed is now.

@@ -332,7 +332,7 @@ fn is_published(exposed: &ExposedPorts, ports: &[Port]) -> bool {
 }
 
 fn mount_targets(record: &Record) -> Vec<String> {
-    let mounts = record.request.mounts.iter().filter(|mount| !matches!(mount, Mount::Tmpfs(_)));
+    let mounts = record.request.mounts.iter().filter(|mount| !matches!(mount, Mount::Tmpfs(_) | Mount::Devpts(_)));
     mounts.map(|mount| mount.target().display().to_string()).collect()
 }
 

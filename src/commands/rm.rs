@@ -7,9 +7,10 @@ use storage::state::status;
 use storage::state::undo::Removal;
 
 use super::select::{self, Chosen, Selected, Selection};
-use super::{Context, Outcome, lifecycle, space, stop};
+use super::{Context, Outcome, lifecycle, mount, space, stop};
 use crate::cli::output;
 use crate::error::CommandError;
+use crate::supervisor::rootfs::mount_point;
 
 /// Remove one or more containers
 ///
@@ -156,6 +157,10 @@ fn remove_locked(
     volumes: bool,
     removal: Option<&Removal>,
 ) -> Result<(), CommandError> {
+    if nix::unistd::geteuid().is_root() {
+        // `coracle mount`, in the namespace that we are in; what is mounted in others goes with the directory.
+        mount::Mounted::read()?.unmount(&mount_point(&context.layout, record), true)?;
+    }
     // What was made to vanish does not come back.
     let removal = removal.filter(|_| !record.request.remove);
     container::remove_to(&context.layout, &record.id, removal)?;

@@ -4,6 +4,7 @@ use storage::image::store::{Image, ImageStore};
 use storage::state::container::Record;
 use storage::state::undo::Removal;
 
+use super::image::mount;
 use super::{Context, Outcome, images, lifecycle, rm, select, space, stop, tag};
 use crate::cli::output;
 use crate::error::CommandError;
@@ -105,6 +106,7 @@ fn one(
 
 /// Removes an image with all its names.
 fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> Result<(), CommandError> {
+    mount::refuse_mounted(context, image)?;
     let users: Vec<Record> = users(context, image)?;
     if let Some(user) = users.first()
         && !args.force
@@ -155,5 +157,5 @@ pub(crate) fn remove_from(
 /// The containers that use an image.
 pub(crate) fn users(context: &Context, image: &Image) -> Result<Vec<Record>, CommandError> {
     let records = select::all(context)?.into_iter();
-    Ok(records.filter(|record| record.image.as_ref().is_some_and(|used| used.id == image.id)).collect())
+    Ok(records.filter(|record| storage::prune::uses_image(record, &image.id)).collect())
 }

@@ -91,15 +91,15 @@ pub(crate) fn throw_away(context: &Context, lock: &UndoLock, entries: &[Entry]) 
 
 /// The layers of containers, which outlive the images that they were made from.
 pub(crate) fn layers_of<'a>(records: impl IntoIterator<Item = &'a Record>) -> HashSet<DiffId> {
-    let images = records.into_iter().filter_map(|record| record.image.as_ref());
-    images.flat_map(|image| image.layers.iter().cloned()).collect()
+    records.into_iter().flat_map(storage::prune::layers_of).cloned().collect()
 }
 
-/// Deletes blobs and layers that nothing refers to; returns their bytes.
+/// Deletes blobs and layers that nothing refers to, and layers that killed pulls left half unpacked; returns the bytes of
+/// these last ones, which nobody has counted.
 pub(crate) fn collect_garbage(context: &Context) -> Result<u64, CommandError> {
     let keep = layers_of(&select::all(context)?);
-    let freed = ImageStore::open(&context.layout).collect_garbage(&keep)?;
-    Ok(freed + sweep_layers(&context.layout)?)
+    ImageStore::open(&context.layout).collect_garbage(&keep)?;
+    sweep_layers(&context.layout)
 }
 
 /// Deletes the layers that killed pulls left half unpacked, in the user namespace if there are any; returns their bytes.

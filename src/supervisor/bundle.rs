@@ -3,12 +3,10 @@
 //! **Runs in:** the CLI, before the supervisor is forked. Creates named volumes and missing bind sources; nothing else is
 //! written here.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
-    User,
+    LinuxIdMapping, LinuxIdMappingBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User,
 };
 use runtime::bundle::{self, Choice, DeviceBind, Namespaces, Options, OwnFile, Shm, defaults};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
@@ -16,8 +14,9 @@ use runtime::security::masks::MaskedPaths;
 use runtime::userns::{IdMap, Mapping};
 use storage::state::container::Record;
 use storage::state::layout::Layout;
-use storage::state::request::{Mount, Namespace, Request, UserNamespace, VolumeMount};
+use storage::state::request::{Namespace, Request, UserNamespace};
 
+use super::mounts;
 use crate::cli::user::{self, ResolvedUser};
 use crate::error::{CommandError, reason};
 
@@ -26,10 +25,8 @@ use crate::error::{CommandError, reason};
 pub(crate) struct Bundle {
     /// What `config.json` holds.
     pub(crate) spec: Spec,
-    /// Targets of new volumes, to be filled from the image.
-    pub(crate) fill: Vec<PathBuf>,
-    /// Volumes without a name that were made for this container.
-    pub(crate) anonymous_volumes: Vec<String>,
+    /// What its mounts need.
+    pub(crate) planned: mounts::Planned,
 }
 
 /// The namespaces of another container, resolved by whoever knows containers.
@@ -130,18 +127,24 @@ pub(crate) fn prepare(
     if request.privileged {
         options.devices.extend(accessible_devices());
     }
-    let mut out = Bundle { spec: Spec::default(), fill: Vec::new(), anonymous_volumes: Vec::new() };
+    let mut planned = mounts::Planned::default();
+    let plan = mounts::Plan {
+        layout,
+        record,
+        user: (user.uid, user.gid),
+        maps: (&uids, &gids),
+        single_id: is_single(&request.userns, mapping),
+    };
     let mut finish = || {
-        for mount in &request.mounts {
-            options.mounts.push(oci_mount(layout, mount, &mut out)?);
-        }
-        out.spec = bundle::generate(&options);
-        bundle::validate(&out.spec).map_err(CommandError::user)
+        options.mounts = mounts::plan(&plan, &mut planned)?;
+        let spec = bundle::generate(&options);
+        bundle::validate(&spec).map_err(CommandError::user)?;
+        Ok(spec)
     };
     match finish() {
-        Ok(()) => Ok(out),
+        Ok(spec) => Ok(Bundle { spec, planned }),
         Err(error) => {
-            forget_volumes(layout, &out.anonymous_volumes);
+            forget_volumes(layout, &planned.anonymous_volumes);
             Err(error)
         }
     }
@@ -364,74 +367,4 @@ fn namespaces(request: &Request, shared: &Shared) -> Result<Namespaces, CommandE
         uts: choice(&request.uts, "uts")?,
         cgroup: choice(&request.cgroupns, "cgroup")?,
     })
-}
-
-fn oci_mount(layout: &Layout, mount: &Mount, out: &mut Bundle) -> Result<OciMount, CommandError> {
-    Ok(match mount {
-        Mount::Bind(bind) => {
-            if !bind.source.exists() {
-                if !bind.create_source {
-                    return Err(CommandError::user(format!(
-                        "bind source {}: no such file or directory",
-                        bind.source.display()
-                    )));
-                }
-                std::fs::create_dir_all(&bind.source).map_err(|error| {
-                    CommandError::host(format!("create bind source {}: {}", bind.source.display(), reason(&error)))
-                })?;
-            }
-            let propagation = bind.propagation.map(|propagation| propagation.as_str());
-            defaults::bind(&bind.source, &bind.target, bind.read_only, !bind.non_recursive, propagation, &bind.options)
-        }
-        Mount::Volume(volume) => {
-            let source = volume_source(layout, volume, out)?;
-            let propagation = volume.propagation.map(|propagation| propagation.as_str());
-            defaults::bind(&source, &volume.target, volume.read_only, true, propagation, &volume.options)
-        }
-        Mount::Tmpfs(tmpfs) => {
-            let mut options = tmpfs.options.clone();
-            options.extend(tmpfs.size.as_ref().map(|size| format!("size={size}")));
-            options.extend(tmpfs.mode.map(|mode| format!("mode={mode:o}")));
-            if tmpfs.read_only {
-                options.push("ro".to_owned());
-            }
-            defaults::tmpfs(&tmpfs.target, &options, !tmpfs.nocopy)
-        }
-    })
-}
-
-fn volume_source(layout: &Layout, mount: &VolumeMount, out: &mut Bundle) -> Result<PathBuf, CommandError> {
-    let volume = match &mount.name {
-        Some(name) => storage::volume::ensure(layout, name)?.0,
-        None => {
-            let volume = storage::volume::Volume::anonymous();
-            storage::volume::create(layout, &volume)?;
-            out.anonymous_volumes.push(volume.name.clone());
-            volume
-        }
-    };
-    let data = volume.mountpoint(layout);
-    let is_empty = std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_none());
-    if is_empty && !mount.nocopy && mount.subpath.is_none() {
-        out.fill.push(mount.target.clone());
-    }
-    match &mount.subpath {
-        None => Ok(data),
-        // Inside a volume only: what a container left there must not lead out.
-        Some(subpath) => resolve_beneath(&data, subpath),
-    }
-}
-
-fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandError> {
-    use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
-    let fail = |errno: nix::errno::Errno| {
-        CommandError::user(format!("volume subpath {}: {}", subpath.display(), errno.desc().to_lowercase()))
-    };
-    let dir =
-        nix::fcntl::open(directory, OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).map_err(fail)?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    nix::fcntl::openat2(dir.as_fd(), subpath, how).map_err(fail)?;
-    Ok(directory.join(subpath))
 }

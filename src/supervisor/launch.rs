@@ -58,6 +58,8 @@ pub(crate) struct Launch {
     pub(crate) layer_ids: IdMap,
     /// New volumes to be filled.
     pub(crate) fill: Vec<PathBuf>,
+    /// What is to be done to files before they are mounted.
+    pub(crate) chores: super::mounts::Chores,
     /// Its network, decided.
     pub(crate) network: super::network::Plan,
     /// Whether it is there already.

@@ -25,6 +25,8 @@ pub(crate) mod channel;
 
 pub(crate) mod launch;
 
+pub(crate) mod mounts;
+
 pub(crate) mod network;
 
 pub(crate) mod rootfs;

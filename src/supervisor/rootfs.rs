@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use runtime::mount::rootfs::{Driver, Rootfs, Stack};
+use runtime::mount::rootfs::{Driver, Rootfs, Stack, Writable};
 use storage::layer::view::ViewError;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
@@ -172,9 +172,11 @@ pub(crate) fn of(layout: &Layout, record: &Record, drivers: &'static [Driver]) -
     Rootfs::Stack(Stack {
         base: base.to_owned(),
         lowers: layers(layout, record).map(relative).collect(),
-        upper: relative(directory.join("upper")),
-        work: relative(directory.join("work")),
-        volatile: record.request.remove,
+        writable: Some(Writable {
+            upper: relative(directory.join("upper")),
+            work: relative(directory.join("work")),
+            volatile: record.request.remove,
+        }),
         drivers,
     })
 }

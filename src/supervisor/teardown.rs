@@ -41,9 +41,8 @@ impl Supervisor {
         };
         let remove = self.record.request.remove;
         if remove {
-            for volume in &self.record.anonymous_volumes {
-                let _ = storage::volume::remove(&self.layout, volume, |_| Vec::new());
-            }
+            // Another container may have taken them over.
+            let _ = storage::prune::remove_anonymous_volumes(&self.layout, &self.record);
         } else {
             // The record on disk first: the state file may go at any time.
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, Some(&exit_status), 0);

@@ -26,7 +26,13 @@ use crate::sys::rename::rename_noreplace;
 
 mod copy_up;
 
+mod backing;
+
+mod own;
+
+pub use backing::{Backing, BadOption};
 pub use copy_up::{CopyUpError, copy_up};
+pub use own::{OwnError, Owner, own, own_opened};
 
 /// The newest format of `volume.json` this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;

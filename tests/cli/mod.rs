@@ -15,6 +15,7 @@ mod inspect;
 mod limits;
 mod load;
 mod logs;
+mod mount;
 mod oracle;
 mod prune;
 mod ps;
@@ -26,6 +27,7 @@ mod run_isolation;
 mod run_network;
 mod run_process;
 mod run_terminal;
+mod run_volumes;
 mod stats;
 mod transcripts;
 mod undo;
@@ -36,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
+        run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,
@@ -60,6 +63,7 @@ pub(crate) fn tests() -> Vec<Test> {
         commit::TESTS,
         prune::TESTS,
         undo::TESTS,
+        mount::TESTS,
     ]
     .concat()
 }

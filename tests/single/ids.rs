@@ -178,4 +178,10 @@ fn a_user_without_a_range_needs_no_option(home: &Home) {
     run("rmi localhost/other").ok();
     run("image prune -af").ok();
     assert_eq!(run("unshare id -u").ok(), "0");
+    // Also inside of that namespace there is one id, and all commands know.
+    let script = "\"$0\" info --format {{.Host.Security.Ids}}; \"$0\" import -q \"$1\" localhost/third >/dev/null; \
+                  ls $(\"$0\" image mount third)/bin/busybox";
+    let binary = crate::support::command::binary();
+    let out = home.coracle("unshare sh -c").arg(script).arg(binary).arg(archive).under(WITHOUT_RANGES).run().ok();
+    assert!(out.starts_with("single\n"), "{out}");
 }

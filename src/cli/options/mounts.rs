@@ -13,13 +13,13 @@ pub(crate) struct MountOptions {
     /// Mount a path of the host or a volume, [[SOURCE:]TARGET[:OPTIONS]]
     #[arg(short, long = "volume", value_name = "VOLUME")]
     pub(crate) volumes: Vec<String>,
-    /// Mount a path of the host, a volume or a temporary file system, type=TYPE,KEY=VALUE...
+    /// Mount a path of the host, a volume, an image or a temporary file system, type=TYPE,KEY=VALUE...
     #[arg(long = "mount", value_name = "MOUNT")]
     pub(crate) mounts: Vec<String>,
     /// Mount a temporary file system, TARGET[:OPTIONS]
     #[arg(long = "tmpfs", value_name = "TMPFS")]
     pub(crate) tmpfs: Vec<String>,
-    /// Mount the volumes of another container, CONTAINER[:ro]
+    /// Mount the volumes of another container, CONTAINER[:ro,z]
     #[arg(long = "volumes-from", value_name = "CONTAINER")]
     pub(crate) volumes_from: Vec<String>,
     /// Make the root file system read-only
@@ -41,16 +41,18 @@ impl MountOptions {
         let mut seen = Vec::new();
         for (flag, values, parse) in [
             ("--mount", &self.mounts, &(|value: &str| mount::mount(value, caller.cwd)) as &dyn Fn(&str) -> _),
-            ("-v, --volume", &self.volumes, &|value: &str| volume::volume(value, caller.cwd)),
-            ("--tmpfs", &self.tmpfs, &|value: &str| mount_flags::tmpfs(value).map(Mount::Tmpfs)),
+            ("-v, --volume", &self.volumes, &|value: &str| volume::volume(value, caller.cwd).map(|mount| vec![mount])),
+            ("--tmpfs", &self.tmpfs, &|value: &str| mount_flags::tmpfs(value).map(|mount| vec![Mount::Tmpfs(mount)])),
         ] {
-            for (value, mount) in values.iter().zip(each(flag, values, parse)?) {
-                if seen.contains(mount.target()) {
-                    let reason = format!("{}: duplicate mount destination", mount.target().display());
-                    return Err(InvalidOption { flag, value: value.clone(), reason });
+            for (value, mounts) in values.iter().zip(each(flag, values, parse)?) {
+                for mount in mounts {
+                    if seen.contains(mount.target()) {
+                        let reason = format!("{}: duplicate mount destination", mount.target().display());
+                        return Err(InvalidOption { flag, value: value.clone(), reason });
+                    }
+                    seen.push(mount.target().clone());
+                    request.mounts.push(mount);
                 }
-                seen.push(mount.target().clone());
-                request.mounts.push(mount);
             }
         }
         request.volumes_from = each("--volumes-from", &self.volumes_from, volume::volumes_from)?;

@@ -6,8 +6,8 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, commit, cp, create, diff, exec, exists, export, kill, logs, port, ps, rename, restart,
-    rm, run as run_command, start, stats, stop, top, wait,
+    Context, Outcome, attach, commit, cp, create, diff, exec, exists, export, kill, logs, mount, port, ps, rename,
+    restart, rm, run as run_command, start, stats, stop, top, wait,
 };
 
 /// What to do with containers.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     /// List containers
     #[command(visible_aliases = ["ps", "list"])]
     Ls(ps::Args),
+    /// Mount a working container's root filesystem
+    Mount(mount::Args),
     /// List port mappings or a specific mapping for the container
     Port(port::Args),
     /// Remove all non running containers
@@ -58,6 +60,9 @@ pub(crate) enum Command {
     Stop(stop::Args),
     /// Display the running processes of a container
     Top(top::Args),
+    /// Unmount working container's root filesystem
+    #[command(visible_alias = "umount")]
+    Unmount(mount::UnmountArgs),
     /// Block on one or more containers
     Wait(wait::Args),
 }
@@ -77,6 +82,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Kill(args) => kill::run(args, context),
         Command::Logs(args) => logs::run(args, context),
         Command::Ls(args) => ps::run(args, context),
+        Command::Mount(args) => mount::run(args, context),
         Command::Port(args) => port::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Rename(args) => rename::run(args, context),
@@ -87,6 +93,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Stats(args) => stats::run(args, context),
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
+        Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Wait(args) => wait::run(args, context),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value as Raw;
 use storage::state::container::Record;
 use storage::state::request::{
-    Healthcheck, LogDriver, Mount, Namespace, Protocol, Request, RestartPolicy, SeccompProfile, UserNamespace,
+    Healthcheck, LogDriver, Mount, Namespace, Overlay, Protocol, Request, RestartPolicy, SeccompProfile, UserNamespace,
 };
 use storage::state::status::{self, Interface, Observed, Port, State};
 
@@ -203,16 +203,19 @@ fn mount_point(mount: &Mount, context: &Context) -> Option<Value> {
     let (kind, source, driver, read_only, propagation, options) = match mount {
         Mount::Bind(bind) => {
             let recursion = if bind.non_recursive { "bind" } else { "rbind" };
-            let options = bind.options.iter().cloned().chain([recursion.to_owned()]).collect::<Vec<_>>();
+            let options = bind.options.iter().cloned().chain(extras(bind.chown, &bind.overlay));
+            let options = options.chain([recursion.to_owned()]).collect::<Vec<_>>();
             ("bind", bind.source.clone(), "", bind.read_only, bind.propagation, options)
         }
         Mount::Volume(volume) => {
             let name = volume.name.clone().unwrap_or_default();
             let source = context.layout.volume(&name).join("_data");
-            let options = volume.options.iter().cloned().chain(["rbind".to_owned()]).collect::<Vec<_>>();
+            let options = volume.options.iter().cloned().chain(extras(volume.chown, &volume.overlay));
+            let options = options.chain(["rbind".to_owned()]).collect::<Vec<_>>();
             ("volume", source, "local", volume.read_only, volume.propagation, options)
         }
-        Mount::Tmpfs(_) => return None,
+        Mount::Image(image) => ("image", image.image.clone().into(), "", !image.writable, None, Vec::new()),
+        Mount::Tmpfs(_) | Mount::Devpts(_) => return None,
     };
     fields.push(("Type", kind.into()));
     if let Mount::Volume(volume) = mount {
@@ -228,6 +231,16 @@ fn mount_point(mount: &Mount, context: &Context) -> Option<Value> {
         ("Propagation", propagation.map_or("rprivate", |propagation| propagation.as_str()).into()),
     ]);
     Some(Value::Struct(fields))
+}
+
+/// `U` and `O`, as they were asked for.
+fn extras(chown: bool, overlay: &Option<Overlay>) -> impl Iterator<Item = String> {
+    let directories = overlay.iter().flat_map(|overlay| {
+        let named = [("upperdir", &overlay.upper), ("workdir", &overlay.work)];
+        named.into_iter().filter_map(|(key, path)| Some(format!("{key}={}", path.as_ref()?.display())))
+    });
+    let words = [chown.then_some("U"), overlay.is_some().then_some("O")];
+    words.into_iter().flatten().map(str::to_owned).chain(directories.collect::<Vec<_>>())
 }
 
 fn port_map(ports: &[Port]) -> BTreeMap<String, Value> {
@@ -569,13 +582,20 @@ fn network_mode(record: &Record, observed: &Observed) -> String {
 /// A mount as `-v` would have it.
 fn bind(mount: &Mount) -> Option<String> {
     let (source, read_only, options) = match mount {
-        Mount::Bind(bind) => (bind.source.display().to_string(), bind.read_only, &bind.options),
-        Mount::Volume(volume) => (volume.name.clone().unwrap_or_default(), volume.read_only, &volume.options),
-        Mount::Tmpfs(_) => return None,
+        Mount::Bind(bind) => {
+            let extras = extras(bind.chown, &bind.overlay);
+            (bind.source.display().to_string(), bind.read_only, bind.options.iter().cloned().chain(extras))
+        }
+        Mount::Volume(volume) => {
+            let extras = extras(volume.chown, &volume.overlay);
+            let name = volume.name.clone().unwrap_or_default();
+            (name, volume.read_only, volume.options.iter().cloned().chain(extras))
+        }
+        Mount::Tmpfs(_) | Mount::Image(_) | Mount::Devpts(_) => return None,
     };
-    let mut words = vec![if read_only { "ro" } else { "rw" }, "rprivate"];
-    words.extend(options.iter().map(String::as_str));
-    words.push("rbind");
+    let mut words = vec![(if read_only { "ro" } else { "rw" }).to_owned(), "rprivate".to_owned()];
+    words.extend(options);
+    words.push("rbind".to_owned());
     Some(format!("{source}:{}:{}", mount.target().display(), words.join(",")))
 }
 

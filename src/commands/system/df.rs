@@ -158,8 +158,7 @@ fn image_rows(records: &[Record], images: &Images, now: Timestamp) -> Vec<Value>
         let own = images.space.held_by([image], &layers);
         let others = images.all.iter().filter(|other| other.manifest.digest != image.manifest.digest);
         let unique = all - images.space.held_by(others, &layers);
-        let users =
-            records.iter().filter(|record| record.image.as_ref().is_some_and(|used| used.id == image.id)).count();
+        let users = records.iter().filter(|record| prune::uses_image(record, &image.id)).count();
         let names: Vec<(String, String)> = match image.names.is_empty() {
             true => vec![("<none>".to_owned(), "<none>".to_owned())],
             false => image

@@ -332,12 +332,23 @@ impl ImageStore {
             }
             return Err(error);
         }
+        self.remove_mount(image);
         let blobs = image.layers.iter().map(|layer| &layer.blob.digest);
         let blobs = blobs.chain([&image.id, &image.manifest.digest]).chain(&image.index);
         match pin {
             Some(_) => self.delete_unneeded(blobs, image.layers.iter().map(|layer| &layer.diff_id)),
             None => Ok(()),
         }
+    }
+
+    /// Removes the directory that the image was mounted on; if it is mounted in some namespace, the kernel unmounts it.
+    pub(super) fn remove_mount(&self, image: &Image) {
+        let place = self.layout.image_mount(&image.id);
+        // Never more than the empty directories that `image mount` makes.
+        for name in ["merged", "0", "1"] {
+            let _ = fs::remove_dir(place.join(name));
+        }
+        let _ = fs::remove_dir(place);
     }
 
     /// Moves the unpacked layers of an image that is to be removed to the trash, as far as no other has them: without

@@ -39,7 +39,11 @@ impl ImageStore {
         let index = self.read_index()?;
         let entries = index.manifests.into_iter().filter(|entry| entry.digest == image.manifest.digest);
         match self.put(removal, &entries.collect::<Vec<_>>()) {
-            Ok(()) => self.change_index(|index| index.remove(&image.manifest.digest)),
+            Ok(()) => {
+                self.change_index(|index| index.remove(&image.manifest.digest))?;
+                self.remove_mount(image);
+                Ok(())
+            }
             Err(_) => self.remove(image),
         }
     }

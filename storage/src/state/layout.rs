@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $XDG_DATA_HOME/coracle/        data: survives a reboot, 0700
-//!   images/ layers/ containers/<id>/ names/<name> volumes/<name>/ networks/ undo/ trash/ events{,.1}
+//!   images/ layers/ mounts/<image>/ containers/<id>/ names/<name> volumes/<name>/ networks/ undo/ trash/ events{,.1}
 //! $XDG_RUNTIME_DIR/coracle/      runtime: tmpfs, gone after a reboot, 0700
 //!   <id>/{lock,state.json,exec/…}  net/
 //! ```
@@ -18,7 +18,7 @@ use nix::unistd::{User, geteuid};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::DiffId;
+use crate::digest::{DiffId, Digest};
 
 /// What keeps coracle from knowing where its files are.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +116,12 @@ impl Layout {
     /// One unpacked layer: `diff/` and `index`.
     pub fn layer(&self, diff_id: &DiffId) -> PathBuf {
         self.data.join("layers").join(diff_id.hex())
+    }
+
+    /// Where an image is mounted: `merged/`, beside empty directories that serve as layers. Only made when it is needed,
+    /// and removed with the image.
+    pub fn image_mount(&self, id: &Digest) -> PathBuf {
+        self.data.join("mounts").join(id.hex())
     }
 
     /// All containers.

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 mod mounts;
 mod network;
 
-pub use mounts::{BindMount, Device, Mount, Propagation, TmpfsMount, VolumeMount, VolumesFrom};
+pub use mounts::{
+    BindMount, Device, DevptsMount, ImageMount, Mount, Overlay, Propagation, TmpfsMount, VolumeMount, VolumesFrom,
+};
 pub use network::{AddHost, ExposedPorts, Network, Protocol, PublishedPort};
 
 /// Everything asked for of one container, defaults resolved.
