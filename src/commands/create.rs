@@ -28,9 +28,13 @@ use crate::supervisor::bundle::{self, Shared};
 use crate::supervisor::launch::{Seccomp, seccomp_of};
 use crate::supervisor::{self, Birth, FirstClient, Launch};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle create --name web -p 8080:80 nginx
+  coracle start web"#;
+
 /// Create a container but do not start it
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     registry: pull::RegistryArgs,
@@ -104,6 +108,10 @@ pub(crate) fn new_record(
     })?;
     for warning in asked.warnings(false) {
         eprintln!("{warning}");
+    }
+    options.accepted.warn();
+    for required in &asked.request().requires {
+        container::find(&context.layout, required).map_err(CommandError::user)?;
     }
     check_cidfile(asked.request())?;
     let image = match &asked.request().rootfs {
@@ -262,6 +270,7 @@ pub(crate) struct Prepared {
     rootfs: runtime::mount::rootfs::Rootfs,
     layer_ids: IdMap,
     fill: Vec<std::path::PathBuf>,
+    accounts: Vec<runtime::mount::target::Append>,
     chores: supervisor::mounts::Chores,
     mapping: Mapping,
     beside: Option<OwnedFd>,
@@ -278,13 +287,14 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
         record.request.userns = UserNamespace::Single;
     }
     let is_single = bundle::is_single(&record.request.userns, &mapping);
+    let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request)?;
     let ids = match mapping.single {
         // Refused below.
         Some(_) => None,
         None => {
             let available = mapping.uids.len().min(mapping.gids.len());
-            let image = supervisor::rootfs::view(&context.layout, &record);
+            let image = supervisor::rootfs::view(&context.layout, &record, ownership);
             supervisor::auto_ids::choose(&context.layout, &mut record, available, &image)?
         }
     };
@@ -295,20 +305,20 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
     if record.driver.is_empty() && record.request.rootfs.is_none() {
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
-    let rootfs = supervisor::rootfs::of(&context.layout, &record, drivers);
-    let view = supervisor::rootfs::view(&context.layout, &record);
+    let rootfs = supervisor::rootfs::of(&context.layout, &record, ownership, drivers);
+    let view = supervisor::rootfs::view(&context.layout, &record, ownership);
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
     let seccomp = seccomp_of(&record.request, &bundle.spec)
         .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.planned.anonymous_volumes))?;
     if let Some(seccomp) = &seccomp {
         warn_of_unknown_calls(&record.request, seccomp);
     }
-    let bundle::Bundle { spec, planned } = bundle;
+    let bundle::Bundle { spec, planned, accounts } = bundle;
     let new = planned.anonymous_volumes.into_iter().filter(|name| !record.anonymous_volumes.contains(name));
     let new: Vec<_> = new.collect();
     record.anonymous_volumes.extend(new);
     let (fill, chores) = (planned.fill, planned.chores);
-    Ok(Prepared { record, spec, seccomp, rootfs, layer_ids, fill, chores, mapping, beside, ids })
+    Ok(Prepared { record, spec, seccomp, rootfs, layer_ids, fill, accounts, chores, mapping, beside, ids })
 }
 
 /// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
@@ -345,6 +355,7 @@ impl Prepared {
             rootfs: self.rootfs,
             layer_ids: self.layer_ids,
             fill: self.fill,
+            accounts: self.accounts,
             chores: self.chores,
             network,
             birth,
@@ -379,8 +390,9 @@ fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping) -> Resul
         _ => None,
     });
     let own = record.image.iter().map(|image| (image.id.to_string(), image.layers.as_slice()));
+    let ownership = supervisor::rootfs::ownership(mapping);
     for (id, layers) in own.chain(mounted) {
-        let is_there = |id| context.layout.layer(id).join("diff").is_dir();
+        let is_there = |id| context.layout.layer(id, ownership).join("diff").is_dir();
         if layers.iter().all(is_there) {
             continue;
         }

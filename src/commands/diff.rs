@@ -14,12 +14,16 @@ use crate::cli::format::{Json, Value};
 use crate::cli::output;
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::rootfs::layers;
+
+const EXAMPLES: &str = r#"Examples:
+  coracle diff web"#;
 
 /// Display the changes to the object's file system
 ///
 /// Displays changes on a container or image's filesystem. The container or image will be compared to its parent layer or the second argument when given.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Change the output format (json)
     #[arg(long, value_name = "FORMAT")]
@@ -134,8 +138,7 @@ impl Compared {
     fn stack(&self, store: &ImageStore, ids: &IdPolicy, context: &Context) -> Result<Vec<PathBuf>, CommandError> {
         match self {
             Self::Container(record) => {
-                let layers = record.image.iter().flat_map(|image| image.layers.iter().rev());
-                let layers = layers.map(|diff_id| context.layout.layer(diff_id).join("diff"));
+                let layers = layers(&context.layout, record, ids.ownership());
                 Ok([context.layout.container(&record.id).join("upper")].into_iter().chain(layers).collect())
             }
             Self::Image(image) => {

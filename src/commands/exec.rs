@@ -31,9 +31,14 @@ use crate::supervisor::bundle;
 use crate::supervisor::launch::seccomp_of;
 use crate::supervisor::rootfs::View;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle exec -it web sh                # a shell in a running container
+  coracle exec -u root -w /tmp web ls -l
+  coracle exec -d web touch /ready"#;
+
 /// Run a process in a running container
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     options: ExecOptions,
@@ -50,7 +55,11 @@ enum Wake {
 /// Runs `coracle exec`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let request = create::with_caller(|caller| args.options.ask(caller).map_err(CommandError::user))?;
-    let record = container::find(&context.layout, &request.container).map_err(|error| missing(context, error))?;
+    args.options.accepted.warn();
+    let record = match &request.container {
+        Some(name) => container::find(&context.layout, name).map_err(|error| missing(context, error))?,
+        None => super::select::latest(context)?,
+    };
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
     let init = match &observed.state {
         State::Running { init, .. } => *init,

@@ -8,11 +8,15 @@ use super::{Context, Outcome, lifecycle};
 use crate::cli::output;
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle kill web
+  coracle kill -s HUP web"#;
+
 /// Kill one or more running containers with a specific signal
 ///
 /// The main process inside each container specified will be sent SIGKILL, or any signal specified with option --signal.
 #[derive(clap::Args, Debug)]
-#[command(mut_arg("all", |all| all.help("Signal all running containers")), mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_arg("all", |all| all.help("Signal all running containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     chosen: Chosen,

@@ -10,8 +10,13 @@ use super::{Context, Outcome};
 use crate::cli::output;
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle load -i image.tar
+  coracle load < image.tar.gz"#;
+
 /// Load image(s) from a tar archive
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Read from a file or directory instead of standard input
     #[arg(short, long, value_name = "FILE")]

@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod change;
 pub(crate) mod commit;
+pub(crate) mod completion;
 pub(crate) mod container;
 pub(crate) mod cp;
 pub(crate) mod create;
@@ -14,6 +15,7 @@ pub(crate) mod exists;
 pub(crate) mod export;
 pub(crate) mod filter;
 pub(crate) mod fuse_overlayfs;
+pub(crate) mod globals;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod images;
@@ -51,7 +53,11 @@ pub(crate) mod version;
 pub(crate) mod volume;
 pub(crate) mod wait;
 
+#[cfg(test)]
+mod tiers;
+
 use std::cell::OnceCell;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
@@ -65,7 +71,7 @@ use storage::state::layout::Layout;
 use storage::state::undo::Removal;
 
 use crate::error::{CommandError, FAILED};
-use crate::role::Persona;
+use crate::role::{Persona, Program};
 use crate::supervisor::rootfs::DriverChoice;
 
 /// What every command is given.
@@ -75,6 +81,8 @@ pub(crate) struct Context {
     pub(crate) layout: Layout,
     /// Whose command line we answer like.
     pub(crate) persona: Persona,
+    /// The name that the command line was called by.
+    pub(crate) program: &'static str,
     /// `--storage-driver`.
     storage_driver: Option<String>,
     /// What this command removes; made when the first thing is.
@@ -82,6 +90,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// The name that the command line was called by, and whose it is.
+    pub(crate) fn program(&self) -> Program {
+        Program { name: self.program, persona: self.persona }
+    }
+
     /// What is to mount root file systems: `--storage-driver`, else `$STORAGE_DRIVER`.
     pub(crate) fn storage_driver(&self) -> Result<DriverChoice, CommandError> {
         let named = self.storage_driver.clone().or_else(|| std::env::var("STORAGE_DRIVER").ok());
@@ -136,6 +149,7 @@ macro_rules! group {
             about: $about,
             define: |command| {
                 <$commands as clap::Subcommand>::augment_subcommands(command)
+                    .about($about)
                     .subcommand_required(true)
                     .arg_required_else_help(true)
             },
@@ -148,6 +162,7 @@ macro_rules! group {
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
+    command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),
     command!("cp", "Copy files/folders between a container and the local filesystem", cp::Args, cp::run),
     command!("create", "Create a container but do not start it", create::Args, create::run),
@@ -195,62 +210,108 @@ const COMMANDS: &[Entry] = &[
     command!("version", "Display the coracle version information", version::Args, version::run),
     group!("volume", "Manage volumes", volume::Command, volume::run),
     command!("wait", "Block on one or more containers", wait::Args, wait::run),
+    command!("__complete", "What may follow", completion::CompleteArgs, completion::run_complete),
+    group!("__man", "Manual pages", completion::ManCommand, completion::run_man),
 ];
 
 fn misparsed(error: clap::Error) -> CommandError {
     CommandError::user(crate::cli::usage::one_line(&error))
 }
 
-/// The whole command line.
-fn command_line() -> clap::Command {
-    let path = |name, help| {
-        Arg::new(name).long(name).value_name("DIR").help(help).value_parser(clap::value_parser!(PathBuf)).global(true)
+/// The whole command line; each command's own part is built when it is named.
+fn command_line(program: Program) -> clap::Command {
+    let (display, version) = match program.persona {
+        Persona::Docker => ("Docker", format!("version {}, build coracle-{}", program.version(), CORACLE_VERSION)),
+        Persona::Podman => (program.name, format!("version {}", program.version())),
     };
-    clap::Command::new("coracle")
+    let command = clap::Command::new(program.name)
+        .bin_name(program.name)
+        .display_name(display)
         .about("Rootless, daemonless containers")
-        .version(concat!("version ", env!("CARGO_PKG_VERSION")))
+        .version(version)
         .disable_help_subcommand(true)
         .disable_version_flag(true)
         .arg(Arg::new("version").short('v').long("version").action(ArgAction::Version).help("Print version"))
         .args_override_self(true)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .arg(path("root", "Directory of images, containers and volumes"))
-        .arg(path("runroot", "Directory of the state of running containers"))
-        .arg(
-            Arg::new("storage-driver")
-                .long("storage-driver")
-                .value_name("DRIVER")
-                .help("What mounts root file systems: auto, overlay, overlay-fuse or fuse")
-                .global(true),
-        )
-        .subcommands(COMMANDS.iter().map(|entry| {
-            let command = clap::Command::new(entry.name).about(entry.about).defer(entry.define);
-            if entry.name == "unmount" { command.visible_alias("umount") } else { command }
-        }))
+        .after_help(EXAMPLES.replace("coracle", program.name));
+    globals::options(command).subcommands(COMMANDS.iter().map(|entry| named(entry).defer(entry.define)))
 }
+
+/// A command of the list, without its arguments.
+fn named(entry: &Entry) -> clap::Command {
+    let command = clap::Command::new(entry.name).about(entry.about).hide(entry.name.starts_with("__"));
+    if entry.name == "unmount" { command.visible_alias("umount") } else { command }
+}
+
+/// The whole command line with everything in it, for completions and manual pages.
+fn defined(program: Program) -> clap::Command {
+    let commands = COMMANDS.iter().map(|entry| (entry.define)(named(entry)));
+    globals::options(clap::Command::new(program.name).about("Rootless, daemonless containers")).subcommands(commands)
+}
+
+const CORACLE_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const EXAMPLES: &str = "Examples:
+  coracle run --rm -it IMAGE sh         # a shell in a new container
+  coracle run -d --name web -p 8080:80 IMAGE
+  coracle ps -a                         # what there is
+  coracle logs -f web                   # what it says
+  coracle exec -it web sh               # another process in it
+  coracle COMMAND --help                # more about a command";
 
 pub(crate) use space::empty_trash;
 
+/// `help run` is `run --help`; docker's `logs -n` is what podman calls `--tail`.
+fn arranged(program: Program, mut args: Vec<OsString>) -> Vec<OsString> {
+    if args.get(1).is_some_and(|word| word == "help") {
+        args.remove(1);
+        args.push("--help".into());
+    }
+    let is_logs = match args.get(1).and_then(|word| word.to_str()) {
+        Some("logs") => true,
+        Some("container") => args.get(2).is_some_and(|word| word == "logs"),
+        _ => false,
+    };
+    if program.persona == Persona::Docker && is_logs {
+        for word in args.iter_mut().skip(2) {
+            if let Some(count) = word.to_str().and_then(|word| word.strip_prefix("-n")) {
+                *word = if count.is_empty() { "--tail".into() } else { format!("--tail={count}").into() };
+            }
+        }
+    }
+    args
+}
+
 /// Parses the command line and runs what it says.
-pub(crate) fn run(persona: Persona) -> Outcome {
-    let matches = match command_line().try_get_matches() {
+pub(crate) fn run(program: Program) -> Outcome {
+    let persona = program.persona;
+    let args = arranged(program, std::env::args_os().collect());
+    let matches = match command_line(program).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return Err(misparsed(error));
+            let names: Vec<&str> =
+                COMMANDS.iter().map(|entry| entry.name).filter(|name| !name.starts_with('_')).collect();
+            return Err(globals::misunderstood(&error, program, &names));
         }
         Err(help) => {
             // A closed stdout is no failure.
-            let _ = help.print();
+            let _ = match program.name {
+                "coracle" => help.print().map_err(|error| CommandError::host(crate::error::reason(&error))),
+                name => crate::cli::output::print(&help.to_string().replace("  coracle ", &format!("  {name} "))),
+            };
             return Ok(if help.use_stderr() { FAILED } else { 0 });
         }
     };
     let chosen = matches
         .subcommand()
         .and_then(|(name, matches)| COMMANDS.iter().find(|entry| entry.name == name).map(|entry| (entry, matches)));
-    let Some((entry, matches)) = chosen else {
+    let Some((entry, of_command)) = chosen else {
         return Err(CommandError::user("a command is needed; see coracle --help"));
     };
+    globals::check(&matches, persona)?;
+    let matches = of_command;
     // Processes of ours work in other directories.
     let directory = |name| Some(std::path::absolute(matches.get_one::<PathBuf>(name)?).unwrap_or_default());
     let layout = match (directory("root"), directory("runroot")) {
@@ -265,7 +326,8 @@ pub(crate) fn run(persona: Persona) -> Outcome {
         }
     };
     let storage_driver = matches.get_one::<String>("storage-driver").cloned();
-    match (entry.run)(matches, &Context { layout, persona, storage_driver, removal: OnceCell::new() }) {
+    let context = Context { layout, persona, program: program.name, storage_driver, removal: OnceCell::new() };
+    match (entry.run)(matches, &context).map_err(|error| globals::name_meant(error, &context)) {
         // docker's client has 125 for `run` alone, and 1 for whatever else fails.
         Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {
             Err(error.with_code(1))

@@ -24,7 +24,7 @@ use crate::cli::format::{Json, Value};
 use crate::cli::{output, table as columns};
 use crate::error::{CommandError, reason};
 use crate::supervisor::bundle::is_single;
-use crate::supervisor::rootfs::{drivers, mount_point, of};
+use crate::supervisor::rootfs::{drivers, mount_point, of, ownership};
 use crate::supervisor::union_server::{self, UnionServer};
 
 /// Mount a working container's root filesystem
@@ -267,9 +267,10 @@ pub(crate) fn attach(
 ) -> Result<(OwnedFd, Option<UnionServer>), CommandError> {
     let layer_ids = layer_ids(&context.layout, record)?;
     // In the single-id mode there is one id here too.
-    let single_id = is_single(&record.request.userns, &Mapping::of_user());
+    let mapping = Mapping::of_user();
+    let single_id = is_single(&record.request.userns, &mapping);
     let drivers = drivers(context.storage_driver()?, &record.driver, !layer_ids.is_identity(), single_id);
-    let mut root = of(&context.layout, record, drivers);
+    let mut root = of(&context.layout, record, ownership(&mapping), drivers);
     if let Rootfs::Stack(Stack { writable: Some(writable), .. }) = &mut root {
         // A work directory that was mounted so once cannot be mounted again.
         writable.volatile = false;

@@ -4,9 +4,12 @@ use storage::state::container;
 
 use super::{Context, Outcome};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle rename web old-web"#;
+
 /// Rename an existing container
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID
     #[arg(value_name = "CONTAINER")]

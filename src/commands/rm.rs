@@ -12,12 +12,17 @@ use crate::cli::output;
 use crate::error::CommandError;
 use crate::supervisor::rootfs::mount_point;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle rm web
+  coracle rm -f -v web                   # also if it runs, with its anonymous volumes
+  coracle rm --all"#;
+
 /// Remove one or more containers
 ///
 /// Removes one or more containers from the host. The container name or ID can be used. Running or unusable containers
 /// will not be removed without the -f option. For a day `coracle undo` brings them back.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_arg("all", |all| all.help("Remove all containers")), mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_arg("all", |all| all.help("Remove all containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     chosen: Chosen,

@@ -9,11 +9,15 @@ use super::{Context, Outcome, images, lifecycle, rm, select, space, stop, tag};
 use crate::cli::output;
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle rmi nginx:1
+  coracle rmi -f $(coracle images -q --filter dangling=true)"#;
+
 /// Remove one or more images from local storage
 ///
 /// Removes one or more previously pulled or locally created images. For a day `coracle undo` brings them back.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the image (can be repeated)
     #[arg(value_name = "IMAGE")]
@@ -131,6 +135,18 @@ fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> 
         output::print_line(format_args!("Untagged: {name}"))?;
     }
     output::print_line(format_args!("Deleted: {}", image.id.hex()))
+}
+
+/// Removes an image that a container was made of, unless another one is.
+pub(crate) fn remove_unused(context: &Context, id: &storage::digest::Digest) -> Result<(), CommandError> {
+    let store = ImageStore::open(&context.layout);
+    let Some(image) = store.resolve(&id.to_string())? else { return Ok(()) };
+    if users(context, &image)?.is_empty() {
+        // As the container was made to vanish, so was its image.
+        remove_from(&store, context, &image, None)?;
+        space::empty_trash(&context.layout);
+    }
+    Ok(())
 }
 
 /// Removes an image from the store; on a full disk the trash it leaves makes room for the rest.

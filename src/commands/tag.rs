@@ -6,11 +6,14 @@ use storage::reference::Reference;
 use super::{Context, Outcome, images};
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle tag nginx localhost:5000/nginx:mine"#;
+
 /// Add an additional name to a local image
 ///
 /// Adds one or more additional names to locally-stored image.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the image
     #[arg(value_name = "IMAGE")]

@@ -227,6 +227,11 @@ impl Supervisor {
                 CommandError::host(format!("--pidfile {}: {}", path.display(), crate::error::reason(&error)))
             })?;
         }
+        if let Some(path) = &request.supervisor_pidfile {
+            std::fs::write(path, supervisor_pid().to_string()).map_err(|error| {
+                CommandError::host(format!("--conmon-pidfile {}: {}", path.display(), crate::error::reason(&error)))
+            })?;
+        }
         let lock = lock.take();
         let network = launch.network;
         Ok(Supervisor {
@@ -321,6 +326,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         staged,
         mount_point: &mount_point,
         fill: &launch.fill,
+        append: &launch.accounts,
         copy_tree,
         own: &launch.chores.own_filled,
         own_tree: if single_id { record_tree } else { own_tree },

@@ -17,6 +17,7 @@
 //! ```
 //! Dies any of them, the next command finds the truth: see `storage::state::status`.
 
+pub(crate) mod accounts;
 pub(crate) mod auto_ids;
 
 pub(crate) mod bundle;

@@ -12,7 +12,7 @@ use oci_spec::runtime::Mount as OciMount;
 use runtime::bundle::defaults;
 use runtime::userns::IdMap;
 use storage::state::container::Record;
-use storage::state::layout::{Layout, create_dir};
+use storage::state::layout::{Layout, Ownership, create_dir};
 use storage::state::request::{ImageMount, Mount, Overlay, Propagation, TmpfsMount, VolumeMount};
 use storage::volume::{self, Backing, Owner, Volume};
 use storage::whiteout;
@@ -60,6 +60,8 @@ pub(crate) struct Plan<'a> {
     /// Maps of a nested user namespace; empty where there is none.
     pub(crate) maps: (&'a IdMap, &'a IdMap),
     pub(crate) single_id: bool,
+    /// How the layers of mounted images are unpacked.
+    pub(crate) ownership: Ownership,
 }
 
 /// Where the scratch directories of a container are.
@@ -297,7 +299,8 @@ fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandE
 /// An image's layers under a scratch directory: the kernel wants one even for what is only read.
 fn image(plan: &Plan<'_>, mount: &ImageMount, out: &mut Planned) -> Result<OciMount, CommandError> {
     let gone = || CommandError::host(format!("image {}: it has no layers that could be mounted", mount.image));
-    let trees: Vec<_> = mount.layers.iter().rev().map(|id| plan.layout.layer(id).join("diff")).collect();
+    let trees: Vec<_> =
+        mount.layers.iter().rev().map(|id| plan.layout.layer(id, plan.ownership).join("diff")).collect();
     let lowers = match &mount.subpath {
         None => trees,
         Some(subpath) => below(&trees, subpath)

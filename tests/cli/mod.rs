@@ -3,6 +3,7 @@
 use crate::support::framework::Test;
 
 mod commit;
+mod completion;
 mod cp;
 mod diff;
 mod doctor;
@@ -12,11 +13,15 @@ mod export;
 mod fuse_overlayfs;
 mod images;
 mod inspect;
+mod inspect_keys;
 mod limits;
 mod load;
 mod logs;
+mod malformed;
 mod mount;
+mod options;
 mod oracle;
+mod persona;
 mod prune;
 mod ps;
 mod pull;
@@ -30,6 +35,7 @@ mod run_terminal;
 mod run_volumes;
 mod stats;
 mod transcripts;
+mod tutorials;
 mod undo;
 
 /// Every test of this area.
@@ -42,6 +48,10 @@ pub(crate) fn tests() -> Vec<Test> {
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,
+        options::TESTS,
+        malformed::TESTS,
+        persona::TESTS,
+        completion::TESTS,
         exec::TESTS,
         events::TESTS,
         export::TESTS,
@@ -50,6 +60,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ps::TESTS,
         logs::TESTS,
         inspect::TESTS,
+        inspect_keys::TESTS,
         images::TESTS,
         load::TESTS,
         pull::TESTS,
@@ -57,6 +68,7 @@ pub(crate) fn tests() -> Vec<Test> {
         limits::TESTS,
         doctor::TESTS,
         transcripts::TESTS,
+        tutorials::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,

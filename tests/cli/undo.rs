@@ -240,7 +240,8 @@ fn undo_beats_the_sweep(home: &Home) {
     let told = undo.stdout();
     let mut told: Vec<&str> = told.lines().collect();
     let mut back: Vec<&str> = back.lines().collect();
-    (told.sort(), back.sort());
+    told.sort();
+    back.sort();
     assert_eq!(told, back, "{}", undo.transcript());
     for name in back {
         assert_eq!(home.ok(&format!("start -a {name}")), "");

@@ -15,6 +15,7 @@ use crate::identity::Emulation;
 use crate::mount::apply::{self, CopyTree, OwnTree};
 use crate::mount::rootfs::{Driver, Rootfs};
 use crate::mount::stage::Staged;
+use crate::mount::target::Append;
 use crate::mount::{MountError, masks, open_in_root, rootfs, target};
 use crate::process::prctl;
 use crate::process::pty::{Pty, install_console};
@@ -138,6 +139,8 @@ pub struct Plan<'a> {
     pub mount_point: &'a Path,
     /// New volumes to be filled.
     pub fill: &'a [PathBuf],
+    /// Lines for files of the root.
+    pub append: &'a [Append],
     /// How they are filled.
     pub copy_tree: CopyTree,
     /// Those of them that, filled, are given to the container's user.
@@ -346,6 +349,8 @@ fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> 
             plan.rootfs.mount(plan.mount_point, &mut serve)?
         }
     };
+    // Before anything is mounted over the files.
+    plan.append.iter().try_for_each(|one| target::append(root.as_fd(), one))?;
     plan.staged.add_shared(mounts)?;
     let user = plan.spec.process().as_ref().map(|process| (process.user().uid(), process.user().gid()));
     let request = apply::Request {

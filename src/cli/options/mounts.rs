@@ -5,7 +5,7 @@ use storage::state::request::{Mount, Request};
 
 use super::Caller;
 use crate::cli::parse::{limits, mount, mount_flags, size, volume};
-use crate::cli::usage::{Checked, InvalidOption, each, maybe};
+use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
 /// Options of files and devices.
 #[derive(Args, Clone, Debug)]
@@ -22,6 +22,9 @@ pub(crate) struct MountOptions {
     /// Mount the volumes of another container, CONTAINER[:ro,z]
     #[arg(long = "volumes-from", value_name = "CONTAINER")]
     pub(crate) volumes_from: Vec<String>,
+    /// What to do with the volumes that the image declares: anonymous, bind, tmpfs or ignore
+    #[arg(long, value_name = "MODE", default_value = "anonymous")]
+    pub(crate) image_volume: String,
     /// Make the root file system read-only
     #[arg(long)]
     pub(crate) read_only: bool,
@@ -36,7 +39,29 @@ pub(crate) struct MountOptions {
     pub(crate) devices: Vec<String>,
 }
 
+/// What becomes of the volumes that an image declares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ImageVolumes {
+    /// Volumes without a name.
+    #[default]
+    Anonymous,
+    /// Temporary file systems.
+    Tmpfs,
+    /// Nothing.
+    Ignore,
+}
+
 impl MountOptions {
+    /// `--image-volume`.
+    pub(crate) fn image_volumes(&self) -> Checked<ImageVolumes> {
+        one("--image-volume", &self.image_volume, |mode| match mode {
+            "anonymous" | "bind" => Ok(ImageVolumes::Anonymous),
+            "tmpfs" => Ok(ImageVolumes::Tmpfs),
+            "ignore" => Ok(ImageVolumes::Ignore),
+            _ => Err("must be anonymous, bind, tmpfs or ignore".to_owned()),
+        })
+    }
+
     pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
         let mut seen = Vec::new();
         for (flag, values, parse) in [

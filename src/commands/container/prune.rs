@@ -8,11 +8,14 @@ use crate::commands::filter::ContainerFilters;
 use crate::commands::{Context, Outcome, plan, select, space};
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle container prune -f --filter until=24h"#;
+
 /// Remove all non running containers
 ///
 /// What is removed can be brought back with `coracle undo` for a day, or until the disk runs short.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Provide filter values (e.g. 'label=<key>=<value>')
     #[arg(long = "filter", value_name = "FILTER")]

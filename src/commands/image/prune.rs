@@ -9,12 +9,15 @@ use crate::commands::{Context, Outcome, images, plan, select, space};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle image prune -a -f"#;
+
 /// Remove unused images
 ///
 /// Removes dangling or unused images from local storage. They can be brought back with `coracle undo` for a day, or until
 /// the disk runs short; what no image refers to goes at once.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Remove all images not in use by containers, not just dangling ones
     #[arg(short, long)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use runtime::userns::Mapping;
 use serde_json::Value as Raw;
 use storage::state::container::Record;
 use storage::state::request::{
@@ -16,6 +17,7 @@ use crate::commands::filter::restart_policy_name;
 use crate::commands::{Context, ps};
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::rootfs;
 
 /// Everything about a container.
 pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result<Value, CommandError> {
@@ -75,7 +77,7 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("ExecIDs", Value::List(Vec::new())),
         ("GraphDriver", graph_driver(record, context)),
         ("Mounts", Value::List(request.mounts.iter().filter_map(|mount| mount_point(mount, context)).collect())),
-        ("Dependencies", Value::List(Vec::new())),
+        ("Dependencies", Value::strings(request.requires.iter().map(String::as_str))),
         ("NetworkSettings", network_settings(record, &observed)),
         ("Namespace", "".into()),
         ("IsInfra", false.into()),
@@ -187,10 +189,10 @@ fn driver(record: &Record) -> &str {
 fn graph_driver(record: &Record, context: &Context) -> Value {
     let directory = context.layout.container(&record.id);
     let mut data: BTreeMap<String, Value> = BTreeMap::new();
-    let lower: Vec<_> = record.image.iter().flat_map(|image| image.layers.iter().rev()).collect();
-    if !lower.is_empty() {
-        let paths: Vec<_> =
-            lower.iter().map(|layer| context.layout.layer(layer).join("diff").display().to_string()).collect();
+    let ownership = rootfs::ownership(&Mapping::of_user());
+    let paths: Vec<_> =
+        rootfs::layers(&context.layout, record, ownership).map(|layer| layer.display().to_string()).collect();
+    if !paths.is_empty() {
         data.insert("LowerDir".to_owned(), paths.join(":").into());
         data.insert("UpperDir".to_owned(), directory.join("upper").display().to_string().into());
         data.insert("WorkDir".to_owned(), directory.join("work").display().to_string().into());
@@ -372,7 +374,7 @@ fn config(record: &Record, spec: &Raw) -> Value {
         ("Umask", format!("{:04o}", request.umask.unwrap_or(0o022)).into()),
         ("Timeout", Value::from(u64::from(request.timeout.unwrap_or(0)))),
         ("StopTimeout", Value::from(u64::from(request.stop_timeout.unwrap_or(10)))),
-        ("Passwd", true.into()),
+        ("Passwd", (!request.accounts.untouched).into()),
         ("sdNotifyMode", "container".into()),
     ]);
     let mut exposed: BTreeMap<String, Value> =
@@ -439,6 +441,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         UserNamespace::KeepId { .. } => "keep-id".to_owned(),
         UserNamespace::Auto { .. } => "auto".to_owned(),
         UserNamespace::NoMap => "nomap".to_owned(),
+        UserNamespace::Maps { .. } => "private".to_owned(),
         UserNamespace::Container(name) => format!("container:{name}"),
         UserNamespace::Path(path) => format!("ns:{}", path.display()),
     };
@@ -519,7 +522,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("DnsOptions", strings(&network.dns_options)),
         ("DnsSearch", strings(&network.dns_search)),
         ("ExtraHosts", Value::strings(hosts)),
-        ("HostsFile", "".into()),
+        ("HostsFile", hosts_file(network).into()),
         ("GroupAdd", strings(&request.group_add)),
         ("IpcMode", namespace(&request.ipc, "shareable").into()),
         ("Cgroup", "".into()),
@@ -570,6 +573,15 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("IOMaximumBandwidth", Value::Int(0)),
         ("CgroupConf", Value::NilMap),
     ])
+}
+
+/// `--hosts-file` as it was given.
+fn hosts_file(network: &storage::state::request::Network) -> String {
+    match &network.hosts_base {
+        None => String::new(),
+        Some(path) if path.as_os_str().is_empty() => "none".to_owned(),
+        Some(path) => path.display().to_string(),
+    }
 }
 
 /// The network as asked for; where nothing was asked for, what it became.

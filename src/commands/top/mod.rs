@@ -16,13 +16,17 @@ use crate::supervisor::rootfs::View;
 
 use ps::Form;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle top web
+  coracle top web pid user args"#;
+
 /// Display the running processes of a container
 ///
 /// Format descriptors: args, comm, etime, group, groups, hgroup, hgroups, hpid, huid, huser, nice, pcpu, pgid, pid, ppid,
 /// rgroup, rss, ruser, seccomp, state, stime, time, tty, uid, user, vsz, capbnd, capeff, capinh, capprm, capamb, label. Also
 /// -ef and aux, as of ps(1).
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID, then format descriptors
     #[arg(value_name = "CONTAINER [DESCRIPTOR]", trailing_var_arg = true, allow_hyphen_values = true)]

@@ -32,7 +32,7 @@ use crate::digest::{DiffId, Digest};
 use crate::layer::index::Index;
 use crate::reference::Reference;
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, WriteError, write_atomic};
-use crate::state::layout::{Layout, LayoutError, create_dir, is_lower_hex, random_hex};
+use crate::state::layout::{Layout, LayoutError, Ownership, create_dir, is_lower_hex, random_hex};
 use crate::state::lock::{FileLock, LockError};
 
 /// An image store cannot be read or written, or has no one answer.
@@ -586,7 +586,7 @@ impl ImageStore {
     }
 
     /// Moves the directories of layers to the trash. `is_garbage` sees the digits of the diffID, and whether it is a copy
-    /// with shifted ids (`<diffID>-<mapping>`), which an older coracle made and nobody needs any more. Gives their new
+    /// with shifted ids (`<diffID>-<mapping>`, but for [`Ownership::Single`]), which an older coracle made and nobody needs any more. Gives their new
     /// places.
     fn trash_layers(&self, is_garbage: impl Fn(&str, bool) -> bool) -> Result<Vec<PathBuf>, StoreError> {
         let dir = self.layout.layers();
@@ -600,6 +600,7 @@ impl ImageStore {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
+            let name = Ownership::hex_of(name);
             let (hex, is_copy) = name.split_once('-').map_or((name, false), |(hex, _)| (hex, true));
             if hex.len() >= 64 && is_lower_hex(hex) && is_garbage(hex, is_copy) {
                 create_dir(&trash)?;

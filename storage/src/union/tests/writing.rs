@@ -213,7 +213,7 @@ fn extended_attributes_are_copied_set_and_hidden() {
         assert!(fs::symlink_metadata(scratch.upper().join("etc/a")).is_err(), "{form:?}: nothing was copied");
         union.set_xattr(a, OsStr::new("user.x"), b"v", XattrMode::Create, false).unwrap();
         assert_eq!(get("user.x").as_deref(), Ok(&b"v"[..]));
-        for hidden in ["user.coracle.origin", "user.overlay.opaque", "user.overlay.origin"] {
+        for hidden in ["user.coracle.origin", "user.overlay.coracle.origin", "user.overlay.opaque"] {
             assert_eq!(get(hidden), Err(Errno::ENODATA), "{form:?} {hidden}");
         }
         union.set_xattr(a, OsStr::new("user.overlay.opaque"), b"y", XattrMode::Any, false).unwrap();

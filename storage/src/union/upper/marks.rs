@@ -11,8 +11,12 @@ use nix::sys::stat::FileStat;
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
-/// Holds the number that a file had before it was copied up, in decimal.
-pub(crate) const ORIGIN: &CStr = c"user.coracle.origin";
+/// Holds the number that a file had before it was copied up, in decimal. The kernel's overlay, where it mounts the same
+/// upper later, hides every name of this beginning and copies none up; it has no meaning for this one.
+pub(crate) const ORIGIN: &CStr = c"user.overlay.coracle.origin";
+
+/// An older name of the same, which the kernel's overlay shows. Read only.
+const OLD_ORIGIN: &CStr = c"user.coracle.origin";
 
 /// Marks a directory that may have files with [`ORIGIN`] in it: only there the mark is worth a look. The kernel's overlay
 /// means the same by it.
@@ -56,6 +60,8 @@ impl Marks {
         }
         let mut marks = Self::default();
         let mut foreign_override = None;
+        let mut old_origin = None;
+        let number = |text: &[u8]| std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).map(InodeNo);
         for name in xattr::list(file)? {
             let name = name.as_c_str();
             let value = || Ok::<_, nix::errno::Errno>(xattr::find(file, name)?.unwrap_or_default());
@@ -72,8 +78,9 @@ impl Marks {
             } else if name == whiteout::WHITEOUT_XATTR {
                 marks.is_whiteout = true;
             } else if name == ORIGIN {
-                let text = value()?;
-                marks.origin = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).map(InodeNo);
+                marks.origin = number(&value()?);
+            } else if name == OLD_ORIGIN {
+                old_origin = number(&value()?);
             } else if name.to_bytes() == OVERRIDE_NAME {
                 marks.override_stat = Override::parse(&value()?);
             } else if FOREIGN_OVERRIDES.contains(&name) {
@@ -85,6 +92,7 @@ impl Marks {
         // An opaque directory may have whiteout files too: the one xattr has room for one of the two words.
         marks.may_have_whiteout_files |= marks.is_opaque;
         marks.override_stat = marks.override_stat.or(foreign_override);
+        marks.origin = marks.origin.or(old_origin);
         Ok(marks)
     }
 }
