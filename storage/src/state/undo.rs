@@ -309,7 +309,7 @@ mod tests {
         let lock = UndoLock::take(&layout).unwrap();
         let refused = lock.restore_container(&layout, &entry, None).unwrap_err();
         assert!(matches!(refused, UndoError::Container(ContainerError::Name(NameError::InUse { .. }))), "{refused}");
-        assert_eq!(list(&layout), [entry.clone()]);
+        assert_eq!(list(&layout), std::slice::from_ref(&entry));
         let back = lock.restore_container(&layout, &entry, Some("old")).unwrap();
         assert_eq!((back.name.as_str(), container::find(&layout, "old").unwrap().id), ("old", record.id));
     }
