@@ -106,6 +106,13 @@ fn begin<'a>(
         Err(_) if args.force => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    if record.request.infra && !args.force {
+        let pod = record.request.pod.clone().unwrap_or_default();
+        return Err(CommandError::user(format_args!(
+            "container {} is the infra container of pod {pod} and cannot be removed without removing the pod",
+            record.id
+        )));
+    }
     if !observed.state.is_alive() {
         return Ok(None);
     }
@@ -166,9 +173,14 @@ fn remove_locked(
         // `coracle mount`, in the namespace that we are in; what is mounted in others goes with the directory.
         mount::Mounted::read()?.unmount(&mount_point(&context.layout, record), true)?;
     }
-    // What was made to vanish does not come back.
-    let removal = removal.filter(|_| !record.request.remove);
+    // What was made to vanish does not come back; nor does what holds a pod together, which goes for good.
+    let removal = removal.filter(|_| !record.request.remove && !record.request.infra);
     container::remove_to(&context.layout, &record.id, removal)?;
+    if record.request.infra
+        && let Some(pod) = super::pod::of(context, record)?
+    {
+        storage::state::pod::remove(&context.layout, &pod.id)?;
+    }
     context.note(record, "remove");
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes_to(&context.layout, record, removal)?;

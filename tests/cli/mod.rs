@@ -22,6 +22,7 @@ mod mount;
 mod options;
 mod oracle;
 mod persona;
+mod pods;
 mod prune;
 mod ps;
 mod pull;
@@ -33,10 +34,12 @@ mod run_network;
 mod run_process;
 mod run_terminal;
 mod run_volumes;
+mod secrets;
 mod stats;
 mod transcripts;
 mod tutorials;
 mod undo;
+mod volumes;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
@@ -75,6 +78,9 @@ pub(crate) fn tests() -> Vec<Test> {
         commit::TESTS,
         prune::TESTS,
         undo::TESTS,
+        volumes::TESTS,
+        secrets::TESTS,
+        pods::TESTS,
         mount::TESTS,
     ]
     .concat()

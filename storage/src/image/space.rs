@@ -10,7 +10,7 @@ use std::fs;
 use super::store::{Image, ImageStore, StoreError};
 use crate::digest::{DiffId, Digest};
 use crate::layer::index::Index;
-use crate::state::layout::is_lower_hex;
+use crate::state::layout::{Ownership, is_lower_hex};
 use crate::state::undo;
 
 /// The bytes of every blob and of every unpacked layer of a store.
@@ -35,12 +35,14 @@ impl ImageStore {
         })?;
         for entry in fs::read_dir(self.layout().layers()).into_iter().flatten().flatten() {
             let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            let (hex, rest) = name.split_once('-').map_or((name.as_str(), None), |(hex, rest)| (hex, Some(rest)));
+            // A tree for the single id is the image's as well as the other one.
+            let own = Ownership::hex_of(&name);
+            let (hex, rest) = own.split_once('-').map_or((own, None), |(hex, rest)| (hex, Some(rest)));
             if hex.len() >= 64 && is_lower_hex(hex) {
                 let bytes = Index::open(&entry.path().join("index")).map_or(0, |index| index.file_bytes());
                 // Copies with shifted ids are nobody's, which their name keeps them.
                 let key = if rest.is_some() { name.clone() } else { hex.to_owned() };
-                space.layers.insert(key, bytes);
+                *space.layers.entry(key).or_default() += bytes;
             }
         }
         let entries = undo::list(self.layout()).into_iter().filter(|entry| entry.kind == undo::Kind::Image);

@@ -8,6 +8,8 @@
 //! | `<runtime>/<id>/state.json` | the supervisor | every command | container | none: tmpfs |
 //! | `volumes/<name>/volume.json` | who creates the volume | every command | published by rename | fdatasync |
 //! | `undo/…` | who removes | `trash`, `undo` | `undo.lock` to take something out | as before its removal |
+//! | `pods/<id>.json` | who creates the pod | every command | `pods.lock` | fdatasync |
+//! | `secrets/<name>.json` | `secret create` | who starts a container | `secrets.lock` | fdatasync |
 //! | `events` | everybody, appending | `events` | none: one write per line | none |
 //!
 //! Readers take no lock; they ask whether a container's lock is held and draw their conclusions, see [`status`].
@@ -25,6 +27,8 @@ pub mod request;
 pub mod name;
 
 pub mod container;
+
+pub mod pod;
 
 pub mod status;
 
