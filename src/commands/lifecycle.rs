@@ -9,14 +9,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runtime::monitor::attach::{Client, ClientError, Manners, Outcome as Attached, Request};
 use runtime::process::signal::Signal;
 use runtime::process::{pidfd, pidfd_open, pidfd_send_signal};
-use runtime::userns::Mapping;
-use storage::state::atomic::TEMPORARY_PREFIX;
 use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
 use storage::state::status::{self, Init, Observed, State};
-use storage::state::trash;
 
-use super::{Context, ps};
+use super::Context;
 use crate::error::CommandError;
 use crate::supervisor::union_server;
 
@@ -227,48 +224,4 @@ fn wait_with(layout: &Layout, record: &Record, observed: &Observed) -> Result<Op
         }
         Err(error) => Err(host(error)),
     }
-}
-
-/// Deletes the layers that killed pulls left half unpacked, in the user namespace if there are any; returns their bytes.
-pub(crate) fn sweep_layers(layout: &Layout) -> Result<u64, CommandError> {
-    let layers = layout.layers();
-    let half = |name: std::ffi::OsString| name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes());
-    let halves = || -> Vec<_> {
-        let entries = std::fs::read_dir(&layers).into_iter().flatten().flatten();
-        entries.filter(|entry| half(entry.file_name())).map(|entry| entry.path()).collect()
-    };
-    if halves().is_empty() {
-        return Ok(0);
-    }
-    bytes_in_userns(|| {
-        let bytes = || halves().iter().map(|path| ps::tree_bytes(path)).sum::<u64>();
-        // What a pull is at work on stays.
-        let before = bytes();
-        storage::layer::sweep(&layers).map_err(CommandError::host)?;
-        Ok(before.saturating_sub(bytes()))
-    })
-}
-
-/// The bytes of all that lies in the trash.
-pub(crate) fn trash_bytes(layout: &Layout) -> Result<u64, CommandError> {
-    if trash::is_empty(layout) { Ok(0) } else { bytes_in_userns(|| Ok(ps::tree_bytes(&layout.trash()))) }
-}
-
-/// Has something counted where the directories of subordinate ids can be read.
-fn bytes_in_userns(count: impl FnOnce() -> Result<u64, CommandError>) -> Result<u64, CommandError> {
-    let text = super::in_userns_with_output(&Mapping::of_user(), || Ok(count()?.to_string()))?;
-    Ok(text.parse().unwrap_or(0))
-}
-
-/// Unlinks what lies in the trash, in the user namespace if some of it belongs to subordinate ids.
-///
-/// A failure is no reason for a command to fail: a later one tries again.
-pub(crate) fn empty_trash(layout: &Layout) {
-    if trash::is_empty(layout) || trash::empty(layout).is_ok() && trash::is_empty(layout) {
-        return;
-    }
-    let _ = super::in_userns_with_output(&Mapping::of_user(), || {
-        trash::empty(layout).map_err(CommandError::host)?;
-        Ok(String::new())
-    });
 }
