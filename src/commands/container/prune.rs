@@ -48,6 +48,10 @@ pub(crate) fn prune(filters: &[String], context: &Context) -> Result<(Vec<String
     let filters = ContainerFilters::parse(context, filters)?;
     let (mut ids, mut freed) = (Vec::new(), 0);
     for record in select::all(context)? {
+        // A pod goes with `pod prune`, as a whole.
+        if record.request.infra {
+            continue;
+        }
         let observed = status::observe(&context.layout, &record)?;
         if observed.state.is_alive() || !filters.accept_observed(&record, Some(&observed)) {
             continue;

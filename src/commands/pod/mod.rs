@@ -15,6 +15,7 @@ use super::{Context, Outcome, exists};
 use crate::error::CommandError;
 
 pub(crate) use join::{join, wake};
+pub(crate) use show::inspect;
 
 /// What to do with pods.
 #[derive(Debug, Subcommand)]
@@ -51,7 +52,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Create(args) => create::run(args, context),
         Command::Exists(args) => exists::pod(args, context),
-        Command::Inspect(args) => show::inspect(args, context),
+        Command::Inspect(args) => show::run_inspect(args, context),
         Command::Kill(args) => act::kill(args, context),
         Command::Logs(args) => act::logs(args, context),
         Command::Prune(args) => act::prune(args, context),
