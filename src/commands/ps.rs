@@ -126,7 +126,7 @@ fn show(args: &Args, context: &Context) -> Outcome {
         output::print_line(Value::List(rows).to_json(style))?;
         return Ok(0);
     }
-    let default = default_format(&args, context.persona);
+    let default = default_format(args, context.persona);
     let format = match format {
         None => default.as_str(),
         Some("table") => default.as_str(),
