@@ -9,7 +9,7 @@ use storage::progress::Silent;
 use storage::state::container::{self, ContainerError, Record};
 
 use super::pull::local_options;
-use super::{Context, Outcome};
+use super::{Context, Outcome, images};
 use crate::cli::format::{Json, Value};
 use crate::cli::output;
 use crate::error::CommandError;
@@ -109,7 +109,6 @@ enum Compared {
 
 impl Compared {
     fn find(kind: Kind, name: &str, store: &ImageStore, context: &Context) -> Result<Self, CommandError> {
-        let missing = |what: &str| CommandError::user(format_args!("{name} not found: {what}"));
         if kind != Kind::Image {
             let wanted = if context.persona == Persona::Docker { name.strip_prefix('/').unwrap_or(name) } else { name };
             match container::find(&context.layout, wanted) {
@@ -123,14 +122,15 @@ impl Compared {
                 Err(ContainerError::NotFound(_)) if context.persona == Persona::Docker => {
                     return Err(CommandError::user(format_args!("No such container: {name}")));
                 }
-                Err(ContainerError::NotFound(_)) => return Err(missing("container not known")),
                 Err(error) => return Err(error.into()),
             }
         }
         match store.resolve(name)? {
             Some(image) => Ok(Self::Image(Box::new(image))),
-            None if kind == Kind::All => Err(missing("layer not known")),
-            None => Err(missing(&format!("{name}: image not known"))),
+            None if kind == Kind::All => {
+                Err(CommandError::user(format_args!("no container or image with name or ID {name:?} found")))
+            }
+            None => Err(images::not_known(name)),
         }
     }
 

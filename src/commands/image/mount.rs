@@ -66,7 +66,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let (mut rows, mut errors) = (Vec::new(), Vec::new());
     for image in chosen(&store, args.all, &args.images)? {
         match mount(context, &store, &image) {
-            Ok(()) => rows.push(row(context, &image)),
+            Ok(()) => {
+                context.note_image("mount", &image.id, "");
+                rows.push(row(context, &image));
+            }
             Err(error) => errors.push(error),
         }
     }
@@ -89,7 +92,10 @@ pub(crate) fn run_unmount(args: UnmountArgs, context: &Context) -> Outcome {
     let mut errors = Vec::new();
     for image in images {
         match mounted.unmount(&place(context, &image), args.force) {
-            Ok(true) => output::print_line(image.id.hex())?,
+            Ok(true) => {
+                context.note_image("unmount", &image.id, "");
+                output::print_line(image.id.hex())?;
+            }
             Ok(false) => {}
             Err(error) => errors.push(error),
         }
