@@ -34,7 +34,8 @@ pub(crate) fn containers(
     filters: &ContainerFilters,
 ) -> Result<Sized<Record>, CommandError> {
     let mut found = Vec::new();
-    for record in records {
+    // A pod goes with `pod prune`, as a whole.
+    for record in records.iter().filter(|record| !record.request.infra) {
         let observed = status::observe(&context.layout, record)?;
         if !observed.state.is_alive() && filters.accept_observed(record, Some(&observed)) {
             found.push(record.clone());

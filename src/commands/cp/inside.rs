@@ -11,7 +11,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxIdMapping, Spec};
-use runtime::mount::{Attributes, attach, attr, clone_tree, open_in_root, rootfs, set_attributes};
+use runtime::mount::options::parse;
+use runtime::mount::stage::source_tree;
+use runtime::mount::{Attributes, attach, attr, open_in_root, rootfs, set_attributes};
 use runtime::process::pidfd;
 use runtime::userns::{self, Mapping};
 use storage::layer::diff::{self, TreeForm};
@@ -391,8 +393,12 @@ fn bind_mounts(record: &Record, spec: &Spec, root: BorrowedFd<'_>) -> Result<(),
     let asked_for =
         |target: &Path| record.request.mounts.iter().any(|mount| mount.is_kept() && mount.target() == target);
     for one in spec.mounts().iter().flatten().filter(|one| asked_for(one.destination())) {
-        let Some(source) = one.source().as_ref().filter(|source| source.exists()) else { continue };
-        let tree = clone_tree(nix::fcntl::AT_FDCWD, source, true)?;
+        let Some(source) = one.source().as_ref().filter(|source| source.is_absolute() && source.exists()) else {
+            continue;
+        };
+        let options = one.options().as_deref().unwrap_or_default();
+        let parsed = parse(options, &one.destination().display().to_string()).map_err(CommandError::host)?;
+        let tree = source_tree(source, &parsed)?;
         let target = match open_in_root(root, one.destination(), OFlag::O_PATH) {
             Err(error) if error.errno == Errno::ENOENT && source.is_dir() => {
                 make_directories(root, one.destination())?;
