@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxIdMapping, Spec};
 use runtime::mount::options::parse;
 use runtime::mount::stage::source_tree;
-use runtime::mount::{Attributes, attach, attr, open_in_root, rootfs, set_attributes};
+use runtime::mount::{Attributes, attach, attr, clone_tree, open_in_root, rootfs, set_attributes};
 use runtime::process::pidfd;
 use runtime::userns::{self, Mapping};
 use storage::layer::diff::{self, TreeForm};
