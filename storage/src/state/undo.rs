@@ -320,10 +320,11 @@ mod tests {
         let (old, new) = (create(&layout, "1", "old"), create(&layout, "2", "new"));
         remove(&layout, &old, &Removal::new());
         remove(&layout, &new, &Removal::new());
-        let entries = list(&layout);
+        // Both may have been removed in one millisecond.
+        let entry = list(&layout).into_iter().find(|entry| entry.container().unwrap().name == "old").unwrap();
         let hour_ago = Timestamp::now().as_millisecond() - 3_600_000;
-        let name = entries[0].path.file_name().unwrap().to_str().unwrap();
-        fs::rename(&entries[0].path, layout.undo().join(format!("{hour_ago:012x}{}", &name[12..]))).unwrap();
+        let name = entry.path.file_name().unwrap().to_str().unwrap();
+        fs::rename(&entry.path, layout.undo().join(format!("{hour_ago:012x}{}", &name[12..]))).unwrap();
         let lock = UndoLock::take(&layout).unwrap();
         assert!(UndoLock::try_take(&layout).unwrap().is_none());
         assert_eq!(lock.expire(&layout, Duration::from_secs(1800)).unwrap(), BTreeSet::from([Kind::Container]));
