@@ -23,6 +23,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod mount;
+pub(crate) mod pause;
 pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -141,6 +142,7 @@ const COMMANDS: &[Entry] = &[
     command!("load", "Load image(s) from a tar archive", load::Args, load::run),
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
     command!("ps", "List containers", ps::Args, ps::run),
     command!("pull", "Pull an image from a registry, an archive or a layout", pull::Args, pull::run),
@@ -156,6 +158,7 @@ const COMMANDS: &[Entry] = &[
     command!("tag", "Add an additional name to a local image", tag::Args, tag::run),
     command!("top", "Display the running processes of a container", top::Args, top::run),
     command!("unmount", "Unmount working container's root filesystem", mount::UnmountArgs, mount::run_unmount),
+    command!("unpause", "Unpause the processes in one or more containers", pause::UnpauseArgs, pause::run_unpause),
     command!("unshare", "Run a command in a modified user namespace", unshare::Args, unshare::run),
     command!("untag", "Remove a name from a local image", tag::UntagArgs, tag::run_untag),
     command!("version", "Display the coracle version information", version::Args, version::run),

@@ -1,7 +1,7 @@
 //! `coracle start`: run a container that exists.
 
 use storage::state::container::Record;
-use storage::state::status;
+use storage::state::status::{self, State};
 
 use super::run::{first_client, parse_detach_keys, stay};
 use super::select::{self, Selection};
@@ -66,6 +66,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 /// Starts a container in the background; one that runs is left alone.
 pub(crate) fn start(context: &Context, record: Record) -> Result<(), CommandError> {
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
+    if let State::Paused { .. } = observed.state {
+        return Err(CommandError::user(format_args!("container {} is paused: container state improper", record.name))
+            .hinted(format!("coracle unpause {}", record.name)));
+    }
     if observed.state.is_alive() {
         return Ok(());
     }

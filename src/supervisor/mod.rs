@@ -43,6 +43,12 @@ mod build;
 /// The loop.
 mod supervise;
 
+/// What clients have done.
+mod questions;
+
+/// Another run of the same container.
+mod restart;
+
 /// Tear-down.
 mod teardown;
 

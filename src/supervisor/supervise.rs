@@ -24,6 +24,7 @@ use storage::state::trash;
 
 use super::channel::ResultWriter;
 use super::launch::Launch;
+use super::restart::Rests;
 use super::streams::{first_client, let_go_of_streams};
 use super::union_server::UnionServer;
 use crate::error::CommandError;
@@ -53,7 +54,14 @@ pub(crate) fn run(launch: Launch, maps: MapsPending, result: ResultWriter, contr
         Ok(mut supervisor) => {
             result.started();
             supervisor.after_start();
-            let exit = supervisor.watch();
+            let mut rests = Rests::default();
+            let exit = loop {
+                let exit = supervisor.watch();
+                match supervisor.run_again(exit, &mut rests) {
+                    Ok(()) => {}
+                    Err(end) => break end,
+                }
+            };
             supervisor.tear_down(exit);
             0
         }
@@ -79,12 +87,29 @@ impl<E: Into<CommandError>> From<E> for Failure {
     }
 }
 
-/// A running container and all that belongs to it.
+/// A container and all that stays with it from one run to the next.
 pub(super) struct Supervisor {
     pub(super) layout: Layout,
     pub(super) record: Record,
     pub(super) state: StateFile,
     pub(super) relay: Relay,
+    /// What there is of the current run; of the last one while the container rests.
+    pub(super) run: Run,
+    /// What another run is made from; it holds the published ports.
+    pub(super) launch: Launch,
+    pub(super) signals: SignalSource,
+    pub(super) lock: Option<FileLock>,
+    pub(super) is_new: bool,
+    /// Why we ended the container, if nobody asked us to.
+    pub(super) ended_by: Option<String>,
+    /// We ended the container so that another run begins, whatever its policy says.
+    pub(super) wants_restart: bool,
+    /// There shall be no other run.
+    pub(super) is_given_up: bool,
+}
+
+/// What exists for one run of a container.
+pub(super) struct Run {
     pub(super) init: OwnedFd,
     /// The container's root: let go of last, since that may sync a file system.
     pub(super) root: Option<OwnedFd>,
@@ -92,9 +117,6 @@ pub(super) struct Supervisor {
     pub(super) driver: Option<Driver>,
     /// Who answers for it, if it is a FUSE mount or lies over one.
     pub(super) union: Option<UnionServer>,
-    /// Why we ended the container, if nobody asked us to.
-    pub(super) ended_by: Option<String>,
-    pub(super) network: super::network::Plan,
     pub(super) netns: Option<OwnedFd>,
     pub(super) helper: Option<Started>,
     /// Emulates ids, where the container has one.
@@ -103,9 +125,8 @@ pub(super) struct Supervisor {
     /// When the forwarder was started.
     pub(super) forwarding_since: Instant,
     pub(super) cgroup: Option<Cgroup>,
-    pub(super) signals: SignalSource,
-    pub(super) lock: Option<FileLock>,
-    pub(super) is_new: bool,
+    /// When it began.
+    pub(super) since: Instant,
 }
 
 impl Supervisor {
@@ -116,7 +137,7 @@ impl Supervisor {
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, None, 0);
         }
         self.complete_network();
-        if let Some(driver) = self.driver
+        if let Some(driver) = self.run.driver
             && driver.as_str() != self.record.driver
         {
             // The next start tries it first. Where this cannot be written, it finds out again.
@@ -131,17 +152,17 @@ impl Supervisor {
     }
 
     /// What pasta configured is known only afterwards.
-    fn complete_network(&mut self) {
-        let Some(helper) = &mut self.helper else { return };
+    pub(super) fn complete_network(&mut self) {
+        let Some(helper) = &mut self.run.helper else { return };
         if !helper.attachment().addresses.is_empty() {
             return;
         }
         if let Ok(attachment) = helper.discover() {
-            let _ = self.network.write_files(&self.layout, &self.record, Some(attachment));
-            self.state.network = self.network.status(&self.record, Some(attachment));
+            let _ = self.launch.network.write_files(&self.layout, &self.record, Some(attachment));
+            self.state.network = self.launch.network.status(&self.record, Some(attachment));
             let _ = self.state.write(&self.layout, &self.record.id);
-            if let Some(netns) = &self.netns {
-                self.forwarder = self.network.forward(netns.as_fd(), Some(attachment)).ok().flatten();
+            if let Some(netns) = &self.run.netns {
+                self.run.forwarder = self.launch.network.forward(netns.as_fd(), Some(attachment)).ok().flatten();
             }
         }
     }
@@ -152,23 +173,23 @@ impl Supervisor {
         let mut deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(u64::from(seconds)));
         loop {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                 deadline = None;
             }
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
-            turn.watch(self.init.as_fd(), Interest::Read, Event::Exited);
+            turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
             turn.watch(self.signals.as_fd(), Interest::Read, Event::Signal);
-            if let Some(helper) = &self.helper {
+            if let Some(helper) = &self.run.helper {
                 turn.watch(super::network::watch(helper), Interest::Read, Event::Helper);
             }
-            if let Some(forwarder) = &self.forwarder {
+            if let Some(forwarder) = &self.run.forwarder {
                 turn.watch(forwarder.pidfd(), Interest::Read, Event::Forwarder);
             }
-            if let Some(notifier) = &self.notifier {
+            if let Some(notifier) = &self.run.notifier {
                 turn.watch(notifier.pidfd(), Interest::Read, Event::Notifier);
             }
-            if let Some(union) = &self.union {
+            if let Some(union) = &self.run.union {
                 turn.watch(union.pidfd(), Interest::Read, Event::Union);
             }
             let Ok(ready) = turn.wait(deadline) else { continue };
@@ -179,41 +200,41 @@ impl Supervisor {
                         self.complain(request);
                     }
                     Event::Exited => {
-                        if let Ok(Some(exit)) = wait(self.init.as_fd(), false) {
+                        if let Ok(Some(exit)) = wait(self.run.init.as_fd(), false) {
                             return exit;
                         }
                     }
                     Event::Signal => {
                         while let Ok(Some(arrived)) = self.signals.next() {
-                            let _ = pidfd_send_signal(self.init.as_fd(), arrived.signal.number());
+                            let _ = pidfd_send_signal(self.run.init.as_fd(), arrived.signal.number());
                         }
                     }
                     Event::Forwarder => {
                         // The listeners are ours, so a new one goes on where the last one was killed.
-                        self.forwarder = None;
-                        let died_at_once = self.forwarding_since.elapsed() < Duration::from_secs(1);
-                        self.forwarding_since = Instant::now();
-                        if let (Some(netns), false) = (&self.netns, died_at_once) {
-                            let attachment = self.helper.as_ref().map(Started::attachment);
-                            self.forwarder = self.network.forward(netns.as_fd(), attachment).ok().flatten();
+                        self.run.forwarder = None;
+                        let died_at_once = self.run.forwarding_since.elapsed() < Duration::from_secs(1);
+                        self.run.forwarding_since = Instant::now();
+                        if let (Some(netns), false) = (&self.run.netns, died_at_once) {
+                            let attachment = self.run.helper.as_ref().map(Started::attachment);
+                            self.run.forwarder = self.launch.network.forward(netns.as_fd(), attachment).ok().flatten();
                         }
                     }
                     Event::Notifier => {
                         // It ends by being killed alone, and leaves processes whose calls all fail.
-                        if let Some(notifier) = self.notifier.take() {
+                        if let Some(notifier) = self.run.notifier.take() {
                             notifier.stop();
                         }
-                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                        let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                     }
                     Event::Union => {
                         // Every file of the container answers "not connected" from now on.
-                        self.ended_by = self.union.as_mut().and_then(UnionServer::failure);
-                        self.union = None;
-                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                        self.ended_by = self.run.union.as_mut().and_then(UnionServer::failure);
+                        self.run.union = None;
+                        let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                     }
                     Event::Helper => {
                         // The container goes on without a way out; there is nobody to tell but its network.
-                        if let Some(helper) = self.helper.take() {
+                        if let Some(helper) = self.run.helper.take() {
                             helper.stop();
                         }
                     }
@@ -224,8 +245,12 @@ impl Supervisor {
 
     /// Does what a client asked for; there is nobody to tell if it fails.
     pub(super) fn complain(&mut self, request: Option<RelayRequest>) {
-        if let Some(RelayRequest::Signal(signal)) = request {
-            let _ = pidfd_send_signal(self.init.as_fd(), signal.number());
+        match request {
+            Some(RelayRequest::Signal(signal)) => {
+                let _ = pidfd_send_signal(self.run.init.as_fd(), signal.number());
+            }
+            Some(RelayRequest::Ask(client, question)) => self.answer(client, question),
+            _ => {}
         }
     }
 }

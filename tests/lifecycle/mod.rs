@@ -6,8 +6,10 @@ mod commands;
 mod costs;
 mod drivers;
 mod many;
+mod pause;
+mod restart;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [commands::TESTS, drivers::TESTS, many::TESTS, costs::TESTS].concat()
+    [commands::TESTS, drivers::TESTS, many::TESTS, costs::TESTS, restart::TESTS, pause::TESTS].concat()
 }

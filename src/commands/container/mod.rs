@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, commit, cp, create, diff, exec, exists, kill, logs, port, ps, rename, restart, rm,
+    Context, Outcome, attach, commit, cp, create, diff, exec, exists, kill, logs, pause, port, ps, rename, restart, rm,
     run as run_command, start, stop, top, wait,
 };
 
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     /// List containers
     #[command(visible_aliases = ["ps", "list"])]
     Ls(ps::Args),
+    /// Pause all the processes in one or more containers
+    Pause(pause::Args),
     /// List port mappings or a specific mapping for the container
     Port(port::Args),
     /// Remove all non running containers
@@ -54,6 +56,8 @@ pub(crate) enum Command {
     Stop(stop::Args),
     /// Display the running processes of a container
     Top(top::Args),
+    /// Unpause the processes in one or more containers
+    Unpause(pause::UnpauseArgs),
     /// Block on one or more containers
     Wait(wait::Args),
 }
@@ -72,6 +76,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Kill(args) => kill::run(args, context),
         Command::Logs(args) => logs::run(args, context),
         Command::Ls(args) => ps::run(args, context),
+        Command::Pause(args) => pause::run(args, context),
         Command::Port(args) => port::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Rename(args) => rename::run(args, context),
@@ -81,6 +86,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Start(args) => start::run(args, context),
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
+        Command::Unpause(args) => pause::run_unpause(args, context),
         Command::Wait(args) => wait::run(args, context),
     }
 }

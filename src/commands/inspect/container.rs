@@ -111,13 +111,15 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
 
 fn state(observed: &Observed, request: &Request) -> Value {
     let state = &observed.state;
-    let exit = state.exit();
+    let exit = state.last_exit();
+    let is_restarting = matches!(state, State::Restarting { .. });
     let mut fields = vec![
         ("OciVersion", "1.2.0".into()),
         ("Status", state.as_str().into()),
-        ("Running", matches!(state, State::Running { .. }).into()),
+        // One that rests between two runs counts as running, as docker has it.
+        ("Running", (is_restarting || matches!(state, State::Running { .. })).into()),
         ("Paused", matches!(state, State::Paused { .. }).into()),
-        ("Restarting", false.into()),
+        ("Restarting", is_restarting.into()),
         ("OOMKilled", exit.is_some_and(|exit| exit.oom).into()),
         ("Dead", false.into()),
         ("Pid", Value::Int(i64::from(state.init().map_or(0, |init| init.pid)))),
