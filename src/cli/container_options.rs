@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 use net::mode::Mode;
 use oci_spec::image::{Config, ImageConfiguration};
-use storage::state::request::{Mount, Request, UserNamespace, VolumeMount};
+use storage::state::request::{Healthcheck, Mount, Request, UserNamespace, VolumeMount};
 
 use super::options::Caller;
+use super::options::health::{self, HealthOptions};
 use super::options::life::LifeOptions;
 use super::options::mounts::MountOptions;
 use super::options::network::NetworkOptions;
@@ -30,6 +31,8 @@ use super::usage::{Checked, InvalidOption, one, valued_flag};
 pub(crate) struct ContainerOptions {
     #[command(flatten)]
     pub(crate) life: LifeOptions,
+    #[command(flatten)]
+    pub(crate) health: HealthOptions,
     #[command(flatten)]
     pub(crate) process: ProcessOptions,
     #[command(flatten)]
@@ -55,6 +58,8 @@ pub(crate) struct Asked {
     /// Complete but for what the image has a say in.
     request: Request,
     process: AskedProcess,
+    health: Healthcheck,
+    image_health: Option<Healthcheck>,
     command: Vec<String>,
     /// Ports were to be published on a network that has none.
     ports_discarded: bool,
@@ -101,7 +106,8 @@ impl ContainerOptions {
             network.published.clear();
         }
         let command = self.image_and_command.iter().skip(1).cloned().collect();
-        Ok(Asked { request, process, command, ports_discarded, ids: (caller.uid, caller.gid) })
+        let (health, ids) = (self.health.ask()?, (caller.uid, caller.gid));
+        Ok(Asked { request, process, health, image_health: None, command, ports_discarded, ids })
     }
 }
 
@@ -119,6 +125,12 @@ impl Asked {
         discarded.into_iter().chain(resources::warning(&self.request.resources, resources_supported)).collect()
     }
 
+    /// Has the health check of the image that [`Asked::finish`] will get, from the bytes of its configuration.
+    pub(crate) fn with_image_health(mut self, raw_config: Option<&[u8]>) -> Self {
+        self.image_health = raw_config.and_then(health::of_image);
+        self
+    }
+
     /// Merges the image's configuration; without one (`--rootfs`) only defaults are merged.
     ///
     /// # Errors
@@ -130,6 +142,7 @@ impl Asked {
         self.merge_environment(config);
         self.merge_places(config)?;
         self.merge_ports(config)?;
+        self.request.healthcheck = health::merge(std::mem::take(&mut self.health), self.image_health.take())?;
         let mut labels: BTreeMap<String, String> = config.labels().iter().flatten().map(owned).collect();
         labels.append(&mut self.request.labels);
         self.request.labels = labels;

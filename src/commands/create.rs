@@ -117,6 +117,7 @@ pub(crate) fn new_record(
             Some(pull::ensure(context, &request.image, request.pull, &pull_options, options.life.quiet)?)
         }
     };
+    let asked = asked.with_image_health(image.as_ref().map(|image| image.raw_config.as_slice()));
     let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
     take_volumes_from(context, &mut request)?;
     Ok(Record {

@@ -259,7 +259,7 @@ fn process_of(request: &ExecRequest, record: &Record, spec: &Spec, pid: i32) -> 
 }
 
 /// The namespaces of a container that are not the host's, which can be joined by nobody but root.
-fn namespaces_of(spec: &Spec) -> i32 {
+pub(crate) fn namespaces_of(spec: &Spec) -> i32 {
     let listed = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
     let flags = listed.map(|one| match one.typ() {
         LinuxNamespaceType::Pid => libc::CLONE_NEWPID,

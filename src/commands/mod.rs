@@ -12,6 +12,7 @@ pub(crate) mod exec;
 pub(crate) mod exists;
 pub(crate) mod filter;
 pub(crate) mod fuse_overlayfs;
+pub(crate) mod healthcheck;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod images;
@@ -41,6 +42,7 @@ pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod top;
 pub(crate) mod unshare;
+pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod volume;
 pub(crate) mod wait;
@@ -126,6 +128,7 @@ const COMMANDS: &[Entry] = &[
     command!("diff", "Display the changes to the object's file system", diff::Args, diff::run),
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
+    group!("healthcheck", "Manage health checks on containers", healthcheck::Command, healthcheck::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(
         "fuse-overlayfs",
@@ -161,6 +164,7 @@ const COMMANDS: &[Entry] = &[
     command!("unpause", "Unpause the processes in one or more containers", pause::UnpauseArgs, pause::run_unpause),
     command!("unshare", "Run a command in a modified user namespace", unshare::Args, unshare::run),
     command!("untag", "Remove a name from a local image", tag::UntagArgs, tag::run_untag),
+    command!("update", "Update an existing container", update::Args, update::run),
     command!("version", "Display the coracle version information", version::Args, version::run),
     group!("volume", "Manage volumes", volume::Command, volume::run),
     command!("wait", "Block on one or more containers", wait::Args, wait::run),

@@ -126,6 +126,8 @@ impl Supervisor {
             ended_by: None,
             wants_restart: false,
             is_given_up: false,
+            kill_at: None,
+            checks: Default::default(),
         })
     }
 

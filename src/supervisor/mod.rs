@@ -46,6 +46,9 @@ mod supervise;
 /// What clients have done.
 mod questions;
 
+/// Whether the container is healthy.
+mod health;
+
 /// Another run of the same container.
 mod restart;
 

@@ -1,4 +1,4 @@
-//! What clients have the supervisor do to its container: stand still, go on.
+//! What clients have the supervisor do to its container: stand still, go on, be checked, read its record again.
 //!
 //! Only the supervisor writes the state, so only it can say that a container is paused.
 //!
@@ -12,6 +12,7 @@ use runtime::init::steps::has_private;
 use runtime::monitor::attach::{Answer, Question};
 use runtime::monitor::relay::ClientId;
 use runtime::process::standstill;
+use storage::state::container;
 use storage::state::status::{Event as StateEvent, State};
 
 use super::supervise::Supervisor;
@@ -20,11 +21,28 @@ impl Supervisor {
     /// Does it, and tells the client.
     pub(super) fn answer(&mut self, client: ClientId, question: Question) {
         let answer = match (question, &self.state.state) {
+            (Question::CheckHealth, State::Running { .. }) => return self.check_for(client),
+            (Question::Reload, _) => self.reload(),
             (Question::Freeze, State::Running { .. }) => done(self.freeze()),
             (Question::Thaw, State::Paused { .. }) => done(self.thaw()),
             _ => Answer::Refused,
         };
         self.relay.answer(client, answer);
+    }
+
+    /// Reads the record that `update` has written.
+    fn reload(&mut self) -> Answer {
+        match container::load(&self.layout, &self.record.id) {
+            Ok(Some(record)) => {
+                let is_new_check = record.request.healthcheck != self.record.request.healthcheck;
+                (self.launch.record, self.record) = (record.clone(), record);
+                if is_new_check {
+                    self.renew_checks();
+                }
+                Answer::Done(0)
+            }
+            _ => Answer::Refused,
+        }
     }
 
     fn freeze(&mut self) -> Result<(), Errno> {

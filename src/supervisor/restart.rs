@@ -94,6 +94,7 @@ impl Supervisor {
         let (started_at, restarts) = (self.state.started_at, self.state.restarts);
         let _ = ExitRecord::write(&self.layout, &self.record.id, started_at, None, restarts);
         self.complete_network();
+        self.begin_checks();
         // Who asked in the last moment has found no process, and waits. This one has done nothing yet.
         if self.is_stop_requested() {
             let _ = pidfd_send_signal(self.run.init.as_fd(), Signal::KILL.number());

@@ -39,6 +39,7 @@ pub(super) enum Event {
     Forwarder,
     Notifier,
     Union,
+    Prober,
 }
 
 /// Becomes the supervisor; returns its exit status.
@@ -106,6 +107,9 @@ pub(super) struct Supervisor {
     pub(super) wants_restart: bool,
     /// There shall be no other run.
     pub(super) is_given_up: bool,
+    /// When what was asked to end is killed.
+    pub(super) kill_at: Option<Instant>,
+    pub(super) checks: super::health::Checks,
 }
 
 /// What exists for one run of a container.
@@ -137,6 +141,7 @@ impl Supervisor {
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, None, 0);
         }
         self.complete_network();
+        self.begin_checks();
         if let Some(driver) = self.run.driver
             && driver.as_str() != self.record.driver
         {
@@ -176,6 +181,11 @@ impl Supervisor {
                 let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                 deadline = None;
             }
+            if self.kill_at.is_some_and(|moment| moment <= Instant::now()) {
+                let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
+                self.kill_at = None;
+            }
+            self.run_checks();
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
             turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
@@ -192,7 +202,9 @@ impl Supervisor {
             if let Some(union) = &self.run.union {
                 turn.watch(union.pidfd(), Interest::Read, Event::Union);
             }
-            let Ok(ready) = turn.wait(deadline) else { continue };
+            self.checks.watch(&mut turn, Event::Prober);
+            let soonest = [deadline, self.kill_at, self.checks.deadline()].into_iter().flatten().min();
+            let Ok(ready) = turn.wait(soonest) else { continue };
             for one in ready {
                 match one.event {
                     Event::Relay(event) => {
@@ -201,6 +213,8 @@ impl Supervisor {
                     }
                     Event::Exited => {
                         if let Ok(Some(exit)) = wait(self.run.init.as_fd(), false) {
+                            self.kill_at = None;
+                            self.end_checks();
                             return exit;
                         }
                     }
@@ -232,6 +246,7 @@ impl Supervisor {
                         self.run.union = None;
                         let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                     }
+                    Event::Prober => self.on_prober(),
                     Event::Helper => {
                         // The container goes on without a way out; there is nobody to tell but its network.
                         if let Some(helper) = self.run.helper.take() {

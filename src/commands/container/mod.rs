@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::inspect::{self, Kind};
 use super::{
     Context, Outcome, attach, commit, cp, create, diff, exec, exists, kill, logs, pause, port, ps, rename, restart, rm,
-    run as run_command, start, stop, top, wait,
+    run as run_command, start, stop, top, update, wait,
 };
 
 /// What to do with containers.
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Top(top::Args),
     /// Unpause the processes in one or more containers
     Unpause(pause::UnpauseArgs),
+    /// Update an existing container
+    Update(update::Args),
     /// Block on one or more containers
     Wait(wait::Args),
 }
@@ -87,6 +89,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
         Command::Unpause(args) => pause::run_unpause(args, context),
+        Command::Update(args) => update::run(args, context),
         Command::Wait(args) => wait::run(args, context),
     }
 }

@@ -132,7 +132,8 @@ fn state(observed: &Observed, request: &Request) -> Value {
         ("StartedAt", Value::Time(observed.started_at)),
         ("FinishedAt", Value::Time(exit.and_then(|exit| exit.finished_at))),
     ]);
-    if request.healthcheck.is_some() {
+    let is_checked = request.healthcheck.as_ref().is_some_and(Healthcheck::is_on);
+    if is_checked {
         let health = observed.health.clone().unwrap_or_default();
         let log: Vec<Value> = health
             .log
@@ -156,7 +157,7 @@ fn state(observed: &Observed, request: &Request) -> Value {
             ]),
         ));
     }
-    if request.healthcheck.is_none() {
+    if !is_checked {
         fields.push(("Health", Value::Omitted(Box::new(Value::Nil))));
     }
     fields.push((
@@ -352,11 +353,12 @@ fn config(record: &Record, spec: &Raw) -> Value {
     ];
     let check = request.healthcheck.as_ref().map_or_else(|| Value::Omitted(Box::new(Value::Nil)), healthcheck);
     fields.push(("Healthcheck", check));
+    let check = request.healthcheck.clone().unwrap_or_default();
     fields.extend([
-        ("HealthcheckOnFailureAction", "none".into()),
+        ("HealthcheckOnFailureAction", check.on_failure.as_str().into()),
         ("HealthLogDestination", "local".into()),
-        ("HealthcheckMaxLogCount", Value::Int(5)),
-        ("HealthcheckMaxLogSize", Value::Int(500)),
+        ("HealthcheckMaxLogCount", Value::from(u64::from(check.max_log_count.unwrap_or(5)))),
+        ("HealthcheckMaxLogSize", Value::from(u64::from(check.max_log_size.unwrap_or(500)))),
         ("CreateCommand", Value::strings_or_nil(request.create_command.iter().map(String::as_str))),
         ("Umask", format!("{:04o}", request.umask.unwrap_or(0o022)).into()),
         ("Timeout", Value::from(u64::from(request.timeout.unwrap_or(0)))),
@@ -385,7 +387,7 @@ fn healthcheck(check: &Healthcheck) -> Value {
         ("Interval", check.interval),
         ("Timeout", check.timeout),
     ] {
-        fields.extend(time.map(|time| (name, nanoseconds(time))));
+        fields.extend(time.filter(|time| !time.is_zero()).map(|time| (name, nanoseconds(time))));
     }
     fields.extend(check.retries.map(|retries| ("Retries", Value::from(u64::from(retries)))));
     Value::Struct(fields)

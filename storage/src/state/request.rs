@@ -360,6 +360,43 @@ pub struct Healthcheck {
     pub start_interval: Option<Duration>,
     /// Consecutive failures that make it unhealthy.
     pub retries: Option<u32>,
+    /// What happens when it is unhealthy.
+    pub on_failure: HealthAction,
+    /// How many results are kept; 0 for all.
+    pub max_log_count: Option<u32>,
+    /// How many bytes of output of one check are kept; 0 for all.
+    pub max_log_size: Option<u32>,
+}
+
+impl Healthcheck {
+    /// Whether there is a command at all.
+    pub fn is_on(&self) -> bool {
+        self.test.first().is_some_and(|first| first != "NONE")
+    }
+}
+
+/// What happens to a container that is unhealthy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum HealthAction {
+    #[default]
+    None,
+    Kill,
+    Restart,
+    Stop,
+}
+
+impl HealthAction {
+    /// The word of `--health-on-failure`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 #[cfg(test)]
