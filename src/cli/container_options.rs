@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 use net::mode::Mode;
 use oci_spec::image::{Config, ImageConfiguration};
-use storage::state::request::{Healthcheck, Mount, Request, UserNamespace, VolumeMount};
+use storage::state::request::{Healthcheck, LogDriver, Mount, Request, UserNamespace, VolumeMount};
 
 use super::options::Caller;
 use super::options::health::{self, HealthOptions};
@@ -98,6 +98,13 @@ impl ContainerOptions {
         self.network.apply(&mut request)?;
         self.security.apply(&mut request, caller)?;
         self.resources.apply(&mut request)?;
+        if request.tty && request.log.driver == LogDriver::Passthrough {
+            return Err(InvalidOption {
+                flag: "--log-driver",
+                value: "passthrough".to_owned(),
+                reason: "a terminal of the container's own cannot be passed through: conflicts with --tty".to_owned(),
+            });
+        }
         let network = &mut request.network;
         let can_publish = Mode::parse(&network.mode).is_ok_and(|mode| mode.can_publish());
         let ports_discarded = !can_publish && (network.publish_all || !network.published.is_empty());

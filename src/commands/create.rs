@@ -306,6 +306,7 @@ impl Prepared {
             ids: self.ids,
             mapping: self.mapping,
             seal: SealedExe::of_self()?,
+            handed_over: None,
             record: self.record,
         })
     }

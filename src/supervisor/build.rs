@@ -156,9 +156,13 @@ impl Waiting {
         launch.network.write_files(&layout, &record, None)?;
         let runtime_dir = layout.runtime_container(&record.id);
 
-        let (streams, ours) = match request.tty {
-            true => (steps::Streams::Terminal, None),
-            false => {
+        let (streams, ours) = match (&launch.handed_over, request.tty) {
+            (Some(descriptors), _) => {
+                let (container, supervisor) = stdio::handed_over(descriptors).map_err(errno("dup"))?;
+                (steps::Streams::Pipes(container), Some(supervisor))
+            }
+            (None, true) => (steps::Streams::Terminal, None),
+            (None, false) => {
                 let stdin = if request.stdin_open { Input::Pipe } else { Input::Null };
                 let (container, supervisor) = stdio::pipes(stdin).map_err(errno("pipe2"))?;
                 (steps::Streams::Pipes(container), Some(supervisor))

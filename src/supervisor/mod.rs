@@ -57,4 +57,4 @@ mod teardown;
 
 pub(crate) use create::write_bundle;
 pub(crate) use launch::{Birth, Launch, Running, start};
-pub(crate) use streams::FirstClient;
+pub(crate) use streams::{FirstClient, log_file};

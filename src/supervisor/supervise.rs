@@ -25,7 +25,7 @@ use storage::state::trash;
 use super::channel::ResultWriter;
 use super::launch::Launch;
 use super::restart::Rests;
-use super::streams::{first_client, let_go_of_streams};
+use super::streams::{first_client, handed_over, let_go_of_streams};
 use super::union_server::UnionServer;
 use crate::error::CommandError;
 
@@ -43,14 +43,15 @@ pub(super) enum Event {
 }
 
 /// Becomes the supervisor; returns its exit status.
-pub(crate) fn run(launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
+pub(crate) fn run(mut launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
     // The command's terminal sends its signals to the command, which proxies them.
     let _ = nix::unistd::setsid();
     // What the container sees of us (hosts, resolv.conf) must be readable there, whatever the user's umask.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let handed_over = handed_over(&launch.record).map(|handed_over| launch.handed_over = handed_over);
     let first = launch.attach.as_ref().map(|first| first_client(first, control)).transpose();
     // Whoever reads the command's output must see its end when the command ends.
-    let first = let_go_of_streams().and(first);
+    let first = let_go_of_streams().and(handed_over).and(first);
     match first.map_err(Failure::from).and_then(|first| Supervisor::build(launch, maps, first)) {
         Ok(mut supervisor) => {
             result.started();

@@ -49,7 +49,7 @@ pub(crate) struct LifeOptions {
     /// When to start the container again: no, on-failure[:N], always or unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub(crate) restart: String,
-    /// Where output is kept: k8s-file, json-file or none
+    /// Where output is kept: k8s-file, json-file, journald, passthrough or none
     #[arg(long, value_name = "DRIVER", default_value = "k8s-file")]
     pub(crate) log_driver: String,
     /// Option of the log driver, NAME=VALUE

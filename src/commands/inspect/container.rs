@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value as Raw;
 use storage::state::container::Record;
 use storage::state::request::{
-    Healthcheck, LogDriver, Mount, Namespace, Protocol, Request, RestartPolicy, SeccompProfile, UserNamespace,
+    Healthcheck, Mount, Namespace, Protocol, Request, RestartPolicy, SeccompProfile, UserNamespace,
 };
 use storage::state::status::{self, Interface, Observed, Port, State};
 
@@ -16,6 +16,7 @@ use crate::commands::filter::restart_policy_name;
 use crate::commands::{Context, ps};
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::log_file;
 
 /// Everything about a container.
 pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result<Value, CommandError> {
@@ -403,10 +404,7 @@ fn namespace(mode: &Namespace, private: &str) -> String {
 }
 
 fn log_path(record: &Record, context: &Context) -> String {
-    match record.request.log.driver {
-        LogDriver::None => String::new(),
-        _ => context.layout.container(&record.id).join("log").display().to_string(),
-    }
+    log_file(&context.layout, record).map(|path| path.display().to_string()).unwrap_or_default()
 }
 
 fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value {
@@ -415,11 +413,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
     let network = &request.network;
     let strings = |list: &[String]| Value::strings(list.iter().map(String::as_str));
     let number = |value: Option<u64>| Value::from(value.unwrap_or(0));
-    let log_driver = match request.log.driver {
-        LogDriver::K8sFile => "k8s-file",
-        LogDriver::JsonFile => "json-file",
-        LogDriver::None => "none",
-    };
+    let log_driver = request.log.driver.as_str();
     let retries = match request.restart {
         RestartPolicy::OnFailure { max_retries } => max_retries.unwrap_or(0),
         _ => 0,

@@ -321,8 +321,30 @@ pub enum LogDriver {
     K8sFile,
     /// One JSON object per line of output.
     JsonFile,
+    /// systemd's journal.
+    Journald,
+    /// The container has the descriptors of the command that started it.
+    Passthrough,
     /// Nothing is kept.
     None,
+}
+
+impl LogDriver {
+    /// The word of `--log-driver`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::K8sFile => "k8s-file",
+            Self::JsonFile => "json-file",
+            Self::Journald => "journald",
+            Self::Passthrough => "passthrough",
+            Self::None => "none",
+        }
+    }
+
+    /// Whether it keeps a file.
+    pub fn has_file(self) -> bool {
+        matches!(self, Self::K8sFile | Self::JsonFile)
+    }
 }
 
 /// What happens after the container exits.
