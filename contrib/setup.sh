@@ -7,7 +7,7 @@
 #
 #   --prefix DIR     install DIR/bin/coracle             (default: ~/.local of the user)
 #   --glibc          build against the system's C library, statically (default: musl where the toolchain has it)
-#   --with-tests     also install what the tests use: a registry, skopeo, strace, …
+#   --with-tests     also install what the tests use: a registry, skopeo, strace, …; builds the suite pjdfstest
 #   --no-packages    install nothing; name what is missing and stop
 #   --no-run         stop after the installation
 set -euo pipefail
@@ -16,6 +16,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=contrib/lib.sh
 . "$here/contrib/lib.sh"
 
+pjdfstest=0.2.2
 user='' prefix='' libc=musl with_tests='' packages=yes container=yes
 while [ $# -gt 0 ]; do
     case $1 in
@@ -139,6 +140,16 @@ binary=$prefix/bin/coracle
 step "installing $binary"
 install_as_user "$built" "$binary" || fail "cannot write $binary" "$0 --prefix DIR"
 say "$(as_user "$binary" --version)"
+if [ -n "$with_tests" ] && ! as_user test -x "$prefix/bin/pjdfstest"; then
+    # No Debian has it. Whoever runs the tests without it is told what is skipped.
+    say "building pjdfstest $pjdfstest, which the tests of the union file system use"
+    suite=${CARGO_TARGET_DIR:-$here/target}/pjdfstest
+    if env -u CARGO_TARGET_DIR CARGO_NET_RETRY=5 "$cargo" install --quiet --locked --debug --root "$suite" "pjdfstest@$pjdfstest"; then
+        install_as_user "$suite/bin/pjdfstest" "$prefix/bin/pjdfstest" || fail "cannot write $prefix/bin/pjdfstest" "$0 --prefix DIR"
+    else
+        warn "pjdfstest cannot be built" "none needed; what uses it is left out"
+    fi
+fi
 case ":$user_path:" in
 *":$prefix/bin:"*) ;;
 *) warn "$prefix/bin is not in the PATH of $user" "export PATH=$prefix/bin:\$PATH   (in ~/.profile to keep it)" ;;

@@ -69,6 +69,7 @@ keep=(env --default-signal=INT,QUIT "CORACLE_TEST_REQUIRE=${CORACLE_TEST_REQUIRE
 [ -z "${CORACLE_TEST_STRIKES:-}" ] || keep+=("CORACLE_TEST_STRIKES=$CORACLE_TEST_STRIKES")
 [ -z "${CORACLE_TEST_RETRIES:-}" ] || keep+=("CORACLE_TEST_RETRIES=$CORACLE_TEST_RETRIES")
 [ -z "${PODMAN:-}" ] || keep+=("PODMAN=$PODMAN")
+[ -z "${PJDFSTEST:-}" ] || keep+=("PJDFSTEST=$PJDFSTEST")
 
 status=0 broken=0
 while IFS=$'\t' read -r package executable; do

@@ -11,7 +11,7 @@ use std::path::Path;
 #[derive(Debug)]
 pub(crate) enum Role {
     /// The command line.
-    Cli(Persona),
+    Cli(Program),
     /// Pid 1 of a container with `--init`.
     ContainerInit(Vec<CString>),
     /// The union file system as a program of its own.
@@ -34,6 +34,32 @@ pub(crate) enum Persona {
     Docker,
 }
 
+/// The name that the command line was called by, and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// `coracle`, `podman` or `docker`.
+    pub(crate) name: &'static str,
+    /// Whom we answer like.
+    pub(crate) persona: Persona,
+}
+
+impl Program {
+    /// Ourselves.
+    pub(crate) const CORACLE: Self = Self { name: "coracle", persona: Persona::Podman };
+
+    const PODMAN: Self = Self { name: "podman", persona: Persona::Podman };
+    const DOCKER: Self = Self { name: "docker", persona: Persona::Docker };
+
+    /// The version whose command line is offered. Tools decide by it what they may ask for.
+    pub(crate) fn version(self) -> &'static str {
+        match (self.persona, self.name) {
+            (Persona::Docker, _) => "28.2.2",
+            (_, "podman") => "5.4.2",
+            _ => env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
 impl Role {
     /// The role of this process.
     pub(crate) fn of_this_process() -> Role {
@@ -53,6 +79,10 @@ impl Role {
         if is_mount_helper || bytes.ends_with(b"fuse-overlayfs") {
             return Role::FuseOverlayfs { args: args.into_iter().skip(1).collect(), is_mount_helper };
         }
-        Role::Cli(if name == "docker" { Persona::Docker } else { Persona::Podman })
+        Role::Cli(match name.to_str() {
+            Some("docker") => Program::DOCKER,
+            Some("podman") => Program::PODMAN,
+            _ => Program::CORACLE,
+        })
     }
 }

@@ -12,12 +12,15 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 use net::mode::Mode;
 use oci_spec::image::{Config, ImageConfiguration};
-use storage::state::request::{Healthcheck, LogDriver, Mount, Request, UserNamespace, VolumeMount};
+use storage::state::request::{Healthcheck, LogDriver, Mount, Request, TmpfsMount, UserNamespace, VolumeMount};
 
+use super::accepted::Accepted;
 use super::options::Caller;
+use super::options::accounts::AccountOptions;
 use super::options::health::{self, HealthOptions};
+use super::options::ignored::OfContainers;
 use super::options::life::LifeOptions;
-use super::options::mounts::MountOptions;
+use super::options::mounts::{ImageVolumes, MountOptions};
 use super::options::network::NetworkOptions;
 use super::options::process::{AskedProcess, ProcessOptions, image_signal, workdir};
 use super::options::resources::{self, ResourceOptions};
@@ -36,6 +39,8 @@ pub(crate) struct ContainerOptions {
     #[command(flatten)]
     pub(crate) process: ProcessOptions,
     #[command(flatten)]
+    pub(crate) accounts: AccountOptions,
+    #[command(flatten)]
     pub(crate) mounts: MountOptions,
     #[command(flatten)]
     pub(crate) network: NetworkOptions,
@@ -43,6 +48,8 @@ pub(crate) struct ContainerOptions {
     pub(crate) security: SecurityOptions,
     #[command(flatten)]
     pub(crate) resources: ResourceOptions,
+    #[command(flatten)]
+    pub(crate) accepted: Accepted<OfContainers>,
     /// Print help (-h is --hostname)
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -60,6 +67,7 @@ pub(crate) struct Asked {
     process: AskedProcess,
     health: Healthcheck,
     image_health: Option<Healthcheck>,
+    image_volumes: ImageVolumes,
     command: Vec<String>,
     /// Ports were to be published on a network that has none.
     ports_discarded: bool,
@@ -94,8 +102,9 @@ impl ContainerOptions {
         self.security.apply_namespaces(&mut request)?;
         self.life.apply(&mut request, caller)?;
         let process = self.process.apply(&mut request, caller)?;
+        self.accounts.apply(&mut request)?;
         self.mounts.apply(&mut request, caller)?;
-        self.network.apply(&mut request)?;
+        self.network.apply(&mut request, caller)?;
         self.security.apply(&mut request, caller)?;
         self.resources.apply(&mut request)?;
         if request.tty && request.log.driver == LogDriver::Passthrough {
@@ -112,9 +121,10 @@ impl ContainerOptions {
             network.publish_all = false;
             network.published.clear();
         }
+        let image_volumes = self.mounts.image_volumes()?;
         let command = self.image_and_command.iter().skip(1).cloned().collect();
         let (health, ids) = (self.health.ask()?, (caller.uid, caller.gid));
-        Ok(Asked { request, process, health, image_health: None, command, ports_discarded, ids })
+        Ok(Asked { request, process, health, image_health: None, image_volumes, command, ports_discarded, ids })
     }
 }
 
@@ -187,6 +197,10 @@ impl Asked {
             env.clear();
         }
         env.retain(|(name, _)| !self.process.unset_env.contains(name));
+        let of_image = env.clone();
+        for (name, value) in &self.process.env_merge {
+            pairs::set(&mut env, name, &pairs::expand(value, &of_image));
+        }
         for (name, value) in &self.process.env_above {
             pairs::set(&mut env, name, value);
         }
@@ -210,9 +224,18 @@ impl Asked {
         }
         for path in config.volumes().iter().flatten() {
             let target = one("VOLUME of the image", path, volume_target)?;
-            if !request.mounts.iter().any(|mount| *mount.target() == target) {
-                let mount = VolumeMount { target, from_image: true, ..VolumeMount::default() };
-                request.mounts.push(Mount::Volume(mount));
+            if request.mounts.iter().any(|mount| *mount.target() == target) {
+                continue;
+            }
+            match self.image_volumes {
+                ImageVolumes::Anonymous => {
+                    let mount = VolumeMount { target, from_image: true, ..VolumeMount::default() };
+                    request.mounts.push(Mount::Volume(mount));
+                }
+                ImageVolumes::Tmpfs => {
+                    request.mounts.push(Mount::Tmpfs(TmpfsMount { target, ..TmpfsMount::default() }));
+                }
+                ImageVolumes::Ignore => {}
             }
         }
         Ok(())

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use super::accepted::Accepted;
 use super::options::Caller;
+use super::options::ignored::OfExec;
 use super::options::process::workdir;
 use super::parse::pairs;
 use super::usage::{Checked, each, maybe, valued_flag};
@@ -40,6 +42,11 @@ pub(crate) struct ExecOptions {
     /// Give every privilege the user has themselves
     #[arg(long)]
     pub(crate) privileged: bool,
+    /// Act on the latest container; then the first argument is the command
+    #[arg(short, long)]
+    pub(crate) latest: bool,
+    #[command(flatten)]
+    pub(crate) accepted: Accepted<OfExec>,
     /// The container, then the command and its arguments
     #[arg(value_name = "CONTAINER COMMAND [ARG...]", required = true, trailing_var_arg = true, num_args = 1..)]
     pub(crate) container_and_command: Vec<String>,
@@ -48,8 +55,8 @@ pub(crate) struct ExecOptions {
 /// What `exec` was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ExecRequest {
-    /// Name or id of the container.
-    pub(crate) container: String,
+    /// Name or id of the container; the latest one if absent.
+    pub(crate) container: Option<String>,
     /// The argument vector; never empty.
     pub(crate) args: Vec<String>,
     /// Variables over those of the container, `NAME=value`; with a terminal `TERM` is among them.
@@ -84,7 +91,8 @@ impl ExecOptions {
     /// Checks every option.
     pub(crate) fn ask(&self, caller: &Caller<'_>) -> Result<ExecRequest, BadExec> {
         let (container, args) = match self.container_and_command.split_first() {
-            Some((container, args)) if !args.is_empty() => (container.clone(), args.to_vec()),
+            Some(_) if self.latest => (None, self.container_and_command.clone()),
+            Some((container, args)) if !args.is_empty() => (Some(container.clone()), args.to_vec()),
             _ => return Err(BadExec::NoCommand),
         };
         Ok(ExecRequest {

@@ -5,6 +5,9 @@
 //! argv → clap → option groups → parse (pure) → Request
 //! ```
 
+/// Options that are taken and have no effect.
+pub(crate) mod accepted;
+
 /// What a wrong command line is answered with.
 pub(crate) mod usage;
 
@@ -22,6 +25,15 @@ pub(crate) mod exec_options;
 
 /// `user[:group]` against the container's passwd and group files.
 pub(crate) mod user;
+
+/// What a shell may complete a command line with.
+pub(crate) mod complete;
+
+/// Manual pages from the definitions of the command line.
+pub(crate) mod man;
+
+/// What may have been meant by words that are not known.
+pub(crate) mod suggest;
 
 pub(crate) mod format;
 pub(crate) mod output;

@@ -1,5 +1,7 @@
 //! Patterns in filters: the part of regular expressions and globs that people write there.
 
+use std::path::{Component, Path, PathBuf};
+
 /// Whether `pattern`, a regular expression of literals, `.`, `*`, `+`, `?`, `^`, `$`, `|` between whole alternatives and
 /// `\` before a character, is found in `text`.
 ///
@@ -100,6 +102,34 @@ pub(crate) fn glob_fits(pattern: &str, text: &str) -> bool {
         .chain([Repeated { atom: Atom::End, min: 1, max: 1 }])
         .collect();
     matches(&atoms, &text.chars().collect::<Vec<_>>())
+}
+
+/// The paths of the host that an absolute shell pattern fits, in order. A leading dot is matched by a dot alone.
+pub(crate) fn glob_paths(pattern: &Path) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::from("/")];
+    for part in pattern.components() {
+        let Component::Normal(part) = part else { continue };
+        let part = part.to_string_lossy();
+        if !part.contains(['*', '?']) {
+            for path in &mut found {
+                path.push(part.as_ref());
+            }
+            continue;
+        }
+        let entries = found.iter().filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten();
+        let mut next: Vec<PathBuf> = entries
+            .filter(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                (part.starts_with('.') || !name.starts_with('.')) && glob_fits(&part, &name)
+            })
+            .map(|entry| entry.path())
+            .collect();
+        next.sort();
+        found = next;
+    }
+    found.retain(|path| std::fs::symlink_metadata(path).is_ok());
+    found
 }
 
 #[cfg(test)]

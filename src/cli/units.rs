@@ -18,6 +18,42 @@ pub(crate) fn human_size(bytes: u64, digits: i32) -> String {
     format!("{}{}", significant(size, digits), units[unit])
 }
 
+/// A size in binary units with that many significant digits: `23.54GiB`.
+pub(crate) fn binary_size(bytes: u64, digits: i32) -> String {
+    let mut size = bytes as f64;
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    while unit + 1 < units.len() && size >= 1024.0 {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{}{}", significant(size, digits), units[unit])
+}
+
+/// Go's `time.Duration`: `1h2m3.5s`, `3.704ms`, `0s`.
+pub(crate) fn go_duration(nanoseconds: u64) -> String {
+    let fraction = |value: u64, unit: u64| {
+        let digits = unit.ilog10() as usize;
+        let text = format!("{}.{:0digits$}", value / unit, value % unit);
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    match nanoseconds {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanoseconds}ns"),
+        1_000..1_000_000 => format!("{}µs", fraction(nanoseconds, 1_000)),
+        1_000_000..1_000_000_000 => format!("{}ms", fraction(nanoseconds, 1_000_000)),
+        _ => {
+            let minutes = nanoseconds / 60_000_000_000;
+            let seconds = fraction(nanoseconds % 60_000_000_000, 1_000_000_000);
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => format!("{seconds}s"),
+                (0, minutes) => format!("{minutes}m{seconds}s"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+            }
+        }
+    }
+}
+
 /// As [`human_size`] with three digits, number and unit apart: `4.34 MB`.
 pub(crate) fn human_size_spaced(bytes: u64) -> String {
     let text = human_size(bytes, 3);
@@ -132,6 +168,24 @@ mod tests {
         }
         assert_eq!(human_size_spaced(4_342_855), "4.34 MB");
         assert_eq!(human_size_spaced(0), "0 B");
+    }
+
+    #[test]
+    fn binary_sizes_and_durations_are_gos() {
+        for (bytes, text) in [(0, "0B"), (1023, "1023B"), (1 << 10, "1KiB"), (25_276_510_208, "23.54GiB")] {
+            assert_eq!(binary_size(bytes, 4), text);
+        }
+        for (nanoseconds, text) in [
+            (0, "0s"),
+            (12, "12ns"),
+            (1_500, "1.5µs"),
+            (3_704_000, "3.704ms"),
+            (1_050_000_000, "1.05s"),
+            (60_000_000_000, "1m0s"),
+            (3_725_250_000_000, "1h2m5.25s"),
+        ] {
+            assert_eq!(go_duration(nanoseconds), text);
+        }
     }
 
     #[test]

@@ -80,11 +80,14 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
         ErrorKind::UnknownArgument if flag.starts_with("--") => format!("unknown flag: {}", printable(flag)),
         ErrorKind::UnknownArgument if flag.starts_with('-') => {
             let letter = flag.trim_start_matches('-').chars().next().unwrap_or('-');
-            format!("unknown shorthand flag: {letter:?}")
+            format!("unknown shorthand flag: {letter:?} in {}", printable(flag))
         }
         ErrorKind::UnknownArgument => format!("unknown argument: {arg:?}"),
         ErrorKind::InvalidSubcommand => {
-            format!("unknown command: {:?}", text(ContextKind::InvalidSubcommand).unwrap_or_default())
+            let typed = text(ContextKind::InvalidSubcommand).unwrap_or_default();
+            let command = command_of(error);
+            let command = if command.is_empty() { "coracle" } else { &command };
+            format!("unrecognized command `{command} {}`", printable(&typed))
         }
         ErrorKind::InvalidValue if value.is_empty() => format!("flag needs an argument: {flag}"),
         ErrorKind::NoEquals => format!("flag needs an argument: {flag}"),
@@ -96,6 +99,23 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
         ErrorKind::MissingRequiredArgument => format!("requires at least 1 argument: {arg}"),
         _ => first_line(&error.to_string()),
     }
+}
+
+/// Whether an error of clap is about an option, rather than about arguments or commands.
+pub(crate) fn is_about_flag(error: &clap::Error) -> bool {
+    let is_flag = matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(arg)) if arg.starts_with('-'));
+    is_flag && error.kind() != ErrorKind::MissingRequiredArgument
+}
+
+/// The command that an error of clap is about, `coracle image ls`; empty if it does not say.
+pub(crate) fn command_of(error: &clap::Error) -> String {
+    let usage = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => usage.to_string(),
+        _ => return String::new(),
+    };
+    let words = usage.trim().strip_prefix("Usage:").unwrap_or_default().split_whitespace();
+    let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    words.take_while(is_command).collect::<Vec<_>>().join(" ")
 }
 
 fn first_line(message: &str) -> String {

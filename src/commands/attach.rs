@@ -9,13 +9,19 @@ use super::run::{parse_detach_keys, stay};
 use super::{Context, Outcome};
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle attach web                     # ctrl-p ctrl-q lets go"#;
+
 /// Attach to a running container
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID
-    #[arg(value_name = "CONTAINER")]
-    container: String,
+    #[arg(value_name = "CONTAINER", required_unless_present = "latest")]
+    container: Option<String>,
+    /// Act on the latest container
+    #[arg(short, long, conflicts_with = "container")]
+    latest: bool,
     /// Keys that detach from the container, or an empty value for none
     #[arg(long, value_name = "KEYS")]
     detach_keys: Option<String>,
@@ -29,7 +35,10 @@ pub(crate) struct Args {
 
 /// Runs `coracle attach`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    let record = container::find(&context.layout, &args.container).map_err(CommandError::user)?;
+    let record = match &args.container {
+        Some(name) => container::find(&context.layout, name).map_err(CommandError::user)?,
+        None => super::select::latest(context)?,
+    };
     attach(context, &record, args.detach_keys.as_deref(), !args.no_stdin, args.sig_proxy)
 }
 
@@ -55,5 +64,6 @@ pub(crate) fn attach(
         detach_keys: keys,
     };
     client.attach(&request).map_err(|error| refused(&error))?;
+    context.note(record, "attach");
     stay(client, record, sig_proxy)
 }

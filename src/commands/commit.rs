@@ -16,16 +16,22 @@ use storage::transport::commit::{CommitOptions, Format, commit};
 use super::change::Changed;
 use super::pull::local_options;
 use super::{Context, Outcome};
+use crate::cli::accepted::Accepted;
+use crate::cli::options::ignored::OfCommit;
 use crate::cli::output;
 use crate::error::{CommandError, reason};
 use crate::role::Persona;
 use crate::supervisor::bundle;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle commit -m 'with tools' web localhost/web:tools
+  coracle commit -c 'CMD ["/run.sh"]' -c 'ENV A=b' web localhost/web:2"#;
+
 /// Create new image based on the changed container
 ///
 /// Create an image from a container's changes. Optionally tag the image created, set the author with the --author flag, set the commit message with the --message flag, and make changes to the instructions with the --change flag.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Set the author for the image committed
     #[arg(short, long, value_name = "TEXT")]
@@ -51,6 +57,8 @@ pub(crate) struct Args {
     /// Suppress output
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    accepted: Accepted<OfCommit>,
     /// Container name or ID
     #[arg(value_name = "CONTAINER")]
     container: String,
@@ -61,6 +69,7 @@ pub(crate) struct Args {
 
 /// Runs `commit`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    args.accepted.warn();
     let is_docker = context.persona == Persona::Docker;
     let format = match args.format.as_deref() {
         // docker has no other.
@@ -110,6 +119,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             |error| CommandError::user(format!("write the image ID to {}: {}", path.display(), reason(&error)));
         std::fs::write(path, &id).map_err(failed)?;
     }
+    context.note(&record, "commit");
     output::print_line(if is_docker { format!("sha256:{id}") } else { id })?;
     Ok(0)
 }
@@ -158,7 +168,7 @@ fn config(args: &Args, record: &Record, base: &Image) -> Result<Map<String, Valu
             mount,
             Mount::Volume(volume) if volume.name.as_ref().is_none_or(|name| record.anonymous_volumes.contains(name))
         );
-        let is_volume = !matches!(mount, Mount::Tmpfs(_));
+        let is_volume = mount.is_kept();
         let target = mount.target().display().to_string();
         if (is_anonymous || (args.include_volumes && is_volume)) && !volumes.contains(&target) {
             volumes.push(target);

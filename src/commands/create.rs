@@ -28,9 +28,13 @@ use crate::supervisor::bundle::{self, Shared};
 use crate::supervisor::launch::{Seccomp, seccomp_of};
 use crate::supervisor::{self, Birth, FirstClient, Launch};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle create --name web -p 8080:80 nginx
+  coracle start web"#;
+
 /// Create a container but do not start it
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     registry: pull::RegistryArgs,
@@ -71,6 +75,7 @@ fn publish(context: &Context, prepared: Prepared, name: Option<String>) -> Resul
     };
     supervisor::write_bundle(&context.layout, &record, &prepared.spec, prepared.seccomp.as_ref())?;
     creation.publish(&record, Durability::Full).map_err(CommandError::host)?;
+    context.note(&record, "create");
     Ok(record.id)
 }
 
@@ -104,6 +109,10 @@ pub(crate) fn new_record(
     for warning in asked.warnings(false) {
         eprintln!("{warning}");
     }
+    options.accepted.warn();
+    for required in &asked.request().requires {
+        container::find(&context.layout, required).map_err(CommandError::user)?;
+    }
     check_cidfile(asked.request())?;
     let image = match &asked.request().rootfs {
         Some(_) => None,
@@ -120,7 +129,8 @@ pub(crate) fn new_record(
     let asked = asked.with_image_health(image.as_ref().map(|image| image.raw_config.as_slice()));
     let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
     take_volumes_from(context, &mut request)?;
-    Ok(Record {
+    resolve_image_mounts(context, &mut request, registry, options.life.quiet)?;
+    let mut record = Record {
         version: container::VERSION,
         id: ContainerId::random(),
         name: String::new(),
@@ -130,7 +140,41 @@ pub(crate) fn new_record(
         started_at_once,
         anonymous_volumes: Vec::new(),
         request,
-    })
+    };
+    name_anonymous_volumes(&mut record);
+    Ok(record)
+}
+
+/// Anonymous volumes have their names from the beginning: each start finds the same ones.
+fn name_anonymous_volumes(record: &mut Record) {
+    // Records of old have the names beside the mounts, in their order.
+    let mut known = record.anonymous_volumes.clone().into_iter();
+    for mount in &mut record.request.mounts {
+        if let Mount::Volume(volume) = mount
+            && volume.name.is_none()
+        {
+            volume.name = Some(known.next().unwrap_or_else(|| storage::volume::Volume::anonymous().name));
+            volume.anonymous = true;
+        }
+    }
+}
+
+/// `--mount type=image`: names become ids, and images that are missing are pulled.
+fn resolve_image_mounts(
+    context: &Context,
+    request: &mut Request,
+    registry: &pull::RegistryArgs,
+    quiet: bool,
+) -> Result<(), CommandError> {
+    let policy = request.pull;
+    for mount in &mut request.mounts {
+        let Mount::Image(mount) = mount else { continue };
+        let options = PullOptions { client: registry.to_client_options()?, ..PullOptions::default() };
+        let image = pull::ensure(context, &mount.image, policy, &options, quiet)?;
+        mount.id = image.id.hex().to_owned();
+        mount.layers = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    }
+    Ok(())
 }
 
 fn image_record(request: &Request, image: &Image) -> ImageRecord {
@@ -150,27 +194,32 @@ fn image_record(request: &Request, image: &Image) -> ImageRecord {
     }
 }
 
-/// `--volumes-from`: mounts of other containers at places that this one has nothing at.
+/// `--volumes-from`: mounts of other containers, at places where none was asked for. They replace volumes that the image
+/// declares, and those of a container that was named before.
 fn take_volumes_from(context: &Context, request: &mut Request) -> Result<(), CommandError> {
-    for source in request.volumes_from.clone() {
-        let other = container::find(&context.layout, &source.container).map_err(CommandError::user)?;
-        let taken: HashSet<_> = request.mounts.iter().map(|mount| mount.target().clone()).collect();
-        let mut anonymous = other.anonymous_volumes.iter();
-        for mount in &other.request.mounts {
-            let mut mount = mount.clone();
-            if let Mount::Volume(volume) = &mut mount {
-                if volume.name.is_none() {
-                    // Names of anonymous volumes stand in the order in which the mounts do.
-                    volume.name = anonymous.next().cloned();
+    let mut taken: Vec<Mount> = Vec::new();
+    for source in &request.volumes_from {
+        let mut other = container::find(&context.layout, &source.container).map_err(CommandError::user)?;
+        name_anonymous_volumes(&mut other);
+        for mut mount in other.request.mounts {
+            match &mut mount {
+                Mount::Volume(volume) => {
+                    volume.read_only |= source.read_only;
+                    // It goes with the other container, unless this one still uses it.
+                    (volume.anonymous, volume.from_image) = (false, false);
                 }
-                volume.read_only |= source.read_only;
+                Mount::Bind(bind) => bind.read_only |= source.read_only,
+                _ => continue,
             }
-            if let Mount::Bind(bind) = &mut mount {
-                bind.read_only |= source.read_only;
-            }
-            if !matches!(mount, Mount::Tmpfs(_)) && !taken.contains(mount.target()) {
-                request.mounts.push(mount);
-            }
+            taken.retain(|earlier| earlier.target() != mount.target());
+            taken.push(mount);
+        }
+    }
+    for mount in taken {
+        let is_here = |own: &Mount| own.target() == mount.target();
+        request.mounts.retain(|own| !(own.is_from_image() && is_here(own)));
+        if !request.mounts.iter().any(is_here) {
+            request.mounts.push(mount);
         }
     }
     Ok(())
@@ -222,6 +271,8 @@ pub(crate) struct Prepared {
     rootfs: runtime::mount::rootfs::Rootfs,
     layer_ids: IdMap,
     fill: Vec<std::path::PathBuf>,
+    accounts: Vec<runtime::mount::target::Append>,
+    chores: supervisor::mounts::Chores,
     mapping: Mapping,
     beside: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
@@ -231,18 +282,20 @@ pub(crate) struct Prepared {
 /// Makes the bundle and finds the layers.
 pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared, CommandError> {
     let mapping = Mapping::of_user();
+    name_anonymous_volumes(&mut record);
     if mapping.single.is_some() && record.request.userns == UserNamespace::Host {
         // It stays so when the user gets more ids.
         record.request.userns = UserNamespace::Single;
     }
     let is_single = bundle::is_single(&record.request.userns, &mapping);
+    let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request)?;
     let ids = match mapping.single {
         // Refused below.
         Some(_) => None,
         None => {
             let available = mapping.uids.len().min(mapping.gids.len());
-            let image = supervisor::rootfs::view(&context.layout, &record);
+            let image = supervisor::rootfs::view(&context.layout, &record, ownership);
             supervisor::auto_ids::choose(&context.layout, &mut record, available, &image)?
         }
     };
@@ -253,16 +306,20 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
     if record.driver.is_empty() && record.request.rootfs.is_none() {
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
-    let rootfs = supervisor::rootfs::of(&context.layout, &record, drivers);
-    let view = supervisor::rootfs::view(&context.layout, &record);
+    let rootfs = supervisor::rootfs::of(&context.layout, &record, ownership, drivers);
+    let view = supervisor::rootfs::view(&context.layout, &record, ownership);
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
     let seccomp = seccomp_of(&record.request, &bundle.spec)
-        .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.anonymous_volumes))?;
+        .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.planned.anonymous_volumes))?;
     if let Some(seccomp) = &seccomp {
         warn_of_unknown_calls(&record.request, seccomp);
     }
-    record.anonymous_volumes.extend(bundle.anonymous_volumes);
-    Ok(Prepared { record, spec: bundle.spec, seccomp, rootfs, layer_ids, fill: bundle.fill, mapping, beside, ids })
+    let bundle::Bundle { spec, planned, accounts } = bundle;
+    let new = planned.anonymous_volumes.into_iter().filter(|name| !record.anonymous_volumes.contains(name));
+    let new: Vec<_> = new.collect();
+    record.anonymous_volumes.extend(new);
+    let (fill, chores) = (planned.fill, planned.chores);
+    Ok(Prepared { record, spec, seccomp, rootfs, layer_ids, fill, accounts, chores, mapping, beside, ids })
 }
 
 /// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
@@ -299,6 +356,8 @@ impl Prepared {
             rootfs: self.rootfs,
             layer_ids: self.layer_ids,
             fill: self.fill,
+            accounts: self.accounts,
+            chores: self.chores,
             network,
             birth,
             attach,
@@ -328,21 +387,28 @@ fn layer_ids(userns: &UserNamespace, mapping: &Mapping) -> Result<IdMap, Command
 
 /// Unpacks what is missing, in a child: layers are a cache.
 fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping) -> Result<(), CommandError> {
-    let Some(image) = &record.image else { return Ok(()) };
-    let is_there = |id| context.layout.layer(id).join("diff").is_dir();
-    if image.layers.iter().all(is_there) {
-        return Ok(());
+    let mounted = record.request.mounts.iter().filter_map(|mount| match mount {
+        Mount::Image(mount) => Some((mount.id.clone(), mount.layers.as_slice())),
+        _ => None,
+    });
+    let own = record.image.iter().map(|image| (image.id.to_string(), image.layers.as_slice()));
+    let ownership = supervisor::rootfs::ownership(mapping);
+    for (id, layers) in own.chain(mounted) {
+        let is_there = |id| context.layout.layer(id, ownership).join("diff").is_dir();
+        if layers.iter().all(is_there) {
+            continue;
+        }
+        let store = ImageStore::open(&context.layout);
+        let policy = if mapping.single.is_some() { IdPolicy::Single } else { IdPolicy::identity() };
+        super::in_userns_with_output(mapping, || {
+            let found = store.resolve(&id).map_err(CommandError::host)?;
+            let found = found.ok_or_else(|| CommandError::host(format!("image {id} is gone")))?;
+            let progress = storage::progress::Silent;
+            storage::layer::ensure_unpacked(&store, &found, &policy, &progress).map_err(CommandError::host)?;
+            Ok(String::new())
+        })?;
     }
-    let store = ImageStore::open(&context.layout);
-    let policy = if mapping.single.is_some() { IdPolicy::Single } else { IdPolicy::identity() };
-    super::in_userns_with_output(mapping, || {
-        let found = store.resolve(&image.id.to_string()).map_err(CommandError::host)?;
-        let found = found.ok_or_else(|| CommandError::host(format!("image {} is gone", image.id)))?;
-        let progress = storage::progress::Silent;
-        storage::layer::ensure_unpacked(&store, &found, &policy, &progress).map_err(CommandError::host)?;
-        Ok(String::new())
-    })
-    .map(drop)
+    Ok(())
 }
 
 /// The container whose namespaces are shared, if any: its init, and a hold on it.

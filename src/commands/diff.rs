@@ -9,17 +9,21 @@ use storage::progress::Silent;
 use storage::state::container::{self, ContainerError, Record};
 
 use super::pull::local_options;
-use super::{Context, Outcome};
+use super::{Context, Outcome, images};
 use crate::cli::format::{Json, Value};
 use crate::cli::output;
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::rootfs::layers;
+
+const EXAMPLES: &str = r#"Examples:
+  coracle diff web"#;
 
 /// Display the changes to the object's file system
 ///
 /// Displays changes on a container or image's filesystem. The container or image will be compared to its parent layer or the second argument when given.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Change the output format (json)
     #[arg(long, value_name = "FORMAT")]
@@ -105,7 +109,6 @@ enum Compared {
 
 impl Compared {
     fn find(kind: Kind, name: &str, store: &ImageStore, context: &Context) -> Result<Self, CommandError> {
-        let missing = |what: &str| CommandError::user(format_args!("{name} not found: {what}"));
         if kind != Kind::Image {
             let wanted = if context.persona == Persona::Docker { name.strip_prefix('/').unwrap_or(name) } else { name };
             match container::find(&context.layout, wanted) {
@@ -119,14 +122,15 @@ impl Compared {
                 Err(ContainerError::NotFound(_)) if context.persona == Persona::Docker => {
                     return Err(CommandError::user(format_args!("No such container: {name}")));
                 }
-                Err(ContainerError::NotFound(_)) => return Err(missing("container not known")),
                 Err(error) => return Err(error.into()),
             }
         }
         match store.resolve(name)? {
             Some(image) => Ok(Self::Image(Box::new(image))),
-            None if kind == Kind::All => Err(missing("layer not known")),
-            None => Err(missing(&format!("{name}: image not known"))),
+            None if kind == Kind::All => {
+                Err(CommandError::user(format_args!("no container or image with name or ID {name:?} found")))
+            }
+            None => Err(images::not_known(name)),
         }
     }
 
@@ -134,8 +138,7 @@ impl Compared {
     fn stack(&self, store: &ImageStore, ids: &IdPolicy, context: &Context) -> Result<Vec<PathBuf>, CommandError> {
         match self {
             Self::Container(record) => {
-                let layers = record.image.iter().flat_map(|image| image.layers.iter().rev());
-                let layers = layers.map(|diff_id| context.layout.layer(diff_id).join("diff"));
+                let layers = layers(&context.layout, record, ids.ownership());
                 Ok([context.layout.container(&record.id).join("upper")].into_iter().chain(layers).collect())
             }
             Self::Image(image) => {

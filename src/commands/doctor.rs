@@ -14,10 +14,14 @@ use super::{Context, Outcome};
 use crate::cli::printable::Printable;
 use crate::error::{CommandError, reason};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle doctor"#;
+
 /// Check what this host lacks, and how to mend it
 ///
 /// Exits with 1 if a container with the default options could not run.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Print the report as JSON
     #[arg(long, value_name = "FORMAT", value_parser = ["json"])]

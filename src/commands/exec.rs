@@ -19,6 +19,7 @@ use runtime::process::{Exit, pidfd, pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::userns::Mapping;
 use storage::state::container::{self, Record};
+use storage::state::events::Event;
 use storage::state::status::{self, State};
 
 use super::run::parse_detach_keys;
@@ -30,9 +31,14 @@ use crate::supervisor::bundle;
 use crate::supervisor::launch::seccomp_of;
 use crate::supervisor::rootfs::View;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle exec -it web sh                # a shell in a running container
+  coracle exec -u root -w /tmp web ls -l
+  coracle exec -d web touch /ready"#;
+
 /// Run a process in a running container
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     options: ExecOptions,
@@ -40,7 +46,7 @@ pub(crate) struct Args {
 
 /// What wakes the command while the program runs.
 #[derive(Debug, Clone, Copy)]
-enum Event {
+enum Wake {
     Relay(relay::Event),
     Exited,
     Signal,
@@ -49,7 +55,11 @@ enum Event {
 /// Runs `coracle exec`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let request = create::with_caller(|caller| args.options.ask(caller).map_err(CommandError::user))?;
-    let record = container::find(&context.layout, &request.container).map_err(|error| missing(context, error))?;
+    args.options.accepted.warn();
+    let record = match &request.container {
+        Some(name) => container::find(&context.layout, name).map_err(|error| missing(context, error))?,
+        None => super::select::latest(context)?,
+    };
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
     let init = match &observed.state {
         State::Running { init, .. } => *init,
@@ -147,6 +157,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         let _ = nix::unistd::dup2_stderr(stderr);
     }
     let started = started?;
+    context.note(record, "exec");
     let Some(streams) = started.streams else { return Ok(0) };
     let policy = if request.interactive { StdinPolicy::Once } else { StdinPolicy::NotInteractive };
     let errno = |errno: nix::errno::Errno| CommandError::host(format!("dup(): {}", errno.desc().to_lowercase()));
@@ -162,6 +173,10 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     });
     let exit = watch(&mut relay, started.pidfd.as_fd(), &signals);
     drop(raw);
+    if let Some(exit) = exit {
+        let died = Event::container(record, "exec_died").with_exit_code(i32::from(exit.code()));
+        storage::state::events::note(&context.layout, &[died]);
+    }
     Ok(exit.map_or(0, Exit::code))
 }
 
@@ -170,23 +185,23 @@ fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> 
     let mut ended = None;
     loop {
         let mut turn = Turn::new();
-        relay.watch(&mut turn, Event::Relay);
+        relay.watch(&mut turn, Wake::Relay);
         if ended.is_none() {
-            turn.watch(program, Interest::Read, Event::Exited);
+            turn.watch(program, Interest::Read, Wake::Exited);
         }
-        turn.watch(signals.as_fd(), Interest::Read, Event::Signal);
+        turn.watch(signals.as_fd(), Interest::Read, Wake::Signal);
         for one in turn.wait(None).unwrap_or_default() {
             match one.event {
-                Event::Relay(event) => {
+                Wake::Relay(event) => {
                     let _ = relay.on(event);
                 }
-                Event::Exited => {
+                Wake::Exited => {
                     if let Ok(Some(exit)) = wait(program, false) {
                         ended = Some(exit);
                         let _ = relay.container_exited(exit);
                     }
                 }
-                Event::Signal => {
+                Wake::Signal => {
                     while let Ok(Some(arrived)) = signals.next() {
                         if arrived.signal != Signal::WINCH {
                             let _ = pidfd_send_signal(program, arrived.signal.number());

@@ -28,6 +28,9 @@ pub(crate) fn label_fits<'a>(mut labels: impl Iterator<Item = (&'a String, &'a S
 /// A moment: a duration back from now, seconds since 1970, or a date.
 pub(crate) fn moment(text: &str) -> Result<Timestamp, CommandError> {
     let now = Timestamp::now();
+    if let Some(time) = exact_seconds(text) {
+        return Ok(time);
+    }
     if let Ok(seconds) = text.parse::<f64>()
         && let Ok(duration) = SignedDuration::try_from_secs_f64(seconds)
         && let Ok(time) = Timestamp::UNIX_EPOCH.checked_add(duration)
@@ -51,6 +54,25 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, CommandError> {
         .and_then(|local| local.to_zoned(zone).ok())
         .map(|zoned| zoned.timestamp())
         .ok_or_else(|| CommandError::user(format_args!("failed to parse time value {text:?}")))
+}
+
+/// Seconds since 1970, to the nanosecond as they are written, which a floating point number could not hold.
+fn exact_seconds(text: &str) -> Option<Timestamp> {
+    let (seconds, fraction) = text.split_once('.')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(seconds) || !is_number(fraction) || fraction.len() > 9 {
+        return None;
+    }
+    Timestamp::new(seconds.parse().ok()?, format!("{fraction:0<9}").parse().ok()?).ok()
+}
+
+/// As [`moment`], for ends: a span of time counts from now on.
+pub(crate) fn moment_ahead(text: &str) -> Result<Timestamp, CommandError> {
+    let ahead = go_duration(text).filter(|_| text.parse::<f64>().is_err());
+    match ahead.and_then(|duration| Timestamp::now().checked_add(duration).ok()) {
+        Some(time) => Ok(time),
+        None => moment(text),
+    }
 }
 
 /// `1h30m`, `10s`, `500ms`.
@@ -229,7 +251,8 @@ impl ContainerFilters {
                     let source = match mount {
                         Mount::Bind(mount) => mount.source.to_str(),
                         Mount::Volume(mount) => mount.name.as_deref(),
-                        Mount::Tmpfs(_) => None,
+                        Mount::Image(mount) => Some(mount.image.as_str()),
+                        Mount::Tmpfs(_) | Mount::Devpts(_) => None,
                     };
                     let at = mount.target().to_str();
                     match target {
@@ -352,6 +375,7 @@ mod tests {
     #[test]
     fn moments_are_relative_absolute_or_seconds() {
         assert_eq!(moment("1700000000").unwrap(), Timestamp::from_second(1_700_000_000).unwrap());
+        assert_eq!(moment("1700000000.123456789").unwrap().as_nanosecond(), 1_700_000_000_123_456_789);
         assert_eq!(moment("2024-01-02T03:04:05Z").unwrap().as_second(), 1_704_164_645);
         assert!(moment("10m").unwrap() < Timestamp::now());
         assert!(moment("2024-01-02").is_ok() && moment("2024-01-02T03:04").is_ok());

@@ -10,12 +10,16 @@ use crate::cli::printable::Printable;
 use crate::cli::{output, units};
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle history nginx
+  coracle history --no-trunc --format "{{.CreatedBy}}" nginx"#;
+
 /// Show history of a specified image
 ///
 /// Displays the history of an image. The information can be printed out in an easy to read, or user specified format,
 /// and can be truncated.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the image
     #[arg(value_name = "IMAGE")]

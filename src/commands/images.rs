@@ -13,11 +13,16 @@ use crate::cli::{output, units};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle images
+  coracle images --filter dangling=true -q
+  coracle images --format "{{.Repository}}:{{.Tag}} {{.Size}}""#;
+
 /// List images in local storage
 ///
 /// Lists images previously pulled to the system or created on the system.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Only images of this name, a reference or a pattern
     #[arg(value_name = "IMAGE")]

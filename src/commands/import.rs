@@ -9,11 +9,17 @@ use storage::transport::import::{ImportOptions, import};
 use super::change::Changed;
 use super::pull::{local_options, parse_platform};
 use super::{Context, Outcome};
+use crate::cli::options::platform::PlatformOptions;
 use crate::cli::output;
 use crate::error::{CommandError, reason};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle import root.tar.gz localhost/root:1
+  coracle import -c 'CMD ["/bin/sh"]' - localhost/root < root.tar"#;
+
 /// Import a tarball to create a filesystem image
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// The tar, of any supported compression; - is standard input
     #[arg(value_name = "PATH")]
@@ -27,9 +33,8 @@ pub(crate) struct Args {
     /// Commit message of the image's history
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
-    /// Platform of the image, OS/ARCH[/VARIANT]
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<String>,
+    #[command(flatten)]
+    platform: PlatformOptions,
     /// Print nothing but the image's ID
     #[arg(short, long)]
     quiet: bool,
@@ -52,7 +57,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         config: changed.config,
         message: args.message.clone(),
         names: name.into_iter().collect(),
-        platform: parse_platform(args.platform.as_deref())?,
+        platform: parse_platform(args.platform.asked().map_err(CommandError::user)?.as_deref())?,
     };
     let (mapping, options) = local_options();
     let store = ImageStore::open(&context.layout);
@@ -69,6 +74,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         };
         let progress = crate::cli::progress::for_terminal(args.quiet);
         let image = import(&store, stream, &wanted, &options, progress.as_ref()).map_err(CommandError::host)?;
+        context.note_image("import", &image.id, args.reference.as_deref().unwrap_or_default());
         Ok(image.id.to_string())
     })?;
     output::print_line(&id)?;

@@ -15,11 +15,15 @@ use crate::cli::output;
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle info
+  coracle info -f '{{.Host.CgroupsVersion}}'"#;
+
 /// Display coracle system information
 ///
 /// Displays information pertaining to the host, current storage stats, and build of coracle.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Change the output format to JSON or a Go template
     #[arg(short, long, value_name = "FORMAT")]
@@ -41,7 +45,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
         Some(format) => {
             let template = Template::parse("info", &enforce_range(&normalize(format)))?;
-            let named = if context.persona == Persona::Docker { info } else { go_named(&info) };
+            let named = if context.persona == Persona::Docker { info } else { go_document(&info) };
             let (text, error) = template.execute(&Value::List(vec![named]), "system.infoReport");
             output::print(&text)?;
             return error.map_or(Ok(0), Err);
@@ -186,7 +190,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
     let bytes = |blocks: u64| file_system.as_ref().map_or(0, |fs| blocks.saturating_mul(fs.fragment_size()));
     let allocated = file_system.as_ref().map_or(0, |fs| bytes(fs.blocks()));
     let free = file_system.as_ref().map_or(0, |fs| bytes(fs.blocks_free()));
-    let client = version::describe(false).get("Client").cloned().unwrap_or(Value::Nil);
+    let client = version::describe(context.program()).get("Client").cloned().unwrap_or(Value::Nil);
     let (driver, driver_status) = storage(context, &mapping)?;
     let network = ["pasta", "slirp4netns"].into_iter().find(|name| program(name).is_some()).unwrap_or("none");
     Ok(map([
@@ -323,14 +327,14 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
         ("MemTotal", Value::Int(memory("MemTotal"))),
         ("DockerRootDir", path(context.layout.data_dir())),
         ("Name", hostname().into()),
-        ("ServerVersion", env!("CARGO_PKG_VERSION").into()),
+        ("ServerVersion", context.program().version().into()),
         ("Runtimes", Value::Map(BTreeMap::from([("coracle".to_owned(), map([("path", "coracle".into())]))]))),
         ("DefaultRuntime", "coracle".into()),
         ("SecurityOptions", Value::strings(["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"])),
         (
             "ClientInfo",
             map([
-                ("Version", env!("CARGO_PKG_VERSION").into()),
+                ("Version", context.program().version().into()),
                 ("Context", "default".into()),
                 ("Plugins", Value::List(Vec::new())),
             ]),
@@ -371,6 +375,19 @@ fn docker_text(info: &Value) -> String {
         field("DockerRootDir"),
         version = field("ServerVersion"),
     )
+}
+
+/// The document as templates see it: other fields than these do not exist.
+fn go_document(info: &Value) -> Value {
+    let sections = [
+        ("Host", "host"),
+        ("Plugins", "plugins"),
+        ("Registries", "registries"),
+        ("Store", "store"),
+        ("Version", "version"),
+    ];
+    let section = |(name, key)| Some((name, go_named(info.get(key)?)));
+    Value::Struct(sections.into_iter().filter_map(section).collect())
 }
 
 /// The document with its keys as podman's templates have them: `.Host.CgroupsVersion` for `cgroupVersion`.

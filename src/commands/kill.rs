@@ -9,11 +9,15 @@ use super::{Context, Outcome, lifecycle};
 use crate::cli::output;
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle kill web
+  coracle kill -s HUP web"#;
+
 /// Kill one or more running containers with a specific signal
 ///
 /// The main process inside each container specified will be sent SIGKILL, or any signal specified with option --signal.
 #[derive(clap::Args, Debug)]
-#[command(mut_arg("all", |all| all.help("Signal all running containers")), mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_arg("all", |all| all.help("Signal all running containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     chosen: Chosen,
@@ -46,7 +50,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             lifecycle::wake(context, record, &observed);
         }
         match sent {
-            true => output::print_line(&one.typed),
+            true => {
+                context.note(record, "kill");
+                output::print_line(&one.typed)
+            }
             false if args.chosen.all => Ok(()),
             false => Err(CommandError::user(format_args!(
                 "can only kill running containers. {} is in state {}: container state improper",

@@ -103,6 +103,9 @@ impl Stopping<'_> {
                 signal(init, Signal::KILL)?;
                 wait_for_process(init, None)?;
             }
+            if init.is_some() {
+                context.note(self.record, "stop");
+            }
             // The process is gone; a moment later its supervisor has written how it ended.
             wait(context, self.record, Until::Stopped)?;
             // Unless its policy gave it another run in the moment of the request. One that was started by somebody else

@@ -10,8 +10,13 @@ use super::{Context, Outcome};
 use crate::cli::output;
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle load -i image.tar
+  coracle load < image.tar.gz"#;
+
 /// Load image(s) from a tar archive
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Read from a file or directory instead of standard input
     #[arg(short, long, value_name = "FILE")]
@@ -41,6 +46,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         for source in sources.map_err(refused)? {
             let image =
                 storage::transport::pull_from(&store, source.as_ref(), &options, progress.as_ref()).map_err(refused)?;
+            let from = args.input.as_deref().map(std::path::Path::display);
+            context.note_image("loadfromarchive", &image.id, from.map(|path| path.to_string()).unwrap_or_default());
             let shown = source.names();
             if shown.is_empty() {
                 names.push_str(&format!("Loaded image: {}\n", image.id));

@@ -15,12 +15,16 @@ use super::{Context, Outcome};
 use crate::error::{CommandError, reason};
 use crate::supervisor::log_file;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle logs --tail 20 web
+  coracle logs -f --since 10m web"#;
+
 /// Fetch the logs of one or more containers
 ///
 /// Retrieves logs for one or more containers. This does not guarantee execution order when combined with coracle run
 /// (i.e., your run may not have generated any logs at the time you execute coracle logs).
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER")]

@@ -3,15 +3,18 @@
 pub(crate) mod attach;
 pub(crate) mod change;
 pub(crate) mod commit;
+pub(crate) mod completion;
 pub(crate) mod container;
 pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod exists;
 pub(crate) mod filter;
 pub(crate) mod fuse_overlayfs;
+pub(crate) mod globals;
 pub(crate) mod healthcheck;
 pub(crate) mod history;
 pub(crate) mod image;
@@ -36,6 +39,7 @@ pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod select;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod storage_driver;
 pub(crate) mod system;
@@ -47,16 +51,23 @@ pub(crate) mod version;
 pub(crate) mod volume;
 pub(crate) mod wait;
 
+#[cfg(test)]
+mod tiers;
+
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches};
 use runtime::userns::{self, Mapping};
+use storage::digest::Digest;
+use storage::state::container::Record;
+use storage::state::events::{self as journal, Event};
 use storage::state::layout::Layout;
 
 use crate::error::{CommandError, FAILED};
-use crate::role::Persona;
+use crate::role::{Persona, Program};
 use crate::supervisor::rootfs::DriverChoice;
 
 /// What every command is given.
@@ -66,15 +77,32 @@ pub(crate) struct Context {
     pub(crate) layout: Layout,
     /// Whose command line we answer like.
     pub(crate) persona: Persona,
+    /// The name that the command line was called by.
+    pub(crate) program: &'static str,
     /// `--storage-driver`.
     storage_driver: Option<String>,
 }
 
 impl Context {
+    /// The name that the command line was called by, and whose it is.
+    pub(crate) fn program(&self) -> Program {
+        Program { name: self.program, persona: self.persona }
+    }
+
     /// What is to mount root file systems: `--storage-driver`, else `$STORAGE_DRIVER`.
     pub(crate) fn storage_driver(&self) -> Result<DriverChoice, CommandError> {
         let named = self.storage_driver.clone().or_else(|| std::env::var("STORAGE_DRIVER").ok());
         DriverChoice::parse(&named.unwrap_or_default())
+    }
+
+    /// Tells the journal of events what has happened to a container.
+    pub(crate) fn note(&self, record: &Record, action: &str) {
+        journal::note(&self.layout, &[Event::container(record, action)]);
+    }
+
+    /// Tells the journal of events what has happened to an image; `name` is what it was called then.
+    pub(crate) fn note_image(&self, action: &str, id: &Digest, name: impl std::fmt::Display) {
+        journal::note(&self.layout, &[Event::new(journal::Kind::Image, action, id.hex(), name.to_string())]);
     }
 }
 
@@ -110,6 +138,7 @@ macro_rules! group {
             about: $about,
             define: |command| {
                 <$commands as clap::Subcommand>::augment_subcommands(command)
+                    .about($about)
                     .subcommand_required(true)
                     .arg_required_else_help(true)
             },
@@ -122,11 +151,13 @@ macro_rules! group {
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
+    command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),
     command!("cp", "Copy files/folders between a container and the local filesystem", cp::Args, cp::run),
     command!("create", "Create a container but do not start it", create::Args, create::run),
     command!("diff", "Display the changes to the object's file system", diff::Args, diff::run),
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
+    command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     group!("healthcheck", "Manage health checks on containers", healthcheck::Command, healthcheck::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
@@ -156,6 +187,7 @@ const COMMANDS: &[Entry] = &[
     command!("run", "Run a command in a new container", run::Args, run::run),
     command!("save", "Save image(s) to an archive", save::Args, save::run),
     command!("start", "Start one or more containers", start::Args, start::run),
+    command!("stats", "Display a live stream of container resource usage statistics", stats::Args, stats::run),
     command!("stop", "Stop one or more containers", stop::Args, stop::run),
     group!("system", "Manage everything coracle keeps", system::Command, system::run),
     command!("tag", "Add an additional name to a local image", tag::Args, tag::run),
@@ -168,59 +200,108 @@ const COMMANDS: &[Entry] = &[
     command!("version", "Display the coracle version information", version::Args, version::run),
     group!("volume", "Manage volumes", volume::Command, volume::run),
     command!("wait", "Block on one or more containers", wait::Args, wait::run),
+    command!("__complete", "What may follow", completion::CompleteArgs, completion::run_complete),
+    group!("__man", "Manual pages", completion::ManCommand, completion::run_man),
 ];
 
 fn misparsed(error: clap::Error) -> CommandError {
     CommandError::user(crate::cli::usage::one_line(&error))
 }
 
-/// The whole command line.
-fn command_line() -> clap::Command {
-    let path = |name, help| {
-        Arg::new(name).long(name).value_name("DIR").help(help).value_parser(clap::value_parser!(PathBuf)).global(true)
+/// The whole command line; each command's own part is built when it is named.
+fn command_line(program: Program) -> clap::Command {
+    let (display, version) = match program.persona {
+        Persona::Docker => ("Docker", format!("version {}, build coracle-{}", program.version(), CORACLE_VERSION)),
+        Persona::Podman => (program.name, format!("version {}", program.version())),
     };
-    clap::Command::new("coracle")
+    let command = clap::Command::new(program.name)
+        .bin_name(program.name)
+        .display_name(display)
         .about("Rootless, daemonless containers")
-        .version(concat!("version ", env!("CARGO_PKG_VERSION")))
+        .version(version)
         .disable_help_subcommand(true)
         .disable_version_flag(true)
         .arg(Arg::new("version").short('v').long("version").action(ArgAction::Version).help("Print version"))
         .args_override_self(true)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .arg(path("root", "Directory of images, containers and volumes"))
-        .arg(path("runroot", "Directory of the state of running containers"))
-        .arg(
-            Arg::new("storage-driver")
-                .long("storage-driver")
-                .value_name("DRIVER")
-                .help("What mounts root file systems: auto, overlay, overlay-fuse or fuse")
-                .global(true),
-        )
-        .subcommands(COMMANDS.iter().map(|entry| clap::Command::new(entry.name).about(entry.about).defer(entry.define)))
+        .after_help(EXAMPLES.replace("coracle", program.name));
+    globals::options(command).subcommands(COMMANDS.iter().map(|entry| named(entry).defer(entry.define)))
 }
+
+/// A command of the list, without its arguments.
+fn named(entry: &Entry) -> clap::Command {
+    let command = clap::Command::new(entry.name).about(entry.about).hide(entry.name.starts_with("__"));
+    if entry.name == "unmount" { command.visible_alias("umount") } else { command }
+}
+
+/// The whole command line with everything in it, for completions and manual pages.
+fn defined(program: Program) -> clap::Command {
+    let commands = COMMANDS.iter().map(|entry| (entry.define)(named(entry)));
+    globals::options(clap::Command::new(program.name).about("Rootless, daemonless containers")).subcommands(commands)
+}
+
+const CORACLE_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const EXAMPLES: &str = "Examples:
+  coracle run --rm -it IMAGE sh         # a shell in a new container
+  coracle run -d --name web -p 8080:80 IMAGE
+  coracle ps -a                         # what there is
+  coracle logs -f web                   # what it says
+  coracle exec -it web sh               # another process in it
+  coracle COMMAND --help                # more about a command";
 
 pub(crate) use lifecycle::empty_trash;
 
+/// `help run` is `run --help`; docker's `logs -n` is what podman calls `--tail`.
+fn arranged(program: Program, mut args: Vec<OsString>) -> Vec<OsString> {
+    if args.get(1).is_some_and(|word| word == "help") {
+        args.remove(1);
+        args.push("--help".into());
+    }
+    let is_logs = match args.get(1).and_then(|word| word.to_str()) {
+        Some("logs") => true,
+        Some("container") => args.get(2).is_some_and(|word| word == "logs"),
+        _ => false,
+    };
+    if program.persona == Persona::Docker && is_logs {
+        for word in args.iter_mut().skip(2) {
+            if let Some(count) = word.to_str().and_then(|word| word.strip_prefix("-n")) {
+                *word = if count.is_empty() { "--tail".into() } else { format!("--tail={count}").into() };
+            }
+        }
+    }
+    args
+}
+
 /// Parses the command line and runs what it says.
-pub(crate) fn run(persona: Persona) -> Outcome {
-    let matches = match command_line().try_get_matches() {
+pub(crate) fn run(program: Program) -> Outcome {
+    let persona = program.persona;
+    let args = arranged(program, std::env::args_os().collect());
+    let matches = match command_line(program).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return Err(misparsed(error));
+            let names: Vec<&str> =
+                COMMANDS.iter().map(|entry| entry.name).filter(|name| !name.starts_with('_')).collect();
+            return Err(globals::misunderstood(&error, program, &names));
         }
         Err(help) => {
             // A closed stdout is no failure.
-            let _ = help.print();
+            let _ = match program.name {
+                "coracle" => help.print().map_err(|error| CommandError::host(crate::error::reason(&error))),
+                name => crate::cli::output::print(&help.to_string().replace("  coracle ", &format!("  {name} "))),
+            };
             return Ok(if help.use_stderr() { FAILED } else { 0 });
         }
     };
     let chosen = matches
         .subcommand()
         .and_then(|(name, matches)| COMMANDS.iter().find(|entry| entry.name == name).map(|entry| (entry, matches)));
-    let Some((entry, matches)) = chosen else {
+    let Some((entry, of_command)) = chosen else {
         return Err(CommandError::user("a command is needed; see coracle --help"));
     };
+    globals::check(&matches, persona)?;
+    let matches = of_command;
     // Processes of ours work in other directories.
     let directory = |name| Some(std::path::absolute(matches.get_one::<PathBuf>(name)?).unwrap_or_default());
     let layout = match (directory("root"), directory("runroot")) {
@@ -235,7 +316,8 @@ pub(crate) fn run(persona: Persona) -> Outcome {
         }
     };
     let storage_driver = matches.get_one::<String>("storage-driver").cloned();
-    match (entry.run)(matches, &Context { layout, persona, storage_driver }) {
+    let context = Context { layout, persona, program: program.name, storage_driver };
+    match (entry.run)(matches, &context).map_err(|error| globals::name_meant(error, &context)) {
         // docker's client has 125 for `run` alone, and 1 for whatever else fails.
         Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {
             Err(error.with_code(1))

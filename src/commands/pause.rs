@@ -41,12 +41,12 @@ pub(crate) struct UnpauseArgs {
 
 /// Runs `coracle pause`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    each(context, &args.chosen, &args.filters, |state| matches!(state, State::Running { .. }), pause)
+    each(context, &args.chosen, &args.filters, "pause", |state| matches!(state, State::Running { .. }), pause)
 }
 
 /// Runs `coracle unpause`.
 pub(crate) fn run_unpause(args: UnpauseArgs, context: &Context) -> Outcome {
-    each(context, &args.chosen, &args.filters, |state| matches!(state, State::Paused { .. }), unpause)
+    each(context, &args.chosen, &args.filters, "unpause", |state| matches!(state, State::Paused { .. }), unpause)
 }
 
 /// Does it to what was chosen: what was chosen by `--all` or a filter only where it can be done.
@@ -54,6 +54,7 @@ fn each(
     context: &Context,
     chosen: &Chosen,
     filters: &[String],
+    action: &str,
     fits: impl Fn(&State) -> bool,
     act: impl Fn(&Context, &Record) -> Result<(), CommandError>,
 ) -> Outcome {
@@ -65,6 +66,7 @@ fn each(
             return Ok(());
         }
         act(context, &one.record)?;
+        context.note(&one.record, action);
         output::print_line(&one.typed)
     })
 }

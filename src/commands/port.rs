@@ -8,11 +8,15 @@ use super::{Context, Outcome, ps};
 use crate::cli::output;
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle port web
+  coracle port web 80/tcp"#;
+
 /// List port mappings or a specific mapping for the container
 ///
 /// List port mappings for the CONTAINER, or look up the public-facing port that is NAT-ed to the PRIVATE_PORT.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID
     #[arg(value_name = "CONTAINER")]

@@ -19,11 +19,17 @@ use crate::cli::{output, units};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle ps                             # what runs
+  coracle ps -a --filter status=exited
+  coracle ps --format "table {{.Names}}\t{{.Status}}\t{{.Ports}}"
+  coracle ps -aq | xargs coracle rm"#;
+
 /// List containers
 ///
 /// Prints out information about the containers.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Show all the containers, default is only running containers
     #[arg(short, long)]
@@ -64,6 +70,9 @@ pub(crate) struct Args {
     /// Sync container state with the runtime (it always is)
     #[arg(long, hide = true)]
     sync: bool,
+    /// Show the list anew after every so many seconds
+    #[arg(short, long, value_name = "SECONDS")]
+    watch: Option<u64>,
     /// Show containers in storage that are not controlled by coracle (there are none)
     #[arg(long, hide = true)]
     external: bool,
@@ -73,6 +82,17 @@ const SORTS: &[&str] = &["command", "created", "id", "image", "names", "runningf
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let Some(seconds) = args.watch else { return show(&args, context) };
+    let pause = std::time::Duration::from_secs(seconds.max(1));
+    loop {
+        // The screen's beginning, and nothing below it.
+        output::print("\x1b[H\x1b[2J")?;
+        show(&args, context)?;
+        std::thread::sleep(pause);
+    }
+}
+
+fn show(args: &Args, context: &Context) -> Outcome {
     if !SORTS.contains(&args.sort.as_str()) {
         return Err(CommandError::user(format_args!(
             "invalid argument {:?} for \"--sort\" flag: {:?} is not a valid value.  Choose from: {:?}",
@@ -84,7 +104,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if args.latest && args.last >= 0 {
         return Err(CommandError::user("last and latest are mutually exclusive"));
     }
-    let entries = entries(&args, context)?;
+    let entries = entries(args, context)?;
     let now = Timestamp::now();
     let view = View { now, no_trunc: args.no_trunc, with_size: args.size, persona: context.persona };
     let format = args.format.as_deref();
@@ -106,7 +126,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         output::print_line(Value::List(rows).to_json(style))?;
         return Ok(0);
     }
-    let default = default_format(&args, context.persona);
+    let default = default_format(args, context.persona);
     let format = match format {
         None => default.as_str(),
         Some("table") => default.as_str(),
@@ -263,11 +283,7 @@ pub(crate) fn tree_bytes(path: &Path) -> u64 {
 
 /// The full name of a container's image, or what was typed when it has none.
 pub(crate) fn image_name(record: &Record) -> &str {
-    match &record.image {
-        Some(image) if !image.full.is_empty() => &image.full,
-        Some(image) => &image.typed,
-        None => record.request.rootfs.as_deref().and_then(Path::to_str).unwrap_or_default(),
-    }
+    record.image_name()
 }
 
 /// `Up 3 minutes (healthy)`, `Exited (0) 2 seconds ago`, `Created`.
@@ -341,7 +357,7 @@ fn is_published(exposed: &ExposedPorts, ports: &[Port]) -> bool {
 }
 
 fn mount_targets(record: &Record) -> Vec<String> {
-    let mounts = record.request.mounts.iter().filter(|mount| !matches!(mount, Mount::Tmpfs(_)));
+    let mounts = record.request.mounts.iter().filter(|mount| !matches!(mount, Mount::Tmpfs(_) | Mount::Devpts(_)));
     mounts.map(|mount| mount.target().display().to_string()).collect()
 }
 

@@ -11,10 +11,23 @@ use storage::transport::registry::{ClientOptions, Credentials};
 use storage::transport::{PullOptions, Source};
 
 use super::{Context, Outcome};
+use crate::cli::accepted::Accepted;
+use crate::cli::options::ignored::OfPull;
+use crate::cli::options::platform::PlatformOptions;
+use crate::cli::parse::words;
+use crate::cli::printable::Printable;
+use crate::cli::usage::one;
 use crate::error::CommandError;
+
+const EXAMPLES: &str = r#"Examples:
+  coracle pull nginx                      # docker.io/library/nginx:latest
+  coracle pull registry.example/team/app:1
+  coracle pull --platform linux/arm64 debian:12
+  coracle pull docker-archive:image.tar"#;
 
 /// Pull an image from a registry, an archive or a layout
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Image reference, or TRANSPORT:WHERE (docker://, oci:, oci-archive:, docker-archive:, dir:)
     #[arg(required = true, value_name = "IMAGE")]
@@ -22,11 +35,15 @@ pub(crate) struct Args {
     /// Print nothing but the image's ID
     #[arg(short, long)]
     quiet: bool,
-    /// Platform to choose from a multi-platform image, OS/ARCH[/VARIANT]
-    #[arg(long, value_name = "PLATFORM")]
-    platform: Option<String>,
+    /// When to pull: always, missing, never or newer
+    #[arg(long, value_name = "POLICY", default_value = "always")]
+    policy: String,
+    #[command(flatten)]
+    platform: PlatformOptions,
     #[command(flatten)]
     registry: RegistryArgs,
+    #[command(flatten)]
+    accepted: Accepted<OfPull>,
 }
 
 /// How to talk to registries; shared by all commands that do.
@@ -69,13 +86,18 @@ impl RegistryArgs {
 
 /// Runs `coracle pull`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    args.accepted.warn();
+    let policy = one("--policy", &args.policy, words::pull_policy).map_err(CommandError::user)?;
     let options = PullOptions {
-        platform: parse_platform(args.platform.as_deref())?,
+        platform: parse_platform(args.platform.asked().map_err(CommandError::user)?.as_deref())?,
         client: args.registry.to_client_options()?,
         ..PullOptions::default()
     };
     for name in &args.images {
-        let image = pull(context, name, &options, args.quiet)?;
+        let image = match policy {
+            PullPolicy::Always => pull(context, name, &options, args.quiet)?,
+            _ => ensure(context, name, policy, &options, args.quiet)?,
+        };
         println!("{}", image.id.hex());
     }
     Ok(0)
@@ -107,7 +129,7 @@ pub(crate) fn ensure(
         (PullPolicy::Newer, Some(image)) => Ok(pull(context, name, options, quiet).unwrap_or(image)),
         (_, None) => {
             if !quiet && policy == PullPolicy::Missing {
-                eprintln!("Unable to find image '{name}' locally");
+                eprintln!("Unable to find image '{}' locally", Printable::line(name));
             }
             pull(context, name, options, quiet)
         }
@@ -130,17 +152,18 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
     }
     let id = super::in_userns_with_output(&mapping, || {
         if !quiet {
-            eprintln!("Trying to pull {name}...");
+            eprintln!("Trying to pull {}...", Printable::line(name));
         }
         let progress = crate::cli::progress::for_terminal(quiet);
         let image =
             storage::transport::pull(&store, &source, &options, progress.as_ref()).map_err(CommandError::host)?;
         Ok(image.id.to_string())
     })?;
-    store
-        .resolve(&id)
-        .map_err(CommandError::host)?
-        .ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))
+    let image = store.resolve(&id).map_err(CommandError::host)?;
+    let image =
+        image.ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))?;
+    context.note_image("pull", &image.id, name);
+    Ok(image)
 }
 
 /// The user's ids, and the options of a transfer that asks no registry.

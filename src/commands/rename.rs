@@ -4,9 +4,12 @@ use storage::state::container;
 
 use super::{Context, Outcome};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle rename web old-web"#;
+
 /// Rename an existing container
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID
     #[arg(value_name = "CONTAINER")]
@@ -22,7 +25,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     // docker shows names with a slash and takes them back.
     let name = args.name.strip_prefix('/').unwrap_or(&args.name);
     if record.name != name {
-        container::rename(&context.layout, &record.id, name)?;
+        context.note(&container::rename(&context.layout, &record.id, name)?, "rename");
     }
     Ok(0)
 }

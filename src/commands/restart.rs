@@ -48,6 +48,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             }
             Err(error) => return Err(error.into()),
         }
+        context.note(record, "restart");
         start::start(context, record.clone())?;
         output::print_line(&one.typed)
     })

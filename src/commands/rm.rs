@@ -6,16 +6,22 @@ use storage::state::lock::FileLock;
 use storage::state::status;
 
 use super::select::{self, Chosen, Selected, Selection};
-use super::{Context, Outcome, lifecycle, stop};
+use super::{Context, Outcome, lifecycle, mount, stop};
 use crate::cli::output;
 use crate::error::CommandError;
+use crate::supervisor::rootfs::mount_point;
+
+const EXAMPLES: &str = r#"Examples:
+  coracle rm web
+  coracle rm -f -v web                   # also if it runs, with its anonymous volumes
+  coracle rm --all"#;
 
 /// Remove one or more containers
 ///
 /// Removes one or more containers from the host. The container name or ID can be used. Running or unusable containers
 /// will not be removed without the -f option.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_arg("all", |all| all.help("Remove all containers")), mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_arg("all", |all| all.help("Remove all containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     chosen: Chosen,
@@ -139,7 +145,12 @@ pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Resul
 }
 
 fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
+    if nix::unistd::geteuid().is_root() {
+        // `coracle mount`, in the namespace that we are in; what is mounted in others goes with the directory.
+        mount::Mounted::read()?.unmount(&mount_point(&context.layout, record), true)?;
+    }
     container::remove(&context.layout, &record.id)?;
+    context.note(record, "remove");
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;
     }

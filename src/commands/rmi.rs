@@ -3,15 +3,20 @@
 use storage::image::store::{Image, ImageStore};
 use storage::state::container::Record;
 
+use super::image::mount;
 use super::{Context, Outcome, images, lifecycle, rm, select, stop, tag};
 use crate::cli::output;
 use crate::error::CommandError;
+
+const EXAMPLES: &str = r#"Examples:
+  coracle rmi nginx:1
+  coracle rmi -f $(coracle images -q --filter dangling=true)"#;
 
 /// Remove one or more images from local storage
 ///
 /// Removes one or more previously pulled or locally created images.
 #[derive(clap::Args, Debug, Default)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the image (can be repeated)
     #[arg(value_name = "IMAGE")]
@@ -85,6 +90,7 @@ fn one(
         // By one of several names: only that name goes.
         Some(name) if image.names.len() > 1 => {
             store.untag(name)?;
+            context.note_image("untag", &image.id, name);
             output::print_line(format_args!("Untagged: {name}"))
         }
         None if image.names.len() > 1 && !args.force => Err(CommandError::user(format_args!(
@@ -103,6 +109,7 @@ fn one(
 
 /// Removes an image with all its names.
 fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> Result<(), CommandError> {
+    mount::refuse_mounted(context, image)?;
     let users: Vec<Record> = users(context, image)?;
     if let Some(user) = users.first()
         && !args.force
@@ -129,19 +136,35 @@ fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> 
     output::print_line(format_args!("Deleted: {}", image.id.hex()))
 }
 
+/// Removes an image that a container was made of, unless another one is.
+pub(crate) fn remove_unused(context: &Context, id: &storage::digest::Digest) -> Result<(), CommandError> {
+    let store = ImageStore::open(&context.layout);
+    let Some(image) = store.resolve(&id.to_string())? else { return Ok(()) };
+    if users(context, &image)?.is_empty() {
+        remove_from(&store, context, &image)?;
+        lifecycle::empty_trash(&context.layout);
+    }
+    Ok(())
+}
+
 /// Removes an image from the store; on a full disk the trash it leaves makes room for the rest.
 pub(crate) fn remove_from(store: &ImageStore, context: &Context, image: &Image) -> Result<(), CommandError> {
     match store.remove(image) {
         Err(error) if error.is_full_disk() => {
             lifecycle::empty_trash(&context.layout);
-            Ok(store.remove(image)?)
+            store.remove(image)?;
         }
-        other => Ok(other?),
+        other => other?,
     }
+    for name in &image.names {
+        context.note_image("untag", &image.id, name);
+    }
+    context.note_image("remove", &image.id, "");
+    Ok(())
 }
 
 /// The containers that use an image.
 pub(crate) fn users(context: &Context, image: &Image) -> Result<Vec<Record>, CommandError> {
     let records = select::all(context)?.into_iter();
-    Ok(records.filter(|record| record.image.as_ref().is_some_and(|used| used.id == image.id)).collect())
+    Ok(records.filter(|record| storage::prune::uses_image(record, &image.id)).collect())
 }

@@ -16,9 +16,15 @@ use crate::error::CommandError;
 use crate::role::Persona;
 use crate::supervisor::{Birth, FirstClient, bundle};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle run --rm -it busybox sh                       # a shell, gone when it ends
+  coracle run -d --name web -p 8080:80 nginx             # in the background, with a port
+  coracle run --rm -v .:/src -w /src golang go test      # on the files of this directory
+  coracle run --rm -e NAME=value --env-file .env IMAGE env"#;
+
 /// Run a command in a new container
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunOptions,
@@ -31,7 +37,9 @@ pub(crate) struct Args {
 /// Runs `coracle run`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let keys = parse_detach_keys(args.run.detach_keys.as_deref())?;
-    let record = create::new_record(context, &args.container, &args.registry, true)?;
+    let mut record = create::new_record(context, &args.container, &args.registry, true)?;
+    record.request.remove |= args.run.rmi;
+    super::start::start_required(context, &record.request)?;
     let name = create::claim_place(context, &args.container)?;
     let prepared = create::prepare(context, record)?;
     let record = prepared.record.clone();
@@ -59,10 +67,33 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         None => {
             // A reader that went away does not make the start a failure.
             let _ = writeln!(std::io::stdout(), "{}", record.id);
+            if args.run.rmi {
+                eprintln!("Warning: --rmi is ignored: this command does not stay until the container ends");
+            }
             Ok(0)
         }
-        Some(control) => stay(Client::inherited(control).with_raw_mode(raw), &record, args.run.sig_proxy),
+        Some(control) => {
+            let code = stay(Client::inherited(control).with_raw_mode(raw), &record, args.run.sig_proxy)?;
+            if args.run.rmi {
+                remove_image(context, &record)?;
+            }
+            Ok(code)
+        }
     }
+}
+
+/// `--rmi`: the image goes with its container, unless others are made of it.
+fn remove_image(context: &Context, record: &Record) -> Result<(), CommandError> {
+    let Some(image) = &record.image else { return Ok(()) };
+    // Detached from: it still runs, and needs it.
+    if storage::state::container::load(&context.layout, &record.id)?.is_some() {
+        super::lifecycle::wait(context, record, super::lifecycle::Until::Stopped)?;
+    }
+    match super::rmi::remove_unused(context, &image.id) {
+        Ok(()) => {}
+        Err(error) => error.print(),
+    }
+    Ok(())
 }
 
 /// Parses `--detach-keys`: docker's default without it, none when it is empty.

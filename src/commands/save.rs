@@ -11,10 +11,17 @@ use storage::transport::TransportError;
 use storage::transport::save::{self, Saved};
 
 use super::{Context, Outcome};
+use crate::cli::accepted::Accepted;
+use crate::cli::options::ignored::OfSave;
 use crate::error::{CommandError, reason};
+
+const EXAMPLES: &str = r#"Examples:
+  coracle save -o image.tar nginx:1 redis:7
+  coracle save nginx | ssh host coracle load"#;
 
 /// Save image(s) to an archive
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Images to save
     #[arg(value_name = "IMAGE", required = true)]
@@ -28,6 +35,8 @@ pub(crate) struct Args {
     /// Print nothing
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    accepted: Accepted<OfSave>,
     /// Accepted for podman: several images are always saved into one archive
     #[arg(short, long)]
     multi_image_archive: bool,
@@ -48,6 +57,7 @@ enum Format {
 
 /// Runs `coracle save`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    args.accepted.warn();
     let store = ImageStore::open(&context.layout);
     let images = choose(&store, &args.images)?;
     let saved: Vec<Saved<'_>> = images.iter().map(|(image, names)| Saved { image, names: names.clone() }).collect();
@@ -71,6 +81,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             archive(&store, &saved, format, &mut out)?;
             out.flush().map_err(|error| CommandError::host(format!("save: write: {}", reason(&error))))?;
         }
+    }
+    for (image, _) in &images {
+        let to = args.output.as_deref().map(Path::display);
+        context.note_image("save", &image.id, to.map(|path| path.to_string()).unwrap_or_default());
     }
     Ok(0)
 }

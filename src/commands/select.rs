@@ -142,6 +142,11 @@ pub(crate) fn all(context: &Context) -> Result<Vec<Record>, CommandError> {
     Ok(records)
 }
 
+/// The container created last.
+pub(crate) fn latest(context: &Context) -> Result<Record, CommandError> {
+    all(context)?.pop().ok_or_else(|| CommandError::user("no containers: there is no latest one"))
+}
+
 /// Does something to each container, prints the errors as they come and ends with the last.
 pub(crate) fn each(
     selected: &[Selected],

@@ -1,6 +1,7 @@
 //! `coracle start`: run a container that exists.
 
 use storage::state::container::Record;
+use storage::state::request::Request;
 use storage::state::status::{self, State};
 
 use super::run::{first_client, parse_detach_keys, stay};
@@ -10,9 +11,13 @@ use crate::cli::output;
 use crate::error::CommandError;
 use crate::supervisor::Birth;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle start web
+  coracle start -ai job                  # and stay attached"#;
+
 /// Start one or more containers
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "latest", "filters"])]
@@ -63,7 +68,16 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     })
 }
 
-/// Starts a container in the background; one that runs is left alone.
+/// `--requires`: starts the containers that one is not to be without.
+pub(crate) fn start_required(context: &Context, request: &Request) -> Result<(), CommandError> {
+    for name in &request.requires {
+        let required = storage::state::container::find(&context.layout, name).map_err(CommandError::user)?;
+        start(context, required).map_err(|error| error.while_doing(format!("start required container {name}")))?;
+    }
+    Ok(())
+}
+
+/// Starts a container in the background, after those that it requires; one that runs is left alone.
 pub(crate) fn start(context: &Context, record: Record) -> Result<(), CommandError> {
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
     if let State::Paused { .. } = observed.state {
@@ -73,6 +87,7 @@ pub(crate) fn start(context: &Context, record: Record) -> Result<(), CommandErro
     if observed.state.is_alive() {
         return Ok(());
     }
+    start_required(context, &record.request)?;
     create::prepare(context, record)?.launch(context, Birth::Existing, None)?.wait_started()?;
     Ok(())
 }
@@ -83,6 +98,7 @@ fn start_attached(context: &Context, record: &Record, args: &Args) -> Outcome {
         return super::attach::attach(context, record, args.detach_keys.as_deref(), args.interactive, args.sig_proxy);
     }
     let keys = parse_detach_keys(args.detach_keys.as_deref())?;
+    start_required(context, &record.request)?;
     let prepared = create::prepare(context, record.clone())?;
     let mut client = first_client(context, record, keys)?;
     client.stdin &= args.interactive;

@@ -7,12 +7,19 @@ use storage::state::container::Record;
 use super::select::{self, Chosen, Selection};
 use super::{Context, Outcome, lifecycle};
 use crate::cli::output;
+use crate::cli::parse::words;
+use crate::cli::usage::one;
+use crate::error::CommandError;
+
+const EXAMPLES: &str = r#"Examples:
+  coracle stop web
+  coracle stop -t 2 --all"#;
 
 /// Stop one or more containers
 ///
 /// Sends the stop signal, waits, then kills what is left.
 #[derive(clap::Args, Debug)]
-#[command(mut_arg("all", |all| all.help("Stop all running containers")), mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_arg("all", |all| all.help("Stop all running containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
     chosen: Chosen,
@@ -22,6 +29,9 @@ pub(crate) struct Args {
     /// Ignore errors when a specified container is missing
     #[arg(short, long)]
     ignore: bool,
+    /// Signal to send instead of the container's stop signal
+    #[arg(short, long, value_name = "SIGNAL")]
+    signal: Option<String>,
     /// Seconds to wait for stop before killing the container, -1 for ever [default: 10]
     #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS", allow_negative_numbers = true)]
     time: Option<i64>,
@@ -31,7 +41,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     args.chosen.required(!args.filters.is_empty())?;
     let selection = Selection { filters: &args.filters, ignore: args.ignore, ..args.chosen.selection() };
-    let (selected, mut errors) = selection.resolve(context)?;
+    let (mut selected, mut errors) = selection.resolve(context)?;
+    if let Some(signal) = &args.signal {
+        let signal = one("-s, --signal", signal, words::signal).map_err(CommandError::user)?;
+        for one in &mut selected {
+            one.record.request.stop_signal = Some(signal.clone());
+        }
+    }
     // All get their signal before one is waited for.
     let mut stopping = Vec::new();
     for one in &selected {

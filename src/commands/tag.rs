@@ -6,11 +6,14 @@ use storage::reference::Reference;
 use super::{Context, Outcome, images};
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle tag nginx localhost:5000/nginx:mine"#;
+
 /// Add an additional name to a local image
 ///
 /// Adds one or more additional names to locally-stored image.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the image
     #[arg(value_name = "IMAGE")]
@@ -27,6 +30,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let image = store.resolve(&args.image)?.ok_or_else(|| images::not_known(&args.image))?;
     for name in &names {
         store.tag(&image, name)?;
+        context.note_image("tag", &image.id, name);
     }
     Ok(0)
 }
@@ -67,6 +71,7 @@ pub(crate) fn run_untag(args: UntagArgs, context: &Context) -> Outcome {
     if args.names.is_empty() {
         for name in &image.names {
             store.untag(name)?;
+            context.note_image("untag", &image.id, name);
         }
         return Ok(0);
     }
@@ -74,6 +79,7 @@ pub(crate) fn run_untag(args: UntagArgs, context: &Context) -> Outcome {
         let found = image.names.iter().find(|known| answers(known, name));
         let found = found.ok_or_else(|| CommandError::user(format_args!("{name}: tag not known")))?;
         store.untag(found)?;
+        context.note_image("untag", &image.id, found);
     }
     Ok(0)
 }

@@ -12,12 +12,16 @@ use crate::cli::{output, table};
 use crate::error::CommandError;
 use crate::supervisor::rootfs::View;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle top web
+  coracle top web pid user args"#;
+
 /// Display the running processes of a container
 ///
 /// Format descriptors: args, comm, etime, group, hgroup, hpid, huser, nice, pcpu, pgid, pid, ppid, rss, seccomp, state,
 /// stime, time, tty, user, vsz, capbnd, capeff, capinh, capprm, capamb, label.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID, then format descriptors
     #[arg(value_name = "CONTAINER [DESCRIPTOR]", trailing_var_arg = true, allow_hyphen_values = true)]

@@ -8,17 +8,21 @@ use runtime::userns::{self, Mapping};
 use super::{Context, Outcome};
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle unshare                        # a shell as root of the user namespace
+  coracle unshare ls -ln ~/.local/share/coracle/volumes"#;
+
 /// Run a command in a modified user namespace
 ///
 /// The command sees the files of containers and volumes as their root does, and may mount. Without one, the user's shell is started.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Join the rootless network namespace (there is none)
     #[arg(long, hide = true)]
     rootless_netns: bool,
     /// The command with its arguments
-    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 

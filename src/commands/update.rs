@@ -61,6 +61,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     })?;
     // One that does not run reads it at its next start.
     super::pause::ask(context, &record, Question::Reload)?;
+    context.note(&record, "update");
     output::print_line(&record.id)?;
     Ok(0)
 }

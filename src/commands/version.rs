@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Context, Outcome};
 use crate::cli::format::{Json, Template, Value, enforce_range, is_json, normalize};
 use crate::cli::{output, units};
-use crate::role::Persona;
+use crate::role::{Persona, Program};
 
 /// The API version that docker's tools are told: enough for all of today's.
 const API_VERSION: &str = "1.44";
@@ -22,7 +22,7 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let docker = context.persona == Persona::Docker;
-    let version = describe(docker);
+    let version = describe(context.program());
     let text = match args.format.as_deref() {
         Some(format) if is_json(format) => {
             let style = Json { indent: None, escape_html: true, open_empty_maps: false };
@@ -34,7 +34,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             output::print(&text)?;
             return error.map_or(Ok(0), Err);
         }
-        None => human(&version, docker),
+        None if docker => human_docker(&version),
+        None => human(&version),
     };
     output::print(&text)?;
     Ok(0)
@@ -52,18 +53,19 @@ fn built() -> Option<Timestamp> {
 }
 
 /// There is no server; scripts that ask for its version get ours all the same.
-pub(crate) fn describe(docker: bool) -> Value {
+pub(crate) fn describe(program: Program) -> Value {
+    let docker = program.persona == Persona::Docker;
     let built = built();
-    let api = if docker { API_VERSION } else { env!("CARGO_PKG_VERSION") };
+    let api = if docker { API_VERSION } else { program.version() };
     let side = |server: bool| {
         let mut fields = vec![
             ("APIVersion", api.into()),
-            ("Version", env!("CARGO_PKG_VERSION").into()),
+            ("Version", program.version().into()),
             ("GoVersion", "".into()),
             ("GitCommit", "".into()),
             ("BuiltTime", built.map(units::ansi_c).unwrap_or_default().into()),
             ("Built", Value::Int(built.map_or(0, Timestamp::as_second))),
-            ("BuildOrigin", "".into()),
+            ("BuildOrigin", concat!("coracle ", env!("CARGO_PKG_VERSION")).into()),
             ("OsArch", format!("linux/{}", arch()).into()),
             ("Os", "linux".into()),
         ];
@@ -82,23 +84,19 @@ pub(crate) fn describe(docker: bool) -> Value {
     Value::Struct(vec![("Client", side(false)), ("Server", side(true))])
 }
 
-fn human(version: &Value, docker: bool) -> String {
-    let block = |side: &str, title: &str| {
-        let field =
-            |name: &str| version.get(side).and_then(|side| side.get(name)).map(Value::to_text).unwrap_or_default();
-        format!(
-            "{side}:\t{title}\nVersion:\t{}\nAPI Version:\t{}\nBuilt:\t{}\nOS/Arch:\t{}\n",
-            field("Version"),
-            field("APIVersion"),
-            field("BuiltTime"),
-            field("OsArch")
-        )
-    };
-    let mut text = block("Client", "Coracle");
-    if docker {
-        text.push('\n');
-        text.push_str(&block("Server", "Coracle (no daemon is needed)"));
-    }
+fn field(version: &Value, side: &str, name: &str) -> String {
+    version.get(side).and_then(|side| side.get(name)).map(Value::to_text).unwrap_or_default()
+}
+
+fn human(version: &Value) -> String {
+    let field = |name: &str| field(version, "Client", name);
+    let text = format!(
+        "Client:\tCoracle\nVersion:\t{}\nAPI Version:\t{}\nBuilt:\t{}\nOS/Arch:\t{}\n",
+        field("Version"),
+        field("APIVersion"),
+        field("BuiltTime"),
+        field("OsArch")
+    );
     // One column of fifteen, as podman has it.
     text.lines()
         .map(|line| match line.split_once('\t') {
@@ -106,4 +104,35 @@ fn human(version: &Value, docker: bool) -> String {
             None => format!("{line}\n"),
         })
         .collect()
+}
+
+/// Two blocks, as docker has it: what reads them finds a server.
+fn human_docker(version: &Value) -> String {
+    let client = |name: &str| field(version, "Client", name);
+    let server = |name: &str| field(version, "Server", name);
+    format!(
+        "Client: Coracle {coracle}\n \
+         Version:           {}\n \
+         API version:       {}\n \
+         Built:             {}\n \
+         OS/Arch:           {}\n \
+         Context:           default\n\n\
+         Server: Coracle {coracle} (no daemon is needed)\n \
+         Engine:\n  \
+         Version:          {}\n  \
+         API version:      {} (minimum version {})\n  \
+         Built:            {}\n  \
+         OS/Arch:          {}\n  \
+         Experimental:     false\n",
+        client("Version"),
+        client("APIVersion"),
+        client("BuiltTime"),
+        client("OsArch"),
+        server("Version"),
+        server("APIVersion"),
+        server("MinAPIVersion"),
+        server("BuiltTime"),
+        server("OsArch"),
+        coracle = env!("CARGO_PKG_VERSION"),
+    )
 }

@@ -13,11 +13,14 @@ use super::{Context, Outcome};
 use crate::cli::output;
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle wait job                       # prints its exit code"#;
+
 /// Block on one or more containers
 ///
 /// Block until one or more containers stop and then print their exit codes.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Container name or ID (can be repeated)
     #[arg(value_name = "CONTAINER")]

@@ -24,6 +24,7 @@ use runtime::process::{Forked, SysError, clone3, pidfd, wait};
 use storage::state::container;
 use storage::state::lock::FileLock;
 use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, StateFile};
+use storage::volume::Owner;
 
 use super::create::create;
 use super::launch::{Birth, Launch};
@@ -175,10 +176,11 @@ impl Waiting {
         let gone = || CommandError::host("the command that started the container is gone");
         // The init of the common case does not need ids to be born: it can wait along with us.
         let (mut maps, mut staged) = (maps, Staged::default());
+        if (nested || !launch.chores.is_empty()) && !maps.take().map_or(Ok(true), MapsPending::wait)? {
+            return Err(gone());
+        }
+        launch.chores.run(&layout, &record)?;
         if nested {
-            if !maps.take().map_or(Ok(true), MapsPending::wait)? {
-                return Err(gone());
-            }
             staged = stage(launch, &mut union).map_err(|error| because_of(&mut union, error))?;
         }
         let flags = clone_flags(&launch.spec);
@@ -293,6 +295,11 @@ impl Waiting {
                 CommandError::host(format!("--pidfile {}: {}", path.display(), crate::error::reason(&error)))
             })?;
         }
+        if let Some(path) = &record.request.supervisor_pidfile {
+            std::fs::write(path, supervisor_pid().to_string()).map_err(|error| {
+                CommandError::host(format!("--conmon-pidfile {}: {}", path.display(), crate::error::reason(&error)))
+            })?;
+        }
         run.since = Instant::now();
         run.forwarding_since = run.since;
         Ok(run)
@@ -359,6 +366,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
     let keyring = std::ffi::CString::new(format!("_coracle.{}", launch.record.id)).unwrap_or_default();
     let mount_point = launch.layout.container(&launch.record.id);
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
+    let single_id = super::bundle::is_single(&launch.record.request.userns, &launch.mapping);
     let plan = steps::Plan {
         spec: &launch.spec,
         early_sysctls: launch.network.sysctls(),
@@ -366,8 +374,11 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         staged,
         mount_point: &mount_point,
         fill: &launch.fill,
+        append: &launch.accounts,
         copy_tree,
-        single_id: super::bundle::is_single(&launch.record.request.userns, &launch.mapping),
+        own: &launch.chores.own_filled,
+        own_tree: if single_id { record_tree } else { own_tree },
+        single_id,
         streams,
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
         seal: launch.seal.as_ref(),
@@ -380,6 +391,14 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
 
 fn copy_tree(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
     storage::volume::copy_up(from, to).map(drop).map_err(std::io::Error::other)
+}
+
+fn own_tree(tree: std::os::fd::BorrowedFd<'_>, uid: u32, gid: u32) -> std::io::Result<()> {
+    storage::volume::own_opened(".".as_ref(), tree, Owner::Real(uid, gid)).map_err(|error| error.source)
+}
+
+fn record_tree(tree: std::os::fd::BorrowedFd<'_>, uid: u32, gid: u32) -> std::io::Result<()> {
+    storage::volume::own_opened(".".as_ref(), tree, Owner::Recorded(uid, gid)).map_err(|error| error.source)
 }
 
 fn clone_flags(spec: &Spec) -> u64 {

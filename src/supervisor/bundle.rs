@@ -3,22 +3,22 @@
 //! **Runs in:** the CLI, before the supervisor is forked. Creates named volumes and missing bind sources; nothing else is
 //! written here.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    LinuxIdMapping, LinuxIdMappingBuilder, Mount as OciMount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
-    User,
+    LinuxIdMapping, LinuxIdMappingBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User,
 };
 use runtime::bundle::{self, Choice, DeviceBind, Namespaces, Options, OwnFile, Shm, defaults};
+use runtime::mount::target::Append;
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::security::masks::MaskedPaths;
-use runtime::userns::{IdMap, Mapping};
+use runtime::userns::{IdMap, IdMapEntry, Mapping};
 use storage::state::container::Record;
 use storage::state::layout::Layout;
-use storage::state::request::{Mount, Namespace, Request, UserNamespace, VolumeMount};
+use storage::state::request::{IdRange, Namespace, Request, UserNamespace};
 
-use crate::cli::user::{self, ResolvedUser};
+use super::{accounts, mounts};
+use crate::cli::user::ResolvedUser;
 use crate::error::{CommandError, reason};
 
 /// A bundle, and what belongs to it that the specification cannot say.
@@ -26,10 +26,10 @@ use crate::error::{CommandError, reason};
 pub(crate) struct Bundle {
     /// What `config.json` holds.
     pub(crate) spec: Spec,
-    /// Targets of new volumes, to be filled from the image.
-    pub(crate) fill: Vec<PathBuf>,
-    /// Volumes without a name that were made for this container.
-    pub(crate) anonymous_volumes: Vec<String>,
+    /// Lines for its passwd and group files.
+    pub(crate) accounts: Vec<Append>,
+    /// What its mounts need.
+    pub(crate) planned: mounts::Planned,
 }
 
 /// The namespaces of another container, resolved by whoever knows containers.
@@ -38,6 +38,9 @@ pub(crate) struct Shared {
     /// Pid of the init whose namespaces are shared, and the container's directory in the runtime directory.
     pub(crate) pid: Option<i32>,
 }
+
+/// The group that terminals belong to, by every distribution's convention.
+const TTY_GID: u32 = 5;
 
 /// The value of `--group-add` that keeps the caller's supplementary groups.
 const KEEP_GROUPS: &str = "keep-groups";
@@ -60,9 +63,7 @@ pub(crate) fn prepare(
 ) -> Result<Bundle, CommandError> {
     let request = &record.request;
     let mut options = Options { root: super::rootfs::mount_point(layout, record), ..Options::default() };
-    let user =
-        user::resolve(&request.user, &request.group_add, &rootfs.read("/etc/passwd")?, &rootfs.read("/etc/group")?)
-            .map_err(CommandError::user)?;
+    let (user, accounts) = accounts::resolve(request, rootfs.read("/etc/passwd")?, rootfs.read("/etc/group")?)?;
 
     options.read_only = request.read_only;
     options.read_only_tmpfs = request.read_only_tmpfs;
@@ -77,13 +78,17 @@ pub(crate) fn prepare(
     options.init = request.init_path.clone().filter(|_| request.init);
     options.writable_cgroup = request.security.unmask.iter().any(|path| path == "ALL");
     options.privileged = request.privileged;
-    options.tty_group_mapped = !is_single(&request.userns, mapping);
     options.annotations = request.annotations.clone();
     if request.group_add.iter().any(|group| group == KEEP_GROUPS) {
         options.annotations.insert("run.oci.keep_original_groups".to_owned(), "1".to_owned());
     }
     security(request, &user, &mut options)?;
     let (uids, gids) = nested_maps(&request.userns, mapping)?;
+    let tty_is_mapped = |one: &IdMapEntry| (one.container..one.container.saturating_add(one.size)).contains(&TTY_GID);
+    options.tty_group_mapped = match gids.0.as_slice() {
+        [] => !is_single(&request.userns, mapping),
+        ranges => ranges.iter().any(tty_is_mapped),
+    };
     (options.uid_mappings, options.gid_mappings) = (id_mappings(&uids), id_mappings(&gids));
     options.namespaces = namespaces(request, shared)?;
     options.sysctls = request.sysctls.clone();
@@ -130,18 +135,25 @@ pub(crate) fn prepare(
     if request.privileged {
         options.devices.extend(accessible_devices());
     }
-    let mut out = Bundle { spec: Spec::default(), fill: Vec::new(), anonymous_volumes: Vec::new() };
+    let mut planned = mounts::Planned::default();
+    let plan = mounts::Plan {
+        layout,
+        record,
+        user: (user.uid, user.gid),
+        maps: (&uids, &gids),
+        single_id: is_single(&request.userns, mapping),
+        ownership: super::rootfs::ownership(mapping),
+    };
     let mut finish = || {
-        for mount in &request.mounts {
-            options.mounts.push(oci_mount(layout, mount, &mut out)?);
-        }
-        out.spec = bundle::generate(&options);
-        bundle::validate(&out.spec).map_err(CommandError::user)
+        options.mounts = mounts::plan(&plan, &mut planned)?;
+        let spec = bundle::generate(&options);
+        bundle::validate(&spec).map_err(CommandError::user)?;
+        Ok(spec)
     };
     match finish() {
-        Ok(()) => Ok(out),
+        Ok(spec) => Ok(Bundle { spec, accounts, planned }),
         Err(error) => {
-            forget_volumes(layout, &out.anonymous_volumes);
+            forget_volumes(layout, &planned.anonymous_volumes);
             Err(error)
         }
     }
@@ -321,8 +333,14 @@ pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(
             let (Some(size), Some(first)) = (*size, *first) else {
                 return Err(CommandError::new(crate::error::Kind::Internal, "--userns auto: no range was chosen"));
             };
-            let range = IdMap(vec![runtime::userns::IdMapEntry { container: 0, host: first, size }]);
+            let range = IdMap(vec![IdMapEntry { container: 0, host: first, size }]);
             Ok((range.clone(), range))
+        }
+        UserNamespace::Maps { uids, gids } => {
+            if mapping.single.is_some() {
+                return Err(CommandError::host("--uidmap: needs subordinate ids, and this user has none"));
+            }
+            Ok((given_map("--uidmap", uids, &mapping.uids)?, given_map("--gidmap", gids, &mapping.gids)?))
         }
         other => Err(CommandError::user(format!(
             "--userns {}: not supported; use keep-id, auto, single or host",
@@ -334,6 +352,54 @@ pub(crate) fn nested_maps(userns: &UserNamespace, mapping: &Mapping) -> Result<(
             }
         ))),
     }
+}
+
+/// The map of `--uidmap` or `--gidmap`, if this user has the ids.
+fn given_map(flag: &str, ranges: &[IdRange], all: &IdMap) -> Result<IdMap, CommandError> {
+    let bad = |why: String| Err(CommandError::user(format!("{flag}: {why}")));
+    // Init is root of the container first.
+    if !ranges.iter().any(|range| range.container == 0) {
+        return bad("id 0 of the container must be mapped".to_owned());
+    }
+    let end = |first: u32, size: u32| u64::from(first) + u64::from(size);
+    for (index, range) in ranges.iter().enumerate() {
+        if end(range.base, range.size) > all.len() {
+            return bad(format!(
+                "{}:{}:{} does not fit into the {} ids of this user",
+                range.container,
+                range.base,
+                range.size,
+                all.len()
+            ));
+        }
+        let meets = |one: u32, other: u32, size: u32| {
+            u64::from(one) < end(other, size) && u64::from(other) < end(one, range.size)
+        };
+        let overlaps = |other: &&IdRange| {
+            meets(range.container, other.container, other.size) || meets(range.base, other.base, other.size)
+        };
+        if let Some(other) = ranges.iter().take(index).find(overlaps) {
+            return bad(format!(
+                "{}:{}:{} overlaps {}:{}:{}",
+                range.container, range.base, range.size, other.container, other.base, other.size
+            ));
+        }
+    }
+    // The kernel takes no range that is not one range of the base namespace.
+    let mut entries = Vec::new();
+    for range in ranges {
+        let mut rest = *range;
+        while rest.size > 0 {
+            let left = all.0.iter().find_map(|one| {
+                let inside = rest.base.checked_sub(one.container).filter(|inside| *inside < one.size)?;
+                Some(one.size - inside)
+            });
+            let size = rest.size.min(left.unwrap_or(rest.size));
+            entries.push(IdMapEntry { container: rest.container, host: rest.base, size });
+            rest = IdRange { container: rest.container + size, base: rest.base + size, size: rest.size - size };
+        }
+    }
+    Ok(IdMap(entries))
 }
 
 fn namespaces(request: &Request, shared: &Shared) -> Result<Namespaces, CommandError> {
@@ -364,74 +430,4 @@ fn namespaces(request: &Request, shared: &Shared) -> Result<Namespaces, CommandE
         uts: choice(&request.uts, "uts")?,
         cgroup: choice(&request.cgroupns, "cgroup")?,
     })
-}
-
-fn oci_mount(layout: &Layout, mount: &Mount, out: &mut Bundle) -> Result<OciMount, CommandError> {
-    Ok(match mount {
-        Mount::Bind(bind) => {
-            if !bind.source.exists() {
-                if !bind.create_source {
-                    return Err(CommandError::user(format!(
-                        "bind source {}: no such file or directory",
-                        bind.source.display()
-                    )));
-                }
-                std::fs::create_dir_all(&bind.source).map_err(|error| {
-                    CommandError::host(format!("create bind source {}: {}", bind.source.display(), reason(&error)))
-                })?;
-            }
-            let propagation = bind.propagation.map(|propagation| propagation.as_str());
-            defaults::bind(&bind.source, &bind.target, bind.read_only, !bind.non_recursive, propagation, &bind.options)
-        }
-        Mount::Volume(volume) => {
-            let source = volume_source(layout, volume, out)?;
-            let propagation = volume.propagation.map(|propagation| propagation.as_str());
-            defaults::bind(&source, &volume.target, volume.read_only, true, propagation, &volume.options)
-        }
-        Mount::Tmpfs(tmpfs) => {
-            let mut options = tmpfs.options.clone();
-            options.extend(tmpfs.size.as_ref().map(|size| format!("size={size}")));
-            options.extend(tmpfs.mode.map(|mode| format!("mode={mode:o}")));
-            if tmpfs.read_only {
-                options.push("ro".to_owned());
-            }
-            defaults::tmpfs(&tmpfs.target, &options, !tmpfs.nocopy)
-        }
-    })
-}
-
-fn volume_source(layout: &Layout, mount: &VolumeMount, out: &mut Bundle) -> Result<PathBuf, CommandError> {
-    let volume = match &mount.name {
-        Some(name) => storage::volume::ensure(layout, name)?.0,
-        None => {
-            let volume = storage::volume::Volume::anonymous();
-            storage::volume::create(layout, &volume)?;
-            out.anonymous_volumes.push(volume.name.clone());
-            volume
-        }
-    };
-    let data = volume.mountpoint(layout);
-    let is_empty = std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_none());
-    if is_empty && !mount.nocopy && mount.subpath.is_none() {
-        out.fill.push(mount.target.clone());
-    }
-    match &mount.subpath {
-        None => Ok(data),
-        // Inside a volume only: what a container left there must not lead out.
-        Some(subpath) => resolve_beneath(&data, subpath),
-    }
-}
-
-fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandError> {
-    use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
-    let fail = |errno: nix::errno::Errno| {
-        CommandError::user(format!("volume subpath {}: {}", subpath.display(), errno.desc().to_lowercase()))
-    };
-    let dir =
-        nix::fcntl::open(directory, OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).map_err(fail)?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    nix::fcntl::openat2(dir.as_fd(), subpath, how).map_err(fail)?;
-    Ok(directory.join(subpath))
 }

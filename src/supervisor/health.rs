@@ -211,16 +211,20 @@ impl Supervisor {
         let is_paused = matches!(self.state.state, State::Paused { .. });
         let counts = !is_early && !is_paused && !self.is_starting();
         let health = self.state.health.get_or_insert_default();
+        let before = health.status;
         note(health, &check, HealthCheck { start, end: Timestamp::now(), exit_code: code, output }, counts);
-        let is_unhealthy = health.status == HealthStatus::Unhealthy;
+        let status = health.status;
         let _ = self.state.write(&self.layout, &self.record.id);
+        if status != before {
+            self.note_health(status);
+        }
         self.answer_checks(Answer::Done(match code {
             0 => SUCCEEDED,
             TIMED_OUT => TOOK_TOO_LONG,
             _ => FAILED,
         }));
         self.schedule();
-        if is_unhealthy && code != 0 {
+        if status == HealthStatus::Unhealthy && code != 0 {
             self.act(check.on_failure);
         }
     }

@@ -12,6 +12,7 @@ use oci_spec::runtime::Spec;
 use runtime::init::sealed_exe::SealedExe;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::mount::rootfs::Rootfs;
+use runtime::mount::target::Append;
 
 use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::spawn::{self, Side};
@@ -58,6 +59,10 @@ pub(crate) struct Launch {
     pub(crate) layer_ids: IdMap,
     /// New volumes to be filled.
     pub(crate) fill: Vec<PathBuf>,
+    /// Lines for files of its root.
+    pub(crate) accounts: Vec<Append>,
+    /// What is to be done to files before they are mounted.
+    pub(crate) chores: super::mounts::Chores,
     /// Its network, decided.
     pub(crate) network: super::network::Plan,
     /// Whether it is there already.

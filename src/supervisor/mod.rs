@@ -17,6 +17,7 @@
 //! ```
 //! Dies any of them, the next command finds the truth: see `storage::state::status`.
 
+pub(crate) mod accounts;
 pub(crate) mod auto_ids;
 
 pub(crate) mod bundle;
@@ -24,6 +25,8 @@ pub(crate) mod bundle;
 pub(crate) mod channel;
 
 pub(crate) mod launch;
+
+pub(crate) mod mounts;
 
 pub(crate) mod network;
 
@@ -49,6 +52,8 @@ mod questions;
 /// Whether the container is healthy.
 mod health;
 
+/// What the journal of events is told.
+mod journal;
 /// Another run of the same container.
 mod restart;
 

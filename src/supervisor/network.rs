@@ -196,7 +196,8 @@ impl Plan {
             write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
         } else if !asked.no_hosts {
             let add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
-            let base = fs::read_to_string("/etc/hosts").ok();
+            let base = asked.hosts_base.as_deref().unwrap_or(Path::new("/etc/hosts"));
+            let base = fs::read_to_string(base).ok();
             let addresses: Vec<IpAddr> = self
                 .attachment()
                 .iter()

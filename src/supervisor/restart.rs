@@ -93,6 +93,7 @@ impl Supervisor {
         // A reboot shall find it begun and not ended.
         let (started_at, restarts) = (self.state.started_at, self.state.restarts);
         let _ = ExitRecord::write(&self.layout, &self.record.id, started_at, None, restarts);
+        self.note_restarted();
         self.complete_network();
         self.begin_checks();
         // Who asked in the last moment has found no process, and waits. This one has done nothing yet.
@@ -122,6 +123,7 @@ impl Supervisor {
         let _ = self.state.on(StateEvent::Resting(exit_status));
         self.state.network = Default::default();
         let _ = self.state.write(&self.layout, &self.record.id);
+        self.note_resting(exit);
         // Only now do the clients hear of it.
         let failed = self.relay.container_exited(exit);
         self.complain(failed);

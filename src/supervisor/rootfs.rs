@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use runtime::mount::rootfs::{Driver, Rootfs, Stack};
+use runtime::mount::rootfs::{Driver, Rootfs, Stack, Writable};
+use runtime::userns::Mapping;
 use storage::layer::view::ViewError;
 use storage::state::container::Record;
-use storage::state::layout::Layout;
+use storage::state::layout::{Layout, Ownership};
 
 use crate::error::CommandError;
 
@@ -162,7 +163,7 @@ pub(crate) fn drivers(choice: DriverChoice, recorded: &str, shifted: bool, singl
 }
 
 /// The root file system of a container, to be mounted by one of `drivers`.
-pub(crate) fn of(layout: &Layout, record: &Record, drivers: &'static [Driver]) -> Rootfs {
+pub(crate) fn of(layout: &Layout, record: &Record, ownership: Ownership, drivers: &'static [Driver]) -> Rootfs {
     if let Some(directory) = &record.request.rootfs {
         return Rootfs::Directory(directory.clone());
     }
@@ -171,26 +172,33 @@ pub(crate) fn of(layout: &Layout, record: &Record, drivers: &'static [Driver]) -
     let directory = layout.container(&record.id);
     Rootfs::Stack(Stack {
         base: base.to_owned(),
-        lowers: layers(layout, record).map(relative).collect(),
-        upper: relative(directory.join("upper")),
-        work: relative(directory.join("work")),
-        volatile: record.request.remove,
+        lowers: layers(layout, record, ownership).map(relative).collect(),
+        writable: Some(Writable {
+            upper: relative(directory.join("upper")),
+            work: relative(directory.join("work")),
+            volatile: record.request.remove,
+        }),
         drivers,
     })
 }
 
 /// The same root file system, to be looked into.
-pub(crate) fn view(layout: &Layout, record: &Record) -> View {
+pub(crate) fn view(layout: &Layout, record: &Record, ownership: Ownership) -> View {
     match &record.request.rootfs {
         Some(directory) => View::Directory(directory.clone()),
-        None => View::Layers(layers(layout, record).collect()),
+        None => View::Layers(layers(layout, record, ownership).collect()),
     }
 }
 
+/// How layers are unpacked for the containers of a user with these ids.
+pub(crate) fn ownership(mapping: &Mapping) -> Ownership {
+    if mapping.single.is_some() { Ownership::Single } else { Ownership::Mapped }
+}
+
 /// The trees of its layers, topmost first.
-fn layers(layout: &Layout, record: &Record) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn layers(layout: &Layout, record: &Record, ownership: Ownership) -> impl Iterator<Item = PathBuf> {
     let layers = record.image.iter().flat_map(|image| image.layers.iter().rev());
-    layers.map(|diff_id| layout.layer(diff_id).join("diff"))
+    layers.map(move |diff_id| layout.layer(diff_id, ownership).join("diff"))
 }
 
 #[cfg(test)]

@@ -49,11 +49,13 @@ pub(crate) fn run(mut launch: Launch, maps: MapsPending, result: ResultWriter, c
     // What the container sees of us (hosts, resolv.conf) must be readable there, whatever the user's umask.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let handed_over = handed_over(&launch.record).map(|handed_over| launch.handed_over = handed_over);
+    let is_attached = launch.attach.is_some();
     let first = launch.attach.as_ref().map(|first| first_client(first, control)).transpose();
     // Whoever reads the command's output must see its end when the command ends.
     let first = let_go_of_streams().and(handed_over).and(first);
     match first.map_err(Failure::from).and_then(|first| Supervisor::build(launch, maps, first)) {
         Ok(mut supervisor) => {
+            supervisor.note_started(is_attached);
             result.started();
             supervisor.after_start();
             let mut rests = Rests::default();

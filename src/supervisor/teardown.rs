@@ -45,9 +45,8 @@ impl Supervisor {
         };
         let remove = self.record.request.remove;
         if remove {
-            for volume in &self.record.anonymous_volumes {
-                let _ = storage::volume::remove(&self.layout, volume, |_| Vec::new());
-            }
+            // Another container may have taken them over.
+            let _ = storage::prune::remove_anonymous_volumes(&self.layout, &self.record);
         } else {
             // The record on disk first: the state file may go at any time.
             let (started_at, restarts) = (self.state.started_at, self.state.restarts);
@@ -55,6 +54,7 @@ impl Supervisor {
             let _ = self.state.on(StateEvent::Exited(exit_status));
             let _ = self.state.write(&self.layout, &self.record.id);
         }
+        self.note_ended(exit);
         // Only now do the clients hear of it: what they run next finds the container ended, or gone.
         let failed = self.relay.container_exited(exit);
         self.complain(failed);

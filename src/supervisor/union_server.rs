@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use runtime::monitor::event_loop::{Interest, Turn};
-use runtime::mount::rootfs::{Connection, Stack, Tree};
+use runtime::mount::rootfs::{Connection, Stack, Tree, Writable};
 use runtime::process::spawn::{Servant, servant};
 use runtime::process::{SysError, pidfd_send_signal, wait};
 use storage::layer::IdMap;
@@ -131,18 +131,21 @@ fn serve(plan: Plan<'_>, connection: &Connection) -> Result<(), String> {
     let device = connection.device.try_clone().map_err(|error| format!("dup(/dev/fuse): {error}"))?;
     let settings = server::Settings {
         posix_acl: !plan.single_id,
-        volatile: plan.stack.volatile || connection.tree == Tree::Lowers,
+        // Where nothing is written, nothing is to be made durable.
+        volatile: connection.tree == Tree::Lowers || plan.stack.writable.as_ref().is_some_and(|it| it.volatile),
         ..server::Settings::default()
     };
     server::serve(union, device, settings).map_err(|error| error.to_string())
 }
 
-/// Takes the containers' mounts out of this process's own mount namespace, a copy of one that may have had some: whoever
-/// answers for a mount must not hold it, nor hold another server's.
+/// Takes what is mounted of containers and images out of this process's own mount namespace, a copy of one that may have had
+/// some: whoever answers for a mount must not hold it, nor hold another server's.
 fn let_go_of_mounts(base: &Path) {
-    for container in std::fs::read_dir(base.join("containers")).into_iter().flatten().flatten() {
-        // Most have none.
-        let _ = runtime::mount::rootfs::unmount(&container.path().join("merged"));
+    let base = base.canonicalize().unwrap_or_else(|_| base.to_owned());
+    let places = runtime::mount::table::mount_points().unwrap_or_default();
+    for place in places.iter().rev().filter(|place| place.starts_with(&base) && place.ends_with("merged")) {
+        // With the mount below it, it may be gone already.
+        let _ = runtime::mount::rootfs::unmount(place);
     }
 }
 
@@ -164,16 +167,16 @@ fn options(plan: Plan<'_>, tree: Tree, max_open_files: usize) -> Result<Options,
         let index = path.parent().and_then(|layer| Index::open(&stack.base.join(layer).join("index")).ok());
         Ok(Lower { dir: open(base.as_fd(), path)?, index })
     };
-    let upper = match tree {
-        Tree::Lowers => None,
-        Tree::Whole => Some(Upper { upper: open(base.as_fd(), &stack.upper)?, work: open(base.as_fd(), &stack.work)? }),
-    };
+    let writable = stack.writable.as_ref().filter(|_| tree == Tree::Whole);
+    let upper = writable.map(|Writable { upper, work, .. }| {
+        Ok::<_, String>(Upper { upper: open(base.as_fd(), upper)?, work: open(base.as_fd(), work)? })
+    });
     Ok(Options {
         lowers: stack.lowers.iter().map(lower).collect::<Result<_, String>>()?,
-        upper,
+        upper: upper.transpose()?,
         owners: if plan.single_id { Owners::Single } else { Owners::Mapped(IdMap::default()) },
         lower_ids: plan.ids.clone(),
-        volatile: stack.volatile,
+        volatile: writable.is_some_and(|it| it.volatile),
         static_nlink: false,
         max_open_files,
         copy_up_cap_bytes: COPY_UP_CAP_BYTES,

@@ -8,8 +8,10 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::digest::{DiffId, Digest};
 use crate::state::atomic::TEMPORARY_PREFIX;
 use crate::state::container::{self, ContainerError, Record};
+use crate::state::events::{self, Event};
 use crate::state::layout::{ContainerId, Layout};
 use crate::state::lock::{FileLock, LockError};
 use crate::state::name::{NameError, NamesLock};
@@ -119,6 +121,7 @@ pub fn finish(layout: &Layout, record: &Record, observed: &Observed) -> Result<b
     }
     let Ok(_lock) = container::lock(layout, &record.id) else { return Ok(false) };
     container::remove(layout, &record.id)?;
+    events::note(layout, &[Event::container(record, "remove")]);
     remove_anonymous_volumes(layout, record)?;
     Ok(true)
 }
@@ -156,6 +159,22 @@ pub fn uses_volume(record: &Record, name: &str) -> bool {
             .mounts
             .iter()
             .any(|mount| matches!(mount, Mount::Volume(mount) if mount.name.as_deref() == Some(name)))
+}
+
+/// Whether a container was made from an image, or mounts it.
+pub fn uses_image(record: &Record, id: &Digest) -> bool {
+    let mounts = record.request.mounts.iter();
+    record.image.as_ref().is_some_and(|image| image.id == *id)
+        || mounts.into_iter().any(|mount| matches!(mount, Mount::Image(mount) if mount.id == id.hex()))
+}
+
+/// The layers that a container needs.
+pub fn layers_of(record: &Record) -> impl Iterator<Item = &DiffId> {
+    let mounted = record.request.mounts.iter().filter_map(|mount| match mount {
+        Mount::Image(mount) => Some(&mount.layers),
+        _ => None,
+    });
+    record.image.iter().map(|image| &image.layers).chain(mounted).flatten()
 }
 
 /// The ids of the containers that use the volume `name`.

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, WriteError, write_atomic};
+use crate::state::events::{self, Event, Kind};
 use crate::state::layout::{Layout, LayoutError, create_dir, is_lower_hex, random_hex};
 use crate::state::lock::{FileLock, LockError};
 use crate::state::name;
@@ -24,7 +25,13 @@ use crate::sys::rename::rename_noreplace;
 
 mod copy_up;
 
+mod backing;
+
+mod own;
+
+pub use backing::{Backing, BadOption};
 pub use copy_up::{CopyUpError, copy_up};
+pub use own::{OwnError, Owner, own, own_opened};
 
 /// The newest format of `volume.json` this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;
@@ -155,9 +162,10 @@ pub fn create(layout: &Layout, volume: &Volume) -> Result<(), VolumeError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(VolumeError::Exists(volume.name.clone())),
         Err(source) => Err(VolumeError::Io { action: "create", path: target, source }),
     });
-    if published.is_err() {
+    match &published {
+        Ok(()) => note(layout, "create", &volume.name),
         // Best effort: a sweep takes what stays.
-        let _ = fs::remove_dir_all(&temporary);
+        Err(_) => drop(fs::remove_dir_all(&temporary)),
     }
     published
 }
@@ -263,7 +271,12 @@ pub fn remove(layout: &Layout, name: &str, users: impl FnOnce(&Volume) -> Vec<St
         return Err(VolumeError::InUse { name: name.to_owned(), users });
     }
     trash::put(layout, &layout.volume(name))?;
+    note(layout, "remove", name);
     Ok(volume)
+}
+
+fn note(layout: &Layout, action: &str, name: &str) {
+    events::note(layout, &[Event::new(Kind::Volume, action, "", name)]);
 }
 
 #[cfg(test)]

@@ -88,9 +88,10 @@ fn two_objects_are_compared_with_each_other(home: &Home) {
 
 fn what_is_not_there_is_one_line(home: &Home) {
     for (line, why) in [
-        ("diff nosuch", "nosuch not found: layer not known"),
-        ("container diff busybox", "busybox not found: container not known"),
-        ("image diff nosuch", "nosuch not found: nosuch: image not known"),
+        ("diff nosuch", "no container or image with name or ID \"nosuch\" found"),
+        ("container diff busybox", "no container with name or ID \"busybox\" found: no such container"),
+        ("image diff nosuch", "nosuch: image not known"),
+        ("diff busybox nosuch", "no container or image with name or ID \"nosuch\" found"),
         ("diff", "requires a name, id, or the \"--latest\" flag"),
         ("diff a b c", "accepts between 1 and 2 arg(s), received 3"),
         ("diff --format x busybox", "only supported value for '--format' is 'json'"),

@@ -3,17 +3,24 @@
 use crate::support::framework::Test;
 
 mod commit;
+mod completion;
 mod cp;
 mod diff;
 mod doctor;
+mod events;
 mod exec;
 mod fuse_overlayfs;
 mod images;
 mod inspect;
+mod inspect_keys;
 mod limits;
 mod load;
 mod logs;
+mod malformed;
+mod mount;
+mod options;
 mod oracle;
+mod persona;
 mod ps;
 mod pull;
 mod pull_faults;
@@ -23,7 +30,10 @@ mod run_isolation;
 mod run_network;
 mod run_process;
 mod run_terminal;
+mod run_volumes;
+mod stats;
 mod transcripts;
+mod tutorials;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
@@ -31,14 +41,22 @@ pub(crate) fn tests() -> Vec<Test> {
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
+        run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
         run_terminal::TESTS,
+        options::TESTS,
+        malformed::TESTS,
+        persona::TESTS,
+        completion::TESTS,
         exec::TESTS,
+        events::TESTS,
+        stats::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,
         inspect::TESTS,
+        inspect_keys::TESTS,
         images::TESTS,
         load::TESTS,
         pull::TESTS,
@@ -46,10 +64,12 @@ pub(crate) fn tests() -> Vec<Test> {
         limits::TESTS,
         doctor::TESTS,
         transcripts::TESTS,
+        tutorials::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,
+        mount::TESTS,
     ]
     .concat()
 }

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(run_executes_three_programs_besides_the_payload).needs(&[Need::Strace]).alone(),
     test!(default_network_adds_one_program).needs(&[Need::Strace, Need::Tun]).alone(),
     test!(nothing_is_synced_by_run_rm_exec_and_ps).needs(&[Need::Strace]).alone(),
+    test!(run_writes_to_the_journal_of_events_twice).needs(&[Need::Strace]).alone(),
     test!(exec_starts_its_command_and_nothing_else).needs(&[Need::Strace]).alone(),
     test!(ps_and_version_start_nothing).needs(&[Need::Strace]).alone(),
     test!(idle_container_is_two_small_processes).alone(),
@@ -27,7 +28,7 @@ impl Calls {
     fn of(home: &Home, line: &str) -> Self {
         let log = home.tmp().join("strace.log");
         let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", id_helpers(home));
-        let traced = "execve,execveat,clone,clone3,fork,vfork,fsync,fdatasync,syncfs,sync";
+        let traced = "openat,execve,execveat,clone,clone3,fork,vfork,fsync,fdatasync,syncfs,sync";
         let under = format!("strace -f -qq -z -e trace={traced} -e signal=none -o {}", log.display());
         home.coracle(line).under(&under).env("PATH", path).limit_secs(60).run().ok();
         let text = fs::read_to_string(&log).expect("strace wrote it");
@@ -97,6 +98,12 @@ fn run_executes_three_programs_besides_the_payload(home: &Home) {
 fn default_network_adds_one_program(home: &Home) {
     let calls = Calls::of(home, "run --rm busybox true");
     calls.at_most(5 + sealed_copy(), EXEC);
+}
+
+fn run_writes_to_the_journal_of_events_twice(home: &Home) {
+    let calls = Calls::of(home, "run --rm --network none busybox true");
+    let opened: Vec<_> = calls.0.iter().filter(|line| line.contains("/events\"")).collect();
+    assert_eq!(opened.len(), 2, "{opened:?}");
 }
 
 fn nothing_is_synced_by_run_rm_exec_and_ps(home: &Home) {

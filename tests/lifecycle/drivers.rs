@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(shifted_ids_on_every_driver).needs(&[Need::Fuse]),
     test!(users_of_a_running_container_are_known_on_every_driver).needs(&[Need::Fuse]),
     test!(mount_works_on_every_driver).needs(&[Need::Fuse]),
+    test!(image_mount_works_on_every_driver).needs(&[Need::Fuse]),
     test!(info_and_doctor_name_the_drivers),
     test!(many_layers_fit_into_few_descriptors).needs(&[Need::Fuse]),
 ];
@@ -286,6 +287,25 @@ fn mount_works_on_every_driver(home: &Home) {
     home.coracle("unshare sh -c").arg(script).arg(binary).run().ok();
     wait_until("no server stays", || servers().is_empty());
     assert_eq!(home.ok("start -a c"), "");
+}
+
+fn image_mount_works_on_every_driver(home: &Home) {
+    let layer = Layer::new().file("etc/motd", "hello").whiteout("bin/busybox");
+    Image::busybox().layer(layer).load(home, "localhost/other");
+    home.ok("create --name c busybox true");
+    let binary = crate::support::command::binary();
+    for driver in DRIVERS {
+        // A second server must not keep the first one's mount.
+        let script = format!(
+            "c() {{ \"$0\" --storage-driver {driver} \"$@\"; }}; dir=$(c image mount other); c mount c >/dev/null; \
+             cat $dir/etc/motd; test -e $dir/bin/busybox || echo hidden; touch $dir/new || stat -c %u:%g $dir/bin; \
+             c image mount other >/dev/null; c image umount other >/dev/null; cat $dir/etc/motd; c image umount other >/dev/null; \
+             ls -A $dir; c image mount other >/dev/null; grep -c . $dir/etc/motd"
+        );
+        let out = home.coracle("unshare sh -c").arg(&script).arg(&binary).run().ok();
+        assert_eq!(out, "hellohidden\n0:0\nhello1", "{driver}");
+        wait_until("no server stays", || servers().is_empty());
+    }
 }
 
 fn info_and_doctor_name_the_drivers(home: &Home) {

@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(no_new_privileges_holds),
     test!(the_normal_mode_has_no_part_of_it),
     test!(a_user_without_a_range_needs_no_option),
+    test!(layers_are_unpacked_again_when_the_range_comes_or_goes),
 ];
 
 fn there_is_one_id_and_many_users(home: &Home) {
@@ -178,4 +179,51 @@ fn a_user_without_a_range_needs_no_option(home: &Home) {
     run("rmi localhost/other").ok();
     run("image prune -af").ok();
     assert_eq!(run("unshare id -u").ok(), "0");
+    // Also inside of that namespace there is one id, and all commands know.
+    let script = "\"$0\" info --format {{.Host.Security.Ids}}; \"$0\" import -q \"$1\" localhost/third >/dev/null; \
+                  ls $(\"$0\" image mount third)/bin/busybox";
+    let binary = crate::support::command::binary();
+    let out = home.coracle("unshare sh -c").arg(script).arg(binary).arg(archive).under(WITHOUT_RANGES).run().ok();
+    assert!(out.starts_with("single\n"), "{out}");
+}
+
+fn layers_are_unpacked_again_when_the_range_comes_or_goes(home: &Home) {
+    let without = |line: &str| home.coracle(line).under(WITHOUT_RANGES).run().ok();
+    let owners = |text: String| text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
+    let expected = ["33:44", "70:71", "0:44", "60000:65534", "0:0"];
+    let own = "--network none owners sh -c";
+    // A container reads what only its owner may.
+    let read = format!("{LIST} && cat /srv/secret");
+    many_owners(home);
+    let run = |line: &str| home.coracle(line).arg(&read).run().ok();
+    let run_without = |line: &str| home.coracle(line).arg(&read).under(WITHOUT_RANGES).run().ok();
+    assert_eq!(owners(run(&format!("run --name mapped {own}"))), expected);
+    // The range goes.
+    assert_eq!(owners(run_without(&format!("run --name single {own}"))), expected);
+    let of_image = |text: String| text.contains("-single/diff");
+    assert!(of_image(without("image inspect owners")) && !of_image(home.ok("image inspect owners")));
+    assert!(of_image(without("inspect single")) && !of_image(home.ok("inspect single")));
+    // And comes; the other way round too, with an image that was unpacked without.
+    home.ok("rm mapped");
+    for (driver, name) in [("auto", "a"), ("overlay", "o"), ("auto", "b")] {
+        assert_eq!(owners(run(&format!("--storage-driver {driver} run --name {name} {own}"))), expected, "{driver}");
+    }
+    assert_eq!(owners(home.ok("start -a single")), expected);
+    home.ok("rm -a");
+    home.ok("rmi -f owners");
+    assert!(!home.run("images -q owners").stdout().contains(char::is_alphanumeric));
+    let image = Image::busybox().layer(Layer::new().entry(tar::EntryType::Regular, b"srv/mine", b"", 0o400, b"x"));
+    let archive = home.write("image.tar", image.docker_archive("localhost/other:latest"));
+    without(&format!("load -q -i {}", archive.display()));
+    let script = ["run --rm --network none other stat -c '%u:%g %a' /srv/mine", "image prune -f"];
+    assert_eq!(without(script[0]), "0:0 400");
+    assert_eq!(home.ok(script[0]), "0:0 400");
+    // Both trees are the image's, and go with it.
+    let layers = || crate::support::home::entries(&home.data().join("layers")).len();
+    let before = layers();
+    home.ok(script[1]);
+    assert_eq!(layers(), before);
+    home.ok("rmi -f other busybox");
+    home.ok(script[1]);
+    assert_eq!(layers(), 0);
 }

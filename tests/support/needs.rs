@@ -30,15 +30,18 @@ pub(crate) enum Need {
     Crun,
     /// An own cgroup of version 2 with the memory and pids controllers.
     CgroupDelegation,
+    /// The POSIX suite: `$PJDFSTEST`, or where `contrib/setup.sh --with-tests` puts it.
+    Pjdfstest,
     /// The podman to compare with: `$PODMAN`, or the one in PATH.
     Podman,
 }
 
 /// What even a run with `CORACLE_TEST_REQUIRE=all` does without: it depends on how the machine was booted or on a program
-/// that is compared with, not on what `contrib/setup.sh --with-tests` can install.
-const NOT_IN_ALL: [Need; 3] = [Need::CgroupDelegation, Need::Crun, Need::Podman];
+/// that is compared with, not on what `contrib/setup.sh --with-tests` can install; or it is built from source that a
+/// registry must give.
+const NOT_IN_ALL: [Need; 4] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman];
 
-const EVERY_NEED: [Need; 18] = [
+const EVERY_NEED: [Need; 19] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
@@ -56,6 +59,7 @@ const EVERY_NEED: [Need; 18] = [
     Need::Setcap,
     Need::Crun,
     Need::CgroupDelegation,
+    Need::Pjdfstest,
     Need::Podman,
 ];
 
@@ -80,6 +84,7 @@ impl Need {
             Self::Setcap => "setcap",
             Self::Crun => "crun",
             Self::CgroupDelegation => "cgroup-delegation",
+            Self::Pjdfstest => "pjdfstest",
             Self::Podman => "podman",
         }
     }
@@ -112,6 +117,7 @@ impl Need {
                 (!unified).then(|| "cgroups of version 2 alone, crun refuses the hybrid form".to_owned())
             }),
             Self::CgroupDelegation => missing_delegation(),
+            Self::Pjdfstest => pjdfstest().is_none().then(|| "the program pjdfstest".to_owned()),
             Self::Podman => super::peer::podman().is_none().then(|| "a podman to compare with".to_owned()),
         }
     }
@@ -156,6 +162,15 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// The program pjdfstest, also where a user's own programs lie that are not in `PATH`.
+pub(crate) fn pjdfstest() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("PJDFSTEST").filter(|name| !name.is_empty()) {
+        return Some(named.into());
+    }
+    let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/bin/pjdfstest"));
+    find_program("pjdfstest").or_else(|| own.filter(|file| file.is_file()))
 }
 
 fn missing_for_containers() -> Option<String> {

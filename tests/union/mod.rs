@@ -22,6 +22,8 @@ mod limits;
 
 mod crash;
 
+mod pjdfstest;
+
 use std::panic::catch_unwind;
 use std::process::{Command, ExitCode};
 
@@ -68,7 +70,8 @@ macro_rules! cases {
 pub(crate) use cases;
 
 pub(crate) fn tests() -> Vec<Test> {
-    let files = [names::TESTS, rename::TESTS, metadata::TESTS, contents::TESTS, limits::TESTS, crash::TESTS];
+    let files =
+        [names::TESTS, rename::TESTS, metadata::TESTS, contents::TESTS, limits::TESTS, crash::TESTS, pjdfstest::TESTS];
     files.concat()
 }
 

@@ -12,9 +12,10 @@ use super::handshake::{Channel, Report};
 use super::program::Program;
 use super::sealed_exe::SealedExe;
 use crate::identity::Emulation;
-use crate::mount::apply::{self, CopyTree};
+use crate::mount::apply::{self, CopyTree, OwnTree};
 use crate::mount::rootfs::{Driver, Rootfs};
 use crate::mount::stage::Staged;
+use crate::mount::target::Append;
 use crate::mount::{MountError, masks, open_in_root, rootfs, target};
 use crate::process::prctl;
 use crate::process::pty::{Pty, install_console};
@@ -138,8 +139,14 @@ pub struct Plan<'a> {
     pub mount_point: &'a Path,
     /// New volumes to be filled.
     pub fill: &'a [PathBuf],
+    /// Lines for files of the root.
+    pub append: &'a [Append],
     /// How they are filled.
     pub copy_tree: CopyTree,
+    /// Those of them that, filled, are given to the container's user.
+    pub own: &'a [PathBuf],
+    /// How that is done.
+    pub own_tree: OwnTree,
     /// Only id 0 is mapped.
     pub single_id: bool,
     /// Standard streams.
@@ -337,13 +344,24 @@ fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> 
             (root, plan.staged.driver)
         }
         None => {
+            plan.staged.add_overlays(mounts)?;
             let mut serve = |connection| channel.report(&Report::Fuse(connection));
             plan.rootfs.mount(plan.mount_point, &mut serve)?
         }
     };
+    // Before anything is mounted over the files.
+    plan.append.iter().try_for_each(|one| target::append(root.as_fd(), one))?;
     plan.staged.add_shared(mounts)?;
-    let request =
-        apply::Request { single_id: plan.single_id, fill: plan.fill, copy_tree: plan.copy_tree, staged: &plan.staged };
+    let user = plan.spec.process().as_ref().map(|process| (process.user().uid(), process.user().gid()));
+    let request = apply::Request {
+        single_id: plan.single_id,
+        fill: plan.fill,
+        copy_tree: plan.copy_tree,
+        own: plan.own,
+        own_tree: plan.own_tree,
+        user: user.unwrap_or_default(),
+        staged: &plan.staged,
+    };
     let made = apply::all(root.as_fd(), mounts, &request)?;
     if let Some(linux) = plan.spec.linux() {
         for device in linux.devices().iter().flatten() {

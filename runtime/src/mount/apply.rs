@@ -29,6 +29,9 @@ pub struct Made {
 /// Copies a tree from one directory into another, keeping owners, modes, times and attributes.
 pub type CopyTree = fn(BorrowedFd<'_>, BorrowedFd<'_>) -> std::io::Result<()>;
 
+/// Gives a tree to a user and a group of the container.
+pub type OwnTree = fn(BorrowedFd<'_>, u32, u32) -> std::io::Result<()>;
+
 /// What is asked for besides the bundle's mounts.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
@@ -38,6 +41,12 @@ pub struct Request<'a> {
     pub fill: &'a [PathBuf],
     /// How trees are copied; writing files that stay is not this crate's business.
     pub copy_tree: CopyTree,
+    /// Targets of those of them that, filled, are given to the container's user.
+    pub own: &'a [PathBuf],
+    /// How trees are given to an owner.
+    pub own_tree: OwnTree,
+    /// The container's user.
+    pub user: (u32, u32),
     /// Sources of binds that are there already.
     pub staged: &'a Staged,
 }
@@ -73,11 +82,8 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
 
     if options.bind || kind == "bind" {
         let source = source.ok_or_else(|| MountError::Option { target: target_text.clone(), option: "bind".into() })?;
-        let tree = match request.staged.bind(source) {
-            Some(tree) => tree.try_clone_to_owned().map_err(|error| {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE));
-                fail(SysError { call: "dup", args: source.display().to_string(), errno })
-            })?,
+        let tree = match request.staged.tree(path) {
+            Some(tree) => duplicate(tree).map_err(fail)?,
             None => clone_tree(nix::fcntl::AT_FDCWD, source, options.recursive).map_err(fail)?,
         };
         let stat = nix::sys::stat::fstat(&tree).map_err(SysError::of("fstat", source.display())).map_err(fail)?;
@@ -85,6 +91,15 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
         let target = open_or_make(root, path, kind).map_err(fail)?;
         if request.fill.iter().any(|target| target == path) {
             fill(root, path, tree.as_fd(), request.copy_tree).map_err(fail)?;
+            if request.own.iter().any(|target| target == path) {
+                let (uid, gid) = request.user;
+                let to =
+                    open_in_root(tree.as_fd(), Path::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(fail)?;
+                (request.own_tree)(to.as_fd(), uid, gid).map_err(|error| {
+                    let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+                    fail(SysError { call: "chown", args: target_text.clone(), errno })
+                })?;
+            }
         }
         apply_attributes(tree.as_fd(), &options).map_err(fail)?;
         attach(tree.as_fd(), target.as_fd(), path.display()).map_err(|error| refused(error, kind, target.as_fd()))?;
@@ -93,6 +108,14 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
             made.proc = Some(tree);
         }
         return Ok(());
+    }
+    if kind == "overlay" {
+        let not_staged = || fail(SysError { call: "mount", args: "overlay".into(), errno: Errno::ENOENT });
+        let mounted = duplicate(request.staged.tree(path).ok_or_else(not_staged)?).map_err(fail)?;
+        let target = open_or_make(root, path, Kind::Directory).map_err(fail)?;
+        apply_attributes(mounted.as_fd(), &options).map_err(fail)?;
+        let attached = attach(mounted.as_fd(), target.as_fd(), path.display());
+        return attached.map_err(|error| refused(error, Kind::Directory, target.as_fd()));
     }
     if matches!(target_text.as_str(), "/proc" | "/sys" | "/dev") {
         require_directory(root, path)?;
@@ -135,6 +158,13 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
     Ok(())
 }
 
+fn duplicate(tree: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
+    tree.try_clone_to_owned().map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EMFILE));
+        SysError { call: "dup", args: "a staged tree".into(), errno }
+    })
+}
+
 /// A detached mount of a new instance of a file system.
 ///
 /// `later` are attributes that it does not get yet.
@@ -143,13 +173,14 @@ fn filesystem(kind: &str, options: &options::Options, later: u64, single_id: boo
         "proc" => "proc",
         "sysfs" => "sysfs",
         "tmpfs" => "tmpfs",
+        "ramfs" => "ramfs",
         "devpts" => "devpts",
         "mqueue" => "mqueue",
         "cgroup" | "cgroup2" => "cgroup2",
         other => return Err(SysError { call: "fsopen", args: other.to_owned(), errno: Errno::ENODEV }),
     };
     let context = FsContext::open(kind)?;
-    if matches!(kind, "tmpfs" | "devpts") {
+    if matches!(kind, "tmpfs" | "ramfs" | "devpts") {
         for (key, value) in &options.data {
             match value {
                 // No other id is mapped. A tmpfs gets its owner as every emulated one; the tty group goes without.

@@ -8,7 +8,11 @@ pub mod rootfs;
 
 pub mod stage;
 
+pub mod table;
+
 pub mod fuse;
+
+mod overlay;
 
 pub mod apply;
 

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use super::MountError;
-use super::rootfs::{self, Driver, Rootfs, Stack, Tree, stop_propagation};
+use super::rootfs::{self, Driver, Rootfs, Stack, Tree, Writable, stop_propagation};
 use crate::userns::{Mapping, UsernsError, run_in};
 
 /// Why a probe did not get through.
@@ -67,7 +67,8 @@ fn try_overlay(scratch: &Path) -> Result<(), Errno> {
     let [lower, upper, work] = ["lower", "upper", "work"].map(Into::into);
     let at = scratch.join("at");
     let drivers = &[Driver::Overlay];
-    let stack = Stack { base: scratch.to_owned(), lowers: vec![lower], upper, work, volatile: false, drivers };
+    let writable = Some(Writable { upper, work, volatile: false });
+    let stack = Stack { base: scratch.to_owned(), lowers: vec![lower], writable, drivers };
     drop(Rootfs::Stack(stack).mount(&at, &mut |_| Ok(())).map_err(|error| mount_errno(&error))?);
     let deleted = fs::remove_file(at.join("file"));
     // Else the directories below cannot be removed.

@@ -24,7 +24,7 @@ use nix::sys::stat::Mode;
 use super::MountError;
 use super::fuse::FuseMount;
 use crate::sys::SysError;
-use crate::sys::mount::{Attributes, FsContext, attach, clone_tree, set_attributes};
+use crate::sys::mount::{Attributes, FsContext, attach, attr, clone_tree, set_attributes};
 
 /// What becomes the container's `/`.
 #[derive(Debug, Clone)]
@@ -43,14 +43,21 @@ pub struct Stack {
     pub base: PathBuf,
     /// Lower directories, topmost first, relative to `base`.
     pub lowers: Vec<PathBuf>,
-    /// Upper directory, relative to `base`.
+    /// Where writes go; absent, nothing can be written. The kernel's overlay then wants two layers at least.
+    pub writable: Option<Writable>,
+    /// What may mount it, best first.
+    pub drivers: &'static [Driver],
+}
+
+/// The writable part of a [`Stack`].
+#[derive(Debug, Clone)]
+pub struct Writable {
+    /// Upper directory, relative to the stack's `base`.
     pub upper: PathBuf,
-    /// Work directory, relative to `base`.
+    /// Work directory, relative to the stack's `base`.
     pub work: PathBuf,
     /// Whether writes may be lost in a power cut: right for what is removed on exit.
     pub volatile: bool,
-    /// What may mount it, best first.
-    pub drivers: &'static [Driver],
 }
 
 /// What mounts a [`Stack`].
@@ -113,6 +120,12 @@ pub fn own_namespace() -> Result<(), MountError> {
     stop_propagation()
 }
 
+/// Attaches the mount at the directory `at` once more over itself: it takes one [`unmount`] more to get rid of it.
+pub fn stack_again(at: &Path) -> Result<(), MountError> {
+    let mount = clone_tree(nix::fcntl::AT_FDCWD, at, true)?;
+    attach_root(&mount, open(at)?.as_fd(), at)
+}
+
 /// Takes the mount at the directory `at` away, with what is mounted below it.
 pub fn unmount(at: &Path) -> Result<(), MountError> {
     let flags = nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW;
@@ -172,6 +185,10 @@ impl Stack {
     fn detached_by(&self, driver: Driver, at: &Path, serve: Serve<'_>) -> Result<OwnedFd, MountError> {
         match driver {
             Driver::Overlay => self.overlay(&self.lowers, at),
+            // The layers alone need no overlay over them.
+            Driver::OverlayFuse | Driver::Fuse if self.writable.is_none() => {
+                fuse(Tree::Lowers, serve).map_err(MountError::Rootfs)
+            }
             Driver::OverlayFuse => {
                 let lowers = fuse(Tree::Lowers, serve).map_err(MountError::Rootfs)?;
                 // Detached, it has no name but that of the descriptor. The overlay keeps a hold of its own on it.
@@ -182,11 +199,10 @@ impl Stack {
     }
 
     fn overlay(&self, lowers: &[PathBuf], at: &Path) -> Result<OwnedFd, MountError> {
-        match overlay(lowers, &self.upper, &self.work, self.volatile) {
+        match overlay(lowers, self.writable.as_ref()) {
             // Before Linux 6.5 there is no `lowerdir+`.
             Err(error) if error.errno == Errno::EINVAL => {
-                overlay_before_6_5(lowers, &self.upper, &self.work, self.volatile, at)
-                    .map_err(|_| MountError::Rootfs(error))?;
+                overlay_before_6_5(lowers, self.writable.as_ref(), at).map_err(|_| MountError::Rootfs(error))?;
                 Ok(clone_tree(nix::fcntl::AT_FDCWD, at, false)?)
             }
             other => other.map_err(MountError::Rootfs),
@@ -272,16 +288,19 @@ fn open(path: &Path) -> Result<OwnedFd, MountError> {
 ///
 /// # Source
 /// Linux `Documentation/filesystems/overlayfs.rst`; `userxattr` since 5.11, `lowerdir+` since 6.5.
-fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, volatile: bool) -> Result<OwnedFd, SysError> {
+fn overlay(lowers: &[PathBuf], writable: Option<&Writable>) -> Result<OwnedFd, SysError> {
     let context = FsContext::open("overlay")?;
     // The source shows in the container's mountinfo.
     context.string("source", "overlay")?;
     context.flag("userxattr")?;
-    if volatile {
-        context.flag("volatile")?;
-    }
     for lower in lowers {
         context.string("lowerdir+", lower)?;
+    }
+    let Some(Writable { upper, work, volatile }) = writable else {
+        return context.mount(attr::RDONLY);
+    };
+    if *volatile {
+        context.flag("volatile")?;
     }
     context.string("upperdir", upper)?;
     context.string("workdir", work)?;
@@ -295,13 +314,7 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, volatile: bool) -> Res
 }
 
 /// The same by `mount(2)`, whose options must fit into one page: layers go by the names of short links on a tmpfs.
-fn overlay_before_6_5(
-    lowers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    volatile: bool,
-    at: &Path,
-) -> Result<(), MountError> {
+fn overlay_before_6_5(lowers: &[PathBuf], writable: Option<&Writable>, at: &Path) -> Result<(), MountError> {
     let base =
         std::env::current_dir().map_err(|_| SysError { call: "getcwd", args: String::new(), errno: Errno::ENOENT })?;
     let links = open(at)?;
@@ -317,17 +330,15 @@ fn overlay_before_6_5(
         text.push_str(if number == 0 { "" } else { ":" });
         text.push_str(&name);
     }
-    link("u", upper)?;
-    link("w", work)?;
-    text.push_str(if volatile { ",upperdir=u,workdir=w,volatile" } else { ",upperdir=u,workdir=w" });
+    let mut flags = MsFlags::MS_RDONLY;
+    if let Some(Writable { upper, work, volatile }) = writable {
+        link("u", upper)?;
+        link("w", work)?;
+        text.push_str(if *volatile { ",upperdir=u,workdir=w,volatile" } else { ",upperdir=u,workdir=w" });
+        flags = MsFlags::empty();
+    }
     nix::unistd::fchdir(tmpfs.as_fd()).map_err(SysError::of("fchdir", at.display()))?;
-    nix::mount::mount(
-        Some("overlay"),
-        at.as_os_str().as_bytes(),
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(text.as_str()),
-    )
-    .map_err(SysError::of("mount", format!("overlay, {text}")))?;
+    nix::mount::mount(Some("overlay"), at.as_os_str().as_bytes(), Some("overlay"), flags, Some(text.as_str()))
+        .map_err(SysError::of("mount", format!("overlay, {text}")))?;
     Ok(())
 }

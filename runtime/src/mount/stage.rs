@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::Mount;
 
-use super::rootfs::{self, Driver, Rootfs, Serve};
+use super::rootfs::{self, Driver, Rootfs, Serve, Stack, Writable};
 use super::{MountError, options};
 use crate::sys::SysError;
 use crate::sys::mount::{clone_tree, open_in_root};
@@ -27,6 +27,7 @@ pub struct Staged {
     pub root: Option<OwnedFd>,
     /// What mounted it, if it is a stack.
     pub driver: Option<Driver>,
+    /// By the target in the container: several may have one source.
     binds: Vec<(PathBuf, OwnedFd)>,
 }
 
@@ -57,10 +58,11 @@ impl Staged {
             nix::unistd::chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(SysError::of("chown", path.display()))
         };
-        if let Rootfs::Stack(stack) = request.rootfs {
-            give(&stack.base.join(&stack.upper))?;
+        if let Rootfs::Stack(Stack { base, writable: Some(Writable { upper, .. }), .. }) = request.rootfs {
+            give(&base.join(upper))?;
         }
-        let mut binds = Vec::new();
+        let mut staged = Staged::default();
+        staged.add_overlays(request.mounts)?;
         for mount in request.mounts {
             let Some(source) = bind_source(mount)?.filter(|source| is_of_host(source)) else { continue };
             if request.fill.contains(mount.destination()) {
@@ -68,11 +70,22 @@ impl Staged {
             }
             let tree =
                 clone_tree(nix::fcntl::AT_FDCWD, source, is_recursive(mount)?).map_err(|error| failed(mount, error))?;
-            binds.push((source.to_owned(), tree));
+            staged.binds.push((mount.destination().clone(), tree));
         }
         let (root, driver) = request.rootfs.detached(request.mount_point, serve)?;
         nix::unistd::chdir(request.mount_point).map_err(SysError::of("chdir", request.mount_point.display()))?;
-        Ok(Staged { root: Some(root), driver, binds })
+        Ok(Staged { root: Some(root), driver, ..staged })
+    }
+
+    /// Makes the bundle's overlays: what they consist of may lie below the place that the root will cover.
+    ///
+    /// **Runs in:** container init, before it has mounted anything.
+    pub fn add_overlays(&mut self, mounts: &[Mount]) -> Result<(), MountError> {
+        for mount in mounts.iter().filter(|mount| is_overlay(mount)) {
+            let tree = super::overlay::detached(&parsed(mount)?).map_err(|error| failed(mount, error))?;
+            self.binds.push((mount.destination().clone(), tree));
+        }
+        Ok(())
     }
 
     /// Adds the trees of the bundle that lie in another container: binds from below `/proc/<pid>/root`.
@@ -84,14 +97,14 @@ impl Staged {
             let Some(source) = bind_source(mount)? else { continue };
             let Some((pid, path)) = in_container(source) else { continue };
             let tree = visit(pid, path, is_recursive(mount)?).map_err(|error| failed(mount, error))?;
-            self.binds.push((source.to_owned(), tree));
+            self.binds.push((mount.destination().clone(), tree));
         }
         Ok(())
     }
 
-    /// The tree of a bind's source, if it was staged. It can be attached once.
-    pub(super) fn bind(&self, source: &Path) -> Option<BorrowedFd<'_>> {
-        self.binds.iter().find(|(path, _)| path == source).map(|(_, tree)| tree.as_fd())
+    /// The tree that goes to this target, if it was staged.
+    pub(super) fn tree(&self, target: &Path) -> Option<BorrowedFd<'_>> {
+        self.binds.iter().find(|(path, _)| path == target).map(|(_, tree)| tree.as_fd())
     }
 }
 
@@ -101,6 +114,10 @@ fn failed(mount: &Mount, source: SysError) -> MountError {
         target: mount.destination().display().to_string(),
         source,
     }
+}
+
+fn is_overlay(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("overlay")
 }
 
 fn bind_source(mount: &Mount) -> Result<Option<&Path>, MountError> {

@@ -65,6 +65,8 @@ pub enum SingleReason {
     NoRange(&'static str),
     /// The helper is not in `PATH`.
     NoHelper(&'static str),
+    /// The user namespace that we are in has one.
+    Outer,
     /// It was asked for: `--userns=single`.
     Asked,
 }
@@ -98,12 +100,11 @@ impl Mapping {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         if uid == 0 {
             // Root, or root of an outer container: hand on every id there is.
-            return Mapping {
-                uids: IdMap::identity_of("/proc/self/uid_map"),
-                gids: IdMap::identity_of("/proc/self/gid_map"),
-                writer: Writer::Direct,
-                single: None,
-            };
+            let [uids, gids] = ["/proc/self/uid_map", "/proc/self/gid_map"].map(IdMap::identity_of);
+            if uids.len() == 1 || gids.len() == 1 {
+                return Mapping::single(uid, gid, SingleReason::Outer);
+            }
+            return Mapping { uids, gids, writer: Writer::Direct, single: None };
         }
         let single = |reason| Mapping::single(uid, gid, reason);
         let user = subid::Owner::of(uid);

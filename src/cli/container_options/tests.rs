@@ -121,9 +121,13 @@ fn wrong_command_lines_are_answered_with_one_line() {
     for (args, expected) in [
         (&["--bogus", "bb"][..], "unknown flag: --bogus"),
         (&["--bogus=1", "bb"], "unknown flag: --bogus"),
-        (&["-Z", "bb"], "unknown shorthand flag: 'Z'"),
-        (&["-iZ", "bb"], "unknown shorthand flag: 'Z'"),
-        (&["--gpus", "all", "bb"], "unknown flag: --gpus"),
+        (&["-Z", "bb"], "unknown shorthand flag: 'Z' in -Z"),
+        (&["-iZ", "bb"], "unknown shorthand flag: 'Z' in -Z"),
+        (
+            &["--gpus", "all", "bb"],
+            "invalid argument \"all\" for \"--gpus\" flag: no specification of such devices (CDI) is known: name their nodes with \
+             --device",
+        ),
         (&["--name"], "flag needs an argument: --name"),
         (&["--privileged=foo", "bb"], "invalid argument \"foo\" for \"--privileged\" flag: must be true or false"),
         (

@@ -4,6 +4,7 @@ use clap::Args;
 use storage::state::request::{Log, Request, RestartPolicy};
 
 use super::Caller;
+use super::platform::PlatformOptions;
 use crate::cli::parse::{pairs, volume, words};
 use crate::cli::usage::{Checked, InvalidOption, each, one};
 
@@ -25,15 +26,20 @@ pub(crate) struct LifeOptions {
     /// Write the process id of the container to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) pidfile: Option<String>,
+    /// Write the process id of the container's supervisor to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) conmon_pidfile: Option<String>,
     /// When to pull the image: always, missing, never or newer
     #[arg(long, value_name = "POLICY", default_value = "missing")]
     pub(crate) pull: String,
     /// Print no progress of a pull
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Platform of the image, OS/ARCH[/VARIANT]
-    #[arg(long, value_name = "PLATFORM")]
-    pub(crate) platform: Option<String>,
+    #[command(flatten)]
+    pub(crate) platform: PlatformOptions,
+    /// Start these containers first
+    #[arg(long, value_name = "CONTAINER", value_delimiter = ',')]
+    pub(crate) requires: Vec<String>,
     /// The first argument is a directory that serves as root file system
     #[arg(long)]
     pub(crate) rootfs: bool,
@@ -56,7 +62,7 @@ pub(crate) struct LifeOptions {
     #[arg(long = "log-opt", value_name = "OPTION")]
     pub(crate) log_options: Vec<String>,
     /// Stream to attach to: stdin, stdout or stderr
-    #[arg(short, long, value_name = "STREAM")]
+    #[arg(short, long, value_name = "STREAM", value_delimiter = ',')]
     pub(crate) attach: Vec<String>,
 }
 
@@ -66,10 +72,12 @@ impl LifeOptions {
     pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
         request.remove = self.rm;
         request.pull = one("--pull", &self.pull, words::pull_policy)?;
-        request.platform = crate::cli::usage::maybe("--platform", self.platform.as_ref(), words::platform)?;
+        request.platform = self.platform.asked()?;
+        request.requires.clone_from(&self.requires);
         let path = |path: &str| volume::host_path(path, caller.cwd);
         request.cidfile = crate::cli::usage::maybe("--cidfile", self.cidfile.as_ref(), path)?;
         request.pidfile = crate::cli::usage::maybe("--pidfile", self.pidfile.as_ref(), path)?;
+        request.supervisor_pidfile = crate::cli::usage::maybe("--conmon-pidfile", self.conmon_pidfile.as_ref(), path)?;
         request.attach = each("-a, --attach", &self.attach, words::stream)?;
         let of_file = |path: &str| pairs::label_file(&caller.file(path)?);
         for labels in each("--label-file", &self.label_files, of_file)? {

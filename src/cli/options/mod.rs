@@ -16,6 +16,12 @@ pub(crate) mod health;
 /// Its first process.
 pub(crate) mod process;
 
+/// Which platform of an image.
+pub(crate) mod platform;
+
+/// Its users and groups.
+pub(crate) mod accounts;
+
 /// What it sees of the host's files and devices.
 pub(crate) mod mounts;
 
@@ -27,6 +33,9 @@ pub(crate) mod security;
 
 /// How much it may use.
 pub(crate) mod resources;
+
+/// What has no effect here.
+pub(crate) mod ignored;
 
 /// What only `run` has.
 pub(crate) mod run;

@@ -5,7 +5,7 @@ use storage::state::request::{Mount, Request};
 
 use super::Caller;
 use crate::cli::parse::{limits, mount, mount_flags, size, volume};
-use crate::cli::usage::{Checked, InvalidOption, each, maybe};
+use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
 /// Options of files and devices.
 #[derive(Args, Clone, Debug)]
@@ -13,15 +13,18 @@ pub(crate) struct MountOptions {
     /// Mount a path of the host or a volume, [[SOURCE:]TARGET[:OPTIONS]]
     #[arg(short, long = "volume", value_name = "VOLUME")]
     pub(crate) volumes: Vec<String>,
-    /// Mount a path of the host, a volume or a temporary file system, type=TYPE,KEY=VALUE...
+    /// Mount a path of the host, a volume, an image or a temporary file system, type=TYPE,KEY=VALUE...
     #[arg(long = "mount", value_name = "MOUNT")]
     pub(crate) mounts: Vec<String>,
     /// Mount a temporary file system, TARGET[:OPTIONS]
     #[arg(long = "tmpfs", value_name = "TMPFS")]
     pub(crate) tmpfs: Vec<String>,
-    /// Mount the volumes of another container, CONTAINER[:ro]
+    /// Mount the volumes of another container, CONTAINER[:ro,z]
     #[arg(long = "volumes-from", value_name = "CONTAINER")]
     pub(crate) volumes_from: Vec<String>,
+    /// What to do with the volumes that the image declares: anonymous, bind, tmpfs or ignore
+    #[arg(long, value_name = "MODE", default_value = "anonymous")]
+    pub(crate) image_volume: String,
     /// Make the root file system read-only
     #[arg(long)]
     pub(crate) read_only: bool,
@@ -36,21 +39,45 @@ pub(crate) struct MountOptions {
     pub(crate) devices: Vec<String>,
 }
 
+/// What becomes of the volumes that an image declares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ImageVolumes {
+    /// Volumes without a name.
+    #[default]
+    Anonymous,
+    /// Temporary file systems.
+    Tmpfs,
+    /// Nothing.
+    Ignore,
+}
+
 impl MountOptions {
+    /// `--image-volume`.
+    pub(crate) fn image_volumes(&self) -> Checked<ImageVolumes> {
+        one("--image-volume", &self.image_volume, |mode| match mode {
+            "anonymous" | "bind" => Ok(ImageVolumes::Anonymous),
+            "tmpfs" => Ok(ImageVolumes::Tmpfs),
+            "ignore" => Ok(ImageVolumes::Ignore),
+            _ => Err("must be anonymous, bind, tmpfs or ignore".to_owned()),
+        })
+    }
+
     pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
         let mut seen = Vec::new();
         for (flag, values, parse) in [
             ("--mount", &self.mounts, &(|value: &str| mount::mount(value, caller.cwd)) as &dyn Fn(&str) -> _),
-            ("-v, --volume", &self.volumes, &|value: &str| volume::volume(value, caller.cwd)),
-            ("--tmpfs", &self.tmpfs, &|value: &str| mount_flags::tmpfs(value).map(Mount::Tmpfs)),
+            ("-v, --volume", &self.volumes, &|value: &str| volume::volume(value, caller.cwd).map(|mount| vec![mount])),
+            ("--tmpfs", &self.tmpfs, &|value: &str| mount_flags::tmpfs(value).map(|mount| vec![Mount::Tmpfs(mount)])),
         ] {
-            for (value, mount) in values.iter().zip(each(flag, values, parse)?) {
-                if seen.contains(mount.target()) {
-                    let reason = format!("{}: duplicate mount destination", mount.target().display());
-                    return Err(InvalidOption { flag, value: value.clone(), reason });
+            for (value, mounts) in values.iter().zip(each(flag, values, parse)?) {
+                for mount in mounts {
+                    if seen.contains(mount.target()) {
+                        let reason = format!("{}: duplicate mount destination", mount.target().display());
+                        return Err(InvalidOption { flag, value: value.clone(), reason });
+                    }
+                    seen.push(mount.target().clone());
+                    request.mounts.push(mount);
                 }
-                seen.push(mount.target().clone());
-                request.mounts.push(mount);
             }
         }
         request.volumes_from = each("--volumes-from", &self.volumes_from, volume::volumes_from)?;

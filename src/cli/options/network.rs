@@ -1,9 +1,12 @@
 //! The container's network.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use net::mode::Mode;
 use storage::state::request::{Namespace, Request};
 
+use super::Caller;
 use crate::cli::parse::{names, ports};
 use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
@@ -14,37 +17,52 @@ pub(crate) struct NetworkOptions {
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     pub(crate) networks: Vec<String>,
     /// Publish a port, [[IP:][HOST-PORT]:]CONTAINER-PORT[/PROTOCOL]
-    #[arg(short, long = "publish", value_name = "PORT")]
+    #[arg(short, long = "publish", value_name = "PORT", value_delimiter = ',')]
     pub(crate) publish: Vec<String>,
     /// Publish every exposed port on a free one of the host
     #[arg(short = 'P', long)]
     pub(crate) publish_all: bool,
     /// Expose a port, PORT[-PORT][/PROTOCOL]
-    #[arg(long = "expose", value_name = "PORT")]
+    #[arg(long = "expose", value_name = "PORT", value_delimiter = ',')]
     pub(crate) expose: Vec<String>,
     /// Host name of the container
     #[arg(short = 'h', long, value_name = "NAME")]
     pub(crate) hostname: Option<String>,
     /// Add a line to /etc/hosts, NAME[;NAME]:ADDRESS
-    #[arg(long = "add-host", value_name = "HOST")]
+    #[arg(long = "add-host", value_name = "HOST", value_delimiter = ',')]
     pub(crate) add_hosts: Vec<String>,
+    /// A fixed IPv4 address
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<String>,
+    /// A fixed IPv6 address
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip6: Option<String>,
+    /// A fixed hardware address
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) mac_address: Option<String>,
+    /// Leave /etc/hostname as the image has it
+    #[arg(long)]
+    pub(crate) no_hostname: bool,
+    /// The file that /etc/hosts begins with: a path, image for the image's own file, or none
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hosts_file: Option<String>,
     /// Leave /etc/hosts as the image has it
     #[arg(long)]
     pub(crate) no_hosts: bool,
     /// Use a name server, or none to leave /etc/resolv.conf as the image has it
-    #[arg(long = "dns", value_name = "ADDRESS")]
+    #[arg(long = "dns", value_name = "ADDRESS", value_delimiter = ',')]
     pub(crate) dns: Vec<String>,
     /// Use a search domain, or . for none
-    #[arg(long = "dns-search", value_name = "DOMAIN")]
+    #[arg(long = "dns-search", value_name = "DOMAIN", value_delimiter = ',')]
     pub(crate) dns_search: Vec<String>,
     /// Use an option of resolv.conf
-    #[arg(long = "dns-option", visible_alias = "dns-opt", value_name = "OPTION")]
+    #[arg(long = "dns-option", visible_alias = "dns-opt", value_name = "OPTION", value_delimiter = ',')]
     pub(crate) dns_options: Vec<String>,
 }
 
 impl NetworkOptions {
     /// Expects the namespaces of the request to be set.
-    pub(crate) fn apply(&self, request: &mut Request) -> Checked<()> {
+    pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
         let bad = |flag, value: &str, reason: &str| {
             Err(InvalidOption { flag, value: value.to_owned(), reason: reason.to_owned() })
         };
@@ -68,7 +86,22 @@ impl NetworkOptions {
         network.publish_all = self.publish_all;
         network.exposed = each("--expose", &self.expose, ports::exposed)?;
         network.add_hosts = each("--add-host", &self.add_hosts, names::add_host)?;
-        network.no_hosts = self.no_hosts;
+        network.no_hosts = self.no_hosts || self.hosts_file.as_deref() == Some("image");
+        network.no_hostname = self.no_hostname;
+        network.hosts_base = match self.hosts_file.as_deref() {
+            None | Some("" | "image") => None,
+            Some("none") => Some(PathBuf::new()),
+            Some(path) => {
+                one("--hosts-file", path, |path| caller.file(path).map(drop))?;
+                Some(caller.cwd.join(path))
+            }
+        };
+        for (flag, address) in [("--ip", &self.ip), ("--ip6", &self.ip6), ("--mac-address", &self.mac_address)] {
+            if let Some(address) = address {
+                let reason = "networks and static ip/mac address can only be used with Bridge mode networking";
+                return bad(flag, address, reason);
+            }
+        }
         if let Some(host) = self.add_hosts.first().filter(|_| self.no_hosts) {
             return bad("--add-host", host, "conflicts with --no-hosts");
         }

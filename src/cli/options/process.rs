@@ -27,6 +27,9 @@ pub(crate) struct ProcessOptions {
     /// Copy the whole environment
     #[arg(long)]
     pub(crate) env_host: bool,
+    /// Set a variable from those of the image, NAME=VALUE with $NAME or ${NAME} in it
+    #[arg(long = "env-merge", value_name = "VARIABLE")]
+    pub(crate) env_merge: Vec<String>,
     /// Leave out a variable of the image
     #[arg(long = "unsetenv", value_name = "NAME")]
     pub(crate) unset_env: Vec<String>,
@@ -43,7 +46,7 @@ pub(crate) struct ProcessOptions {
     #[arg(short, long, value_name = "USER[:GROUP]", allow_hyphen_values = true)]
     pub(crate) user: Option<String>,
     /// Add a group, or keep-groups for the caller's own
-    #[arg(long = "group-add", value_name = "GROUP")]
+    #[arg(long = "group-add", value_name = "GROUP", value_delimiter = ',')]
     pub(crate) group_add: Vec<String>,
     /// Replace the entrypoint: a program, a JSON list, or an empty value for none
     #[arg(long, value_name = "ENTRYPOINT")]
@@ -82,6 +85,8 @@ pub(crate) struct AskedProcess {
     pub(crate) unset_env: Vec<String>,
     /// Everything not asked for is left out.
     pub(crate) unset_env_all: bool,
+    /// Variables whose values stand for others of the image.
+    pub(crate) env_merge: Vec<(String, String)>,
     /// Instead of the image's entrypoint; empty for none.
     pub(crate) entrypoint: Option<Vec<String>>,
 }
@@ -111,6 +116,7 @@ impl ProcessOptions {
         Ok(AskedProcess {
             env_below: self.default_environment(caller),
             env_above: self.asked_environment(caller)?,
+            env_merge: each("--env-merge", &self.env_merge, pairs::label)?,
             unset_env: self.unset_env.clone(),
             unset_env_all: self.unset_env_all,
             entrypoint: maybe("--entrypoint", self.entrypoint.as_ref(), entrypoint)?,

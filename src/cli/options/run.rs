@@ -11,6 +11,9 @@ pub(crate) struct RunOptions {
     /// Keys that detach from the container, or an empty value for none
     #[arg(long, value_name = "KEYS")]
     pub(crate) detach_keys: Option<String>,
+    /// Remove the image when the container has ended, unless others use it; implies --rm
+    #[arg(long)]
+    pub(crate) rmi: bool,
     /// Pass signals on to the container
     #[arg(long, default_value_t = true)]
     pub(crate) sig_proxy: bool,

@@ -24,11 +24,14 @@ pub(crate) struct SecurityOptions {
     #[arg(long = "security-opt", value_name = "OPTION")]
     pub(crate) security_options: Vec<String>,
     /// Set a kernel parameter of the container's namespaces, KEY=VALUE
-    #[arg(long = "sysctl", value_name = "SYSCTL")]
+    #[arg(long = "sysctl", value_name = "SYSCTL", value_delimiter = ',')]
     pub(crate) sysctls: Vec<String>,
     /// Set a resource limit, NAME=SOFT[:HARD], or host for the caller's own
-    #[arg(long = "ulimit", value_name = "LIMIT")]
+    #[arg(long = "ulimit", value_name = "LIMIT", value_delimiter = ',')]
     pub(crate) ulimits: Vec<String>,
+    /// Use a graphics device of the host (none can be found: see --device)
+    #[arg(long = "gpus", value_name = "DEVICE", hide = true)]
+    pub(crate) gpus: Vec<String>,
     /// User namespace: host, keep-id[:uid=,gid=,size=], auto[:size=], single, nomap or container:NAME
     #[arg(long, value_name = "MODE")]
     pub(crate) userns: Option<String>,
@@ -63,6 +66,10 @@ impl SecurityOptions {
     /// Expects the network of the request to be set.
     pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
         request.privileged = self.privileged;
+        if let Some(gpu) = self.gpus.iter().find(|gpu| !matches!(gpu.as_str(), "" | "none" | "0")) {
+            let reason = "no specification of such devices (CDI) is known: name their nodes with --device".to_owned();
+            return Err(InvalidOption { flag: "--gpus", value: gpu.clone(), reason });
+        }
         request.cap_add = each("--cap-add", &self.cap_add, security::capability)?;
         request.cap_drop = each("--cap-drop", &self.cap_drop, security::capability)?;
         if let Some(both) = request.cap_add.iter().find(|name| *name != "ALL" && request.cap_drop.contains(name)) {

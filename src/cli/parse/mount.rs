@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use storage::state::request::{BindMount, Mount, TmpfsMount, VolumeMount};
+use storage::state::request::{BindMount, DevptsMount, ImageMount, Mount, TmpfsMount, VolumeMount};
 
 use super::Parsed;
 use super::mount_flags::{Flags, finish_tmpfs, propagation, target, tmpfs_mode, tmpfs_option, tmpfs_size};
-use super::volume::{host_path, volume_name};
+use super::volume::{NO_IDMAP, host_path, volume_name};
 use crate::cli::usage::boolean;
 
-/// One `--mount`. A path of the host is relative to `cwd`.
-pub(crate) fn mount(value: &str, cwd: &Path) -> Parsed<Mount> {
+/// One `--mount`, which is several mounts for `type=glob`. A path of the host is relative to `cwd`.
+pub(crate) fn mount(value: &str, cwd: &Path) -> Parsed<Vec<Mount>> {
     let mut kind = "volume".to_owned();
     let mut options = Vec::new();
     for field in fields(value)? {
@@ -25,12 +25,16 @@ pub(crate) fn mount(value: &str, cwd: &Path) -> Parsed<Mount> {
         }
     }
     match kind.as_str() {
-        "bind" => bind(options, cwd).map(Mount::Bind),
-        "volume" => volume(options).map(Mount::Volume),
-        "tmpfs" => tmpfs(options).map(Mount::Tmpfs),
-        "image" | "glob" | "devpts" | "ramfs" | "npipe" | "cluster" | "artifact" => {
-            Err(format!("mounts of type {kind:?} are not supported"))
+        "bind" => bind(options, cwd).map(|mount| vec![Mount::Bind(mount)]),
+        "glob" => glob(options, cwd),
+        "volume" => volume(options).map(|mount| vec![Mount::Volume(mount)]),
+        "tmpfs" => tmpfs(options, "tmpfs").map(|mount| vec![Mount::Tmpfs(mount)]),
+        "ramfs" => {
+            tmpfs(options, "ramfs").map(|mount| vec![Mount::Tmpfs(TmpfsMount { ramfs: true, nocopy: true, ..mount })])
         }
+        "image" => image(options).map(|mount| vec![Mount::Image(mount)]),
+        "devpts" => devpts(options).map(|mount| vec![Mount::Devpts(mount)]),
+        "npipe" | "cluster" | "artifact" => Err(format!("mounts of type {kind:?} are not supported")),
         _ => Err(format!("invalid filesystem type {kind:?}")),
     }
 }
@@ -96,15 +100,8 @@ fn bind(options: Vec<Key>, cwd: &Path) -> Parsed<BindMount> {
                 "shared" | "private" => {}
                 other => return Err(format!("invalid mount option 'relabel={other}': must be shared or private")),
             },
-            "u" | "chown" if key.boolean()? => {
-                return Err("option \"U\" is not supported: change the owner with chown instead".to_owned());
-            }
-            "u" | "chown" => {}
-            "idmap" => {
-                return Err(
-                    "option \"idmap\" is not supported: the kernel lets only root map ids of a mount".to_owned()
-                );
-            }
+            "u" | "chown" => mount.chown = key.boolean()?,
+            "idmap" => return Err(NO_IDMAP.to_owned()),
             _ if key.take_shared(&mut flags)? => {}
             _ => return Err(format!("{}: invalid mount option", key.name)),
         }
@@ -127,9 +124,9 @@ fn volume(options: Vec<Key>) -> Parsed<VolumeMount> {
             "volume-nocopy" | "nocopy" => mount.nocopy = key.boolean()?,
             "volume-subpath" | "subpath" => mount.subpath = Some(subpath(key.value()?)?),
             "volume-driver" if key.value()? == "local" => {}
-            "volume-label" | "volume-opt" | "volume-driver" | "idmap" | "u" | "chown" => {
-                return Err(key.unknown("volume"));
-            }
+            "u" | "chown" => mount.chown = key.boolean()?,
+            "idmap" => return Err(NO_IDMAP.to_owned()),
+            "volume-label" | "volume-opt" | "volume-driver" => return Err(key.unknown("volume")),
             _ if key.take_shared(&mut flags)? => {}
             _ => return Err(key.unknown("volume")),
         }
@@ -138,6 +135,69 @@ fn volume(options: Vec<Key>) -> Parsed<VolumeMount> {
     mount.read_only = flags.read_only == Some(true);
     mount.propagation = flags.propagation;
     mount.options = flags.options;
+    Ok(mount)
+}
+
+/// `type=glob`: a bind mount of everything that the pattern fits, below the target or where it is on the host.
+fn glob(options: Vec<Key>, cwd: &Path) -> Parsed<Vec<Mount>> {
+    let is_destination = |key: &Key| matches!(key.name.as_str(), "target" | "dst" | "destination");
+    let has_destination = options.iter().any(is_destination);
+    let mut options = options;
+    if !has_destination {
+        // Replaced below: each goes to its own path.
+        options.push(Key { name: "dst".to_owned(), value: Some("/glob".to_owned()) });
+    }
+    let pattern = bind(options, cwd)?;
+    let found = crate::cli::pattern::glob_paths(&pattern.source);
+    if found.is_empty() {
+        return Err(format!("no file paths matching glob {:?}", pattern.source.display().to_string()));
+    }
+    let one = |source: PathBuf| {
+        let target = match (has_destination, source.file_name()) {
+            (true, Some(name)) => pattern.target.join(name),
+            _ => source.clone(),
+        };
+        Mount::Bind(BindMount { source, target, ..pattern.clone() })
+    };
+    Ok(found.into_iter().map(one).collect())
+}
+
+fn image(options: Vec<Key>) -> Parsed<ImageMount> {
+    let mut mount = ImageMount::default();
+    let mut destination = None;
+    for key in &options {
+        match key.name.as_str() {
+            "source" | "src" => key.value()?.clone_into(&mut mount.image),
+            "target" | "dst" | "destination" => destination = Some(target(key.value()?)?),
+            "rw" | "readwrite" => mount.writable = key.boolean()?,
+            "ro" | "readonly" => mount.writable = !key.boolean()?,
+            "subpath" | "image-subpath" => mount.subpath = Some(subpath(key.value()?)?),
+            "consistency" => drop(key.take_shared(&mut Flags::default())?),
+            _ => return Err(key.unknown("image")),
+        }
+    }
+    if mount.image.is_empty() {
+        return Err("must set source and destination for image volumes".to_owned());
+    }
+    mount.target = destination.ok_or("must set source and destination for image volumes")?;
+    Ok(mount)
+}
+
+fn devpts(options: Vec<Key>) -> Parsed<DevptsMount> {
+    let mut mount = DevptsMount::default();
+    let mut destination = None;
+    for key in &options {
+        match key.name.as_str() {
+            "target" | "dst" | "destination" => destination = Some(target(key.value()?)?),
+            "uid" | "gid" | "max" => {
+                let number: u32 = key.value()?.parse().map_err(|_| format!("{} must be a number", key.name))?;
+                mount.options.push(format!("{}={number}", key.name));
+            }
+            "mode" => mount.options.push(format!("mode={:o}", tmpfs_mode(key.value()?)?)),
+            _ => return Err(key.unknown("devpts")),
+        }
+    }
+    mount.target = destination.ok_or("must set volume destination")?;
     Ok(mount)
 }
 
@@ -152,21 +212,26 @@ fn subpath(path: &str) -> Parsed<PathBuf> {
     }
 }
 
-fn tmpfs(options: Vec<Key>) -> Parsed<TmpfsMount> {
+fn tmpfs(options: Vec<Key>, kind: &str) -> Parsed<TmpfsMount> {
     let mut mount = TmpfsMount::default();
     let (mut flags, mut destination) = (Flags::default(), None);
     for key in &options {
         match key.name.as_str() {
             "target" | "dst" | "destination" => destination = Some(target(key.value()?)?),
-            "tmpfs-size" | "size" => mount.size = Some(tmpfs_size(key.value()?)?),
+            "tmpfs-size" | "size" if kind == "tmpfs" => mount.size = Some(tmpfs_size(key.value()?)?),
             "tmpfs-mode" | "mode" => mount.mode = Some(tmpfs_mode(key.value()?)?),
-            "source" | "src" => return Err(key.unknown("tmpfs")),
+            "source" | "src" => return Err(key.unknown(kind)),
+            // The kernel's ramfs has neither a limit nor an owner to be asked for.
+            "tmpfs-size" | "size" | "tmpcopyup" | "notmpcopyup" | "uid" | "gid" | "u" | "chown" if kind == "ramfs" => {
+                return Err(key.unknown(kind));
+            }
+            "u" | "chown" => mount.chown = key.boolean()?,
             "tmpcopyup" => mount.nocopy = !key.boolean()?,
             "notmpcopyup" => mount.nocopy = key.boolean()?,
             _ if key.take_shared(&mut flags)? => {}
             name => {
                 let option = key.value.as_ref().map_or_else(|| name.to_owned(), |value| format!("{name}={value}"));
-                tmpfs_option(&mut mount, &mut flags, &option).map_err(|_| key.unknown("tmpfs"))?;
+                tmpfs_option(&mut mount, &mut flags, &option).map_err(|_| key.unknown(kind))?;
             }
         }
     }
@@ -249,7 +314,7 @@ mod tests {
             ("type=bind,src=/s,dst=/t,noexec", BindMount { options: vec!["noexec".to_owned()], ..plain.clone() }),
             ("type=bind,\"src=/a,\"\"b\",dst=/t", BindMount { source: "/a,\"b".into(), ..plain }),
         ] {
-            assert_eq!(mount(text, Path::new("/")), Ok(Mount::Bind(expected)), "{text}");
+            assert_eq!(mount(text, Path::new("/")), Ok(vec![Mount::Bind(expected)]), "{text}");
         }
     }
 
@@ -268,7 +333,38 @@ mod tests {
                 "type=volume,src=v,dst=/t,subpath=/a/b",
                 Mount::Volume(VolumeMount { subpath: Some("a/b".into()), ..volume }),
             ),
+            (
+                "type=volume,src=v,dst=/t,U",
+                Mount::Volume(VolumeMount {
+                    name: Some("v".to_owned()),
+                    target: "/t".into(),
+                    chown: true,
+                    ..VolumeMount::default()
+                }),
+            ),
             ("type=tmpfs,dst=/t", Mount::Tmpfs(tmpfs.clone())),
+            ("type=tmpfs,dst=/t,chown=true", Mount::Tmpfs(TmpfsMount { chown: true, ..tmpfs.clone() })),
+            (
+                "type=ramfs,dst=/t,tmpfs-mode=700",
+                Mount::Tmpfs(TmpfsMount { ramfs: true, nocopy: true, mode: Some(0o700), ..tmpfs.clone() }),
+            ),
+            (
+                "type=image,src=img:1,dst=/t,rw=true,subpath=/usr",
+                Mount::Image(ImageMount {
+                    image: "img:1".to_owned(),
+                    target: "/t".into(),
+                    writable: true,
+                    subpath: Some("usr".into()),
+                    ..ImageMount::default()
+                }),
+            ),
+            (
+                "type=devpts,dst=/t,uid=1,mode=620",
+                Mount::Devpts(DevptsMount {
+                    target: "/t".into(),
+                    options: vec!["uid=1".to_owned(), "mode=620".to_owned()],
+                }),
+            ),
             (
                 "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=700,ro",
                 Mount::Tmpfs(TmpfsMount {
@@ -287,8 +383,23 @@ mod tests {
                 }),
             ),
         ] {
-            assert_eq!(mount(text, Path::new("/")), Ok(expected), "{text}");
+            assert_eq!(mount(text, Path::new("/")), Ok(vec![expected]), "{text}");
         }
+    }
+
+    #[test]
+    fn glob_is_a_bind_mount_of_each_match() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a1", "a2", "b1"] {
+            std::fs::write(root.path().join(name), "").unwrap();
+        }
+        let targets = |text: &str| {
+            let all = mount(text, root.path()).unwrap();
+            all.iter().map(|mount| mount.target().display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(targets("type=glob,src=./a*,dst=/t,ro"), ["/t/a1", "/t/a2"]);
+        let here = root.path().display();
+        assert_eq!(targets("type=glob,src=b?"), [format!("{here}/b1")]);
     }
 
     #[test]
@@ -297,7 +408,13 @@ mod tests {
             ("", "empty field"),
             ("type=bind,,dst=/t", "empty field"),
             ("type=foo,dst=/t", "invalid filesystem type \"foo\""),
-            ("type=image,src=a,dst=/t", "not supported"),
+            ("type=image,dst=/t", "must set source"),
+            ("type=image,src=a,dst=/t,subpath=../x", "invalid subpath"),
+            ("type=image,src=a,dst=/t,noexec", "not supported for \"image\""),
+            ("type=glob,src=/no/such/*,dst=/t", "no file paths matching glob"),
+            ("type=devpts,dst=/t,src=/s", "not supported for \"devpts\""),
+            ("type=devpts,dst=/t,uid=x", "must be a number"),
+            ("type=ramfs,dst=/t,tmpfs-size=1m", "not supported for \"ramfs\""),
             ("type", "type must have a value"),
             ("type=bind,dst=/t", "must set source"),
             ("type=bind,src=/s", "must set volume destination"),
@@ -306,8 +423,8 @@ mod tests {
             ("type=bind,src=/s,dst=/t,foo", "foo: invalid mount option"),
             ("type=bind,src=/s,dst=/t,ro=maybe", "true or false"),
             ("type=bind,src=/s,dst=/t,ro,rw", "both ro and rw"),
-            ("type=bind,src=/s,dst=/t,U=true", "chown"),
-            ("type=bind,src=/s,dst=/t,idmap", "only root"),
+            ("type=bind,src=/s,dst=/t,idmap", "real root"),
+            ("type=volume,src=s,dst=/t,idmap=x", "keep-id"),
             ("type=bind,src=,dst=/t", "src must have a value"),
             ("type=bind,src=/s,dst=/t,bind-propagation=x", "invalid propagation"),
             ("type=tmpfs,dst=/t,src=/s", "\"src\" option not supported for \"tmpfs\" mount types"),

@@ -65,6 +65,13 @@ fn numbers<const N: usize>(options: Option<&str>, names: [&str; N]) -> Parsed<[O
     Ok(found)
 }
 
+/// One id in decimal digits.
+pub(crate) fn id(text: &str) -> Parsed<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let id = text.parse().ok().filter(|id| digits && *id < u32::MAX);
+    id.ok_or_else(|| format!("{text:?} is not an id"))
+}
+
 fn container(name: &str) -> Parsed<String> {
     if name.is_empty() { Err("must name a container".to_owned()) } else { Ok(name.to_owned()) }
 }

@@ -56,6 +56,42 @@ pub(crate) fn label(value: &str) -> Parsed<(String, String)> {
     if name.is_empty() { Err("invalid label: no name".to_owned()) } else { Ok((name.to_owned(), value.to_owned())) }
 }
 
+/// A value with `$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+instead}` filled in from these variables; what is not
+/// there is empty, `\\$` is a dollar.
+pub(crate) fn expand(value: &str, env: &[(String, String)]) -> String {
+    let mut out = String::new();
+    let mut rest = value;
+    while let Some(at) = rest.find(['$', '\\']) {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if rest.as_bytes()[at] == b'\\' {
+            let escaped = after.chars().next();
+            out.extend(escaped);
+            rest = &after[escaped.map_or(0, char::len_utf8)..];
+        } else if let Some((inner, tail)) = after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            let (name, operator) = match inner.find([':']) {
+                Some(colon) => inner.split_at(colon),
+                None => (inner, ""),
+            };
+            let found = lookup(env, name).unwrap_or_default();
+            match (operator.get(..2), found.is_empty()) {
+                (Some(":-"), true) | (Some(":+"), false) => out.push_str(&operator[2..]),
+                (Some(":+"), true) => {}
+                _ => out.push_str(found),
+            }
+            rest = tail;
+        } else {
+            let length = after.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+            match length {
+                0 => out.push('$'),
+                _ => out.push_str(lookup(env, &after[..length]).unwrap_or_default()),
+            }
+            rest = &after[length..];
+        }
+    }
+    out + rest
+}
+
 /// An annotation: a label that must have a value.
 pub(crate) fn annotation(value: &str) -> Parsed<(String, String)> {
     match value.split_once('=') {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use storage::state::request::{BindMount, Mount, VolumeMount, VolumesFrom};
+use storage::state::request::{BindMount, Mount, Overlay, VolumeMount, VolumesFrom};
 
 use super::Parsed;
 use super::mount_flags::{Flags, clean, target};
@@ -18,7 +18,7 @@ pub(crate) fn volume(value: &str, cwd: &Path) -> Parsed<Mount> {
         _ => return Err("must be [[SOURCE:]TARGET[:OPTIONS]]".to_owned()),
     };
     let target = target(path)?;
-    let options = Options::parse(options)?;
+    let options = Options::parse(options, cwd)?;
     match source {
         None => Ok(Mount::Volume(options.volume(None, target)?)),
         Some("") => Err("the source is empty".to_owned()),
@@ -89,10 +89,16 @@ struct Options {
     flags: Flags,
     nocopy: Option<bool>,
     non_recursive: Option<bool>,
+    chown: bool,
+    overlay: Option<Overlay>,
 }
 
+/// Why there is no `idmap`, and what to do instead.
+pub(super) const NO_IDMAP: &str = "option \"idmap\" is not supported: the kernel lets only the real root map ids of a \
+     mount; use U to give the files to the container's user, or --userns=keep-id to have your own id in the container";
+
 impl Options {
-    fn parse(text: &str) -> Parsed<Self> {
+    fn parse(text: &str, cwd: &Path) -> Parsed<Self> {
         let mut options = Self::default();
         for option in text.split(',').filter(|option| !option.is_empty()) {
             if options.flags.take(option)? {
@@ -107,14 +113,25 @@ impl Options {
                 "z" | "Z" => {}
                 // Hints for a host on the other side of a virtual machine.
                 "cached" | "delegated" | "consistent" | "default" => {}
-                "U" => return Err("option \"U\" is not supported: change the owner with chown instead".to_owned()),
-                "O" => return Err("option \"O\" is not supported: overlay volumes do not exist".to_owned()),
-                _ if option == "idmap" || option.starts_with("idmap=") => {
-                    return Err(
-                        "option \"idmap\" is not supported: the kernel lets only root map ids of a mount".to_owned()
-                    );
+                "U" => options.chown = true,
+                "O" => drop(options.overlay.get_or_insert_default()),
+                _ if option == "idmap" || option.starts_with("idmap=") => return Err(NO_IDMAP.to_owned()),
+                _ if option.starts_with("upperdir=") || option.starts_with("workdir=") => {
+                    let (key, path) = option.split_once('=').unwrap_or_default();
+                    let path = host_path(path, cwd).map_err(|reason| format!("{key}: {reason}"))?;
+                    let overlay = options.overlay.get_or_insert_default();
+                    *(if key == "upperdir" { &mut overlay.upper } else { &mut overlay.work }) = Some(path);
                 }
                 _ => return Err(format!("invalid option type {option:?}")),
+            }
+        }
+        if let Some(overlay) = &options.overlay {
+            // Anywhere in the list, as podman has it.
+            if !text.split(',').any(|option| option == "O") {
+                return Err("upperdir and workdir are for overlay volumes: add O".to_owned());
+            }
+            if overlay.upper.is_some() != overlay.work.is_some() {
+                return Err("an overlay volume needs both upperdir and workdir, or none of them".to_owned());
             }
         }
         Ok(options)
@@ -132,6 +149,8 @@ impl Options {
             create_source: false,
             propagation: self.flags.propagation,
             options: self.flags.options,
+            chown: self.chown,
+            overlay: self.overlay,
         })
     }
 
@@ -146,6 +165,8 @@ impl Options {
             nocopy: self.nocopy == Some(true),
             propagation: self.flags.propagation,
             options: self.flags.options,
+            chown: self.chown,
+            overlay: self.overlay,
             ..VolumeMount::default()
         })
     }
@@ -184,6 +205,16 @@ mod tests {
                 "/h/src:/dst:rslave,bind",
                 Mount::Bind(BindMount { propagation: Some(Propagation::Rslave), non_recursive: true, ..bind.clone() }),
             ),
+            ("/h/src:/dst:U,z", Mount::Bind(BindMount { chown: true, ..bind.clone() })),
+            ("/h/src:/dst:O", Mount::Bind(BindMount { overlay: Some(Overlay::default()), ..bind.clone() })),
+            (
+                "/h/src:/dst:O,upperdir=./u,workdir=/w",
+                Mount::Bind(BindMount {
+                    overlay: Some(Overlay { upper: Some("/h/u".into()), work: Some("/w".into()) }),
+                    ..bind.clone()
+                }),
+            ),
+            ("vol:/dst:U,O", Mount::Volume(VolumeMount { chown: true, overlay: Some(Overlay::default()), ..named })),
             ("/h/a\\:b:/d\\:e", Mount::Bind(BindMount { source: "/h/a:b".into(), target: "/d:e".into(), ..bind })),
         ] {
             assert_eq!(volume(text, Path::new("/h")), Ok(expected), "{text}");
@@ -204,9 +235,10 @@ mod tests {
             ("-a:/x", "names must match"),
             ("/x:/y:foo", "invalid option type \"foo\""),
             ("/x:/y:ro,rw", "both ro and rw"),
-            ("/x:/y:U", "chown"),
-            ("/x:/y:O", "overlay"),
-            ("/x:/y:idmap", "only root"),
+            ("/x:/y:upperdir=/u,workdir=/w", "add O"),
+            ("/x:/y:O,upperdir=/u", "both upperdir and workdir"),
+            ("/x:/y:idmap", "real root"),
+            ("/x:/y:idmap=uids=0-1-10", "keep-id"),
             ("/x:/y:nocopy", "for volumes"),
             ("/x:/y:private,shared", "one propagation"),
             ("/a:/b:ro:rw", "must be"),

@@ -6,8 +6,8 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, commit, cp, create, diff, exec, exists, kill, logs, pause, port, ps, rename, restart, rm,
-    run as run_command, start, stop, top, update, wait,
+    Context, Outcome, attach, commit, cp, create, diff, exec, exists, kill, logs, mount, pause, port, ps, rename,
+    restart, rm, run as run_command, start, stats, stop, top, update, wait,
 };
 
 /// What to do with containers.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Ls(ps::Args),
     /// Pause all the processes in one or more containers
     Pause(pause::Args),
+    /// Mount a working container's root filesystem
+    Mount(mount::Args),
     /// List port mappings or a specific mapping for the container
     Port(port::Args),
     /// Remove all non running containers
@@ -52,10 +54,15 @@ pub(crate) enum Command {
     Run(Box<run_command::Args>),
     /// Start one or more containers
     Start(start::Args),
+    /// Display a live stream of container resource usage statistics
+    Stats(stats::Args),
     /// Stop one or more containers
     Stop(stop::Args),
     /// Display the running processes of a container
     Top(top::Args),
+    /// Unmount working container's root filesystem
+    #[command(visible_alias = "umount")]
+    Unmount(mount::UnmountArgs),
     /// Unpause the processes in one or more containers
     Unpause(pause::UnpauseArgs),
     /// Update an existing container
@@ -79,6 +86,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Logs(args) => logs::run(args, context),
         Command::Ls(args) => ps::run(args, context),
         Command::Pause(args) => pause::run(args, context),
+        Command::Mount(args) => mount::run(args, context),
         Command::Port(args) => port::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Rename(args) => rename::run(args, context),
@@ -86,10 +94,12 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Rm(args) => rm::run(args, context),
         Command::Run(args) => run_command::run(*args, context),
         Command::Start(args) => start::run(args, context),
+        Command::Stats(args) => stats::run(args, context),
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
         Command::Unpause(args) => pause::run_unpause(args, context),
         Command::Update(args) => update::run(args, context),
+        Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Wait(args) => wait::run(args, context),
     }
 }

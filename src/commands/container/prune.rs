@@ -10,9 +10,12 @@ use crate::commands::{Context, Outcome, lifecycle, ps, rm, select};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle container prune -f --filter until=24h"#;
+
 /// Remove all non running containers
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Provide filter values (e.g. 'label=<key>=<value>')
     #[arg(long = "filter", value_name = "FILTER")]

@@ -18,7 +18,6 @@ use storage::layer::unpack::{Links, Options, Owner, unpack};
 use storage::layer::{IdMap, IdPolicy, IdRange};
 use storage::state::container::Record;
 use storage::state::layout::create_dir;
-use storage::state::request::Mount;
 use storage::state::status::{self, Init, State};
 
 use super::place::{self, Opened, Place, Source};
@@ -347,13 +346,8 @@ fn disk_ids(spec: &Spec) -> IdMap {
 
 /// Volumes and directories of the host, where the container has them.
 fn bind_mounts(record: &Record, spec: &Spec, root: BorrowedFd<'_>) -> Result<(), CommandError> {
-    let asked_for = |target: &Path| {
-        record.request.mounts.iter().any(|mount| match mount {
-            Mount::Bind(bind) => bind.target == target,
-            Mount::Volume(volume) => volume.target == target,
-            Mount::Tmpfs(_) => false,
-        })
-    };
+    let asked_for =
+        |target: &Path| record.request.mounts.iter().any(|mount| mount.is_kept() && mount.target() == target);
     for one in spec.mounts().iter().flatten().filter(|one| asked_for(one.destination())) {
         let Some(source) = one.source().as_ref().filter(|source| source.exists()) else { continue };
         let tree = clone_tree(nix::fcntl::AT_FDCWD, source, true)?;

@@ -28,11 +28,16 @@ use crate::error::{CommandError, reason};
 use inside::Worker;
 use place::Place;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle cp web:/var/log/app.log .
+  coracle cp conf/. web:/etc/app
+  tar c . | coracle cp - web:/srv"#;
+
 /// Copy files/folders between a container and the local filesystem
 ///
 /// SRC or DEST is CONTAINER:PATH for one at least of the two. `-` is a tar archive on stdin or stdout.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Keep owners: the user's become the container's root, those of containers and archives stay
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]

@@ -1,5 +1,6 @@
 //! `image`: the commands about images by their noun.
 
+pub(crate) mod mount;
 pub(crate) mod prune;
 
 use clap::Subcommand;
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     /// List images in local storage
     #[command(visible_alias = "list")]
     Ls(images::Args),
+    /// Mount an image's root filesystem
+    Mount(mount::Args),
     /// Remove unused images
     Prune(prune::Args),
     /// Pull an image from a registry, an archive or a layout
@@ -36,6 +39,9 @@ pub(crate) enum Command {
     Save(save::Args),
     /// Add an additional name to a local image
     Tag(tag::Args),
+    /// Unmount an image's root filesystem
+    #[command(visible_alias = "umount")]
+    Unmount(mount::UnmountArgs),
     /// Remove a name from a local image
     Untag(tag::UntagArgs),
 }
@@ -51,10 +57,12 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Save(args) => save::run(args, context),
         Command::Inspect(args) => inspect::run_noun(Kind::Image, args, context),
         Command::Ls(args) => images::run(args, context),
+        Command::Mount(args) => mount::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Pull(args) => pull::run(args, context),
         Command::Rm(args) => rmi::run(args, context),
         Command::Tag(args) => tag::run(args, context),
+        Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Untag(args) => tag::run_untag(args, context),
     }
 }

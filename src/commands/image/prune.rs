@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use storage::digest::{DiffId, Digest};
+use storage::digest::DiffId;
 use storage::image::store::{Image, ImageStore};
 
 use crate::cli::{output, units};
@@ -12,11 +12,14 @@ use crate::commands::{Context, Outcome, images, lifecycle, rmi, select};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle image prune -a -f"#;
+
 /// Remove unused images
 ///
 /// Removes dangling or unused images from local storage.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Remove all images not in use by containers, not just dangling ones
     #[arg(short, long)]
@@ -59,10 +62,13 @@ pub(crate) fn prune(all: bool, filters: &[String], context: &Context) -> Result<
     let filters = filters.iter().map(|filter| Check::parse(filter)).collect::<Result<Vec<_>, _>>()?;
     let store = ImageStore::open(&context.layout);
     let records = select::all(context)?;
-    let used: HashSet<&Digest> = records.iter().filter_map(|record| Some(&record.image.as_ref()?.id)).collect();
     let (mut ids, mut freed) = (Vec::new(), 0);
     for image in store.list()? {
-        let unused = !used.contains(&image.id) && (all || image.names.is_empty());
+        let is_used = || {
+            records.iter().any(|record| storage::prune::uses_image(record, &image.id))
+                || super::mount::is_mounted(context, &image)
+        };
+        let unused = (all || image.names.is_empty()) && !is_used();
         if unused && filters.iter().all(|check| check.accept(&image)) {
             rmi::remove_from(&store, context, &image)?;
             ids.push(image.id.hex().to_owned());
@@ -70,11 +76,7 @@ pub(crate) fn prune(all: bool, filters: &[String], context: &Context) -> Result<
         }
     }
     // The layers of a container outlive the image it was made from.
-    let keep: HashSet<DiffId> = records
-        .iter()
-        .filter_map(|record| record.image.as_ref())
-        .flat_map(|image| image.layers.iter().cloned())
-        .collect();
+    let keep: HashSet<DiffId> = records.iter().flat_map(storage::prune::layers_of).cloned().collect();
     freed += store.collect_garbage(&keep)?;
     freed += lifecycle::sweep_layers(&context.layout)?;
     Ok((ids, freed))

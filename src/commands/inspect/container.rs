@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use runtime::userns::Mapping;
 use serde_json::Value as Raw;
 use storage::state::container::Record;
 use storage::state::request::{
-    Healthcheck, Mount, Namespace, Protocol, Request, RestartPolicy, SeccompProfile, UserNamespace,
+    Healthcheck, Mount, Namespace, Overlay, Protocol, Request, RestartPolicy, SeccompProfile, UserNamespace,
 };
 use storage::state::status::{self, Interface, Observed, Port, State};
 
@@ -16,7 +17,7 @@ use crate::commands::filter::restart_policy_name;
 use crate::commands::{Context, ps};
 use crate::error::CommandError;
 use crate::role::Persona;
-use crate::supervisor::log_file;
+use crate::supervisor::{log_file, rootfs};
 
 /// Everything about a container.
 pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result<Value, CommandError> {
@@ -76,7 +77,7 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("ExecIDs", Value::List(Vec::new())),
         ("GraphDriver", graph_driver(record, context)),
         ("Mounts", Value::List(request.mounts.iter().filter_map(|mount| mount_point(mount, context)).collect())),
-        ("Dependencies", Value::List(Vec::new())),
+        ("Dependencies", Value::strings(request.requires.iter().map(String::as_str))),
         ("NetworkSettings", network_settings(record, &observed)),
         ("Namespace", "".into()),
         ("IsInfra", false.into()),
@@ -191,10 +192,10 @@ fn driver(record: &Record) -> &str {
 fn graph_driver(record: &Record, context: &Context) -> Value {
     let directory = context.layout.container(&record.id);
     let mut data: BTreeMap<String, Value> = BTreeMap::new();
-    let lower: Vec<_> = record.image.iter().flat_map(|image| image.layers.iter().rev()).collect();
-    if !lower.is_empty() {
-        let paths: Vec<_> =
-            lower.iter().map(|layer| context.layout.layer(layer).join("diff").display().to_string()).collect();
+    let ownership = rootfs::ownership(&Mapping::of_user());
+    let paths: Vec<_> =
+        rootfs::layers(&context.layout, record, ownership).map(|layer| layer.display().to_string()).collect();
+    if !paths.is_empty() {
         data.insert("LowerDir".to_owned(), paths.join(":").into());
         data.insert("UpperDir".to_owned(), directory.join("upper").display().to_string().into());
         data.insert("WorkDir".to_owned(), directory.join("work").display().to_string().into());
@@ -207,16 +208,19 @@ fn mount_point(mount: &Mount, context: &Context) -> Option<Value> {
     let (kind, source, driver, read_only, propagation, options) = match mount {
         Mount::Bind(bind) => {
             let recursion = if bind.non_recursive { "bind" } else { "rbind" };
-            let options = bind.options.iter().cloned().chain([recursion.to_owned()]).collect::<Vec<_>>();
+            let options = bind.options.iter().cloned().chain(extras(bind.chown, &bind.overlay));
+            let options = options.chain([recursion.to_owned()]).collect::<Vec<_>>();
             ("bind", bind.source.clone(), "", bind.read_only, bind.propagation, options)
         }
         Mount::Volume(volume) => {
             let name = volume.name.clone().unwrap_or_default();
             let source = context.layout.volume(&name).join("_data");
-            let options = volume.options.iter().cloned().chain(["rbind".to_owned()]).collect::<Vec<_>>();
+            let options = volume.options.iter().cloned().chain(extras(volume.chown, &volume.overlay));
+            let options = options.chain(["rbind".to_owned()]).collect::<Vec<_>>();
             ("volume", source, "local", volume.read_only, volume.propagation, options)
         }
-        Mount::Tmpfs(_) => return None,
+        Mount::Image(image) => ("image", image.image.clone().into(), "", !image.writable, None, Vec::new()),
+        Mount::Tmpfs(_) | Mount::Devpts(_) => return None,
     };
     fields.push(("Type", kind.into()));
     if let Mount::Volume(volume) = mount {
@@ -232,6 +236,16 @@ fn mount_point(mount: &Mount, context: &Context) -> Option<Value> {
         ("Propagation", propagation.map_or("rprivate", |propagation| propagation.as_str()).into()),
     ]);
     Some(Value::Struct(fields))
+}
+
+/// `U` and `O`, as they were asked for.
+fn extras(chown: bool, overlay: &Option<Overlay>) -> impl Iterator<Item = String> {
+    let directories = overlay.iter().flat_map(|overlay| {
+        let named = [("upperdir", &overlay.upper), ("workdir", &overlay.work)];
+        named.into_iter().filter_map(|(key, path)| Some(format!("{key}={}", path.as_ref()?.display())))
+    });
+    let words = [chown.then_some("U"), overlay.is_some().then_some("O")];
+    words.into_iter().flatten().map(str::to_owned).chain(directories.collect::<Vec<_>>())
 }
 
 fn port_map(ports: &[Port]) -> BTreeMap<String, Value> {
@@ -364,7 +378,7 @@ fn config(record: &Record, spec: &Raw) -> Value {
         ("Umask", format!("{:04o}", request.umask.unwrap_or(0o022)).into()),
         ("Timeout", Value::from(u64::from(request.timeout.unwrap_or(0)))),
         ("StopTimeout", Value::from(u64::from(request.stop_timeout.unwrap_or(10)))),
-        ("Passwd", true.into()),
+        ("Passwd", (!request.accounts.untouched).into()),
         ("sdNotifyMode", "container".into()),
     ]);
     let mut exposed: BTreeMap<String, Value> =
@@ -424,6 +438,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         UserNamespace::KeepId { .. } => "keep-id".to_owned(),
         UserNamespace::Auto { .. } => "auto".to_owned(),
         UserNamespace::NoMap => "nomap".to_owned(),
+        UserNamespace::Maps { .. } => "private".to_owned(),
         UserNamespace::Container(name) => format!("container:{name}"),
         UserNamespace::Path(path) => format!("ns:{}", path.display()),
     };
@@ -504,7 +519,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("DnsOptions", strings(&network.dns_options)),
         ("DnsSearch", strings(&network.dns_search)),
         ("ExtraHosts", Value::strings(hosts)),
-        ("HostsFile", "".into()),
+        ("HostsFile", hosts_file(network).into()),
         ("GroupAdd", strings(&request.group_add)),
         ("IpcMode", namespace(&request.ipc, "shareable").into()),
         ("Cgroup", "".into()),
@@ -557,6 +572,15 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
     ])
 }
 
+/// `--hosts-file` as it was given.
+fn hosts_file(network: &storage::state::request::Network) -> String {
+    match &network.hosts_base {
+        None => String::new(),
+        Some(path) if path.as_os_str().is_empty() => "none".to_owned(),
+        Some(path) => path.display().to_string(),
+    }
+}
+
 /// The network as asked for; where nothing was asked for, what it became.
 fn network_mode(record: &Record, observed: &Observed) -> String {
     let asked = record.request.network.mode.as_str();
@@ -567,13 +591,20 @@ fn network_mode(record: &Record, observed: &Observed) -> String {
 /// A mount as `-v` would have it.
 fn bind(mount: &Mount) -> Option<String> {
     let (source, read_only, options) = match mount {
-        Mount::Bind(bind) => (bind.source.display().to_string(), bind.read_only, &bind.options),
-        Mount::Volume(volume) => (volume.name.clone().unwrap_or_default(), volume.read_only, &volume.options),
-        Mount::Tmpfs(_) => return None,
+        Mount::Bind(bind) => {
+            let extras = extras(bind.chown, &bind.overlay);
+            (bind.source.display().to_string(), bind.read_only, bind.options.iter().cloned().chain(extras))
+        }
+        Mount::Volume(volume) => {
+            let extras = extras(volume.chown, &volume.overlay);
+            let name = volume.name.clone().unwrap_or_default();
+            (name, volume.read_only, volume.options.iter().cloned().chain(extras))
+        }
+        Mount::Tmpfs(_) | Mount::Image(_) | Mount::Devpts(_) => return None,
     };
-    let mut words = vec![if read_only { "ro" } else { "rw" }, "rprivate"];
-    words.extend(options.iter().map(String::as_str));
-    words.push("rbind");
+    let mut words = vec![(if read_only { "ro" } else { "rw" }).to_owned(), "rprivate".to_owned()];
+    words.extend(options);
+    words.push("rbind".to_owned());
     Some(format!("{source}:{}:{}", mount.target().display(), words.join(",")))
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use runtime::userns::Mapping;
 use serde_json::Value as Raw;
-use storage::image::store::Image;
+use storage::image::store::{Image, Layer};
 
 use crate::cli::format::Value;
 use crate::commands::{Context, images};
 use crate::role::Persona;
+use crate::supervisor::rootfs::ownership;
 
 /// The members of `config` in the order podman has them.
 const CONFIG: [&str; 12] = [
@@ -41,12 +43,13 @@ pub(crate) fn describe(image: &Image, context: &Context) -> Value {
         let familiar = || storage::reference::Reference::parse(&name).map(|reference| reference.familiar());
         if docker { familiar().unwrap_or(name) } else { name }
     };
-    let top = image.layers.last().map(|layer| context.layout.layer(&layer.diff_id).join("diff").display().to_string());
+    let ownership = ownership(&Mapping::of_user());
+    let place = |layer: &Layer| context.layout.layer(&layer.diff_id, ownership).join("diff").display().to_string();
+    let top = image.layers.last().map(place);
     let mut data: BTreeMap<String, Value> = BTreeMap::new();
     let lower: Vec<_> = image.layers.iter().rev().skip(1).collect();
     if !lower.is_empty() {
-        let paths: Vec<_> =
-            lower.iter().map(|layer| context.layout.layer(&layer.diff_id).join("diff").display().to_string()).collect();
+        let paths: Vec<_> = lower.into_iter().map(place).collect();
         data.insert("LowerDir".to_owned(), paths.join(":").into());
     }
     data.extend(top.map(|top| ("UpperDir".to_owned(), top.into())));

@@ -14,11 +14,16 @@ use crate::cli::output;
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle inspect web
+  coracle inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web
+  coracle inspect -f '{{json .Config.Env}}' nginx"#;
+
 /// Display the configuration of object denoted by ID
 ///
 /// Displays the low-level information on an object identified by name or ID.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Names or IDs of containers, images or volumes
     #[arg(value_name = "NAME")]

@@ -1,5 +1,7 @@
 //! `system prune`: everything unused, and what dead processes left behind.
 
+use storage::state::events::{self, Event, Kind};
+
 use crate::cli::{output, units};
 use crate::commands::{Context, Outcome, container, image, lifecycle, volume};
 use crate::error::CommandError;
@@ -53,6 +55,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     text.push_str(&section("Deleted Images", &images));
     text.push_str(&format!("Total reclaimed space: {}\n", units::human_size(freed, 4)));
     lifecycle::empty_trash(&context.layout);
+    events::note(&context.layout, &[Event::new(Kind::System, "prune", "", "")]);
     output::print(&text)?;
     Ok(0)
 }

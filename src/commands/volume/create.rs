@@ -6,11 +6,15 @@ use crate::cli::output;
 use crate::commands::{Context, Outcome};
 use crate::error::CommandError;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle volume create data
+  coracle run --rm -v data:/data busybox ls /data"#;
+
 /// Create a new volume
 ///
 /// The volume is a directory in coracle's own; without a name it gets a random one.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name of the volume
     #[arg(value_name = "NAME")]

@@ -13,12 +13,16 @@ use crate::commands::{Context, Outcome, inspect, select};
 use crate::error::CommandError;
 use crate::role::Persona;
 
+const EXAMPLES: &str = r#"Examples:
+  coracle volume ls
+  coracle volume ls -q --filter dangling=true"#;
+
 /// List volumes
 ///
 /// List all available volumes. The output of the volumes can be filtered and the output format can be changed to JSON or
 /// a user specified Go template.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Filter volume output
     #[arg(short, long = "filter", value_name = "FILTER")]

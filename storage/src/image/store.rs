@@ -32,7 +32,7 @@ use crate::digest::{DiffId, Digest};
 use crate::layer::index::Index;
 use crate::reference::Reference;
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, WriteError, write_atomic};
-use crate::state::layout::{Layout, LayoutError, create_dir, is_lower_hex, random_hex};
+use crate::state::layout::{Layout, LayoutError, Ownership, create_dir, is_lower_hex, random_hex};
 use crate::state::lock::{FileLock, LockError};
 
 /// An image store cannot be read or written, or has no one answer.
@@ -332,12 +332,23 @@ impl ImageStore {
             }
             return Err(error);
         }
+        self.remove_mount(image);
         let blobs = image.layers.iter().map(|layer| &layer.blob.digest);
         let blobs = blobs.chain([&image.id, &image.manifest.digest]).chain(&image.index);
         match pin {
             Some(_) => self.delete_unneeded(blobs, image.layers.iter().map(|layer| &layer.diff_id)),
             None => Ok(()),
         }
+    }
+
+    /// Removes the directory that the image was mounted on; if it is mounted in some namespace, the kernel unmounts it.
+    fn remove_mount(&self, image: &Image) {
+        let place = self.layout.image_mount(&image.id);
+        // Never more than the empty directories that `image mount` makes.
+        for name in ["merged", "0", "1"] {
+            let _ = fs::remove_dir(place.join(name));
+        }
+        let _ = fs::remove_dir(place);
     }
 
     /// Moves the unpacked layers of an image that is to be removed to the trash, as far as no other has them: without
@@ -574,7 +585,7 @@ impl ImageStore {
     }
 
     /// Moves the directories of layers to the trash. `is_garbage` sees the digits of the diffID, and whether it is a copy
-    /// with shifted ids (`<diffID>-<mapping>`), which an older coracle made and nobody needs any more. Gives their new
+    /// with shifted ids (`<diffID>-<mapping>`, but for [`Ownership::Single`]), which an older coracle made and nobody needs any more. Gives their new
     /// places.
     fn trash_layers(&self, is_garbage: impl Fn(&str, bool) -> bool) -> Result<Vec<PathBuf>, StoreError> {
         let dir = self.layout.layers();
@@ -588,6 +599,7 @@ impl ImageStore {
         for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
+            let name = Ownership::hex_of(name);
             let (hex, is_copy) = name.split_once('-').map_or((name, false), |(hex, _)| (hex, true));
             if hex.len() >= 64 && is_lower_hex(hex) && is_garbage(hex, is_copy) {
                 create_dir(&trash)?;

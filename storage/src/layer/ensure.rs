@@ -53,7 +53,8 @@ pub fn ensure_unpacked(
     progress: &dyn Progress,
 ) -> Result<Vec<PathBuf>, EnsureError> {
     let layers = store.layout().layers();
-    let dirs: Vec<PathBuf> = image.layers.iter().map(|layer| store.layout().layer(&layer.diff_id)).collect();
+    let dirs: Vec<PathBuf> =
+        image.layers.iter().map(|layer| store.layout().layer(&layer.diff_id, ids.ownership())).collect();
     let mut missing: Vec<&Layer> =
         image.layers.iter().zip(&dirs).filter(|(_, dir)| !dir.join("diff").is_dir()).map(|(layer, _)| layer).collect();
     missing.sort_by(|a, b| a.diff_id.hex().cmp(b.diff_id.hex()));
@@ -85,14 +86,14 @@ pub fn ensure_unpacked(
         }
     });
     // What was made is kept even if something else failed.
-    publish(&layers, unpacked.into_inner().unwrap_or_else(PoisonError::into_inner))?;
+    publish(&layers, ids, unpacked.into_inner().unwrap_or_else(PoisonError::into_inner))?;
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(dirs),
     }
 }
 
-fn publish(layers: &Path, unpacked: Vec<(Staging, &Layer)>) -> Result<(), EnsureError> {
+fn publish(layers: &Path, ids: &IdPolicy, unpacked: Vec<(Staging, &Layer)>) -> Result<(), EnsureError> {
     let Some((_, first)) = unpacked.first() else { return Ok(()) };
     let failed = |layer: &Layer| {
         let layer = layer.diff_id.to_string();
@@ -100,7 +101,7 @@ fn publish(layers: &Path, unpacked: Vec<(Staging, &Layer)>) -> Result<(), Ensure
     };
     staging::sync(layers).map_err(failed(first))?;
     for (staging, layer) in unpacked {
-        staging.publish(layer.diff_id.hex()).map_err(failed(layer))?;
+        staging.publish(&ids.ownership().layer_name(&layer.diff_id)).map_err(failed(layer))?;
     }
     Ok(())
 }

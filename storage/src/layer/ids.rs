@@ -1,5 +1,6 @@
 //! Whom the files of a layer belong to.
 
+use crate::state::layout::Ownership;
 use nix::sys::stat::SFlag;
 use std::ffi::CStr;
 
@@ -47,6 +48,14 @@ impl IdPolicy {
     /// Every id stays what it is.
     pub fn identity() -> Self {
         Self::Mapped(IdMap::default())
+    }
+
+    /// What a layer is unpacked as by this policy.
+    pub fn ownership(&self) -> Ownership {
+        match self {
+            Self::Mapped(_) => Ownership::Mapped,
+            Self::Single => Ownership::Single,
+        }
     }
 
     /// The owner on disk, `None` if the map has no place for it.

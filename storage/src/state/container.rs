@@ -132,6 +132,15 @@ pub struct Record {
 }
 
 impl Record {
+    /// The full name of its image, or what was typed if that has none; with `--rootfs` the directory.
+    pub fn image_name(&self) -> &str {
+        match &self.image {
+            Some(image) if !image.full.is_empty() => &image.full,
+            Some(image) => &image.typed,
+            None => self.request.rootfs.as_deref().and_then(Path::to_str).unwrap_or_default(),
+        }
+    }
+
     /// Writes the record; the caller holds the container's lock or `names.lock`.
     fn write(&self, layout: &Layout, durability: Durability) -> Result<(), ContainerError> {
         let bytes =

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $XDG_DATA_HOME/coracle/        data: survives a reboot, 0700
-//!   images/ layers/ containers/<id>/ names/<name> volumes/<name>/ networks/ trash/ events
+//!   images/ layers/ mounts/<image>/ containers/<id>/ names/<name> volumes/<name>/ networks/ trash/ events{,.1}
 //! $XDG_RUNTIME_DIR/coracle/      runtime: tmpfs, gone after a reboot, 0700
 //!   <id>/{lock,state.json,exec/…}  net/
 //! ```
@@ -18,7 +18,7 @@ use nix::unistd::{User, geteuid};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::DiffId;
+use crate::digest::{DiffId, Digest};
 
 /// What keeps coracle from knowing where its files are.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,33 @@ pub enum LayoutError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// How the owners of an unpacked layer's files are kept. A layer's name says it, since one tree cannot serve for the other:
+/// a user who is given subordinate ids, or loses them, has the layers unpacked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ownership {
+    /// Files belong to whom the layer says, by ids of the user's containers: `<diffID>`.
+    Mapped,
+    /// All files belong to the user, who has one id; owners are recorded beside them: `<diffID>-single`.
+    Single,
+}
+
+impl Ownership {
+    const SINGLE_SUFFIX: &str = "-single";
+
+    /// The name of a layer's directory.
+    pub(crate) fn layer_name(self, diff_id: &DiffId) -> String {
+        match self {
+            Self::Mapped => diff_id.hex().to_owned(),
+            Self::Single => format!("{}{}", diff_id.hex(), Self::SINGLE_SUFFIX),
+        }
+    }
+
+    /// The digits in such a name.
+    pub(crate) fn hex_of(layer_name: &str) -> &str {
+        layer_name.strip_suffix(Self::SINGLE_SUFFIX).unwrap_or(layer_name)
+    }
 }
 
 /// Where everything is. Cheap to build and to clone; holds no descriptor.
@@ -114,8 +141,14 @@ impl Layout {
     }
 
     /// One unpacked layer: `diff/` and `index`.
-    pub fn layer(&self, diff_id: &DiffId) -> PathBuf {
-        self.data.join("layers").join(diff_id.hex())
+    pub fn layer(&self, diff_id: &DiffId, ownership: Ownership) -> PathBuf {
+        self.data.join("layers").join(ownership.layer_name(diff_id))
+    }
+
+    /// Where an image is mounted: `merged/`, beside empty directories that serve as layers. Only made when it is needed,
+    /// and removed with the image.
+    pub fn image_mount(&self, id: &Digest) -> PathBuf {
+        self.data.join("mounts").join(id.hex())
     }
 
     /// All containers.
@@ -315,6 +348,17 @@ mod tests {
         assert_ne!(id, ContainerId::random());
         for bad in ["", "abc", &"A".repeat(64), &"g".repeat(64), &"a".repeat(63), &"../".repeat(22)[..64]] {
             assert_eq!(ContainerId::parse(bad), Err(ParseContainerIdError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn layers_have_a_place_for_each_way_of_keeping_owners() {
+        let layout = Layout::new("/data", "/run");
+        let diff_id = DiffId::new(Digest::of(b"layer"));
+        let [mapped, single] = [Ownership::Mapped, Ownership::Single].map(|one| layout.layer(&diff_id, one));
+        assert_ne!(mapped, single);
+        for place in [mapped, single] {
+            assert_eq!(Ownership::hex_of(place.file_name().unwrap().to_str().unwrap()), diff_id.hex());
         }
     }
 

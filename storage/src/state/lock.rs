@@ -13,6 +13,7 @@
 //! 4. names.lock               moving a name, sweeping a stale one (claiming a free one needs no lock)
 //! 5. volumes.lock             removing a volume
 //! 6. trash.lock                unlinking what lies in the trash
+//! 7. events.lock               moving a journal that is too long aside; only ever tried
 //! ```
 //!
 //! # Kind

@@ -13,10 +13,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod accounts;
 mod mounts;
 mod network;
 
-pub use mounts::{BindMount, Device, Mount, Propagation, TmpfsMount, VolumeMount, VolumesFrom};
+pub use accounts::{Accounts, IdRange};
+pub use mounts::{
+    BindMount, Device, DevptsMount, ImageMount, Mount, Overlay, Propagation, TmpfsMount, VolumeMount, VolumesFrom,
+};
 pub use network::{AddHost, ExposedPorts, Network, Protocol, PublishedPort};
 
 /// Everything asked for of one container, defaults resolved.
@@ -48,6 +52,8 @@ pub struct Request {
     pub user: String,
     /// Supplementary groups by name or number; `keep-groups` keeps the caller's.
     pub group_add: Vec<String>,
+    /// What is added to its passwd and group files.
+    pub accounts: Accounts,
     /// File mode creation mask of the first process.
     pub umask: Option<u32>,
     /// Time zone name, or `local` for the host's.
@@ -79,6 +85,10 @@ pub struct Request {
     pub cidfile: Option<PathBuf>,
     /// Where the pid of the first process is written.
     pub pidfile: Option<PathBuf>,
+    /// Where the pid of the supervisor is written.
+    pub supervisor_pidfile: Option<PathBuf>,
+    /// Containers that are started before this one.
+    pub requires: Vec<String>,
 
     /// Mounts asked for and volumes the image declares, in order of appearance.
     pub mounts: Vec<Mount>,
@@ -291,6 +301,13 @@ pub enum UserNamespace {
         /// The first one, in the user's base user namespace; chosen when the container is created.
         #[serde(default)]
         first: Option<u32>,
+    },
+    /// Ranges as given.
+    Maps {
+        /// Of user ids.
+        uids: Vec<IdRange>,
+        /// Of group ids.
+        gids: Vec<IdRange>,
     },
     /// The user is root, and there is no other id.
     Single,

@@ -27,11 +27,16 @@ pub(super) struct Staged {
 
 impl Staged {
     /// A place for the layer that `diff_id` promises.
-    pub(super) fn new(store: &ImageStore, blob: &Digest, diff_id: &DiffId) -> Result<Self, TransportError> {
+    pub(super) fn new(
+        store: &ImageStore,
+        blob: &Digest,
+        diff_id: &DiffId,
+        ids: &IdPolicy,
+    ) -> Result<Self, TransportError> {
         let layers = store.layout().layers();
         create_dir(&layers).map_err(crate::image::StoreError::from)?;
         let staging = Staging::new(&layers).map_err(|error| stage_error(blob, &error))?;
-        Ok(Self { staging, name: diff_id.hex().to_owned() })
+        Ok(Self { staging, name: ids.ownership().layer_name(diff_id) })
     }
 
     /// Gives the layer its name; if another process was faster, theirs is as good.
@@ -51,9 +56,9 @@ pub(super) struct Unpacked {
     pub(super) size_bytes: u64,
 }
 
-/// Whether a layer is there unpacked.
-pub(super) fn is_unpacked(store: &ImageStore, diff_id: &DiffId) -> bool {
-    store.layout().layer(diff_id).join("diff").is_dir()
+/// Whether a layer is there, unpacked for these ids.
+pub(super) fn is_unpacked(store: &ImageStore, diff_id: &DiffId, ids: &IdPolicy) -> bool {
+    store.layout().layer(diff_id, ids.ownership()).join("diff").is_dir()
 }
 
 /// Reads a whole compressed stream; unpacks it into `target`, or only hashes it.

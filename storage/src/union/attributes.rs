@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
+use nix::sys::stat::SFlag;
 
 /// The number of a file: what the kernel calls its node and what `st_ino` shows. Never two living files with one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +32,21 @@ pub enum FileKind {
     CharDevice,
     /// A block device.
     BlockDevice,
+}
+
+impl FileKind {
+    /// The kind as modes have it.
+    pub(crate) fn to_flag(self) -> SFlag {
+        match self {
+            Self::File => SFlag::S_IFREG,
+            Self::Directory => SFlag::S_IFDIR,
+            Self::Symlink => SFlag::S_IFLNK,
+            Self::Fifo => SFlag::S_IFIFO,
+            Self::Socket => SFlag::S_IFSOCK,
+            Self::CharDevice => SFlag::S_IFCHR,
+            Self::BlockDevice => SFlag::S_IFBLK,
+        }
+    }
 }
 
 /// What `stat` shows.

@@ -18,18 +18,10 @@ use crate::sys::clone::copy_file_range;
 impl Tree {
     pub(super) fn read(&self, ino: InodeNo, offset: u64, buf: &mut [u8]) -> nix::Result<usize> {
         let file = self.data(&self.node(ino)?)?;
-        let mut done = 0;
-        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let at = i64::try_from(offset.saturating_add(done as u64)).map_err(|_| Errno::EINVAL)?;
-            match pread(&file.fd, rest, at) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(Errno::EINTR) => {}
-                Err(_) if done > 0 => break,
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(done)
+        in_full(buf.len(), |done| {
+            let at = position(offset, done).ok_or(Errno::EINVAL)?;
+            pread(&file.fd, buf.get_mut(done..).unwrap_or_default(), at)
+        })
     }
 
     pub(super) fn seek(&self, ino: InodeNo, offset: u64, to: Seek) -> nix::Result<u64> {
@@ -63,18 +55,10 @@ impl Tree {
             self.with_target(&node, |upper, target| upper.kill_privileges(target))?;
             node.is_harmless.store(true, Ordering::Relaxed);
         }
-        let mut done = 0;
-        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            let at = i64::try_from(offset.saturating_add(done as u64)).map_err(|_| Errno::EFBIG)?;
-            match pwrite(&file.fd, rest, at) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(Errno::EINTR) => {}
-                Err(_) if done > 0 => break,
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(done)
+        in_full(bytes.len(), |done| {
+            let at = position(offset, done).ok_or(Errno::EFBIG)?;
+            pwrite(&file.fd, bytes.get(done..).unwrap_or_default(), at)
+        })
     }
 
     pub(super) fn allocate(&self, ino: InodeNo, mode: i32, offset: u64, len: u64) -> nix::Result<()> {
@@ -101,28 +85,16 @@ impl Tree {
         let (from, to) = (self.node(from)?, self.node(to)?);
         let to = self.writable(&to)?;
         let from = self.data(&from)?;
-        let (Ok(mut from_offset), Ok(mut to_offset)) = (i64::try_from(from_offset), i64::try_from(to_offset)) else {
-            return Err(Errno::EINVAL);
-        };
-        let mut left = usize::try_from(len).unwrap_or(usize::MAX);
-        let mut done = 0;
-        while left > 0 {
-            match copy_file_range((from.fd.as_fd(), from_offset), (to.fd.as_fd(), to_offset), left) {
-                Ok(0) => break,
-                Ok(count) => {
-                    done += count;
-                    from_offset = from_offset.saturating_add(count as i64);
-                    to_offset = to_offset.saturating_add(count as i64);
-                    left = left.saturating_sub(count);
-                }
-                Err(Errno::EINTR) => {}
-                Err(_) if done > 0 => break,
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        in_full(len, |done| {
+            let at = position(from_offset, done).zip(position(to_offset, done));
+            let (from_at, to_at) = at.ok_or(Errno::EINVAL)?;
+            match copy_file_range((from.fd.as_fd(), from_at), (to.fd.as_fd(), to_at), len.saturating_sub(done)) {
                 // The kernel copies by reading and writing then.
-                Err(Errno::EXDEV | Errno::ENOSYS) => return Err(Errno::EOPNOTSUPP),
-                Err(errno) => return Err(errno),
+                Err(Errno::EXDEV | Errno::ENOSYS) => Err(Errno::EOPNOTSUPP),
+                copied => copied,
             }
-        }
-        Ok(done)
+        })
     }
 
     pub(super) fn sync(&self, ino: InodeNo, data_only: bool) -> nix::Result<()> {
@@ -151,5 +123,45 @@ impl Tree {
             Some(upper) if !self.volatile => syncfs(upper.root()),
             _ => Ok(()),
         }
+    }
+}
+
+/// Does something to `len` bytes in as many steps as it takes; a step is told how many are done. Gives their number, which is
+/// less than `len` at the end of a file or before a failure: that is for the next request to meet.
+fn in_full(len: usize, mut step: impl FnMut(usize) -> nix::Result<usize>) -> nix::Result<usize> {
+    let mut done = 0;
+    while done < len {
+        match step(done) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(_) if done > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
+}
+
+/// A place in a file, `done` bytes behind another.
+fn position(offset: u64, done: usize) -> Option<i64> {
+    i64::try_from(offset.saturating_add(done as u64)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_go_on_until_all_is_done_or_fails() {
+        let run = |len, answers: &[nix::Result<usize>]| {
+            let mut answers = answers.iter();
+            in_full(len, |_| *answers.next().unwrap())
+        };
+        assert_eq!(run(5, &[Ok(2), Err(Errno::EINTR), Ok(3)]), Ok(5));
+        assert_eq!(run(5, &[Ok(2), Ok(0)]), Ok(2));
+        assert_eq!(run(5, &[Ok(2), Err(Errno::ENOSPC)]), Ok(2));
+        assert_eq!(run(5, &[Err(Errno::ENOSPC)]), Err(Errno::ENOSPC));
+        assert_eq!(run(0, &[]), Ok(0));
+        assert_eq!((position(i64::MAX as u64, 0), position(i64::MAX as u64, 1)), (Some(i64::MAX), None));
     }
 }

@@ -278,5 +278,8 @@ fn sized(reply: &mut Reply, value: &[u8], size: usize) -> Result<(), UnionError>
     Ok(())
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod harness;
+
 #[cfg(test)]
 mod fuzz;

@@ -198,7 +198,7 @@ fn copy_data(mut source: &File, mut target: &File, len_bytes: i64) -> Step<()> {
     step("ftruncate", ftruncate(target, len_bytes))
 }
 
-fn entries(dir: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
+pub(super) fn entries(dir: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
     let reopened = openat(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut names = Vec::new();
     for entry in Dir::from_fd(reopened)?.iter() {

@@ -281,7 +281,6 @@ fn run(scenario: &Scenario, stage: &Path) -> Result<(), String> {
     let mut swapped = mount_kernel(&layers, &ours_place);
     let seen = read_tree(&mut swapped);
     unmount(swapped);
-    let seen = without_our_xattrs(seen);
     report(&without_links(&before), &without_links(&seen), "our upper directory under the kernel's overlay")?;
     if scenario.model == Model::Directory {
         return Ok(());
@@ -297,12 +296,6 @@ fn without_links(tree: &Tree) -> Tree {
     let mut nodes = tree.nodes.clone();
     nodes.values_mut().for_each(crate::tree::Node::forget_links);
     Tree { nodes, numbers: BTreeMap::new(), lies: Vec::new() }
-}
-
-/// What we note for ourselves is hidden by us alone.
-fn without_our_xattrs(mut tree: Tree) -> Tree {
-    tree.nodes.values_mut().for_each(crate::tree::Node::forget_our_xattrs);
-    tree
 }
 
 fn report(left: &Tree, right: &Tree, what: &str) -> Result<(), String> {

@@ -217,18 +217,30 @@ pub(crate) enum Presence {
 
 pub(crate) const SLOTS: usize = 3;
 
-/// Numbers that look random and are the same for a seed everywhere.
-pub(crate) struct Dice(u64);
+/// What decides.
+pub(crate) enum Dice<'a> {
+    /// Numbers that look random and are the same for a seed everywhere.
+    Seed(u64),
+    /// A fuzzer's bytes, one or two for each number; zeros when they are used up.
+    Bytes(&'a [u8]),
+}
 
-impl Dice {
+impl Dice<'_> {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+        Self::Seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
     }
 
     pub(crate) fn below(&mut self, bound: usize) -> usize {
+        let state = match self {
+            Self::Seed(state) => state,
+            Self::Bytes(bytes) => {
+                let mut next = || bytes.split_off_first().map_or(0, |byte| usize::from(*byte));
+                return (next() + if bound > 256 { next() << 8 } else { 0 }) % bound;
+            }
+        };
         // splitmix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = *state;
         value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         usize::try_from((value ^ (value >> 31)) % bound as u64).expect("less than the bound")
@@ -258,7 +270,7 @@ const XATTRS: [&str; 6] = [
 ];
 
 /// A path whose parents are usually directories.
-fn path(dice: &mut Dice) -> String {
+fn path(dice: &mut Dice<'_>) -> String {
     let depth = dice.of(&[0, 0, 0, 1, 1, 1, 1, 2, 2, 3]);
     let mut path = String::new();
     for _ in 0..depth {
@@ -268,13 +280,13 @@ fn path(dice: &mut Dice) -> String {
     path + dice.of(&NAMES)
 }
 
-fn directory(dice: &mut Dice) -> String {
+fn directory(dice: &mut Dice<'_>) -> String {
     let depth = 1 + dice.below(3);
     let names: Vec<_> = (0..depth).map(|_| dice.of(&DIRECTORIES)).collect();
     names.join("/")
 }
 
-fn layer(dice: &mut Dice, number: usize, model: Model) -> Layer {
+fn layer(dice: &mut Dice<'_>, number: usize, model: Model) -> Layer {
     let mut entries = Vec::new();
     for name in DIRECTORIES {
         if !dice.one_in(4) {
@@ -305,9 +317,9 @@ fn layer(dice: &mut Dice, number: usize, model: Model) -> Layer {
     Layer { is_indexed: model == Model::Directory || !dice.one_in(3), entries }
 }
 
-fn operation(dice: &mut Dice) -> Operation {
-    let offset = |dice: &mut Dice| dice.of(&[0, 1, 100, 4095, 4096, 9000]);
-    let slot = |dice: &mut Dice| dice.below(SLOTS);
+fn operation(dice: &mut Dice<'_>) -> Operation {
+    let offset = |dice: &mut Dice<'_>| dice.of(&[0, 1, 100, 4095, 4096, 9000]);
+    let slot = |dice: &mut Dice<'_>| dice.below(SLOTS);
     match dice.below(100) {
         0..8 => Operation::Create { path: path(dice), mode: dice.of(&MODES), size: dice.of(&SIZES) },
         8 => Operation::CreateUnnamed {
@@ -380,7 +392,16 @@ fn operation(dice: &mut Dice) -> Operation {
 
 impl Scenario {
     pub(crate) fn from_seed(seed: u64) -> Self {
-        let mut dice = Dice::new(seed);
+        Self::from_dice(Dice::new(seed))
+    }
+
+    /// What a fuzzer means.
+    #[allow(dead_code, reason = "the fuzz target includes this file")]
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        Self::from_dice(Dice::Bytes(bytes))
+    }
+
+    fn from_dice(mut dice: Dice<'_>) -> Self {
         let model = if dice.one_in(3) { Model::Directory } else { Model::Overlay };
         let count = 1 + dice.below(4);
         let layers = (0..count).map(|number| layer(&mut dice, number, model)).collect();

@@ -136,10 +136,6 @@ impl Node {
     pub(crate) fn first_name(&self) -> &str {
         &self.same_as
     }
-
-    pub(crate) fn forget_our_xattrs(&mut self) {
-        self.xattrs.retain(|(name, _)| !name.starts_with("user.coracle."));
-    }
 }
 
 /// A tree by path; and each path's number.

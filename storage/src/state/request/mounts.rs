@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::DiffId;
+
 /// One mount asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -14,6 +16,10 @@ pub enum Mount {
     Volume(VolumeMount),
     /// A temporary file system.
     Tmpfs(TmpfsMount),
+    /// The tree of an image.
+    Image(ImageMount),
+    /// Terminals of its own.
+    Devpts(DevptsMount),
 }
 
 impl Mount {
@@ -23,7 +29,19 @@ impl Mount {
             Self::Bind(mount) => &mount.target,
             Self::Volume(mount) => &mount.target,
             Self::Tmpfs(mount) => &mount.target,
+            Self::Image(mount) => &mount.target,
+            Self::Devpts(mount) => &mount.target,
         }
+    }
+
+    /// Whether what it shows is there when the container does not run: a file of the host or a volume.
+    pub fn is_kept(&self) -> bool {
+        matches!(self, Self::Bind(_) | Self::Volume(_))
+    }
+
+    /// The image declares it; whatever is asked for at its target replaces it.
+    pub fn is_from_image(&self) -> bool {
+        matches!(self, Self::Volume(volume) if volume.from_image)
     }
 }
 
@@ -45,14 +63,32 @@ pub struct BindMount {
     pub propagation: Option<Propagation>,
     /// Mount flags beyond these: `nosuid`, `exec`, `nodev` and their kin.
     pub options: Vec<String>,
+    /// Everything in it is given to the container's user.
+    pub chown: bool,
+    /// The container writes beside the source, not into it.
+    pub overlay: Option<Overlay>,
+}
+
+/// What a container writes into an overlay volume (`:O`): into directories of its own, which begin empty at each start,
+/// unless others are named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overlay {
+    /// `upperdir=`, kept.
+    pub upper: Option<PathBuf>,
+    /// `workdir=`, on the same file system.
+    pub work: Option<PathBuf>,
 }
 
 /// A volume of the store, seen in the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumeMount {
-    /// The volume's name; absent for an anonymous one, which is deleted with its container.
+    /// The volume's name. An anonymous one, which is deleted with its container, has one from the moment on at which its
+    /// container's record is made.
     pub name: Option<String>,
+    /// Nobody gave it a name.
+    pub anonymous: bool,
     /// Absolute path in the container.
     pub target: PathBuf,
     /// The mount is read-only.
@@ -67,6 +103,10 @@ pub struct VolumeMount {
     pub options: Vec<String>,
     /// The image declares this volume; an explicit mount at the same target replaces it.
     pub from_image: bool,
+    /// Everything in it is given to the container's user.
+    pub chown: bool,
+    /// The container writes beside the volume, not into it.
+    pub overlay: Option<Overlay>,
 }
 
 /// A temporary file system.
@@ -84,6 +124,38 @@ pub struct TmpfsMount {
     /// `mode=`: permission bits of its root directory.
     pub mode: Option<u32>,
     /// Mount flags and further data: `noexec`, `uid=…`, `nr_inodes=…`.
+    pub options: Vec<String>,
+    /// Its root directory is given to the container's user.
+    pub chown: bool,
+    /// It is a ramfs: never swapped out, and without a limit on its size.
+    pub ramfs: bool,
+}
+
+/// The tree of an image, seen in the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageMount {
+    /// The image as it was named.
+    pub image: String,
+    /// Its id, from the moment on at which the container's record is made.
+    pub id: String,
+    /// Its layers, bottom first.
+    pub layers: Vec<DiffId>,
+    /// Absolute path in the container.
+    pub target: PathBuf,
+    /// The container may write, into a directory of its own that begins empty at each start.
+    pub writable: bool,
+    /// Only this directory of the image, relative to its root.
+    pub subpath: Option<PathBuf>,
+}
+
+/// A devpts of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DevptsMount {
+    /// Absolute path in the container.
+    pub target: PathBuf,
+    /// `uid=`, `gid=`, `mode=`, `max=`.
     pub options: Vec<String>,
 }
 

@@ -1,6 +1,7 @@
 //! The network of a [`Request`](super::Request).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,8 @@ pub struct Network {
     pub add_hosts: Vec<AddHost>,
     /// The hosts file is the image's own.
     pub no_hosts: bool,
+    /// The file whose lines the hosts file begins with instead of the host's `/etc/hosts`; empty for none.
+    pub hosts_base: Option<PathBuf>,
     /// `/etc/hostname` is the image's own.
     pub no_hostname: bool,
     /// Name servers instead of the host's.

@@ -44,7 +44,7 @@ impl Pull<'_> {
         };
         let config = known_config.wait().as_ref().filter(|config| config.diff_ids.len() == layers);
         let diff_id = config.and_then(|config| config.diff_ids.get(job.position)).ok_or(TransportError::Stopped)?;
-        let target = (!is_unpacked(self.store, diff_id)).then_some(diff_id);
+        let target = (!is_unpacked(self.store, diff_id, &self.options.ids)).then_some(diff_id);
         match claim {
             Claim::Exists if target.is_none() => {
                 self.progress.event(Event::Exists { digest, kind: Kind::Layer });
@@ -86,7 +86,8 @@ impl Pull<'_> {
         target: Option<&DiffId>,
         feed: impl FnOnce(&PipeWriter) -> Result<(), TransportError>,
     ) -> Result<(u64, Option<Staged>), TransportError> {
-        let staged = target.map(|target| Staged::new(self.store, &blob.digest, target)).transpose()?;
+        let staged =
+            target.map(|target| Staged::new(self.store, &blob.digest, target, &self.options.ids)).transpose()?;
         let (writer, reader) = pipe();
         let algorithm = diff_id.as_digest().algorithm();
         let (fed, unpacked) = thread::scope(|scope| {

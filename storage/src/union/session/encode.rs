@@ -3,10 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::sys::stat::SFlag;
 
 use super::abi::{self, FopenFlags};
-use crate::union::{Attributes, DirEntry, Entry, FileKind, InodeNo, Statistics};
+use crate::union::{Attributes, DirEntry, Entry, InodeNo, Statistics};
 
 /// What all answers have in common.
 #[derive(Clone, Copy, Debug)]
@@ -200,7 +199,7 @@ impl Reply {
         self.u64(entry.ino.0);
         self.u64(entry.cookie);
         self.u32(entry.name.len() as u32);
-        self.u32(format_bits(entry.kind) >> 12);
+        self.u32(entry.kind.to_flag().bits() >> 12);
         self.bytes(entry.name);
         let padding = entry.name.len().next_multiple_of(8) - entry.name.len();
         self.bytes([0; 8].get(..padding).unwrap_or_default());
@@ -221,7 +220,7 @@ impl Reply {
         for (_, ns) in times {
             self.u32(ns);
         }
-        let mode = format_bits(a.kind) | (a.mode & 0o7777);
+        let mode = a.kind.to_flag().bits() | (a.mode & 0o7777);
         let (uid, gid) = (self.presentation.squash_uid.unwrap_or(a.uid), self.presentation.squash_gid.unwrap_or(a.gid));
         for number in [mode, a.nlink, uid, gid, device(a.rdev), 4096, 0] {
             self.u32(number);
@@ -231,19 +230,6 @@ impl Reply {
 
 const ENTRY_BYTES: usize = 40 + 88;
 const DIRENT_BYTES: usize = 24;
-
-fn format_bits(kind: FileKind) -> u32 {
-    match kind {
-        FileKind::File => SFlag::S_IFREG,
-        FileKind::Directory => SFlag::S_IFDIR,
-        FileKind::Symlink => SFlag::S_IFLNK,
-        FileKind::Fifo => SFlag::S_IFIFO,
-        FileKind::Socket => SFlag::S_IFSOCK,
-        FileKind::CharDevice => SFlag::S_IFCHR,
-        FileKind::BlockDevice => SFlag::S_IFBLK,
-    }
-    .bits()
-}
 
 /// A device number as the kernel packs it into 32 bits (`new_encode_dev`).
 fn device(rdev: u64) -> u32 {
@@ -268,6 +254,7 @@ fn seconds(time: SystemTime) -> (u64, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::union::FileKind;
 
     fn reply() -> Reply {
         Reply::new(Presentation { timeout: Duration::from_millis(1500), squash_uid: None, squash_gid: Some(7) })

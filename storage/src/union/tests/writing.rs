@@ -50,6 +50,42 @@ fn copy_up_keeps_number_mode_and_times_over_mounts() {
     }
 }
 
+/// Found with a mount that an ordinary user's server answers for; root of a namespace may read everything.
+#[test]
+fn what_is_closed_to_everybody_still_has_attributes() {
+    let closed = Changes { mode: Some(0), ..Changes::default() };
+    for (form, scratch) in mounts() {
+        let mounted = scratch.mount();
+        let union = &mounted.union;
+        let root = InodeNo::ROOT;
+        union.rename(root, OsStr::new("dir"), root, OsStr::new("moved"), RenameMode::default()).unwrap();
+        write(&mounted, "etc/a", "UPPER").unwrap();
+        for path in ["moved", "etc/a"] {
+            let ino = mounted.ino(path);
+            assert_eq!(
+                union.set_attributes(ino, &closed).map_err(errno).map(|seen| seen.mode),
+                Ok(0),
+                "{form:?} {path}"
+            );
+            assert_eq!(union.attributes(ino).map_err(errno).map(|seen| seen.mode), Ok(0), "{form:?} {path}");
+            assert_eq!(mounted.entry(path).map(|entry| entry.attributes.mode), Ok(0), "{form:?} {path}");
+        }
+        drop(mounted);
+        let mounted = scratch.mount();
+        for path in ["moved", "etc/a"] {
+            assert_eq!(mounted.entry(path).map(|entry| entry.attributes.mode), Ok(0), "{form:?} {path}");
+        }
+        assert_eq!(mounted.list(""), ["etc", "link", "moved", "pipe"], "{form:?}");
+        // Opened again, all is as it was.
+        let open = Changes { mode: Some(0o755), ..Changes::default() };
+        for path in ["moved", "etc/a"] {
+            mounted.union.set_attributes(mounted.ino(path), &open).unwrap();
+        }
+        assert_eq!(mounted.text("etc/a").as_deref(), Ok("UPPER"));
+        assert_eq!(mounted.text("moved/sub/x").as_deref(), Ok("x"), "{form:?}");
+    }
+}
+
 #[test]
 fn opening_for_truncation_copies_no_contents() {
     for (form, scratch) in mounts() {
@@ -213,7 +249,7 @@ fn extended_attributes_are_copied_set_and_hidden() {
         assert!(fs::symlink_metadata(scratch.upper().join("etc/a")).is_err(), "{form:?}: nothing was copied");
         union.set_xattr(a, OsStr::new("user.x"), b"v", XattrMode::Create, false).unwrap();
         assert_eq!(get("user.x").as_deref(), Ok(&b"v"[..]));
-        for hidden in ["user.coracle.origin", "user.overlay.opaque", "user.overlay.origin"] {
+        for hidden in ["user.coracle.origin", "user.overlay.coracle.origin", "user.overlay.opaque"] {
             assert_eq!(get(hidden), Err(Errno::ENODATA), "{form:?} {hidden}");
         }
         union.set_xattr(a, OsStr::new("user.overlay.opaque"), b"y", XattrMode::Any, false).unwrap();

@@ -8,7 +8,6 @@
 use super::copy_data::copy_data;
 use super::describe::{Description, spec, times_of};
 use super::marks::Marks;
-use super::owners::to_flag;
 use super::work::{DIRECTORY, Temp};
 use super::{Made, Name, UpperLayer, failpoint};
 use crate::sys::times::set_times;
@@ -116,7 +115,7 @@ impl UpperLayer {
             kind => {
                 match kind {
                     FileKind::Symlink => symlinkat(OsStr::from_bytes(source.target), dir, name)?,
-                    kind => mknodat(dir, name, to_flag(kind), mode, wanted.device)?,
+                    kind => mknodat(dir, name, kind.to_flag(), mode, wanted.device)?,
                 }
                 openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?
             }

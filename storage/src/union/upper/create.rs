@@ -5,7 +5,6 @@
 
 use super::describe::{Description, chown};
 use super::marks::Marks;
-use super::owners::to_flag;
 use super::work::{DIRECTORY, Temp};
 use super::{Made, Name, UpperLayer, copy_up, failpoint, is_whiteout_at};
 use crate::union::attributes::{Caller, FileKind, NewFile};
@@ -104,7 +103,7 @@ impl UpperLayer {
         if plan.kind_on_disk == FileKind::File {
             return self.create_regular(&parent, name, plan);
         }
-        let make = |dir: BorrowedFd<'_>, name: &[u8]| mknodat(dir, name, to_flag(kind), mode_of(&plan), 0);
+        let make = |dir: BorrowedFd<'_>, name: &[u8]| mknodat(dir, name, kind.to_flag(), mode_of(&plan), 0);
         self.create_special(&parent, name, &plan, make)
     }
 

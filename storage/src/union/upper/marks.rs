@@ -7,12 +7,21 @@ use crate::layer::ids::Override;
 use crate::sys::xattr;
 use crate::union::attributes::InodeNo;
 use crate::whiteout;
+use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
 
-/// Holds the number that a file had before it was copied up, in decimal.
-pub(crate) const ORIGIN: &CStr = c"user.coracle.origin";
+/// Holds the number that a file had before it was copied up, in decimal. The kernel's overlay, where it mounts the same
+/// upper later, hides every name of this beginning and copies none up; it has no meaning for this one.
+///
+/// Symbolic links, pipes, sockets and devices cannot have it: copied up, they keep their number for as long as the union is
+/// mounted, and have that of their file in the upper from the next mount on. The kernel's overlay does the same with
+/// `userxattr`. What could tell their numbers beside the upper would be wrong after any change that another driver made.
+pub(crate) const ORIGIN: &CStr = c"user.overlay.coracle.origin";
+
+/// An older name of the same, which the kernel's overlay shows. Read only.
+const OLD_ORIGIN: &CStr = c"user.coracle.origin";
 
 /// Marks a directory that may have files with [`ORIGIN`] in it: only there the mark is worth a look. The kernel's overlay
 /// means the same by it.
@@ -56,28 +65,37 @@ impl Marks {
         }
         let mut marks = Self::default();
         let mut foreign_override = None;
+        let mut old_origin = None;
+        let number = |text: &[u8]| std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).map(InodeNo);
         for name in xattr::list(file)? {
             let name = name.as_c_str();
-            let value = || Ok::<_, nix::errno::Errno>(xattr::find(file, name)?.unwrap_or_default());
+            // Nobody but a privileged server may read user xattrs of a file that is closed to its owner; what such a server
+            // cannot know is the number from before the copy.
+            let value = || match xattr::find(file, name) {
+                Err(Errno::EACCES) => Ok(None),
+                found => found.map(|value| Some(value.unwrap_or_default())),
+            };
             if name == whiteout::OPAQUE_XATTR {
-                match value()?.as_slice() {
-                    b"y" => marks.is_opaque = true,
-                    b"x" => marks.may_have_whiteout_files = true,
-                    _ => {}
+                match value()?.as_deref() {
+                    // Of the two words this one is on every directory that was moved. What is in it cannot be seen either.
+                    Some(b"y") | None => marks.is_opaque = true,
+                    Some(b"x") => marks.may_have_whiteout_files = true,
+                    Some(_) => {}
                 }
             } else if name == FOREIGN_OPAQUE {
-                marks.is_opaque |= value()? == b"y";
+                marks.is_opaque |= value()?.is_none_or(|value| value == b"y");
             } else if name == IMPURE {
-                marks.is_impure = value()? == b"y";
+                marks.is_impure = value()?.is_none_or(|value| value == b"y");
             } else if name == whiteout::WHITEOUT_XATTR {
                 marks.is_whiteout = true;
             } else if name == ORIGIN {
-                let text = value()?;
-                marks.origin = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).map(InodeNo);
+                marks.origin = value()?.and_then(|text| number(&text));
+            } else if name == OLD_ORIGIN {
+                old_origin = value()?.and_then(|text| number(&text));
             } else if name.to_bytes() == OVERRIDE_NAME {
-                marks.override_stat = Override::parse(&value()?);
+                marks.override_stat = value()?.and_then(|text| Override::parse(&text));
             } else if FOREIGN_OVERRIDES.contains(&name) {
-                foreign_override = Override::parse(&value()?);
+                foreign_override = value()?.and_then(|text| Override::parse(&text));
             } else if name == acl::DEFAULT {
                 marks.has_default_acl = true;
             }
@@ -85,6 +103,7 @@ impl Marks {
         // An opaque directory may have whiteout files too: the one xattr has room for one of the two words.
         marks.may_have_whiteout_files |= marks.is_opaque;
         marks.override_stat = marks.override_stat.or(foreign_override);
+        marks.origin = marks.origin.or(old_origin);
         Ok(marks)
     }
 }

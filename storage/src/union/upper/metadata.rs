@@ -129,7 +129,7 @@ impl UpperLayer {
         let stays = target.stat.st_mode & 0o7777 == disk_mode;
         // The xattr is what counts while there is one: it comes first and goes last.
         if !is_told {
-            let flag = (kind != on_disk).then(|| super::owners::to_flag(kind));
+            let flag = (kind != on_disk).then(|| kind.to_flag());
             let value = Override { uid, gid, mode, kind: flag, device }.to_value();
             xattr::set(target.file, OVERRIDE_XATTR, value.as_bytes())?;
             failpoint::pass("record.xattr")?;

@@ -103,7 +103,7 @@ impl Owners {
         if is_told || cannot_have_one {
             return None;
         }
-        let kind = (on_disk != kind).then(|| to_flag(kind));
+        let kind = (on_disk != kind).then(|| kind.to_flag());
         Some(Override { uid, gid, mode, kind, device: if kind.is_some() { device } else { 0 } })
     }
 
@@ -207,7 +207,7 @@ impl Recorded {
     /// The value of the override xattr that says this.
     pub(crate) fn to_value(self) -> String {
         let Self { uid, gid, mode, kind, device } = self;
-        Override { uid, gid, mode, kind: Some(to_flag(kind)), device }.to_value()
+        Override { uid, gid, mode, kind: Some(kind.to_flag()), device }.to_value()
     }
 }
 
@@ -249,19 +249,6 @@ pub(crate) fn kind_of(mode: u32) -> FileKind {
         SFlag::S_IFCHR => FileKind::CharDevice,
         SFlag::S_IFBLK => FileKind::BlockDevice,
         _ => FileKind::File,
-    }
-}
-
-/// The kind as `mknod` takes it.
-pub(crate) fn to_flag(kind: FileKind) -> SFlag {
-    match kind {
-        FileKind::File => SFlag::S_IFREG,
-        FileKind::Directory => SFlag::S_IFDIR,
-        FileKind::Symlink => SFlag::S_IFLNK,
-        FileKind::Fifo => SFlag::S_IFIFO,
-        FileKind::Socket => SFlag::S_IFSOCK,
-        FileKind::CharDevice => SFlag::S_IFCHR,
-        FileKind::BlockDevice => SFlag::S_IFBLK,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | container's name | on disk |
 //! | --- | --- |
-//! | `user.overlay.X` | `user.overlay.overlay.X`, as the kernel escapes it for overlays in overlays |
+//! | `user.overlay.X` | `user.overlay.overlay.X`, as the kernel escapes it for overlays in overlays; `user.overlay.X` on disk, the marks of a union, are hidden |
 //! | `user.containers.override_stat`, `security.coracle.override_stat` | in single-id mode the file's true owner, mode and kind; else hidden |
 //! | `user.coracle.*`, `user.fuseoverlayfs.*`, `security.fuseoverlayfs.*`, `trusted.*` | hidden |
 //! | anything else | the same |
@@ -94,7 +94,13 @@ mod tests {
                 assert_eq!(in_container(on_disk.as_bytes()).as_deref(), Some(name.as_bytes()), "{name}");
             }
         }
-        for name in ["user.overlay.opaque", "user.coracle.x", "trusted.x", "user.containers.override_stat"] {
+        for name in [
+            "user.overlay.opaque",
+            "user.overlay.coracle.origin",
+            "user.coracle.x",
+            "trusted.x",
+            "user.containers.override_stat",
+        ] {
             assert_eq!(in_container(name.as_bytes()), None, "{name}");
         }
         assert_eq!(DiskName::of(OVERRIDE_NAME, true), Ok(DiskName::Override));

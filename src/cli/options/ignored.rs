@@ -1,0 +1,125 @@
+//! Options of `run` and `create` that have no effect here, and why.
+
+use crate::cli::accepted::Form::{Switch, Value};
+use crate::cli::accepted::{Ignored, Table};
+
+/// Of `run` and `create`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfContainers;
+
+const NO_IO: &str = "the io controller is not delegated to this user";
+const NO_REAL_TIME: &str = "version 2 of cgroups has no real-time limits";
+const NO_NAMES: &str = "this network has no names of its own";
+const NO_DESCRIPTORS: &str = "a container gets standard streams only";
+const NO_ENCRYPTION: &str = "encrypted layers are not supported";
+const BY_DIGEST: &str = "images are known by their digests";
+const GROWING_PAUSES: &str = "the pauses between attempts grow by themselves";
+const WINDOWS: &str = "it is an option of Windows containers";
+
+const fn value(name: &'static str, idle: &'static [&'static str], why: &'static str) -> Ignored {
+    Ignored { name, form: Value, idle, why }
+}
+
+const fn switch(name: &'static str, why: &'static str) -> Ignored {
+    Ignored { name, form: Switch, idle: &[], why }
+}
+
+/// Of `exec`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfExec;
+
+impl Table for OfExec {
+    const OPTIONS: &'static [Ignored] = &[
+        value("preserve-fds", &["0"], NO_DESCRIPTORS),
+        value("preserve-fd", &[], NO_DESCRIPTORS),
+        switch("no-session", "sessions leave nothing behind"),
+    ];
+}
+
+/// Of `pull`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfPull;
+
+impl Table for OfPull {
+    const OPTIONS: &'static [Ignored] = &[
+        value("decryption-key", &[], NO_ENCRYPTION),
+        switch("disable-content-trust", BY_DIGEST),
+        value("retry-delay", &[], GROWING_PAUSES),
+    ];
+}
+
+/// Of `save`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfSave;
+
+impl Table for OfSave {
+    const OPTIONS: &'static [Ignored] = &[
+        switch("compress", "layers keep the compression that they have"),
+        value("platform", &[], "an archive has the one platform of an image that is in the store"),
+        switch("uncompressed", "layers keep the compression that they have"),
+    ];
+}
+
+/// Of `commit`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfCommit;
+
+impl Table for OfCommit {
+    const OPTIONS: &'static [Ignored] = &[
+        switch("squash", "the changes of the container are one layer on those of its image"),
+        value("config", &[], "see --change"),
+    ];
+}
+
+impl Table for OfContainers {
+    const OPTIONS: &'static [Ignored] = &[
+        value("blkio-weight-device", &[], NO_IO),
+        value("device-read-bps", &[], NO_IO),
+        value("device-read-iops", &[], NO_IO),
+        value("device-write-bps", &[], NO_IO),
+        value("device-write-iops", &[], NO_IO),
+        value("cpu-rt-period", &["0"], NO_REAL_TIME),
+        value("cpu-rt-runtime", &["0"], NO_REAL_TIME),
+        value("memory-swappiness", &["-1"], "version 2 of cgroups has no swappiness"),
+        value("kernel-memory", &["0"], "version 2 of cgroups counts it with the other memory"),
+        switch("oom-kill-disable", "version 2 of cgroups has no such switch"),
+        value("device-cgroup-rule", &[], "a user namespace has no rules for devices; see --device"),
+        value("cgroup-parent", &[""], "containers have a cgroup below that of their command"),
+        value("cgroup-conf", &[], "no cgroup controller is delegated to this user"),
+        value("cgroups", &["enabled", "no-conmon", "split"], "containers have a cgroup where one can be made"),
+        value("rdt-class", &[], "classes of service belong to root"),
+        value("personality", &["LINUX", "linux"], "programs get the personality of this machine"),
+        value("shm-size-systemd", &[], "there is no systemd mode"),
+        value("systemd", &["true", "false", ""], "there is no systemd mode; see --init"),
+        value("sdnotify", &["container", "ignore"], "nothing but the container's own program notifies systemd"),
+        value("seccomp-policy", &["default"], "the profile is the default one or that of --security-opt seccomp"),
+        value("decryption-key", &[], NO_ENCRYPTION),
+        switch("disable-content-trust", BY_DIGEST),
+        value("storage-opt", &[], "the writable layer of a container has no options"),
+        value("volume-driver", &["local"], "volumes are directories"),
+        value("runtime", &["coracle"], "containers are run by coracle itself"),
+        value("chrootdirs", &[], "hosts and resolv.conf are in the root alone"),
+        value("preserve-fds", &["0"], NO_DESCRIPTORS),
+        value("preserve-fd", &[], NO_DESCRIPTORS),
+        value("subuidname", &[], "ids are those of the user who runs the command"),
+        value("subgidname", &[], "ids are those of the user who runs the command"),
+        value("domainname", &[""], "only the host name is the container's own"),
+        value("network-alias", &[], NO_NAMES),
+        value("net-alias", &[], NO_NAMES),
+        value("link", &[], NO_NAMES),
+        value("link-local-ip", &[], "the network gives addresses"),
+        value("retry-delay", &[], GROWING_PAUSES),
+        switch("use-api-socket", "there is no daemon to talk to"),
+        value("isolation", &["default", "process", ""], WINDOWS),
+        value("cpu-count", &["0"], WINDOWS),
+        value("cpu-percent", &["0"], WINDOWS),
+        value("io-maxbandwidth", &["0"], WINDOWS),
+        value("io-maxiops", &["0"], WINDOWS),
+        value("health-log-destination", &["local", ""], "the log of checks is in what inspect shows"),
+        value("health-startup-cmd", &[""], "there are no checks of their own for the start; see --health-start-period"),
+        value("health-startup-interval", &[], "there are no checks of their own for the start"),
+        value("health-startup-retries", &[], "there are no checks of their own for the start"),
+        value("health-startup-success", &[], "there are no checks of their own for the start"),
+        value("health-startup-timeout", &[], "there are no checks of their own for the start"),
+    ];
+}

@@ -1,0 +1,108 @@
+//! Which of podman's and docker's commands and options there are: a list that is kept true.
+
+use clap::Command;
+
+use super::{COMMANDS, defined};
+use crate::role::Program;
+
+/// `COMMAND: OPTIONS [- OPTIONS THAT ARE MISSING]`
+const OPTIONS: &str = include_str!("tiers.txt");
+
+/// Commands of podman and docker that there are.
+const HERE: &str = "attach commit container cp create diff events exec history image images import info inspect kill load logs \
+    mount port ps pull rename restart rm rmi run save start stats stop system tag top unmount unshare untag version volume wait \
+    completion \
+    container:attach container:commit container:cp container:create container:diff container:exec container:exists \
+    container:inspect container:kill container:list container:logs container:ls container:mount container:port \
+    container:prune container:ps container:rename container:restart container:rm container:run container:start container:stats \
+    container:stop container:top container:unmount container:wait \
+    image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
+    image:prune image:pull image:rm image:save image:tag image:unmount image:untag \
+    system:df system:events system:info system:prune \
+    volume:create volume:exists volume:inspect volume:list volume:ls volume:prune volume:rm";
+
+/// And those that there are not, yet or on purpose.
+const MISSING: &str = "auto-update build compose export generate healthcheck init kube login logout manifest \
+    network pause pod push search secret unpause update \
+    container:checkpoint container:cleanup container:clone container:export container:init container:pause \
+    container:restore container:runlabel container:unpause container:update \
+    image:build image:push image:scp image:search image:sign image:tree image:trust \
+    system:connection system:migrate system:renumber system:reset system:service \
+    volume:export volume:import volume:mount volume:unmount";
+
+fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {
+    let mut command = root;
+    for word in path {
+        command = command.find_subcommand(word)?;
+    }
+    Some(command)
+}
+
+fn has(command: &Command, name: &str) -> bool {
+    command
+        .get_arguments()
+        .any(|arg| arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name)))
+}
+
+#[test]
+fn the_list_of_commands_is_true() {
+    let root = defined(Program::CORACLE);
+    let mut wrong = Vec::new();
+    for (list, expected) in [(HERE, true), (MISSING, false)] {
+        let is_wrong = |path: &&str| find(&root, path.split(':')).is_some() != expected;
+        wrong.extend(list.split_whitespace().filter(is_wrong));
+    }
+    assert!(wrong.is_empty(), "not as src/commands/tiers.rs has it: {wrong:?}");
+}
+
+#[test]
+fn the_list_of_options_is_true() {
+    let root = defined(Program::CORACLE);
+    let mut wrong = Vec::new();
+    for line in OPTIONS.lines().filter(|line| !line.starts_with('#')) {
+        let (path, options) = line.split_once(": ").expect("a colon stands after the command");
+        let (here, missing) = options.split_once(" - ").unwrap_or((options, ""));
+        let command = find(&root, path.split(' '));
+        for (list, expected) in [(here, true), (missing, false)] {
+            for name in list.split_whitespace() {
+                match command {
+                    Some(command) if has(command, name) != expected => {
+                        wrong.push(format!("{path} --{name}: {expected}"))
+                    }
+                    None if expected => wrong.push(format!("{path} --{name}: there is no such command")),
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not as src/commands/tiers.txt has it:\n{}", wrong.join("\n"));
+}
+
+/// Whatever is described twice is described wrongly once.
+#[test]
+fn every_option_has_help_and_every_command_begins_with_a_verb() {
+    fn check(command: &Command, path: &str, wrong: &mut Vec<String>) {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        if !about.starts_with(char::is_uppercase) || about.ends_with('.') {
+            wrong.push(format!("{path}: {about:?}"));
+        }
+        for arg in command.get_arguments().filter(|arg| arg.get_help().is_none() && !arg.is_hide_set()) {
+            wrong.push(format!("{path} {}: no help", arg.get_id()));
+        }
+        for one in command.get_subcommands() {
+            check(one, &format!("{path} {}", one.get_name()), wrong);
+        }
+    }
+    let mut wrong = Vec::new();
+    check(&defined(Program::CORACLE), "coracle", &mut wrong);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// clap's own checks of definitions, which it makes when a command is built.
+#[test]
+fn definitions_do_not_contradict_themselves() {
+    for entry in COMMANDS {
+        (entry.define)(Command::new(entry.name)).debug_assert();
+    }
+    defined(Program::CORACLE).build();
+}

@@ -1,0 +1,52 @@
+//! The supervisor's lines in the journal of events.
+//!
+//! **Runs in:** S; single-threaded. Two writes in the life of most containers: when it runs, and when it has ended.
+
+use runtime::process::Exit;
+use storage::state::events::{self, Event};
+use storage::state::status::HealthStatus;
+
+use super::supervise::Supervisor;
+
+impl Supervisor {
+    /// The container runs: whoever waits for it hears of that first.
+    pub(super) fn note_started(&self, is_attached: bool) {
+        let events = [
+            self.is_new.then(|| Event { time: self.record.created, ..Event::container(&self.record, "create") }),
+            Some(Event::container(&self.record, "init")),
+            Some(Event::container(&self.record, "start")),
+            is_attached.then(|| Event::container(&self.record, "attach")),
+        ];
+        events::note(&self.layout, &events.into_iter().flatten().collect::<Vec<_>>());
+    }
+
+    /// A run has ended that another follows.
+    pub(super) fn note_resting(&self, exit: Exit) {
+        let died = Event::container(&self.record, "died").with_exit_code(i32::from(exit.code()));
+        events::note(&self.layout, &[died]);
+    }
+
+    /// Its policy has started it again.
+    pub(super) fn note_restarted(&self) {
+        let actions = ["restart", "init", "start"];
+        events::note(&self.layout, &actions.map(|action| Event::container(&self.record, action)));
+    }
+
+    /// Its health is another.
+    pub(super) fn note_health(&self, status: HealthStatus) {
+        let mut event = Event::container(&self.record, "health_status");
+        event.attributes.insert("health_status".to_owned(), status.as_str().to_owned());
+        events::note(&self.layout, &[event]);
+    }
+
+    /// The container has ended; with `--rm` it is gone, too.
+    pub(super) fn note_ended(&self, exit: Exit) {
+        let code = i32::from(exit.code());
+        let died = Event::container(&self.record, "died").with_exit_code(code);
+        let last = match self.record.request.remove {
+            true => Event::container(&self.record, "remove").with_exit_code(code),
+            false => Event::container(&self.record, "cleanup"),
+        };
+        events::note(&self.layout, &[died, last]);
+    }
+}
