@@ -1,6 +1,6 @@
 //! Logs of both formats, read whole, from the end, in a span of time and while they grow.
 
-use super::super::{Driver, Limits, Log, Printer};
+use super::super::{Driver, Entry, Limits, Log, Printer};
 use super::*;
 use std::io::pipe;
 use std::sync::mpsc;
