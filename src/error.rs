@@ -142,6 +142,8 @@ host_errors!(
     storage::state::lock::LockError,
     storage::state::version::ReadError,
     storage::volume::VolumeError,
+    storage::secret::SecretError,
+    storage::state::pod::PodError,
     storage::state::status::StatusError,
     storage::state::name::NameError,
     storage::state::container::ContainerError,

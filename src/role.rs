@@ -79,6 +79,10 @@ impl Role {
         if is_mount_helper || bytes.ends_with(b"fuse-overlayfs") {
             return Role::FuseOverlayfs { args: args.into_iter().skip(1).collect(), is_mount_helper };
         }
+        // Parsed by itself in any case. The parser of all commands takes a third of the time that a mount may take.
+        if args.get(1).is_some_and(|command| command == "fuse-overlayfs") {
+            return Role::FuseOverlayfs { args: args.into_iter().skip(2).collect(), is_mount_helper: false };
+        }
         Role::Cli(match name.to_str() {
             Some("docker") => Program::DOCKER,
             Some("podman") => Program::PODMAN,

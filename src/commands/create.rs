@@ -46,7 +46,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let record = new_record(context, &args.container, &args.registry, false)?;
     let name = claim_place(context, &args.container)?;
-    let prepared = prepare(context, record)?;
+    let prepared = prepare_for(context, record, Purpose::Create)?;
     let volumes = prepared.record.anonymous_volumes.clone();
     let cidfile = prepared.record.request.cidfile.clone();
     // What fails from here on leaves nothing: the container never was.
@@ -63,7 +63,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 }
 
 /// Gives the container its name and its place on disk.
-fn publish(context: &Context, prepared: Prepared, name: Option<String>) -> Result<ContainerId, CommandError> {
+pub(crate) fn publish(
+    context: &Context,
+    prepared: Prepared,
+    name: Option<String>,
+) -> Result<ContainerId, CommandError> {
     let mut creation = Creation::begin(&context.layout, prepared.record.id.clone()).map_err(CommandError::host)?;
     let mut record = prepared.record;
     record.name = match name {
@@ -128,6 +132,7 @@ pub(crate) fn new_record(
     };
     let asked = asked.with_image_health(image.as_ref().map(|image| image.raw_config.as_slice()));
     let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
+    super::pod::join(context, &options.life, &mut request)?;
     take_volumes_from(context, &mut request)?;
     resolve_image_mounts(context, &mut request, registry, options.life.quiet)?;
     let mut record = Record {
@@ -273,14 +278,32 @@ pub(crate) struct Prepared {
     fill: Vec<std::path::PathBuf>,
     accounts: Vec<runtime::mount::target::Append>,
     chores: supervisor::mounts::Chores,
+    secrets: supervisor::secrets::Secrets,
     mapping: Mapping,
     beside: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
     ids: Option<FileLock>,
 }
 
+/// What a container is prepared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be there.
+    Create,
+    /// To run.
+    Start,
+}
+
+/// Makes the bundle and finds the layers of a container that is about to run.
+pub(crate) fn prepare(context: &Context, record: Record) -> Result<Prepared, CommandError> {
+    prepare_for(context, record, Purpose::Start)
+}
+
 /// Makes the bundle and finds the layers.
-pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared, CommandError> {
+pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpose) -> Result<Prepared, CommandError> {
+    if record.request.pod.is_some() && purpose == Purpose::Start {
+        super::pod::wake(context, &record)?;
+    }
     let mapping = Mapping::of_user();
     name_anonymous_volumes(&mut record);
     if mapping.single.is_some() && record.request.userns == UserNamespace::Host {
@@ -288,8 +311,9 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
         record.request.userns = UserNamespace::Single;
     }
     let is_single = bundle::is_single(&record.request.userns, &mapping);
+    let secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
     let ownership = supervisor::rootfs::ownership(&mapping);
-    let (shared, beside) = shared_namespaces(context, &record.request)?;
+    let (shared, beside) = shared_namespaces(context, &record.request, purpose)?;
     let ids = match mapping.single {
         // Refused below.
         Some(_) => None,
@@ -319,7 +343,7 @@ pub(crate) fn prepare(context: &Context, mut record: Record) -> Result<Prepared,
     let new: Vec<_> = new.collect();
     record.anonymous_volumes.extend(new);
     let (fill, chores) = (planned.fill, planned.chores);
-    Ok(Prepared { record, spec, seccomp, rootfs, layer_ids, fill, accounts, chores, mapping, beside, ids })
+    Ok(Prepared { record, spec, seccomp, rootfs, layer_ids, fill, accounts, chores, secrets, mapping, beside, ids })
 }
 
 /// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
@@ -358,6 +382,7 @@ impl Prepared {
             fill: self.fill,
             accounts: self.accounts,
             chores: self.chores,
+            secrets: self.secrets,
             network,
             birth,
             attach,
@@ -412,7 +437,11 @@ fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping) -> Resul
 }
 
 /// The container whose namespaces are shared, if any: its init, and a hold on it.
-fn shared_namespaces(context: &Context, request: &Request) -> Result<(Shared, Option<OwnedFd>), CommandError> {
+fn shared_namespaces(
+    context: &Context,
+    request: &Request,
+    purpose: Purpose,
+) -> Result<(Shared, Option<OwnedFd>), CommandError> {
     let named = [&request.pid, &request.ipc, &request.uts, &request.cgroupns].into_iter().filter_map(|one| match one {
         Namespace::Container(name) => Some(name.as_str()),
         _ => None,
@@ -430,11 +459,14 @@ fn shared_namespaces(context: &Context, request: &Request) -> Result<(Shared, Op
     }
     let Some(record) = found else { return Ok((Shared::default(), None)) };
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
+    if observed.state.init().is_none() && record.request.infra && purpose == Purpose::Create {
+        return Ok((Shared { pid: None, later: true }, None));
+    }
     let not_running =
         || CommandError::user(format!("container {} is not running: its namespaces cannot be joined", record.name));
     let init = observed.state.init().ok_or_else(not_running)?;
     let fd = pidfd::open_checked(init.pid, init.start_time).map_err(|_| not_running())?;
-    Ok((Shared { pid: Some(init.pid) }, Some(fd)))
+    Ok((Shared { pid: Some(init.pid), later: false }, Some(fd)))
 }
 
 /// An internal error for what cannot happen.

@@ -30,6 +30,7 @@ use crate::error::{CommandError, reason};
 use crate::supervisor::bundle;
 use crate::supervisor::launch::seccomp_of;
 use crate::supervisor::rootfs::View;
+use crate::supervisor::secrets::Secrets;
 
 const EXAMPLES: &str = r#"Examples:
   coracle exec -it web sh                # a shell in a running container
@@ -96,6 +97,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         .map_err(|error| CommandError::host(format!("read {}: {}", path.display(), crate::error::reason(&error))))?;
     let spec: Spec =
         serde_json::from_slice(&text).map_err(|error| CommandError::host(format!("{}: {error}", path.display())))?;
+    let spec = Secrets::find(&context.layout, &record.request.secrets)?.add_variables(&spec).into_owned();
     let process = process_of(request, record, &spec, pid)?;
     let keys = parse_detach_keys(request.detach_keys.as_deref())?;
     let seccomp = if request.privileged { None } else { seccomp_of(&record.request, &spec)? };
@@ -150,6 +152,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
             dies_with_parent: false,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
+            pause: false,
         },
     })
     .map_err(failure);

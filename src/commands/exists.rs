@@ -1,7 +1,9 @@
 //! `container exists`, `image exists`, `volume exists`: the exit status is the answer.
 
 use storage::image::store::ImageStore;
+use storage::secret::SecretError;
 use storage::state::container::{self, ContainerError};
+use storage::state::pod::PodError;
 use storage::volume::{self, VolumeError};
 
 use super::{Context, Outcome};
@@ -32,6 +34,24 @@ pub(crate) fn container(args: Args, context: &Context) -> Outcome {
 /// Runs `image exists`.
 pub(crate) fn image(args: Args, context: &Context) -> Outcome {
     Ok(u8::from(ImageStore::open(&context.layout).resolve(&args.name)?.is_none()))
+}
+
+/// Runs `pod exists`.
+pub(crate) fn pod(args: Args, context: &Context) -> Outcome {
+    match storage::state::pod::find(&context.layout, &args.name) {
+        Ok(_) => Ok(0),
+        Err(PodError::NotFound(_)) => Ok(1),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Runs `secret exists`.
+pub(crate) fn secret(args: Args, context: &Context) -> Outcome {
+    match storage::secret::find(&context.layout, &args.name) {
+        Ok(_) => Ok(0),
+        Err(SecretError::NotFound(_)) => Ok(1),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Runs `volume exists`.

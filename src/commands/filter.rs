@@ -272,8 +272,10 @@ impl ContainerFilters {
                 let health = observed.health.as_ref().map_or("none", |health| health.status.as_str());
                 any(&|value| value == health)
             }),
-            // There are no pods: none matches.
-            Key::Pod => any(&|value| value.is_empty()),
+            Key::Pod => any(&|value| match &request.pod {
+                Some(id) => value == request.pod_name || !value.is_empty() && id.starts_with(value),
+                None => value.is_empty(),
+            }),
             Key::Publish => any(&|value| {
                 port_fits(value, |port, protocol| {
                     request.network.published.iter().any(|published| {

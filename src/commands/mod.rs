@@ -28,6 +28,7 @@ pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod mount;
 pub(crate) mod pause;
+pub(crate) mod pod;
 pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
@@ -37,6 +38,7 @@ pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
+pub(crate) mod secret;
 pub(crate) mod select;
 pub(crate) mod start;
 pub(crate) mod stats;
@@ -177,6 +179,7 @@ const COMMANDS: &[Entry] = &[
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
+    group!("pod", "Manage pods", pod::Command, pod::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
     command!("ps", "List containers", ps::Args, ps::run),
     command!("pull", "Pull an image from a registry, an archive or a layout", pull::Args, pull::run),
@@ -186,6 +189,7 @@ const COMMANDS: &[Entry] = &[
     command!("rmi", "Remove one or more images from local storage", rmi::Args, rmi::run),
     command!("run", "Run a command in a new container", run::Args, run::run),
     command!("save", "Save image(s) to an archive", save::Args, save::run),
+    group!("secret", "Manage secrets", secret::Command, secret::run),
     command!("start", "Start one or more containers", start::Args, start::run),
     command!("stats", "Display a live stream of container resource usage statistics", stats::Args, stats::run),
     command!("stop", "Stop one or more containers", stop::Args, stop::run),
@@ -203,6 +207,15 @@ const COMMANDS: &[Entry] = &[
     command!("__complete", "What may follow", completion::CompleteArgs, completion::run_complete),
     group!("__man", "Manual pages", completion::ManCommand, completion::run_man),
 ];
+
+/// Runs another command, as if it had been typed.
+pub(crate) fn run_as(words: &[String], context: &Context) -> Outcome {
+    let typed = std::iter::once("coracle".to_owned()).chain(words.iter().cloned());
+    let matches = command_line(context.program()).try_get_matches_from(typed).map_err(misparsed)?;
+    let (name, matches) = matches.subcommand().ok_or_else(|| CommandError::user("a command is needed"))?;
+    let entry = COMMANDS.iter().find(|entry| entry.name == name);
+    entry.map_or_else(|| Err(CommandError::user("no such command")), |entry| (entry.run)(matches, context))
+}
 
 fn misparsed(error: clap::Error) -> CommandError {
     CommandError::user(crate::cli::usage::one_line(&error))

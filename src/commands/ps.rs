@@ -374,6 +374,12 @@ pub(crate) fn network_names(observed: &Observed) -> Vec<String> {
     names
 }
 
+/// The id of a container's pod, empty if it is in none.
+fn pod_id(record: &Record, whole: bool) -> &str {
+    let id = record.request.pod.as_deref().unwrap_or_default();
+    if whole { id } else { id.get(..12).unwrap_or(id) }
+}
+
 /// How rows are made.
 struct View {
     now: Timestamp,
@@ -437,9 +443,9 @@ impl View {
             ("ImageID", image_id.into()),
             ("AutoRemove", request.remove.into()),
             ("CIDFile", request.cidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
-            ("Pod", "".into()),
-            ("PodName", "".into()),
-            ("IsInfra", false.into()),
+            ("Pod", pod_id(record, self.no_trunc).into()),
+            ("PodName", request.pod_name.as_str().into()),
+            ("IsInfra", request.infra.into()),
             ("ExposedPorts", exposed_ports(&request.network.exposed, Value::Map(BTreeMap::new()))),
         ];
         let json = match self.persona {
@@ -549,15 +555,15 @@ impl View {
             ("Id", record.id.as_str().into()),
             ("Image", image_name(record).into()),
             ("ImageID", image_id.into()),
-            ("IsInfra", false.into()),
+            ("IsInfra", request.infra.into()),
             ("Labels", Value::map_or_nil(&request.labels)),
             ("Mounts", Value::strings(mount_targets(record))),
             ("Names", Value::strings([record.name.as_str()])),
             ("Namespaces", Value::Map(BTreeMap::new())),
             ("Networks", Value::strings(network_names(observed))),
             ("Pid", Value::Int(i64::from(pid(observed)))),
-            ("Pod", "".into()),
-            ("PodName", "".into()),
+            ("Pod", pod_id(record, self.no_trunc).into()),
+            ("PodName", request.pod_name.as_str().into()),
             ("Ports", if port_rows.is_empty() { Value::NilList } else { Value::List(port_rows) }),
             ("Restarts", Value::from(u64::from(observed.restarts))),
             ("Size", size),

@@ -105,6 +105,13 @@ fn begin<'a>(
         Err(_) if args.force => return Ok(None),
         Err(error) => return Err(error.into()),
     };
+    if record.request.infra && !args.force {
+        let pod = record.request.pod.clone().unwrap_or_default();
+        return Err(CommandError::user(format_args!(
+            "container {} is the infra container of pod {pod} and cannot be removed without removing the pod",
+            record.id
+        )));
+    }
     if !observed.state.is_alive() {
         return Ok(None);
     }
@@ -150,6 +157,11 @@ fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: b
         mount::Mounted::read()?.unmount(&mount_point(&context.layout, record), true)?;
     }
     container::remove(&context.layout, &record.id)?;
+    if record.request.infra
+        && let Some(pod) = super::pod::of(context, record)?
+    {
+        storage::state::pod::remove(&context.layout, &pod.id)?;
+    }
     context.note(record, "remove");
     if volumes || record.request.remove {
         prune::remove_anonymous_volumes(&context.layout, record)?;

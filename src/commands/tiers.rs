@@ -10,7 +10,7 @@ const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
 const HERE: &str = "attach commit container cp create diff events exec history image images import info inspect kill load logs \
-    mount port ps pull rename restart rm rmi run save start stats stop system tag top unmount unshare untag version volume wait \
+    mount pod port ps pull rename restart rm rmi run save secret start stats stop system tag top unmount unshare untag version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
     container:inspect container:kill container:list container:logs container:ls container:mount container:port \
@@ -18,17 +18,21 @@ const HERE: &str = "attach commit container cp create diff events exec history i
     container:stop container:top container:unmount container:wait \
     image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
     image:prune image:pull image:rm image:save image:tag image:unmount image:untag \
+    pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:prune pod:ps pod:restart pod:rm pod:start \
+    pod:stop pod:top \
+    secret:create secret:exists secret:inspect secret:list secret:ls secret:rm \
     system:df system:events system:info system:prune \
-    volume:create volume:exists volume:inspect volume:list volume:ls volume:prune volume:rm";
+    volume:create volume:exists volume:export volume:import volume:inspect volume:list volume:ls volume:mount volume:prune \
+    volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
 const MISSING: &str = "auto-update build compose export generate healthcheck init kube login logout manifest \
-    network pause pod push search secret unpause update \
+    network pause push search unpause update \
     container:checkpoint container:cleanup container:clone container:export container:init container:pause \
     container:restore container:runlabel container:unpause container:update \
     image:build image:push image:scp image:search image:sign image:tree image:trust \
-    system:connection system:migrate system:renumber system:reset system:service \
-    volume:export volume:import volume:mount volume:unmount";
+    pod:clone pod:pause pod:stats pod:unpause \
+    system:connection system:migrate system:renumber system:reset system:service";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {
     let mut command = root;

@@ -367,8 +367,10 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
     let mount_point = launch.layout.container(&launch.record.id);
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let single_id = super::bundle::is_single(&launch.record.request.userns, &launch.mapping);
+    // The bundle on disk does not have them.
+    let spec = launch.secrets.add_variables(&launch.spec);
     let plan = steps::Plan {
-        spec: &launch.spec,
+        spec: &spec,
         early_sysctls: launch.network.sysctls(),
         rootfs: &launch.rootfs,
         staged,
@@ -379,8 +381,10 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         own: &launch.chores.own_filled,
         own_tree: if single_id { record_tree } else { own_tree },
         single_id,
+        secrets: &launch.secrets.files,
         streams,
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
+        pause: launch.record.request.infra,
         seal: launch.seal.as_ref(),
         keyring: &keyring,
         filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),

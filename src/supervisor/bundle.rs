@@ -37,6 +37,8 @@ pub(crate) struct Bundle {
 pub(crate) struct Shared {
     /// Pid of the init whose namespaces are shared, and the container's directory in the runtime directory.
     pub(crate) pid: Option<i32>,
+    /// It does not run yet, and will when its namespaces are needed: the bundle is made again then.
+    pub(crate) later: bool,
 }
 
 /// The group that terminals belong to, by every distribution's convention.
@@ -408,7 +410,8 @@ fn namespaces(request: &Request, shared: &Shared) -> Result<Namespaces, CommandE
         Namespace::Host => Ok(Choice::Host),
         Namespace::Path(path) => Ok(Choice::Path(path.clone())),
         Namespace::Container(name) => {
-            shared.pid.map(|pid| Choice::Path(PathBuf::from(format!("/proc/{pid}/ns/{file}")))).ok_or_else(|| {
+            let pid = shared.pid.or(shared.later.then_some(0));
+            pid.map(|pid| Choice::Path(PathBuf::from(format!("/proc/{pid}/ns/{file}")))).ok_or_else(|| {
                 CommandError::user(format!("container {name} is not running: its namespace cannot be joined"))
             })
         }

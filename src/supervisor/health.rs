@@ -364,6 +364,7 @@ fn run(
             dies_with_parent: true,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
+            pause: false,
         },
     });
     let started = match started {

@@ -59,6 +59,8 @@ pub(crate) struct Launch {
     pub(crate) layer_ids: IdMap,
     /// New volumes to be filled.
     pub(crate) fill: Vec<PathBuf>,
+    /// Its secrets, as files and as variables.
+    pub(crate) secrets: super::secrets::Secrets,
     /// Lines for files of its root.
     pub(crate) accounts: Vec<Append>,
     /// What is to be done to files before they are mounted.

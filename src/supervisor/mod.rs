@@ -32,6 +32,8 @@ pub(crate) mod network;
 
 pub(crate) mod rootfs;
 
+pub(crate) mod secrets;
+
 pub(crate) mod union_server;
 
 /// A new container on disk.

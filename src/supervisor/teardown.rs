@@ -2,13 +2,18 @@
 //!
 //! **Runs in:** S; single-threaded.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::errno::Errno;
+use runtime::monitor::attach::{Client, Request};
 use runtime::monitor::event_loop::Turn;
 use runtime::process::Exit;
+use runtime::process::signal::Signal;
 use storage::state::container;
+use storage::state::layout::ContainerId;
+use storage::state::pod::{self, ExitPolicy};
 use storage::state::status::{self, Event as StateEvent, ExitRecord, State};
 use storage::state::trash;
 
@@ -54,6 +59,9 @@ impl Supervisor {
             let _ = self.state.on(StateEvent::Exited(exit_status));
             let _ = self.state.write(&self.layout, &self.record.id);
         }
+        if self.record.request.pod.is_some() {
+            self.end_pod();
+        }
         self.note_ended(exit);
         // Only now do the clients hear of it: what they run next finds the container ended, or gone.
         let failed = self.relay.container_exited(exit);
@@ -92,6 +100,33 @@ impl Supervisor {
         drop(self.run.root.take());
         if let Some(union) = self.run.union.take() {
             union.stop();
+        }
+    }
+
+    /// A pod that is to stop with its last container does.
+    fn end_pod(&self) {
+        let id = self.record.request.pod.as_deref().and_then(|id| ContainerId::parse(id).ok());
+        let pod = id.and_then(|id| pod::load(&self.layout, &id).ok().flatten());
+        let Some(pod) = pod.filter(|pod| pod.exit_policy == ExitPolicy::Stop && !self.record.request.infra) else {
+            return;
+        };
+        let mut infra_runs = false;
+        for record in pod::members(&self.layout, &pod).unwrap_or_default() {
+            let Ok(observed) = status::observe(&self.layout, &record) else { continue };
+            match (record.request.infra, observed.state.is_alive()) {
+                (true, runs) => infra_runs = runs,
+                (false, true) if record.id != self.record.id => return,
+                _ => {}
+            }
+        }
+        let Some(infra) = pod.infra.filter(|_| infra_runs) else { return };
+        // Its pid means nothing in our pid namespace: its own supervisor sends the signal.
+        let nothing = Request { stdin: None, stdout: None, stderr: None, detach_keys: Default::default() };
+        if let Ok(directory) = std::fs::File::open(self.layout.runtime_container(&infra))
+            && let Ok(client) = Client::connect(directory.as_fd())
+            && client.attach(&nothing).is_ok()
+        {
+            client.signal(Signal::TERM);
         }
     }
 

@@ -40,6 +40,8 @@ pub mod state;
 
 pub mod volume;
 
+pub mod secret;
+
 pub mod prune;
 
 #[allow(unsafe_code)]

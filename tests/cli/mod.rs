@@ -21,6 +21,7 @@ mod mount;
 mod options;
 mod oracle;
 mod persona;
+mod pods;
 mod ps;
 mod pull;
 mod pull_faults;
@@ -31,9 +32,11 @@ mod run_network;
 mod run_process;
 mod run_terminal;
 mod run_volumes;
+mod secrets;
 mod stats;
 mod transcripts;
 mod tutorials;
+mod volumes;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
@@ -69,6 +72,9 @@ pub(crate) fn tests() -> Vec<Test> {
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,
+        volumes::TESTS,
+        secrets::TESTS,
+        pods::TESTS,
         mount::TESTS,
     ]
     .concat()

@@ -236,6 +236,15 @@ fn file_capabilities(stage: &mut Stage) {
     assert!(sh(&format!("getcap {}", at("lower"))).contains("cap_net_raw"), "copy-up keeps them");
     write(&stage.path("plain"), "changed");
     assert_eq!(sh(&format!("getcap {}", at("plain"))), "", "a write takes them away");
+    // What a file is known not to have it may get again.
+    for name in ["plain", "new"] {
+        write(&stage.path(name), "1");
+        assert_eq!(sh(&format!("getcap {}", at(name))), "", "{name}");
+        sh(&format!("setcap cap_net_raw+ep {}", at(name)));
+        assert!(sh(&format!("getcap {}", at(name))).contains("cap_net_raw"), "{name}");
+        write(&stage.path(name), "2");
+        assert_eq!(sh(&format!("getcap {}", at(name))), "", "{name}");
+    }
     chown(stage.path("lower"), Some(9), None).expect("we are root");
     assert_eq!(sh(&format!("getcap {}", at("lower"))), "", "so does a new owner");
 }

@@ -14,3 +14,5 @@ pub mod program;
 pub mod credentials;
 
 pub mod pid1;
+
+mod pause;

@@ -14,6 +14,7 @@ use super::sealed_exe::SealedExe;
 use crate::identity::Emulation;
 use crate::mount::apply::{self, CopyTree, OwnTree};
 use crate::mount::rootfs::{Driver, Rootfs};
+use crate::mount::secrets::{self, SecretFile};
 use crate::mount::stage::Staged;
 use crate::mount::target::Append;
 use crate::mount::{MountError, masks, open_in_root, rootfs, target};
@@ -149,10 +150,14 @@ pub struct Plan<'a> {
     pub own_tree: OwnTree,
     /// Only id 0 is mapped.
     pub single_id: bool,
+    /// Files in memory that nothing on disk has.
+    pub secrets: &'a [SecretFile],
     /// Standard streams.
     pub streams: Streams,
     /// An init of ours is pid 1.
     pub init: bool,
+    /// There is no program: it waits.
+    pub pause: bool,
     /// Our binary, if it needs protection.
     pub seal: Option<&'a SealedExe>,
     /// Name of the session keyring.
@@ -245,6 +250,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
             dies_with_parent: true,
             filter: plan.filter,
             sealed: sealed.as_ref(),
+            pause: plan.pause,
         },
         channel,
     )
@@ -267,6 +273,8 @@ pub struct BecomeOptions<'a> {
     pub filter: Option<LoadFilter<'a>>,
     /// The read-only mount of our binary.
     pub sealed: Option<&'a super::sealed_exe::SealedFd>,
+    /// Nothing is executed: the process waits.
+    pub pause: bool,
 }
 
 /// The part that init and `exec` share: limits, directory, credentials, program. The standard streams are in place and
@@ -291,6 +299,9 @@ pub fn become_program(
     let BecomeOptions { keep_groups, emulation, dies_with_parent, filter, .. } = *options;
     credentials::apply(process, keep_groups, emulation, dies_with_parent, filter, channel)?;
     entered?;
+    if options.pause {
+        std::process::exit(super::pause::run());
+    }
     let program = Program::find(process)?;
     sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
     Ok(program.exec(options.sealed, channel))
@@ -363,6 +374,7 @@ fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> 
         staged: &plan.staged,
     };
     let made = apply::all(root.as_fd(), mounts, &request)?;
+    secrets::mount(root.as_fd(), plan.secrets, plan.single_id)?;
     if let Some(linux) = plan.spec.linux() {
         for device in linux.devices().iter().flatten() {
             // The bundle of a rootless container names devices of the host; their nodes are bound, not made.

@@ -18,6 +18,8 @@ pub mod apply;
 
 pub mod dev;
 
+pub mod secrets;
+
 pub mod masks;
 
 pub mod probe;

@@ -14,6 +14,12 @@ pub(crate) struct LifeOptions {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
+    /// Run the container in a pod, NAME or new:NAME
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
+    /// Run the container in the pod whose id is in this file
+    #[arg(long, value_name = "FILE", conflicts_with = "pod")]
+    pub(crate) pod_id_file: Option<std::path::PathBuf>,
     /// Remove the container when it exits
     #[arg(long)]
     pub(crate) rm: bool,

@@ -4,7 +4,7 @@ use clap::Args;
 use storage::state::request::{Mount, Request};
 
 use super::Caller;
-use crate::cli::parse::{limits, mount, mount_flags, size, volume};
+use crate::cli::parse::{limits, mount, mount_flags, secret, size, volume};
 use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
 /// Options of files and devices.
@@ -22,6 +22,9 @@ pub(crate) struct MountOptions {
     /// Mount the volumes of another container, CONTAINER[:ro,z]
     #[arg(long = "volumes-from", value_name = "CONTAINER")]
     pub(crate) volumes_from: Vec<String>,
+    /// Give the container a secret, NAME[,type=mount|env,target=...,uid=...,gid=...,mode=...]
+    #[arg(long = "secret", value_name = "SECRET")]
+    pub(crate) secrets: Vec<String>,
     /// What to do with the volumes that the image declares: anonymous, bind, tmpfs or ignore
     #[arg(long, value_name = "MODE", default_value = "anonymous")]
     pub(crate) image_volume: String,
@@ -81,6 +84,7 @@ impl MountOptions {
             }
         }
         request.volumes_from = each("--volumes-from", &self.volumes_from, volume::volumes_from)?;
+        request.secrets = each("--secret", &self.secrets, secret::secret)?;
         request.read_only = self.read_only;
         request.read_only_tmpfs = self.read_only_tmpfs;
         request.shm_size_bytes = maybe("--shm-size", self.shm_size.as_ref(), size::bytes)?;

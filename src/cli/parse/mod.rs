@@ -23,6 +23,9 @@ pub(crate) mod ports;
 /// `--ulimit`, `--device`, `--sysctl`.
 pub(crate) mod limits;
 
+/// `--secret`.
+pub(crate) mod secret;
+
 /// Capabilities and `--security-opt`.
 pub(crate) mod security;
 

@@ -57,7 +57,7 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("ImageDigest", image_digest.unwrap_or_default().into()),
         ("ImageName", ps::image_name(record).into()),
         ("Rootfs", request.rootfs.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
-        ("Pod", "".into()),
+        ("Pod", request.pod.clone().unwrap_or_default().into()),
         ("ResolvConfPath", in_runtime("resolv.conf")),
         ("HostnamePath", in_runtime("hostname")),
         ("HostsPath", in_runtime("hosts")),

@@ -1,9 +1,10 @@
 //! `volume create`.
 
-use storage::volume::{self, Volume, VolumeError};
+use runtime::userns::Mapping;
+use storage::volume::{self, Backing, Owner, Volume, VolumeError};
 
 use crate::cli::output;
-use crate::commands::{Context, Outcome};
+use crate::commands::{Context, Outcome, in_userns_with_output};
 use crate::error::CommandError;
 
 const EXAMPLES: &str = r#"Examples:
@@ -12,7 +13,9 @@ const EXAMPLES: &str = r#"Examples:
 
 /// Create a new volume
 ///
-/// The volume is a directory in coracle's own; without a name it gets a random one.
+/// The volume is a directory in coracle's own; without a name it gets a random one. Options of the local driver: type=none,
+/// o=bind, device=PATH for a directory of the host; type=tmpfs, o=size=... for memory, of which each container has its
+/// own; o=uid=...,gid=... for the owner.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -28,7 +31,7 @@ pub(crate) struct Args {
     /// Set metadata for a volume
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Set driver specific options (the local driver has none here)
+    /// Set driver specific options
     #[arg(short, long = "opt", value_name = "KEY=VALUE")]
     options: Vec<String>,
     /// The name, as docker had it once
@@ -44,10 +47,6 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             args.driver
         )));
     }
-    // Its options would mount devices and file systems, which takes the real root.
-    if let Some(option) = args.options.iter().find(|option| !is_harmless(option)) {
-        return Err(CommandError::user(format_args!("volume option {option:?} is not supported without root")));
-    }
     let mut volume = match args.name.or(args.named) {
         Some(name) => Volume::named(name),
         // As podman has it: what is created by itself is not anonymous, whatever its name.
@@ -55,8 +54,14 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     };
     volume.labels = args.labels.iter().map(|label| pair(label)).collect();
     volume.options = args.options.iter().map(|option| pair(option)).collect();
+    let backing = volume.backing().map_err(CommandError::user)?;
+    if let Backing::Bind { source, .. } = &backing
+        && !source.is_dir()
+    {
+        return Err(CommandError::user(format_args!("volume option device={}: not a directory", source.display())));
+    }
     match volume::create(&context.layout, &volume) {
-        Ok(()) => {}
+        Ok(()) => give(context, &volume, &backing)?,
         Err(VolumeError::Exists(_)) if args.ignore => {}
         // docker answers with the name of what is there.
         Err(VolumeError::Exists(_)) if context.persona == crate::role::Persona::Docker => {}
@@ -66,8 +71,18 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     Ok(0)
 }
 
-fn is_harmless(option: &str) -> bool {
-    matches!(option.split('=').next(), Some("copy" | "nocopy" | "noquota"))
+/// `o=uid=…,gid=…`
+fn give(context: &Context, volume: &Volume, backing: &Backing) -> Result<(), CommandError> {
+    let (Some((uid, gid)), Backing::Directory) = (volume.owner(), backing) else { return Ok(()) };
+    let mapping = Mapping::of_user();
+    let owner = if mapping.single.is_some() { Owner::Recorded(uid, gid) } else { Owner::Real(uid, gid) };
+    let given = in_userns_with_output(&mapping, || {
+        volume::own(&volume.mountpoint(&context.layout), owner).map_err(CommandError::host)?;
+        Ok(String::new())
+    });
+    given.map(drop).inspect_err(|_| {
+        let _ = volume::remove(&context.layout, &volume.name, |_| Vec::new());
+    })
 }
 
 fn pair(text: &str) -> (String, String) {

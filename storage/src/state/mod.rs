@@ -7,6 +7,8 @@
 //! | `names/<name>` | who creates or renames the container | every command | the symlink is the lock | as its container |
 //! | `<runtime>/<id>/state.json` | the supervisor | every command | container | none: tmpfs |
 //! | `volumes/<name>/volume.json` | who creates the volume | every command | published by rename | fdatasync |
+//! | `pods/<id>.json` | who creates the pod | every command | `pods.lock` | fdatasync |
+//! | `secrets/<name>.json` | `secret create` | who starts a container | `secrets.lock` | fdatasync |
 //! | `events` | everybody, appending | `events` | none: one write per line | none |
 //!
 //! Readers take no lock; they ask whether a container's lock is held and draw their conclusions, see [`status`].
@@ -24,6 +26,8 @@ pub mod request;
 pub mod name;
 
 pub mod container;
+
+pub mod pod;
 
 pub mod status;
 

@@ -19,7 +19,8 @@ mod network;
 
 pub use accounts::{Accounts, IdRange};
 pub use mounts::{
-    BindMount, Device, DevptsMount, ImageMount, Mount, Overlay, Propagation, TmpfsMount, VolumeMount, VolumesFrom,
+    BindMount, Device, DevptsMount, ImageMount, Mount, Overlay, Propagation, SecretKind, SecretUse, TmpfsMount,
+    VolumeMount, VolumesFrom,
 };
 pub use network::{AddHost, ExposedPorts, Network, Protocol, PublishedPort};
 
@@ -79,6 +80,12 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// Annotations of the OCI specification.
     pub annotations: BTreeMap<String, String>,
+    /// The id of the pod it belongs to.
+    pub pod: Option<String>,
+    /// That pod's name, which never changes.
+    pub pod_name: String,
+    /// It holds the namespaces of its pod, and executes nothing.
+    pub infra: bool,
     /// Delete the container when it exits.
     pub remove: bool,
     /// Where the container's id was asked to be written.
@@ -92,6 +99,8 @@ pub struct Request {
 
     /// Mounts asked for and volumes the image declares, in order of appearance.
     pub mounts: Vec<Mount>,
+    /// Secrets it gets.
+    pub secrets: Vec<SecretUse>,
     /// Containers whose volumes are taken over.
     pub volumes_from: Vec<VolumesFrom>,
     /// The root file system is read-only.

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
@@ -50,15 +49,21 @@ impl Tree {
     pub(super) fn write(&self, ino: InodeNo, offset: u64, bytes: &[u8], kill_privileges: bool) -> nix::Result<usize> {
         let node = self.node(ino)?;
         let file = self.writable(&node)?;
-        if kill_privileges && !node.is_harmless.load(Ordering::Relaxed) {
+        let mut killed = None;
+        if kill_privileges && !node.privileges.are_none() {
             let _names = self.names();
+            killed = Some(node.privileges.changes());
             self.with_target(&node, |upper, target| upper.kill_privileges(target))?;
-            node.is_harmless.store(true, Ordering::Relaxed);
         }
-        in_full(bytes.len(), |done| {
+        let done = in_full(bytes.len(), |done| {
             let at = position(offset, done).ok_or(Errno::EFBIG)?;
             pwrite(&file.fd, bytes.get(done..).unwrap_or_default(), at)
-        })
+        })?;
+        // Capabilities go by the write itself.
+        if let Some(changes) = killed.filter(|_| done > 0) {
+            node.privileges.have_gone(changes);
+        }
+        Ok(done)
     }
 
     pub(super) fn allocate(&self, ino: InodeNo, mode: i32, offset: u64, len: u64) -> nix::Result<()> {

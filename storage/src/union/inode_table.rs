@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attributes::{FileKind, InodeNo};
@@ -18,10 +18,40 @@ use super::stack::Part;
 pub(super) struct Node {
     pub(super) ino: InodeNo,
     pub(super) kind: FileKind,
-    /// True once the file is known to have neither setuid, setgid nor capabilities.
-    pub(super) is_harmless: AtomicBool,
+    pub(super) privileges: Privileges,
     references: AtomicU64,
     state: Mutex<State>,
+}
+
+/// Whether a file is known to have neither setuid, setgid nor capabilities: the lowest bit, beside a count of the changes
+/// that may have given it some. What was found out before such a change says nothing after it.
+#[derive(Debug, Default)]
+pub(super) struct Privileges(AtomicU32);
+
+impl Privileges {
+    const NONE: u32 = 1;
+
+    /// True if it is known to have none.
+    pub(super) fn are_none(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::NONE != 0
+    }
+
+    /// The count of changes, to be asked for before a look at the file.
+    pub(super) fn changes(&self) -> u32 {
+        self.0.load(Ordering::Acquire) & !Self::NONE
+    }
+
+    /// The file has none, as somebody has seen or done who knew `changes` before.
+    pub(super) fn have_gone(&self, changes: u32) {
+        // Changed meanwhile: nothing is known.
+        let _ = self.0.compare_exchange(changes, changes | Self::NONE, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// The file may have some from now on.
+    pub(super) fn may_have_come(&self) {
+        let next = |known: u32| Some((known & !Self::NONE).wrapping_add(2));
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+    }
 }
 
 /// What may change about a file. Locked shortly, never while the kernel is asked for something.
@@ -277,7 +307,7 @@ impl Table {
 impl Seed {
     fn into_node(self) -> Node {
         let Self { ino, kind, state } = self;
-        Node { ino, kind, is_harmless: AtomicBool::new(false), references: AtomicU64::new(1), state: Mutex::new(state) }
+        Node { ino, kind, privileges: Privileges::default(), references: AtomicU64::new(1), state: Mutex::new(state) }
     }
 }
 
@@ -332,6 +362,20 @@ mod tests {
 
     fn seed(ino: u64, parent: u64) -> Seed {
         Seed { ino: InodeNo(ino), kind: FileKind::Directory, state: state(parent, b"x") }
+    }
+
+    #[test]
+    fn what_was_seen_before_a_change_says_nothing_after_it() {
+        let privileges = Privileges::default();
+        assert!(!privileges.are_none());
+        let changes = privileges.changes();
+        privileges.may_have_come();
+        privileges.have_gone(changes);
+        assert!(!privileges.are_none());
+        privileges.have_gone(privileges.changes());
+        assert!(privileges.are_none());
+        privileges.may_have_come();
+        assert!(!privileges.are_none());
     }
 
     #[test]

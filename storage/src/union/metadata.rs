@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
@@ -18,7 +17,9 @@ use super::inode_table::Node;
 use super::lookup::NAME_MAX;
 use super::stack::Part;
 use super::tree::{At, Tree, reopen};
-use super::upper::{DiskName, Made, Marks, Name, Recorded, Target, UpperLayer, visible_names, visible_xattrs};
+use super::upper::{
+    CAPABILITY_NAME, DiskName, Made, Marks, Name, Recorded, Target, UpperLayer, visible_names, visible_xattrs,
+};
 use crate::layer::ids::Owner;
 use crate::layer::index::Record;
 
@@ -75,6 +76,10 @@ impl Tree {
 
     pub(super) fn xattr(&self, ino: InodeNo, name: &[u8]) -> nix::Result<Vec<u8>> {
         let node = self.node(ino)?;
+        // Asked before the first write to each new file.
+        if name == CAPABILITY_NAME && !self.single && node.privileges.are_none() {
+            return Err(Errno::ENODATA);
+        }
         let _names = self.names();
         let (in_upper, part) = self.place(&node);
         if in_upper {
@@ -124,19 +129,19 @@ impl Tree {
             Some(open) => open,
             None => self.path_fd(node)?,
         };
-        let file = open.fd.as_fd();
-        let stat = fstat(file)?;
+        let (file, kind) = (open.fd.as_fd(), node.kind);
         if !self.single {
             // Nothing that stands in marks matters.
-            return act(upper, &Target { file, stat: &stat, marks: &Marks::default(), name: None });
+            return act(upper, &Target { file, kind, stat: None, marks: &Marks::default(), name: None });
         }
+        let stat = fstat(file)?;
         let marks = Marks::read(file, &stat)?;
         let at = self.at_upper(node)?;
         let name = match &at {
             At::Name(dir, name) => Some((dir.fd.as_fd(), Name::new(OsStr::from_bytes(name))?)),
             At::Open(_) => None,
         };
-        act(upper, &Target { file, stat: &stat, marks: &marks, name })
+        act(upper, &Target { file, kind, stat: Some(&stat), marks: &marks, name })
     }
 
     /// What the index says of a file, with its true owner.
@@ -201,6 +206,8 @@ impl Tree {
 
     pub(super) fn set_attributes(&self, ino: InodeNo, changes: &Changes) -> nix::Result<Attributes> {
         let node = self.node(ino)?;
+        let kill_privileges = changes.kill_privileges && !node.privileges.are_none();
+        let changes = &Changes { kill_privileges, ..*changes };
         let is_nothing =
             matches!(changes, Changes { mode: None, uid: None, gid: None, size: None, atime: None, mtime: None, .. });
         if is_nothing && !changes.kill_privileges {
@@ -232,7 +239,7 @@ impl Tree {
     /// What is remembered of a file is looked at again after a change.
     fn after_change(&self, node: &Node, replaced: Option<Made>, may_be_privileged: bool) -> nix::Result<()> {
         if may_be_privileged {
-            node.is_harmless.store(false, Ordering::Relaxed);
+            node.privileges.may_have_come();
         }
         if let Some(made) = replaced {
             self.handles.remove(node.ino, OWN);

@@ -6,7 +6,6 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
@@ -69,10 +68,12 @@ impl Tree {
         let its_parent = self.parent(&parent, &dir)?;
         let checked = Name::new(OsStr::from_bytes(name))?;
         let made = self.with_room(|| make(upper, its_parent, checked))?;
-        let is_harmless = made.stat.st_mode & PRIVILEGES == 0;
+        let is_harmless = made.stat.st_mode & PRIVILEGES == 0 && made.marks.override_stat.is_none();
         let (stat, marks) = (made.stat, made.marks);
         let (node, entry) = self.enter(&parent, name, Found::in_upper(kind, stat, marks))?;
-        node.is_harmless.store(is_harmless, Ordering::Relaxed);
+        if is_harmless {
+            node.privileges.have_gone(node.privileges.changes());
+        }
         if kind == FileKind::Directory {
             self.keep_facts(&node, &stat, &marks);
             self.keep_listing(&node, Listing::default());

@@ -237,6 +237,11 @@ impl Client {
         self.send(&ToSupervisor::Detach);
     }
 
+    /// Has a signal sent to the container's init, by who can reach it. The client is attached.
+    pub fn signal(&self, signal: Signal) {
+        self.send(&ToSupervisor::Signal(signal));
+    }
+
     fn send_size(&self, terminal: Option<BorrowedFd<'_>>) {
         if let Some(Ok(size)) = terminal.map(Winsize::of) {
             self.send(&ToSupervisor::Resize(size));

@@ -190,6 +190,38 @@ impl Propagation {
     }
 }
 
+/// A secret that the container gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretUse {
+    /// The secret's name; what it holds is looked up at each start.
+    pub name: String,
+    /// How the container sees it.
+    #[serde(flatten)]
+    pub kind: SecretKind,
+}
+
+/// How a container sees a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SecretKind {
+    /// As a file in memory.
+    Mount {
+        /// Absolute path in the container.
+        target: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// As an environment variable.
+    Env {
+        /// The variable.
+        variable: String,
+    },
+}
+
 /// A container whose volumes are taken over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

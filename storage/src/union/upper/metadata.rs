@@ -28,8 +28,10 @@ const GROUP_EXECUTES: u32 = 0o010;
 pub(crate) struct Target<'a> {
     /// A descriptor of any kind; one for writing if the length is to change.
     pub(crate) file: BorrowedFd<'a>,
-    /// What the disk shows of it.
-    pub(crate) stat: &'a FileStat,
+    /// What it is for the container.
+    pub(crate) kind: FileKind,
+    /// What the disk shows of it, if somebody has asked already; needed in single-id mode.
+    pub(crate) stat: Option<&'a FileStat>,
     /// What stands on it.
     pub(crate) marks: &'a Marks,
     /// One of its names. In single-id mode a link, pipe or socket that is given away is replaced on disk by a regular
@@ -37,7 +39,20 @@ pub(crate) struct Target<'a> {
     pub(crate) name: Option<(BorrowedFd<'a>, Name<'a>)>,
 }
 
+impl Target<'_> {
+    fn stat(&self) -> nix::Result<FileStat> {
+        match self.stat {
+            Some(stat) => Ok(*stat),
+            None => nix::sys::stat::fstat(self.file),
+        }
+    }
+}
+
 impl UpperLayer {
+    fn recorded(&self, target: &Target<'_>) -> nix::Result<Recorded> {
+        Ok(self.owners.recorded(&target.stat()?, target.marks))
+    }
+
     /// Changes length, owner, mode and times, in this order. Returns what has replaced the file, if anything had to.
     ///
     /// A new owner takes setuid, setgid and capabilities from anything but a directory; so does a new length if the caller
@@ -49,8 +64,7 @@ impl UpperLayer {
         if let Some(size) = changes.size {
             ftruncate(target.file, i64::try_from(size).map_err(|_| Errno::EFBIG)?)?;
         }
-        let is_link = self.owners.recorded(target.stat, target.marks).kind == FileKind::Symlink;
-        if is_link && changes.mode.is_some() {
+        if target.kind == FileKind::Symlink && changes.mode.is_some() {
             return Err(Errno::EOPNOTSUPP);
         }
         let mut replaced = None;
@@ -91,7 +105,7 @@ impl UpperLayer {
 
     /// The same where the truth stands in an xattr.
     fn record_changes(&self, target: &Target<'_>, changes: &Changes) -> nix::Result<Option<Made>> {
-        let before = self.owners.recorded(target.stat, target.marks);
+        let before = self.recorded(target)?;
         let is_given_away = changes.uid.is_some() || changes.gid.is_some();
         let mut after = Recorded {
             uid: changes.uid.unwrap_or(before.uid),
@@ -111,7 +125,8 @@ impl UpperLayer {
     /// Writes down, in single-id mode, what a file is from now on.
     fn record(&self, target: &Target<'_>, after: Recorded) -> nix::Result<Option<Made>> {
         let Recorded { uid, gid, mode, kind, device } = after;
-        let on_disk = kind_of(target.stat.st_mode);
+        let stat = target.stat()?;
+        let on_disk = kind_of(stat.st_mode);
         let is_stand_in = on_disk == FileKind::File;
         // What is a regular file already may stay one.
         let wanted_on_disk = if is_stand_in { FileKind::File } else { self.owners.kind_on_disk(kind, uid, gid) };
@@ -119,14 +134,14 @@ impl UpperLayer {
             return self.replace_by_stand_in(target, after).map(Some);
         }
         if !matches!(on_disk, FileKind::File | FileKind::Directory) {
-            if on_disk != FileKind::Symlink && mode != target.stat.st_mode & 0o7777 {
+            if on_disk != FileKind::Symlink && mode != stat.st_mode & 0o7777 {
                 chmod(target.file, mode)?;
             }
             return Ok(None);
         }
         let disk_mode = self.owners.mode_on_disk(mode, kind);
         let is_told = self.owners.override_for(uid, gid, mode, kind, device).is_none() && kind == on_disk;
-        let stays = target.stat.st_mode & 0o7777 == disk_mode;
+        let stays = stat.st_mode & 0o7777 == disk_mode;
         // The xattr is what counts while there is one: it comes first and goes last.
         if !is_told {
             let flag = (kind != on_disk).then(|| kind.to_flag());
@@ -146,11 +161,12 @@ impl UpperLayer {
 
     fn replace_by_stand_in(&self, target: &Target<'_>, after: Recorded) -> nix::Result<Made> {
         let (dir, name) = target.name.ok_or(Errno::EOPNOTSUPP)?;
-        let contents = match kind_of(target.stat.st_mode) {
+        let stat = target.stat()?;
+        let contents = match kind_of(stat.st_mode) {
             FileKind::Symlink => readlinkat(dir, name.bytes())?,
             _ => Default::default(),
         };
-        let mut attributes = self.owners.attributes(InodeNo(0), target.stat, target.marks);
+        let mut attributes = self.owners.attributes(InodeNo(0), &stat, target.marks);
         let Recorded { uid, gid, mode, kind, device } = after;
         (attributes.uid, attributes.gid, attributes.mode, attributes.kind, attributes.rdev) =
             (uid, gid, mode, kind, device);
@@ -166,7 +182,7 @@ impl UpperLayer {
     /// # Errors
     /// The kernel's errno.
     pub(crate) fn kill_privileges(&self, target: &Target<'_>) -> nix::Result<bool> {
-        let before = self.owners.recorded(target.stat, target.marks);
+        let before = self.recorded(target)?;
         if before.kind == FileKind::Directory {
             return Ok(false);
         }
@@ -189,7 +205,7 @@ impl UpperLayer {
     pub(crate) fn xattr(&self, target: &Target<'_>, name: &[u8]) -> nix::Result<Vec<u8>> {
         match DiskName::of(name, self.owners.is_single())? {
             DiskName::Hidden => Err(Errno::ENODATA),
-            DiskName::Override => Ok(self.owners.recorded(target.stat, target.marks).to_value().into_bytes()),
+            DiskName::Override => Ok(self.recorded(target)?.to_value().into_bytes()),
             DiskName::Plain(on_disk) => {
                 let value = xattr::get(target.file, &on_disk)?;
                 Ok(self.owners.xattr_in_container(name, value))
@@ -230,7 +246,7 @@ impl UpperLayer {
             XattrMode::Replace => libc::XATTR_REPLACE,
         };
         xattr::set_with(target.file, &on_disk, &value, flags)?;
-        if clear_setgid && name == acl::ACCESS_NAME && target.stat.st_mode & SET_GID != 0 {
+        if clear_setgid && name == acl::ACCESS_NAME && target.stat()?.st_mode & SET_GID != 0 {
             // The list has changed the permission bits: read them again.
             let mode = nix::sys::stat::fstatat(target.file, c"", AtFlags::AT_EMPTY_PATH)?.st_mode;
             chmod(target.file, mode & 0o7777 & !SET_GID)?;
@@ -254,7 +270,7 @@ impl UpperLayer {
     /// the kind that it is: whoever knows it, the kernel first, never asks again.
     fn set_override(&self, target: &Target<'_>, value: &[u8]) -> nix::Result<Option<Made>> {
         let wanted = Override::parse(value).ok_or(Errno::EINVAL)?;
-        let before = self.owners.recorded(target.stat, target.marks);
+        let before = self.recorded(target)?;
         if wanted.kind.is_some_and(|flag| (kind_of(flag.bits()), wanted.device) != (before.kind, before.shown_device()))
         {
             return Err(Errno::EINVAL);
@@ -270,7 +286,7 @@ fn without_privileges(mode: u32) -> u32 {
 }
 
 fn remove_capabilities(target: &Target<'_>) -> nix::Result<()> {
-    if kind_of(target.stat.st_mode) != FileKind::File {
+    if kind_of(target.stat()?.st_mode) != FileKind::File {
         return Ok(());
     }
     let Ok(name) = std::ffi::CString::new(CAPABILITY_NAME) else { return Ok(()) };

@@ -56,7 +56,7 @@ pub(crate) use copy_up::{Source, Staged};
 pub(crate) use create::{LinkFrom, Parent};
 pub(crate) use marks::{Marks, visible_names, visible_xattrs};
 pub(crate) use metadata::Target;
-pub(crate) use owners::{Recorded, kind_of};
+pub(crate) use owners::{CAPABILITY_NAME, Recorded, kind_of};
 pub(crate) use remove::Presence;
 pub(crate) use rename::RenameSide;
 pub(crate) use xattr_names::DiskName;

@@ -82,7 +82,7 @@ fn child() {
         found.xattrs = vec![(b"security.capability".to_vec(), capability.clone())];
         let made = upper.stage_copy(&found.source(), None).unwrap().publish(upper.root(), name("ping")).unwrap();
         let file = made.file.unwrap();
-        let target = Target { file: file.as_fd(), stat: &made.stat, marks: &made.marks, name: None };
+        let target = Target { file: file.as_fd(), kind: FileKind::File, stat: None, marks: &made.marks, name: None };
         assert_eq!(upper.xattr(&target, b"security.capability"), Ok(capability), "{place}");
         assert_eq!(owner(&fixture.upper("ping")), (root_on_disk, root_on_disk));
         let to_user = Changes { uid: Some(1000), ..Changes::default() };

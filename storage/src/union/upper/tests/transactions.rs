@@ -28,7 +28,8 @@ impl Opened {
     }
 
     fn target<'a>(&'a self, name: Option<(BorrowedFd<'a>, Name<'a>)>) -> Target<'a> {
-        Target { file: self.fd.as_fd(), stat: &self.stat, marks: &self.marks, name }
+        let kind = kind_of(self.stat.st_mode);
+        Target { file: self.fd.as_fd(), kind, stat: Some(&self.stat), marks: &self.marks, name }
     }
 }
 

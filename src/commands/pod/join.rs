@@ -1,0 +1,116 @@
+//! A container becomes part of a pod, and finds it awake when it starts.
+
+use storage::state::container::{self, Record};
+use storage::state::layout::ContainerId;
+use storage::state::pod::{self, Pod};
+use storage::state::request::{Namespace, Request, VolumesFrom};
+use storage::state::status;
+
+use super::create::{NewPod, make};
+use crate::cli::options::life::LifeOptions;
+use crate::commands::{Context, start};
+use crate::error::{CommandError, reason};
+
+/// `--pod` and `--pod-id-file`: the container shares what its pod shares. `new:NAME` makes a pod, with the container's
+/// ports.
+pub(crate) fn join(context: &Context, life: &LifeOptions, request: &mut Request) -> Result<(), CommandError> {
+    let from_file = life.pod_id_file.as_ref().map(|path| {
+        let read = std::fs::read_to_string(path);
+        read.map_err(|error| CommandError::user(format!("--pod-id-file {}: {}", path.display(), reason(&error))))
+    });
+    let Some(text) = from_file.transpose()?.map(|text| text.trim().to_owned()).or_else(|| life.pod.clone()) else {
+        return Ok(());
+    };
+    let pod = match text.strip_prefix("new:") {
+        Some(name) => {
+            let published = std::mem::take(&mut request.network.published);
+            let hostname = request.hostname.take();
+            let mut new = NewPod { name: Some(name.to_owned()), ..NewPod::default() };
+            new.request.network.mode = std::mem::take(&mut request.network.mode);
+            (new.request.network.published, new.request.hostname) = (published, hostname);
+            make(context, new)?
+        }
+        None => pod::find(&context.layout, &text)?,
+    };
+    take_place(context, &pod, request)
+}
+
+/// Points the namespaces of a container at those of its pod.
+fn take_place(context: &Context, pod: &Pod, request: &mut Request) -> Result<(), CommandError> {
+    request.pod = Some(pod.id.to_string());
+    request.pod_name.clone_from(&pod.name);
+    let Some(infra) = &pod.infra else { return Ok(()) };
+    let shares = |name: &str| pod.share.iter().any(|shared| shared == name);
+    let target = || Namespace::Container(infra.to_string());
+    if shares("net") && request.network.mode.is_empty() {
+        if !request.network.published.is_empty() || request.network.publish_all {
+            return Err(CommandError::user(
+                "published or exposed ports must be defined when the pod is created: network cannot be configured when \
+                 it is shared with a pod",
+            ));
+        }
+        request.network.mode = format!("container:{infra}");
+    }
+    for (name, namespace) in [("ipc", &mut request.ipc), ("pid", &mut request.pid), ("uts", &mut request.uts)] {
+        if !shares(name) || *namespace != Namespace::Private {
+            continue;
+        }
+        *namespace = target();
+        if name == "uts" {
+            if request.hostname.is_some() {
+                return Err(CommandError::user(
+                    "cannot set hostname when joining the pod UTS namespace: invalid configuration",
+                ));
+            }
+            request.hostname = Some(pod.hostname.clone());
+        }
+    }
+    // Volumes of the pod are everybody's.
+    if let Ok(Some(record)) = container::load(&context.layout, infra)
+        && !record.request.mounts.is_empty()
+    {
+        request.volumes_from.insert(0, VolumesFrom { container: infra.to_string(), read_only: false });
+    }
+    Ok(())
+}
+
+/// Starts whoever holds the namespaces that a container shares with its pod.
+pub(crate) fn wake(context: &Context, record: &Record) -> Result<(), CommandError> {
+    if record.request.infra {
+        return Ok(());
+    }
+    let gone = || CommandError::user(format!("container {}: its pod {} is gone", record.name, record.request.pod_name));
+    let Some(pod) = super::of(context, record)? else { return Err(gone()) };
+    match &pod.infra {
+        Some(infra) => wake_infra(context, infra, gone),
+        None => Ok(()),
+    }
+}
+
+/// Starts the container that holds a pod's namespaces, unless it runs.
+pub(super) fn wake_infra(
+    context: &Context,
+    infra: &ContainerId,
+    gone: impl Fn() -> CommandError,
+) -> Result<(), CommandError> {
+    let record = container::load(&context.layout, infra)?.ok_or_else(gone)?;
+    let runs =
+        || -> Result<bool, CommandError> { Ok(status::observe(&context.layout, &record)?.state.init().is_some()) };
+    if runs()? {
+        return Ok(());
+    }
+    match start::start(context, record.clone()) {
+        Ok(()) => Ok(()),
+        // Somebody else was faster, or is about to be.
+        Err(error) => {
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
+            while error.to_string().contains("worked on") && std::time::Instant::now() < deadline {
+                if runs()? {
+                    return Ok(());
+                }
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Secrets: `secrets/<name>.json`, for their owner's eyes only.
+//!
+//! Writer: `secret create`. Readers: the `secret` commands, and who starts a container that asks for one: what a container
+//! gets is read at each start and goes into its memory, never into a file of the container's own. Published by rename;
+//! a second creator of one name fails. Version: 1. Durability: fdatasync.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::state::atomic::{Durability, TEMPORARY_PREFIX, WriteError, write_atomic};
+use crate::state::layout::{Layout, LayoutError, create_dir, random_hex};
+use crate::state::lock::{FileLock, LockError};
+use crate::state::version::{self, ReadError};
+
+/// The newest format this coracle reads, and the one it writes.
+pub const VERSION: u32 = 1;
+
+/// As podman has it.
+const MAX_BYTES: usize = 512_000;
+
+/// What goes wrong with a secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SecretError {
+    /// Not a name.
+    #[error(
+        "secret name {0:?} can not include '=', '/', ',', or the '\\0' (NULL) and be between 1 and 253 characters: invalid secret name"
+    )]
+    InvalidName(String),
+    /// There is one of that name.
+    #[error("{0}: secret name in use")]
+    Exists(String),
+    /// There is none.
+    #[error("no secret with name or id {0:?}: no such secret")]
+    NotFound(String),
+    /// Nothing, or too much.
+    #[error("secret data must be larger than 0 and less than 512000 bytes")]
+    BadSize,
+    /// The file cannot be used.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// `secrets/` cannot be made.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Another kernel call failed.
+    #[error("cannot {action} {}: {}", path.display(), crate::sys::reason(source))]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What is to be kept secret. It has no `Debug` that would show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Data(pub Vec<u8>);
+
+impl std::fmt::Debug for Data {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
+}
+
+impl Serialize for Data {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Self).map_err(|_| serde::de::Error::custom("not base64"))
+    }
+}
+
+/// A secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret {
+    /// The format.
+    pub version: u32,
+    /// 25 digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When it was replaced last.
+    pub updated: Timestamp,
+    /// The driver; there is only `file`.
+    pub driver: String,
+    /// The driver's options as given.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What is to be kept secret.
+    pub data: Data,
+}
+
+impl Secret {
+    /// A secret of this name.
+    pub fn new(name: impl Into<String>, data: Vec<u8>) -> Self {
+        let now = Timestamp::now();
+        Self {
+            version: VERSION,
+            id: random_hex(13)[..25].to_owned(),
+            name: name.into(),
+            created: now,
+            updated: now,
+            driver: "file".to_owned(),
+            options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            data: Data(data),
+        }
+    }
+}
+
+fn directory(layout: &Layout) -> PathBuf {
+    layout.data_dir().join("secrets")
+}
+
+fn file(layout: &Layout, name: &str) -> PathBuf {
+    directory(layout).join(format!("{name}.json"))
+}
+
+/// Checks a name: podman's grammar.
+///
+/// # Errors
+/// [`SecretError::InvalidName`].
+pub fn check_name(name: &str) -> Result<(), SecretError> {
+    let fits = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.len() <= 240
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    if fits { Ok(()) } else { Err(SecretError::InvalidName(name.to_owned())) }
+}
+
+/// Keeps a secret. With `replace` one of that name gives way.
+///
+/// # Errors
+/// [`SecretError`].
+pub fn create(layout: &Layout, secret: &Secret, replace: bool) -> Result<(), SecretError> {
+    check_name(&secret.name)?;
+    if secret.data.0.is_empty() || secret.data.0.len() >= MAX_BYTES {
+        return Err(SecretError::BadSize);
+    }
+    create_dir(&directory(layout))?;
+    let _lock = FileLock::exclusive(&layout.data_dir().join("secrets.lock"))?;
+    let path = file(layout, &secret.name);
+    if !replace && fs::symlink_metadata(&path).is_ok() {
+        return Err(SecretError::Exists(secret.name.clone()));
+    }
+    Ok(write_atomic(&path, &serde_json::to_vec(secret).unwrap_or_default(), Durability::Data)?)
+}
+
+/// Every secret by name.
+///
+/// # Errors
+/// [`SecretError`]: one that cannot be read is an error for all, since nothing may be overlooked.
+pub fn list(layout: &Layout) -> Result<Vec<Secret>, SecretError> {
+    let path = directory(layout);
+    let failed = |source| SecretError::Io { action: "list", path: path.clone(), source };
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut secrets = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_str().filter(|name| !name.starts_with(TEMPORARY_PREFIX));
+        let Some(name) = name.and_then(|name| name.strip_suffix(".json")) else { continue };
+        secrets.extend(version::read::<Secret>(&file(layout, name), VERSION)?);
+    }
+    secrets.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(secrets)
+}
+
+/// Finds a secret by its name, its id, or the beginning of an id that fits no other.
+///
+/// # Errors
+/// [`SecretError::NotFound`].
+pub fn find(layout: &Layout, text: &str) -> Result<Secret, SecretError> {
+    if check_name(text).is_ok()
+        && let Some(secret) = version::read(&file(layout, text), VERSION)?
+    {
+        return Ok(secret);
+    }
+    let mut fitting = list(layout)?.into_iter().filter(|secret| !text.is_empty() && secret.id.starts_with(text));
+    match (fitting.next(), fitting.next()) {
+        (Some(secret), None) => Ok(secret),
+        _ => Err(SecretError::NotFound(text.to_owned())),
+    }
+}
+
+/// Forgets a secret.
+///
+/// # Errors
+/// [`SecretError::NotFound`].
+pub fn remove(layout: &Layout, text: &str) -> Result<Secret, SecretError> {
+    let _lock = FileLock::exclusive(&layout.data_dir().join("secrets.lock"))?;
+    let secret = find(layout, text)?;
+    let path = file(layout, &secret.name);
+    // Not by way of the trash: it shall be gone.
+    fs::remove_file(&path).map_err(|source| SecretError::Io { action: "remove", path, source })?;
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_secret_is_kept_for_its_owner_found_replaced_and_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path().join("data"), root.path().join("run"));
+        assert!(matches!(find(&layout, "s"), Err(SecretError::NotFound(_))));
+        let secret = Secret::new("s", b"hush\0".to_vec());
+        create(&layout, &secret, false).unwrap();
+        assert!(matches!(create(&layout, &secret, false), Err(SecretError::Exists(_))));
+        let path = file(&layout, "s");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!String::from_utf8(fs::read(&path).unwrap()).unwrap().contains("hush"));
+        assert_eq!(find(&layout, &secret.id[..6]).unwrap(), secret);
+        assert!(!format!("{secret:?}").contains("hush"));
+        create(&layout, &Secret::new("s", b"other".to_vec()), true).unwrap();
+        assert_eq!(list(&layout).unwrap()[0].data.0, b"other");
+        remove(&layout, "s").unwrap();
+        assert!(matches!(remove(&layout, "s"), Err(SecretError::NotFound(_))));
+    }
+
+    #[test]
+    fn names_and_sizes_have_limits() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path().join("data"), root.path().join("run"));
+        for name in ["", "a/b", "..", "a=b", "a,b", "-a"] {
+            let made = create(&layout, &Secret::new(name, b"x".to_vec()), false);
+            assert!(matches!(made, Err(SecretError::InvalidName(_))), "{name:?}");
+        }
+        for data in [Vec::new(), vec![0; MAX_BYTES]] {
+            assert!(matches!(create(&layout, &Secret::new("s", data), false), Err(SecretError::BadSize)));
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Pods: `pods/<id>.json`, a name for containers that share namespaces.
+//!
+//! A pod's namespaces are held by a container of its own (`<id>-infra`): a supervisor, as every container has one, and an
+//! init that executes nothing and waits. It has the pod's network and ports; the others join it. It needs no image.
+//!
+//! Writer: who creates the pod, under `pods.lock`; readers: everybody, without it. Published by rename. Version: 1.
+//! Durability: fdatasync. A pod whose infra container is gone is garbage.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::atomic::{Durability, WriteError, remove_if_there, write_atomic};
+use super::container::{self, ContainerError, Record};
+use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
+use super::lock::{FileLock, LockError};
+use super::version::{self, ReadError};
+
+/// The newest format this coracle reads, and the one it writes.
+pub const VERSION: u32 = 1;
+
+/// What goes wrong with a pod.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PodError {
+    /// There is none.
+    #[error("no pod with name or ID {0} found: no such pod")]
+    NotFound(String),
+    /// Its name is taken.
+    #[error("adding pod to state: name \"{0}\" is in use: pod already exists")]
+    Exists(String),
+    /// The file cannot be used.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// `pods/` cannot be made.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Its containers cannot be listed.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// Another kernel call failed.
+    #[error("cannot {action} {}: {}", path.display(), crate::sys::reason(source))]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What happens when the last container of a pod ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExitPolicy {
+    /// Nothing.
+    #[default]
+    Continue,
+    /// The pod stops.
+    Stop,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// The format.
+    pub version: u32,
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name.
+    pub name: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// The container that holds its namespaces; absent without any to share.
+    #[serde(default)]
+    pub infra: Option<ContainerId>,
+    /// The namespaces that are shared, of `ipc`, `net`, `pid`, `uts`.
+    #[serde(default)]
+    pub share: Vec<String>,
+    /// The host name of all.
+    #[serde(default)]
+    pub hostname: String,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The command line that made it.
+    #[serde(default)]
+    pub create_command: Vec<String>,
+    /// What happens when the last container ends.
+    #[serde(default)]
+    pub exit_policy: ExitPolicy,
+}
+
+fn directory(layout: &Layout) -> PathBuf {
+    layout.data_dir().join("pods")
+}
+
+fn file(layout: &Layout, id: &ContainerId) -> PathBuf {
+    directory(layout).join(format!("{id}.json"))
+}
+
+/// The empty directory that serves infra containers as root.
+///
+/// # Errors
+/// [`LayoutError`].
+pub fn root(layout: &Layout) -> Result<PathBuf, LayoutError> {
+    let path = directory(layout).join("root");
+    create_dir(&path)?;
+    Ok(path)
+}
+
+/// Publishes a pod. Pods and containers have their names together.
+///
+/// # Errors
+/// [`PodError::Exists`].
+pub fn create(layout: &Layout, pod: &Pod) -> Result<(), PodError> {
+    create_dir(&directory(layout))?;
+    let _lock = FileLock::exclusive(&layout.data_dir().join("pods.lock"))?;
+    let taken = list(layout)?.iter().any(|other| other.name == pod.name);
+    if taken || fs::symlink_metadata(layout.name(&pod.name)).is_ok() {
+        return Err(PodError::Exists(pod.name.clone()));
+    }
+    Ok(write_atomic(&file(layout, &pod.id), &serde_json::to_vec(pod).unwrap_or_default(), Durability::Data)?)
+}
+
+/// Every pod, oldest first.
+///
+/// # Errors
+/// [`PodError`].
+pub fn list(layout: &Layout) -> Result<Vec<Pod>, PodError> {
+    let path = directory(layout);
+    let failed = |source| PodError::Io { action: "list", path: path.clone(), source };
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut pods = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let id = name.to_str().and_then(|name| ContainerId::parse(name.strip_suffix(".json")?).ok());
+        if let Some(id) = id {
+            pods.extend(load(layout, &id)?);
+        }
+    }
+    pods.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
+    Ok(pods)
+}
+
+/// Reads one pod by its whole id.
+///
+/// # Errors
+/// [`PodError::Read`].
+pub fn load(layout: &Layout, id: &ContainerId) -> Result<Option<Pod>, PodError> {
+    Ok(version::read(&file(layout, id), VERSION)?)
+}
+
+/// Finds a pod by name, id, or the beginning of an id that fits no other.
+///
+/// # Errors
+/// [`PodError::NotFound`].
+pub fn find(layout: &Layout, text: &str) -> Result<Pod, PodError> {
+    let mut pods = list(layout)?;
+    if let Some(place) = pods.iter().position(|pod| pod.name == text || pod.id.as_str() == text) {
+        return Ok(pods.swap_remove(place));
+    }
+    let mut fitting = pods.into_iter().filter(|pod| is_lower_hex(text) && pod.id.as_str().starts_with(text));
+    match (fitting.next(), fitting.next()) {
+        (Some(pod), None) => Ok(pod),
+        _ => Err(PodError::NotFound(text.to_owned())),
+    }
+}
+
+/// Forgets a pod; its containers are the caller's business.
+///
+/// # Errors
+/// [`PodError::Io`].
+pub fn remove(layout: &Layout, id: &ContainerId) -> Result<(), PodError> {
+    let path = file(layout, id);
+    remove_if_there(&path).map_err(|source| PodError::Io { action: "remove", path, source })
+}
+
+/// The containers of a pod, the one that holds its namespaces first, the others in the order of their creation.
+///
+/// # Errors
+/// [`PodError::Container`].
+pub fn members(layout: &Layout, pod: &Pod) -> Result<Vec<Record>, PodError> {
+    let (mut records, _) = container::list(layout)?;
+    records.retain(|record| record.request.pod.as_deref() == Some(pod.id.as_str()));
+    records.sort_by_key(|record| (pod.infra.as_ref() != Some(&record.id), record.created));
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_found_by_name_and_id_and_have_one_name_each() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path().join("data"), root.path().join("run"));
+        let pod = |name: &str| Pod {
+            version: VERSION,
+            id: ContainerId::random(),
+            name: name.to_owned(),
+            created: Timestamp::now(),
+            infra: None,
+            share: Vec::new(),
+            hostname: String::new(),
+            labels: BTreeMap::new(),
+            create_command: Vec::new(),
+            exit_policy: ExitPolicy::Continue,
+        };
+        assert!(matches!(find(&layout, "p"), Err(PodError::NotFound(_))));
+        let one = pod("p");
+        create(&layout, &one).unwrap();
+        create(&layout, &pod("q")).unwrap();
+        assert!(matches!(create(&layout, &pod("p")), Err(PodError::Exists(_))));
+        assert_eq!(find(&layout, "p").unwrap(), one);
+        assert_eq!(find(&layout, &one.id.as_str()[..12]).unwrap(), one);
+        assert_eq!(list(&layout).unwrap().len(), 2);
+        remove(&layout, &one.id).unwrap();
+        remove(&layout, &one.id).unwrap();
+        assert!(find(&layout, "p").is_err());
+    }
+}

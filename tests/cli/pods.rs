@@ -1,0 +1,180 @@
+//! `pod`, and `--pod` of `run` and `create`.
+
+use crate::support::home::wait_until;
+use crate::support::prelude::*;
+
+pub(crate) const TESTS: &[Test] = &[
+    test!(containers_of_a_pod_share_its_namespaces),
+    test!(pod_is_created_started_stopped_and_removed),
+    test!(pod_ps_and_inspect_show_what_podman_shows),
+    test!(run_makes_a_pod_of_its_own),
+    test!(created_member_starts_its_pod),
+    test!(pod_without_namespaces_is_a_name),
+    test!(pod_stops_with_its_last_container_if_it_is_to),
+    test!(volumes_of_a_pod_are_everybodys),
+    test!(pod_works_in_every_id_mode),
+    test!(bad_pods_are_refused_as_podman_does),
+    test!(pods_are_pruned_and_killed),
+];
+
+fn containers_of_a_pod_share_its_namespaces(home: &Home) {
+    home.ok("pod create --network none p");
+    home.ok("run -d --name a --pod p busybox sh -c 'echo seen > /dev/shm/x; sleep 1000'");
+    let namespaces = "sh -c 'for name in net ipc uts; do readlink /proc/self/ns/$name; done'";
+    let of_a = home.ok(&format!("exec a {namespaces}"));
+    assert_eq!(home.ok(&format!("run --rm --pod p busybox {namespaces}")), of_a);
+    assert_ne!(home.ok(&format!("run --rm --network none busybox {namespaces}")), of_a);
+    assert_eq!(home.ok("run --rm --pod p busybox hostname"), "p");
+    wait_until("it is written", || home.run("exec a cat /dev/shm/x").code() == 0);
+    assert_eq!(home.ok("run --rm --pod p busybox cat /dev/shm/x"), "seen");
+    // Processes are their own.
+    assert_ne!(
+        home.ok("run --rm --pod p busybox readlink /proc/self/ns/pid"),
+        home.ok("exec a readlink /proc/self/ns/pid")
+    );
+    home.ok("pod create --network none --share net,pid q");
+    home.ok("run -d --name b --pod q busybox sleep 1000");
+    assert!(home.ok("run --rm --pod q busybox ps").contains("sleep 1000"));
+    home.ok("pod rm -f -t 0 p q");
+}
+
+fn pod_is_created_started_stopped_and_removed(home: &Home) {
+    let id = home.ok("pod create --name p --network none");
+    assert_eq!(id.len(), 64);
+    home.run("pod exists p").exits(0);
+    home.ok("create --init --name a --pod p busybox sleep 1000");
+    let status = || home.ok("pod ps --format {{.Status}}");
+    assert_eq!(status(), "Created");
+    assert_eq!(home.ok("pod start p"), "p");
+    assert_eq!(status(), "Running");
+    home.ok("stop -t 0 a");
+    assert_eq!(status(), "Degraded");
+    home.ok("start a");
+    assert_eq!(home.ok("pod restart p"), id);
+    assert_eq!(status(), "Running");
+    assert_eq!(home.ok("pod stop -t 0 p"), "p");
+    assert_eq!(status(), "Exited");
+    home.ok("pod start p");
+    let line = home.fails(125, "pod rm p");
+    assert!(line.contains("cannot be removed without force"), "{line}");
+    assert_eq!(home.ok("pod rm -f -t 0 p"), id);
+    home.run("pod exists p").exits(1);
+    assert_eq!(home.ok("ps -aq"), "");
+}
+
+fn pod_ps_and_inspect_show_what_podman_shows(home: &Home) {
+    let id = home.ok("pod create --name p --network none -l a=b");
+    home.ok("run -d --name a --pod p busybox sleep 1000");
+    let table = home.ok("pod ps");
+    let heading = table.lines().next().unwrap();
+    assert_eq!(
+        heading.split("  ").filter(|part| !part.is_empty()).map(str::trim).collect::<Vec<_>>(),
+        ["POD ID", "NAME", "STATUS", "CREATED", "INFRA ID", "# OF CONTAINERS"]
+    );
+    let row = table.lines().nth(1).unwrap();
+    assert!(row.starts_with(&id[..12]) && row.contains("Running") && row.ends_with('2'), "{table}");
+    assert_eq!(home.ok("pod ps -q --no-trunc"), id);
+    assert_eq!(home.ok("ps --pod --filter name=^a$ --format '{{.Pod}} {{.PodName}}'"), format!("{} p", &id[..12]));
+    assert!(home.ok("ps --pod").lines().next().unwrap().ends_with("POD ID        PODNAME"));
+    assert_eq!(home.ok("ps -a --filter pod=p --format {{.Names}}").lines().count(), 2);
+    let field = |format: &str| home.coracle("pod inspect --format").arg(format).arg("p").run().ok();
+    assert_eq!(field("{{.Name}} {{.State}} {{.NumContainers}}"), "p Running 2");
+    assert_eq!(field("{{range .SharedNamespaces}}{{.}} {{end}}"), "ipc net uts ");
+    assert_eq!(field("{{.Labels.a}}"), "b");
+    assert_eq!(home.inspect("a", "{{.Pod}}"), id);
+    assert_eq!(home.ok("pod ps --filter status=exited -q"), "");
+    assert_eq!(home.ok("pod ps --ctr-names --format {{.ContainerNames}}"), format!("{}-infra,a", &id[..12]));
+    home.ok("pod rm -f -t 0 p");
+}
+
+fn run_makes_a_pod_of_its_own(home: &Home) {
+    home.ok("run -d --name a --network none --pod new:p busybox sleep 1000");
+    assert_eq!(home.ok("pod ps --format '{{.Name}} {{.NumberOfContainers}}'"), "p 2");
+    home.ok("run --rm --pod p busybox true");
+    home.ok("pod rm -f -t 0 p");
+}
+
+fn created_member_starts_its_pod(home: &Home) {
+    home.ok("pod create --network none --pod-id-file id p");
+    home.ok("create --name a --pod-id-file id busybox hostname");
+    assert_eq!(home.ok("pod ps --format {{.Status}}"), "Created");
+    assert_eq!(home.ok("start -a a"), "p");
+    assert_eq!(home.ok("start -a a"), "p");
+    home.ok("pod rm -f -t 0 p");
+}
+
+fn pod_without_namespaces_is_a_name(home: &Home) {
+    home.ok("pod create --infra=false p");
+    home.ok("run -d --name a --network none --pod p busybox sleep 1000");
+    assert_eq!(home.ok("pod ps --format '{{.InfraId}}|{{.NumberOfContainers}}|{{.Status}}'"), "|1|Running");
+    home.ok("pod stop -t 0 p");
+    home.ok("pod rm p");
+    assert_eq!(home.ok("ps -aq"), "");
+}
+
+fn pod_stops_with_its_last_container_if_it_is_to(home: &Home) {
+    home.ok("pod create --network none --exit-policy stop p");
+    home.ok("run --name a --pod p busybox true");
+    wait_until("the pod has stopped", || home.ok("pod ps --format {{.Status}}") == "Exited");
+    home.ok("pod create --network none q");
+    home.ok("run --name b --pod q busybox true");
+    assert_eq!(home.ok("pod ps --filter name=q --format {{.Status}}"), "Degraded");
+    home.ok("pod rm -f -t 0 --all");
+}
+
+fn volumes_of_a_pod_are_everybodys(home: &Home) {
+    home.write("src/file", "shared");
+    home.ok("pod create --network none -v ./src:/d:ro p");
+    assert_eq!(home.ok("run --rm --pod p busybox cat /d/file"), "shared");
+    home.ok("pod rm -f -t 0 p");
+}
+
+fn pod_works_in_every_id_mode(home: &Home) {
+    home.ok("pod create --network none p");
+    for userns in ["", "--userns=keep-id", "--userns=single"] {
+        let finished = home.run(&format!("run --rm --pod p {userns} busybox hostname"));
+        // A namespace inside of the pod's is made, or said to be impossible in one line.
+        if finished.code() == 0 {
+            assert_eq!(finished.ok(), "p");
+        } else {
+            finished.fails(finished.code());
+        }
+    }
+    home.ok("pod rm -f -t 0 p");
+}
+
+fn bad_pods_are_refused_as_podman_does(home: &Home) {
+    home.fails(1, "pod rm nosuch");
+    home.ok("pod rm -f nosuch");
+    home.ok("pod rm -i nosuch");
+    home.run("pod exists nosuch").exits(1);
+    home.fails(125, "pod inspect nosuch");
+    let line = home.fails(125, "run --rm --pod nosuch busybox true");
+    assert!(line.contains("no pod with name or ID nosuch found: no such pod"), "{line}");
+    home.ok("pod create --network none p");
+    home.fails(125, "pod create --network none p");
+    home.fails(125, "pod create --share moon q");
+    let line = home.fails(125, "run --rm --pod p -p 8080:80 busybox true");
+    assert!(line.contains("must be defined when the pod is created"), "{line}");
+    let line = home.fails(125, "run --rm --pod p --hostname x busybox true");
+    assert!(line.contains("UTS namespace"), "{line}");
+    let infra = home.ok("pod inspect --format {{.InfraContainerID}} p");
+    let line = home.fails(125, &format!("rm {infra}"));
+    assert!(line.contains("without removing the pod"), "{line}");
+    home.ok("pod rm p");
+}
+
+fn pods_are_pruned_and_killed(home: &Home) {
+    for name in ["p", "q"] {
+        home.ok(&format!("pod create --network none {name}"));
+        home.ok(&format!("run -d --name {name}1 --pod {name} busybox sleep 1000"));
+    }
+    assert!(home.ok("pod top p").contains("sleep"));
+    home.ok("pod kill p");
+    wait_until("it is dead", || home.ok("pod ps --filter name=p --format {{.Status}}") == "Exited");
+    home.ok("pod prune -f");
+    assert_eq!(home.ok("pod ps --format {{.Name}}"), "q");
+    home.ok("run --name q2 --pod q busybox echo words");
+    assert_eq!(home.ok("pod logs q"), "words");
+    home.ok("pod rm -f -t 0 q");
+}
