@@ -66,7 +66,7 @@ pub(crate) enum Command {
     /// Unpause the processes in one or more containers
     Unpause(pause::UnpauseArgs),
     /// Update an existing container
-    Update(update::Args),
+    Update(Box<update::Args>),
     /// Block on one or more containers
     Wait(wait::Args),
 }
@@ -98,7 +98,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
         Command::Unpause(args) => pause::run_unpause(args, context),
-        Command::Update(args) => update::run(args, context),
+        Command::Update(args) => update::run(*args, context),
         Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Wait(args) => wait::run(args, context),
     }
