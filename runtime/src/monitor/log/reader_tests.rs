@@ -185,7 +185,7 @@ fn a_file_cut_by_a_full_disk_is_read_on() {
     let reader = Reader::new(fixture.handle.as_fd(), "log").unwrap();
     let (sender, receiver) = mpsc::channel();
     let mut channel = Channel(sender);
-    let mut shown = Shown { selection: Selection::default(), visitor: &mut channel, in_line: [false; 2] };
+    let mut shown = Shown::new(Selection::default(), &mut channel);
     let mut position = reader.oldest().unwrap();
     reader.show_all(&mut position, &mut shown).unwrap();
     std::fs::write(&path, "2026-01-02T03:04:05Z stdout F a\n").unwrap();
