@@ -4,7 +4,7 @@
 #   contrib/docs.sh [PREFIX]
 set -eu
 
-prefix=${1:-${XDG_DATA_HOME:-$HOME/.local/share}/..}
+prefix=${1:-$HOME/.local}
 share=$prefix/share
 coracle=${CORACLE:-coracle}
 

@@ -148,6 +148,7 @@ host_errors!(
     storage::state::name::NameError,
     storage::state::container::ContainerError,
     storage::state::trash::TrashError,
+    storage::state::undo::UndoError,
     storage::image::StoreError,
     storage::prune::SweepError,
 );

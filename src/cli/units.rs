@@ -98,6 +98,16 @@ pub(crate) fn human_duration(duration: Duration) -> String {
     }
 }
 
+/// A span of time as it would be typed: `24h`, `90m`, `45s`.
+pub(crate) fn short_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds % 3600, seconds % 60) {
+        (0, _) if seconds > 0 => format!("{}h", seconds / 3600),
+        (_, 0) if seconds > 0 => format!("{}m", seconds / 60),
+        _ => format!("{seconds}s"),
+    }
+}
+
 /// How long ago `then` was; a time in the future is now.
 pub(crate) fn since(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()

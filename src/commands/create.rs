@@ -239,7 +239,7 @@ pub(crate) fn claim_place(context: &Context, options: &ContainerOptions) -> Resu
     {
         super::lifecycle::begin_stop(context, &other, Some(std::time::Duration::ZERO))?.finish(context)?;
         super::rm::remove(context, &other, true)?;
-        super::lifecycle::empty_trash(&context.layout);
+        super::space::empty_trash(&context.layout);
     }
     Ok(Some(name.clone()))
 }

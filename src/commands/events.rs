@@ -241,7 +241,9 @@ fn docker_line(event: &Event) -> String {
         true => String::new(),
         false => format!(" ({})", attributes.join(", ")),
     };
-    let time = event.time.to_zoned(units::local_zone()).strftime("%Y-%m-%dT%H:%M:%S.%9f%:z").to_string();
+    let zoned = event.time.to_zoned(units::local_zone());
+    let zone = if zoned.offset().is_zero() { "Z" } else { "%:z" };
+    let time = zoned.strftime(&format!("%Y-%m-%dT%H:%M:%S.%9f{zone}")).to_string();
     let text = format!("{time} {} {action} {}{attributes}", event.kind.as_str(), docker_id(event));
     format!("{}\n", Printable::line(&text))
 }

@@ -345,7 +345,7 @@ const STATUSES: &[&str] = &[
 fn check_status(value: &str) -> Result<(), CommandError> {
     match STATUSES.contains(&value) {
         true => Ok(()),
-        false => Err(CommandError::user(format_args!("{value} is not a valid status: invalid argument"))),
+        false => Err(CommandError::user(format_args!("unknown container state: {value}: invalid argument"))),
     }
 }
 

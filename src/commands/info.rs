@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use runtime::security::capabilities::CapabilitySet;
 use runtime::userns::{IdMap, Mapping};
 use storage::image::store::ImageStore;
 use storage::state::status::{self, State};
@@ -180,6 +181,49 @@ fn backing_file_system(dir: &Path) -> String {
     kind.unwrap_or("unknown").to_owned()
 }
 
+/// Our own binary, which is runtime, network and all.
+fn own_path() -> String {
+    std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+/// What a container may do unless it is told otherwise.
+fn default_capabilities() -> String {
+    let mut names: Vec<String> = CapabilitySet::DEFAULT.iter().map(|one| one.to_string()).collect();
+    names.sort();
+    names.join(",")
+}
+
+/// Since the start of the machine, in per cent: the first line of `/proc/stat`.
+fn cpu_utilization(stat: &str) -> Value {
+    let numbers: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .skip(1)
+        .map(|word| word.parse().unwrap_or(0.0))
+        .collect();
+    let (user, system, idle) = match numbers.as_slice() {
+        [user, nice, system, idle, ..] => (user + nice, *system, *idle),
+        _ => (0.0, 0.0, 0.0),
+    };
+    let total = (user + system + idle).max(1.0);
+    let percent = |part: f64| Value::Float((part * 10_000.0 / total).round() / 100.0);
+    map([("userPercent", percent(user)), ("systemPercent", percent(system)), ("idlePercent", percent(idle))])
+}
+
+/// As podman words it: `6h 49m 12.00s (Approximately 0.25 days)`.
+fn uptime_text(seconds: u64) -> String {
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}.00s"),
+        (0, minutes) => format!("{minutes}m {rest}.00s"),
+        (hours, minutes) => {
+            format!("{hours}h {minutes}m {rest}.00s (Approximately {:.2} days)", hours as f64 / 24.0)
+        }
+    }
+}
+
 fn describe(context: &Context) -> Result<Value, CommandError> {
     let layout = &context.layout;
     let mapping = Mapping::of_user();
@@ -202,6 +246,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                 ("cgroupVersion", cgroup_version().into()),
                 ("cgroupControllers", Value::strings(cgroup_controllers())),
                 ("cpus", Value::Int(cpus())),
+                ("cpuUtilization", cpu_utilization(&word("/proc/stat"))),
                 (
                     "distribution",
                     map([
@@ -215,14 +260,25 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                 ("idMappings", map([("gidmap", id_map(&mapping.gids)), ("uidmap", id_map(&mapping.uids))])),
                 ("kernel", kernel().into()),
                 ("logDriver", "k8s-file".into()),
+                ("linkmode", if cfg!(target_env = "musl") { "static" } else { "dynamic" }.into()),
                 ("memFree", Value::Int(memory("MemFree"))),
                 ("memTotal", Value::Int(memory("MemTotal"))),
                 ("networkBackend", "coracle".into()),
                 (
+                    "networkBackendInfo",
+                    map([
+                        ("backend", "coracle".into()),
+                        ("version", env!("CARGO_PKG_VERSION").into()),
+                        ("package", "".into()),
+                        ("path", own_path().into()),
+                    ]),
+                ),
+                (
                     "ociRuntime",
                     map([
                         ("name", "coracle".into()),
-                        ("path", "".into()),
+                        ("package", "".into()),
+                        ("path", own_path().into()),
                         ("version", env!("CARGO_PKG_VERSION").into()),
                     ]),
                 ),
@@ -235,6 +291,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                     map([
                         ("ids", if mapping.single.is_some() { "single" } else { "mapped" }.into()),
                         ("apparmorEnabled", (word("/sys/module/apparmor/parameters/enabled") == "Y").into()),
+                        ("capabilities", default_capabilities().into()),
                         ("rootless", (!nix::unistd::geteuid().is_root()).into()),
                         ("seccompEnabled", true.into()),
                         ("seccompProfilePath", "".into()),
@@ -245,7 +302,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                 ("slirp4netns", helper("slirp4netns")),
                 ("swapFree", Value::Int(memory("SwapFree"))),
                 ("swapTotal", Value::Int(memory("SwapTotal"))),
-                ("uptime", format!("{}h {}m {:.2}s", uptime / 3600, uptime / 60 % 60, (uptime % 60) as f64).into()),
+                ("uptime", uptime_text(uptime).into()),
                 ("variant", "".into()),
             ]),
         ),
@@ -277,6 +334,8 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                 ("graphRootAllocated", allocated.into()),
                 ("graphRootUsed", allocated.saturating_sub(free).into()),
                 ("graphStatus", Value::Map(driver_status)),
+                ("configFile", "".into()),
+                ("imageCopyTmpDir", std::env::var("TMPDIR").unwrap_or_else(|_| "/var/tmp".to_owned()).into()),
                 ("imageStore", map([("number", Value::from(images as u64))])),
                 ("runRoot", path(layout.runtime_dir())),
                 ("transientStore", false.into()),

@@ -43,7 +43,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             }
         }
         let sent = match observed.state.init() {
-            Some(init) => lifecycle::signal(init, signal)?,
+            Some(init) => {
+                let sent = lifecycle::signal(init, signal)?;
+                if sent && signal == Signal::KILL && lifecycle::has_union_server(record) {
+                    lifecycle::wait_for_killed(context, record, init)?;
+                }
+                sent
+            }
             None => false,
         };
         if is_end {

@@ -9,15 +9,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runtime::monitor::attach::{Client, ClientError, Manners, Outcome as Attached, Request};
 use runtime::process::signal::Signal;
 use runtime::process::{pidfd, pidfd_open, pidfd_send_signal};
-use runtime::userns::Mapping;
-use storage::state::atomic::TEMPORARY_PREFIX;
 use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
 use storage::state::status::{self, Init, Observed, State};
-use storage::state::trash;
 
-use super::{Context, ps};
+use super::Context;
 use crate::error::CommandError;
+use crate::supervisor::union_server;
 
 /// Sends a signal to the first process of a container; `false` if it is gone.
 pub(crate) fn signal(init: Init, signal: Signal) -> Result<bool, CommandError> {
@@ -36,6 +34,8 @@ pub(crate) struct Stopping<'a> {
     record: &'a Record,
     init: Option<Init>,
     deadline: Option<Instant>,
+    /// The first signal was SIGKILL.
+    is_killed: bool,
 }
 
 /// Sends a container its stop signal; [`Stopping::finish`] waits. One that does not run is stopped already.
@@ -51,16 +51,16 @@ pub(crate) fn begin_stop<'a>(
         observed if observed.state.is_alive() => request_end(context, record)?,
         observed => observed,
     };
-    let Some(init) = observed.state.init() else { return Ok(Stopping { record, init: None, deadline }) };
+    let Some(init) = observed.state.init() else {
+        return Ok(Stopping { record, init: None, deadline, is_killed: false });
+    };
     let first = match timeout {
         Some(Duration::ZERO) => Signal::KILL,
         _ => stop_signal(record)?,
     };
     let alive = signal(init, first)?;
     wake(context, record, &observed);
-    // What was killed already needs no deadline.
-    let deadline = deadline.filter(|_| first != Signal::KILL);
-    Ok(Stopping { record, init: alive.then_some(init), deadline })
+    Ok(Stopping { record, init: alive.then_some(init), deadline, is_killed: first == Signal::KILL })
 }
 
 /// Tells the supervisor of a container that there shall be no other run, and looks what there is of this one after that.
@@ -97,11 +97,15 @@ impl Stopping<'_> {
     pub(crate) fn finish(self, context: &Context) -> Result<(), CommandError> {
         let mut init = self.init;
         loop {
-            if let Some(init) = init
+            if self.is_killed
+                && let Some(init) = init
+            {
+                wait_for_killed(context, self.record, init)?;
+            } else if let Some(init) = init
                 && !wait_for_process(init, self.deadline)?
             {
                 signal(init, Signal::KILL)?;
-                wait_for_process(init, None)?;
+                wait_for_killed(context, self.record, init)?;
             }
             if init.is_some() {
                 context.note(self.record, "stop");
@@ -118,6 +122,50 @@ impl Stopping<'_> {
                 return Ok(());
             }
             init = observed.state.init();
+            if let (Some(init), true) = (init, self.is_killed) {
+                signal(init, Signal::KILL)?;
+            }
+        }
+    }
+}
+
+/// Waits for the end of a first process that was sent SIGKILL.
+///
+/// What waits for the answer of a union server cannot be killed: a server that is stopped, or hangs, is ended first.
+pub(crate) fn wait_for_killed(context: &Context, record: &Record, init: Init) -> Result<(), CommandError> {
+    if wait_for_process(init, Some(Instant::now() + union_server::UNANSWERED))? {
+        return Ok(());
+    }
+    if let Some(supervisor) = status::observe(&context.layout, record)?.supervisor {
+        end_union_server(supervisor);
+    }
+    wait_for_process(init, None).map(drop)
+}
+
+/// Whether a container's files may be answered for by a process.
+pub(crate) fn has_union_server(record: &Record) -> bool {
+    record.driver.contains("fuse")
+}
+
+/// Kills the union server among the children of a supervisor.
+fn end_union_server(supervisor: i32) {
+    let is_it = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `pid (name) state parent …`; the name may have anything in it.
+        let Some((head, rest)) = stat.rsplit_once(") ") else { return false };
+        let name = head.split_once(" (").map_or("", |(_, name)| name);
+        let parent = rest.split(' ').nth(1).and_then(|parent| parent.parse().ok());
+        name.as_bytes() == union_server::NAME.to_bytes() && parent == Some(supervisor)
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        // Looked at again with the descriptor in hand: by then the number may be somebody else's.
+        if is_it(pid)
+            && let Ok(process) = pidfd_open(pid)
+            && is_it(pid)
+        {
+            // One that is gone needs no signal.
+            let _ = pidfd_send_signal(process.as_fd(), Signal::KILL.number());
         }
     }
 }
@@ -216,48 +264,4 @@ fn wait_with(layout: &Layout, record: &Record, observed: &Observed) -> Result<Op
         }
         Err(error) => Err(host(error)),
     }
-}
-
-/// Deletes the layers that killed pulls left half unpacked, in the user namespace if there are any; returns their bytes.
-pub(crate) fn sweep_layers(layout: &Layout) -> Result<u64, CommandError> {
-    let layers = layout.layers();
-    let half = |name: std::ffi::OsString| name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes());
-    let halves = || -> Vec<_> {
-        let entries = std::fs::read_dir(&layers).into_iter().flatten().flatten();
-        entries.filter(|entry| half(entry.file_name())).map(|entry| entry.path()).collect()
-    };
-    if halves().is_empty() {
-        return Ok(0);
-    }
-    bytes_in_userns(|| {
-        let bytes = || halves().iter().map(|path| ps::tree_bytes(path)).sum::<u64>();
-        // What a pull is at work on stays.
-        let before = bytes();
-        storage::layer::sweep(&layers).map_err(CommandError::host)?;
-        Ok(before.saturating_sub(bytes()))
-    })
-}
-
-/// The bytes of all that lies in the trash.
-pub(crate) fn trash_bytes(layout: &Layout) -> Result<u64, CommandError> {
-    if trash::is_empty(layout) { Ok(0) } else { bytes_in_userns(|| Ok(ps::tree_bytes(&layout.trash()))) }
-}
-
-/// Has something counted where the directories of subordinate ids can be read.
-fn bytes_in_userns(count: impl FnOnce() -> Result<u64, CommandError>) -> Result<u64, CommandError> {
-    let text = super::in_userns_with_output(&Mapping::of_user(), || Ok(count()?.to_string()))?;
-    Ok(text.parse().unwrap_or(0))
-}
-
-/// Unlinks what lies in the trash, in the user namespace if some of it belongs to subordinate ids.
-///
-/// A failure is no reason for a command to fail: a later one tries again.
-pub(crate) fn empty_trash(layout: &Layout) {
-    if trash::is_empty(layout) || trash::empty(layout).is_ok() && trash::is_empty(layout) {
-        return;
-    }
-    let _ = super::in_userns_with_output(&Mapping::of_user(), || {
-        trash::empty(layout).map_err(CommandError::host)?;
-        Ok(String::new())
-    });
 }

@@ -5,6 +5,7 @@ pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod container;
+pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod diff;
@@ -12,6 +13,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod exists;
+pub(crate) mod export;
 pub(crate) mod filter;
 pub(crate) mod fuse_overlayfs;
 pub(crate) mod globals;
@@ -28,6 +30,7 @@ pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod mount;
 pub(crate) mod pause;
+pub(crate) mod plan;
 pub(crate) mod pod;
 pub(crate) mod port;
 pub(crate) mod ps;
@@ -40,6 +43,7 @@ pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod secret;
 pub(crate) mod select;
+pub(crate) mod space;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
@@ -47,6 +51,8 @@ pub(crate) mod storage_driver;
 pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod top;
+pub(crate) mod trash;
+pub(crate) mod undo;
 pub(crate) mod unshare;
 pub(crate) mod update;
 pub(crate) mod version;
@@ -56,6 +62,7 @@ pub(crate) mod wait;
 #[cfg(test)]
 mod tiers;
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -67,6 +74,7 @@ use storage::digest::Digest;
 use storage::state::container::Record;
 use storage::state::events::{self as journal, Event};
 use storage::state::layout::Layout;
+use storage::state::undo::Removal;
 
 use crate::error::{CommandError, FAILED};
 use crate::role::{Persona, Program};
@@ -83,6 +91,8 @@ pub(crate) struct Context {
     pub(crate) program: &'static str,
     /// `--storage-driver`.
     storage_driver: Option<String>,
+    /// What this command removes; made when the first thing is.
+    removal: OnceCell<Option<Removal>>,
 }
 
 impl Context {
@@ -95,6 +105,11 @@ impl Context {
     pub(crate) fn storage_driver(&self) -> Result<DriverChoice, CommandError> {
         let named = self.storage_driver.clone().or_else(|| std::env::var("STORAGE_DRIVER").ok());
         DriverChoice::parse(&named.unwrap_or_default())
+    }
+
+    /// What this command removes, to be brought back together; `None` if it is to go for good.
+    pub(crate) fn removal(&self) -> Option<&Removal> {
+        self.removal.get_or_init(|| (!space::undo_window().is_zero()).then(Removal::new)).as_ref()
     }
 
     /// Tells the journal of events what has happened to a container.
@@ -155,12 +170,14 @@ const COMMANDS: &[Entry] = &[
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),
+    group!("context", "Manage contexts, of which there is one", context::Command, context::run),
     command!("cp", "Copy files/folders between a container and the local filesystem", cp::Args, cp::run),
     command!("create", "Create a container but do not start it", create::Args, create::run),
     command!("diff", "Display the changes to the object's file system", diff::Args, diff::run),
     command!("doctor", "Check what this host lacks, and how to mend it", doctor::Args, doctor::run),
     command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
+    command!("export", "Export container's filesystem contents as a tar archive", export::Args, export::run),
     group!("healthcheck", "Manage health checks on containers", healthcheck::Command, healthcheck::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(
@@ -196,6 +213,8 @@ const COMMANDS: &[Entry] = &[
     group!("system", "Manage everything coracle keeps", system::Command, system::run),
     command!("tag", "Add an additional name to a local image", tag::Args, tag::run),
     command!("top", "Display the running processes of a container", top::Args, top::run),
+    group!("trash", "Manage what was removed and can be brought back", trash::Command, trash::run),
+    command!("undo", "Bring back what was removed", undo::Args, undo::run),
     command!("unmount", "Unmount working container's root filesystem", mount::UnmountArgs, mount::run_unmount),
     command!("unpause", "Unpause the processes in one or more containers", pause::UnpauseArgs, pause::run_unpause),
     command!("unshare", "Run a command in a modified user namespace", unshare::Args, unshare::run),
@@ -264,7 +283,7 @@ const EXAMPLES: &str = "Examples:
   coracle exec -it web sh               # another process in it
   coracle COMMAND --help                # more about a command";
 
-pub(crate) use lifecycle::empty_trash;
+pub(crate) use space::empty_trash;
 
 /// `help run` is `run --help`; docker's `logs -n` is what podman calls `--tail`.
 fn arranged(program: Program, mut args: Vec<OsString>) -> Vec<OsString> {
@@ -313,7 +332,10 @@ pub(crate) fn run(program: Program) -> Outcome {
     let Some((entry, of_command)) = chosen else {
         return Err(CommandError::user("a command is needed; see coracle --help"));
     };
-    globals::check(&matches, persona)?;
+    globals::check(&matches, persona).map_err(|error| match persona {
+        Persona::Docker => error.with_code(1),
+        Persona::Podman => error,
+    })?;
     let matches = of_command;
     // Processes of ours work in other directories.
     let directory = |name| Some(std::path::absolute(matches.get_one::<PathBuf>(name)?).unwrap_or_default());
@@ -329,7 +351,7 @@ pub(crate) fn run(program: Program) -> Outcome {
         }
     };
     let storage_driver = matches.get_one::<String>("storage-driver").cloned();
-    let context = Context { layout, persona, program: program.name, storage_driver };
+    let context = Context { layout, persona, program: program.name, storage_driver, removal: OnceCell::new() };
     match (entry.run)(matches, &context).map_err(|error| globals::name_meant(error, &context)) {
         // docker's client has 125 for `run` alone, and 1 for whatever else fails.
         Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {

@@ -400,7 +400,7 @@ impl View {
         let image_id = record.image.as_ref().map(|image| image.id.hex()).unwrap_or_default();
         let image_id = if self.no_trunc { image_id } else { image_id.get(..12).unwrap_or_default() };
         let labels = match self.persona {
-            Persona::Podman => Value::map(&request.labels),
+            Persona::Podman => Value::map_or_nil(&request.labels),
             // docker gives one string here, and `.Label "key"` for the value of one.
             Persona::Docker => {
                 let pairs: Vec<_> = request.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();

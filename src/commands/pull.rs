@@ -144,6 +144,7 @@ fn fits(image: &Image, options: &PullOptions) -> bool {
 /// Pulls in a child of its own: it has threads, TLS and a large heap, and this process is about to fork.
 fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Result<Image, CommandError> {
     let source = Source::parse(name).map_err(CommandError::user)?;
+    super::space::sweep(context);
     let mapping = Mapping::of_user();
     let store = ImageStore::open(&context.layout);
     let mut options = options.clone();

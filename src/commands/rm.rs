@@ -1,12 +1,13 @@
-//! `rm`: one rename makes a container vanish; its files are unlinked afterwards.
+//! `rm`: one rename makes a container vanish, into the trash, from where another one brings it back.
 
 use storage::prune;
 use storage::state::container::{self, ContainerError, Record};
 use storage::state::lock::FileLock;
 use storage::state::status;
+use storage::state::undo::Removal;
 
 use super::select::{self, Chosen, Selected, Selection};
-use super::{Context, Outcome, lifecycle, mount, stop};
+use super::{Context, Outcome, lifecycle, mount, space, stop};
 use crate::cli::output;
 use crate::error::CommandError;
 use crate::supervisor::rootfs::mount_point;
@@ -19,7 +20,7 @@ const EXAMPLES: &str = r#"Examples:
 /// Remove one or more containers
 ///
 /// Removes one or more containers from the host. The container name or ID can be used. Running or unusable containers
-/// will not be removed without the -f option.
+/// will not be removed without the -f option. For a day `coracle undo` brings them back.
 #[derive(clap::Args, Debug, Default)]
 #[command(after_help = EXAMPLES, mut_arg("all", |all| all.help("Remove all containers")), mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -84,7 +85,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     }
     // What an earlier rm that was killed left of containers.
     prune::sweep_runtime(&context.layout)?;
-    lifecycle::empty_trash(&context.layout);
+    space::sweep(context);
     select::finish(errors)
 }
 
@@ -131,7 +132,7 @@ fn begin<'a>(
 fn remove_stopping(args: &Args, context: &Context, record: &Record) -> Result<(), CommandError> {
     loop {
         match status::lock_at_rest(&context.layout, record) {
-            Ok(lock) => return remove_locked(lock, context, record, args.volumes),
+            Ok(lock) => return remove_locked(lock, context, record, args.volumes, context.removal()),
             Err(ContainerError::NotFound(_)) => return Ok(()),
             // It is being started: what is to be stopped does not run yet.
             Err(ContainerError::Busy(_)) if args.force => std::thread::sleep(std::time::Duration::from_millis(1)),
@@ -145,18 +146,36 @@ fn remove_stopping(args: &Args, context: &Context, record: &Record) -> Result<()
 
 /// Removes a container that does not run. One that is gone is removed.
 pub(crate) fn remove(context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
+    remove_to(context, record, volumes, context.removal())
+}
+
+/// As [`remove`]; without a removal it is gone for good.
+pub(crate) fn remove_to(
+    context: &Context,
+    record: &Record,
+    volumes: bool,
+    removal: Option<&Removal>,
+) -> Result<(), CommandError> {
     match status::lock_at_rest(&context.layout, record) {
         Err(ContainerError::NotFound(_)) => Ok(()),
-        lock => remove_locked(lock?, context, record, volumes),
+        lock => remove_locked(lock?, context, record, volumes, removal),
     }
 }
 
-fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: bool) -> Result<(), CommandError> {
+fn remove_locked(
+    _lock: FileLock,
+    context: &Context,
+    record: &Record,
+    volumes: bool,
+    removal: Option<&Removal>,
+) -> Result<(), CommandError> {
     if nix::unistd::geteuid().is_root() {
         // `coracle mount`, in the namespace that we are in; what is mounted in others goes with the directory.
         mount::Mounted::read()?.unmount(&mount_point(&context.layout, record), true)?;
     }
-    container::remove(&context.layout, &record.id)?;
+    // What was made to vanish does not come back; nor does what holds a pod together, which goes for good.
+    let removal = removal.filter(|_| !record.request.remove && !record.request.infra);
+    container::remove_to(&context.layout, &record.id, removal)?;
     if record.request.infra
         && let Some(pod) = super::pod::of(context, record)?
     {
@@ -164,7 +183,7 @@ fn remove_locked(_lock: FileLock, context: &Context, record: &Record, volumes: b
     }
     context.note(record, "remove");
     if volumes || record.request.remove {
-        prune::remove_anonymous_volumes(&context.layout, record)?;
+        prune::remove_anonymous_volumes_to(&context.layout, record, removal)?;
     }
     Ok(())
 }

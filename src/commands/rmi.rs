@@ -2,9 +2,10 @@
 
 use storage::image::store::{Image, ImageStore};
 use storage::state::container::Record;
+use storage::state::undo::Removal;
 
 use super::image::mount;
-use super::{Context, Outcome, images, lifecycle, rm, select, stop, tag};
+use super::{Context, Outcome, images, lifecycle, rm, select, space, stop, tag};
 use crate::cli::output;
 use crate::error::CommandError;
 
@@ -14,7 +15,7 @@ const EXAMPLES: &str = r#"Examples:
 
 /// Remove one or more images from local storage
 ///
-/// Removes one or more previously pulled or locally created images.
+/// Removes one or more previously pulled or locally created images. For a day `coracle undo` brings them back.
 #[derive(clap::Args, Debug, Default)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -62,7 +63,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             errors.extend(one(&args, context, &store, typed, &mut gone).err());
         }
     }
-    lifecycle::empty_trash(&context.layout);
+    space::sweep(context);
     select::finish(errors)
 }
 
@@ -89,7 +90,7 @@ fn one(
     match named {
         // By one of several names: only that name goes.
         Some(name) if image.names.len() > 1 => {
-            store.untag(name)?;
+            store.untag_to(name, context.removal())?;
             context.note_image("untag", &image.id, name);
             output::print_line(format_args!("Untagged: {name}"))
         }
@@ -129,7 +130,7 @@ fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> 
         begun.finish(context)?;
         rm::remove(context, record, false)?;
     }
-    remove_from(store, context, image)?;
+    remove_from(store, context, image, context.removal())?;
     for name in image.names.iter().rev() {
         output::print_line(format_args!("Untagged: {name}"))?;
     }
@@ -141,17 +142,23 @@ pub(crate) fn remove_unused(context: &Context, id: &storage::digest::Digest) -> 
     let store = ImageStore::open(&context.layout);
     let Some(image) = store.resolve(&id.to_string())? else { return Ok(()) };
     if users(context, &image)?.is_empty() {
-        remove_from(&store, context, &image)?;
-        lifecycle::empty_trash(&context.layout);
+        // As the container was made to vanish, so was its image.
+        remove_from(&store, context, &image, None)?;
+        space::empty_trash(&context.layout);
     }
     Ok(())
 }
 
 /// Removes an image from the store; on a full disk the trash it leaves makes room for the rest.
-pub(crate) fn remove_from(store: &ImageStore, context: &Context, image: &Image) -> Result<(), CommandError> {
-    match store.remove(image) {
+pub(crate) fn remove_from(
+    store: &ImageStore,
+    context: &Context,
+    image: &Image,
+    removal: Option<&Removal>,
+) -> Result<(), CommandError> {
+    match store.remove_to(image, removal) {
         Err(error) if error.is_full_disk() => {
-            lifecycle::empty_trash(&context.layout);
+            space::empty_trash(&context.layout);
             store.remove(image)?;
         }
         other => other?,

@@ -337,7 +337,7 @@ fn serve(launch: &Launch, connection: Connection) -> Result<UnionServer, SysErro
 
 /// What init ran into may only be the consequence of what the union server died of.
 fn because_of(union: &mut Option<UnionServer>, error: CommandError) -> CommandError {
-    match union.as_mut().and_then(UnionServer::failure) {
+    match union.as_mut().and_then(UnionServer::crash) {
         Some(failure) => CommandError::host(failure),
         None => error,
     }

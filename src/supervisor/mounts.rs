@@ -33,8 +33,8 @@ pub(crate) struct Planned {
 /// What the supervisor does to files before the container's init may mount them; mostly nothing.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Chores {
-    /// Trees that are given to the container's user (`:U`).
-    pub(crate) own: Vec<PathBuf>,
+    /// Trees, or what is below them, that are given to the container's user (`:U`).
+    pub(crate) own: Vec<(PathBuf, Option<PathBuf>)>,
     /// Targets of those that init fills, and gives away then.
     pub(crate) own_filled: Vec<PathBuf>,
     /// That user, as the base user namespace counts.
@@ -106,6 +106,7 @@ fn one(plan: &Plan<'_>, mount: &Mount, out: &mut Planned) -> Result<OciMount, Co
                 options: &bind.options,
                 chown: bind.chown,
                 overlay: bind.overlay.as_ref(),
+                subpath: None,
             };
             seen.mount(plan, &bind.source, out)
         }
@@ -134,11 +135,11 @@ fn one(plan: &Plan<'_>, mount: &Mount, out: &mut Planned) -> Result<OciMount, Co
             if is_empty && !mount.nocopy && mount.subpath.is_none() && mount.overlay.is_none() {
                 out.fill.push(mount.target.clone());
             }
-            let source = match &mount.subpath {
-                None => source,
-                // Inside a volume only: what a container left there must not lead out.
-                Some(subpath) => resolve_beneath(&source, subpath)?,
-            };
+            if let Some(subpath) = &mount.subpath {
+                // Inside a volume only: what a container left there must not lead out. Looked up again by who mounts it.
+                beneath(&source, subpath)?;
+                options.push(format!("subpath={}", subpath.display()));
+            }
             let seen = Seen {
                 target: &mount.target,
                 read_only: mount.read_only,
@@ -147,6 +148,7 @@ fn one(plan: &Plan<'_>, mount: &Mount, out: &mut Planned) -> Result<OciMount, Co
                 options: &options,
                 chown: mount.chown,
                 overlay: mount.overlay.as_ref(),
+                subpath: mount.subpath.as_deref(),
             };
             seen.mount(plan, &source, out)
         }
@@ -170,6 +172,8 @@ struct Seen<'a> {
     options: &'a [String],
     chown: bool,
     overlay: Option<&'a Overlay>,
+    /// Only what is there below it.
+    subpath: Option<&'a Path>,
 }
 
 impl Seen<'_> {
@@ -180,12 +184,15 @@ impl Seen<'_> {
                 out.chores.own_filled.push(self.target.to_owned());
             }
             if self.chown {
-                out.chores.own.push(source.to_owned());
+                out.chores.own.push((source.to_owned(), self.subpath.map(Path::to_owned)));
             }
             return Ok(defaults::bind(source, self.target, self.read_only, self.recursive, propagation, self.options));
         };
         if !source.is_dir() {
             return Err(CommandError::user(format!("overlay volume {}: not a directory", source.display())));
+        }
+        if self.subpath.is_some() {
+            return Err(CommandError::user("overlay volume: a subpath cannot be an overlay: mount the whole volume"));
         }
         let (upper, work) = match (&overlay.upper, &overlay.work) {
             (Some(upper), Some(work)) => {
@@ -200,7 +207,7 @@ impl Seen<'_> {
         };
         if self.chown {
             // The source is not the container's: what it writes into is.
-            out.chores.own.push(upper.clone());
+            out.chores.own.push((upper.clone(), None));
         }
         let mut options = self.options.to_vec();
         options.extend(propagation.map(str::to_owned));
@@ -282,18 +289,22 @@ fn ensure_volume(layout: &Layout, mount: &VolumeMount, out: &mut Planned) -> Res
     Ok(volume)
 }
 
-fn resolve_beneath(directory: &Path, subpath: &Path) -> Result<PathBuf, CommandError> {
+/// Opens what is at `subpath` below a directory that a container may have written in.
+fn beneath(directory: &Path, subpath: &Path) -> Result<std::os::fd::OwnedFd, CommandError> {
     use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
     let fail = |errno: nix::errno::Errno| {
         CommandError::user(format!("volume subpath {}: {}", subpath.display(), errno.desc().to_lowercase()))
     };
-    let dir =
-        nix::fcntl::open(directory, OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty()).map_err(fail)?;
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let dir = nix::fcntl::open(directory, flags, nix::sys::stat::Mode::empty()).map_err(fail)?;
     let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    nix::fcntl::openat2(dir.as_fd(), subpath, how).map_err(fail)?;
-    Ok(directory.join(subpath))
+    match nix::fcntl::openat2(dir.as_fd(), subpath, how) {
+        // A directory of another id: whoever mounts it may.
+        Err(nix::errno::Errno::EACCES) => nix::fcntl::openat2(dir.as_fd(), subpath, how.flags(flags)).map_err(fail),
+        other => other.map_err(fail),
+    }
 }
 
 /// An image's layers under a scratch directory: the kernel wants one even for what is only read.
@@ -369,8 +380,13 @@ impl Chores {
             let _ = std::os::unix::fs::chown(&upper, Some(like.uid()), Some(like.gid()));
         }
         let no_id = || CommandError::user("option U: the container's user has no id on this host");
-        for path in &self.own {
-            volume::own(path, self.owner.ok_or_else(no_id)?).map_err(CommandError::host)?;
+        for (path, subpath) in &self.own {
+            let owner = self.owner.ok_or_else(no_id)?;
+            let owned = match subpath {
+                None => volume::own(path, owner),
+                Some(subpath) => volume::own_opened(&path.join(subpath), beneath(path, subpath)?.as_fd(), owner),
+            };
+            owned.map_err(CommandError::host)?;
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ use super::channel::ResultWriter;
 use super::launch::Launch;
 use super::restart::Rests;
 use super::streams::{first_client, handed_over, let_go_of_streams};
-use super::union_server::UnionServer;
+use super::union_server::{self, UnionServer};
 use crate::error::CommandError;
 
 /// What wakes the supervisor.
@@ -179,10 +179,21 @@ impl Supervisor {
     fn watch(&mut self) -> Exit {
         let timeout = self.record.request.timeout.filter(|seconds| *seconds > 0);
         let mut deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(u64::from(seconds)));
+        let mut is_killed = false;
         loop {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
-                deadline = None;
+                match &self.run.union {
+                    Some(union) if is_killed => {
+                        union.kill();
+                        deadline = None;
+                    }
+                    union => {
+                        let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
+                        // What waits for an answer of a server that hangs cannot be killed.
+                        deadline = union.as_ref().map(|_| Instant::now() + union_server::UNANSWERED);
+                        is_killed = true;
+                    }
+                }
             }
             if self.kill_at.is_some_and(|moment| moment <= Instant::now()) {
                 let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);

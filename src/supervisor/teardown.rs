@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use nix::errno::Errno;
 use runtime::monitor::attach::{Client, Request};
 use runtime::monitor::event_loop::Turn;
 use runtime::process::Exit;
@@ -133,9 +132,7 @@ impl Supervisor {
     /// A program may end of the loss of its files before we hear of the server's end.
     pub(super) fn notice_dead_server(&mut self, exit: Exit) {
         let Some(union) = &mut self.run.union else { return };
-        let is_cut_off =
-            self.run.root.as_ref().is_some_and(|root| nix::sys::statvfs::fstatvfs(root) == Err(Errno::ENOTCONN));
-        if is_cut_off || i32::from(exit.code()) == 128 + libc::SIGBUS {
+        if union.is_ending() || i32::from(exit.code()) == 128 + libc::SIGBUS {
             union.wait(DYING);
         }
         // With its mount still there, one that has ended has failed.

@@ -10,6 +10,7 @@
 //! a few threads. User namespace of the containers, its parent's pid namespace, the host's mount namespace or a copy of it:
 //! never one that holds the mount which it answers for.
 
+use std::ffi::CStr;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -21,9 +22,20 @@ use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::mount::rootfs::{Connection, Stack, Tree, Writable};
 use runtime::process::spawn::{Servant, servant};
 use runtime::process::{SysError, pidfd_send_signal, wait};
+use runtime::security::capabilities::{self, Capability, CapabilitySet, Sets};
 use storage::layer::IdMap;
 use storage::layer::index::Index;
 use storage::union::{Lower, Options, Owners, Union, Upper, server};
+
+/// How long a container that was killed may take to be gone. If it takes longer, it waits for an answer of its server,
+/// which is ended then.
+pub(crate) const UNANSWERED: Duration = Duration::from_secs(1);
+
+/// What process listings call it.
+pub(crate) const NAME: &CStr = c"coracle-union";
+
+/// Beside `upper`: what no program in the container could be told.
+pub(crate) const LOG: &str = "union.log";
 
 /// How long a server may take to notice that its mount is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -63,7 +75,7 @@ impl UnionServer {
             errno: errno_of(&error),
         })?;
         let descriptors = [connection.device.as_fd(), writer.as_fd()];
-        let role = Servant { name: c"coracle-union", keep: &descriptors, dies_with_parent: plan.dies_with_parent };
+        let role = Servant { name: NAME, keep: &descriptors, dies_with_parent: plan.dies_with_parent };
         let pidfd = servant(&role, || match serve(plan, &connection) {
             Ok(()) => 0,
             Err(text) => {
@@ -82,14 +94,41 @@ impl UnionServer {
 
     /// Why the server has ended, if it has.
     pub(crate) fn failure(&mut self) -> Option<String> {
+        self.end().map(|(_, reason)| reason)
+    }
+
+    /// Why the server has failed, if it has. One that ends because its mount is gone has not.
+    pub(crate) fn crash(&mut self) -> Option<String> {
+        self.end().and_then(|(is_failure, reason)| is_failure.then_some(reason))
+    }
+
+    /// Whether it failed, and a line about it.
+    fn end(&mut self) -> Option<(bool, String)> {
         let exit = wait(self.pidfd.as_fd(), false).ok().flatten()?;
         self.is_over = true;
         let mut text = String::new();
         let _ = self.reason.read_to_string(&mut text);
         Some(match text.is_empty() {
-            true => format!("the union file system's server ended with status {}", exit.code()),
-            false => format!("union file system: {text}"),
+            true => (
+                i32::from(exit.code()) != 0,
+                format!("the union file system's server ended with status {}", exit.code()),
+            ),
+            false => (true, format!("union file system: {text}")),
         })
+    }
+
+    /// Whether the server is about to end: its descriptors are being closed. Whoever asks the mount instead would wait for
+    /// a server that is stopped.
+    pub(crate) fn is_ending(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut fds = [PollFd::new(self.reason.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(ready) if ready > 0)
+    }
+
+    /// Ends the server: nobody waits for its answers any more.
+    pub(crate) fn kill(&self) {
+        // One that has ended needs no signal.
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
     }
 
     /// Waits until the server has ended, or no longer.
@@ -115,7 +154,7 @@ impl UnionServer {
 impl Drop for UnionServer {
     fn drop(&mut self) {
         if !self.is_over {
-            let _ = pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+            self.kill();
             let _ = wait(self.pidfd.as_fd(), true);
         }
     }
@@ -127,15 +166,40 @@ fn serve(plan: Plan<'_>, connection: &Connection) -> Result<(), String> {
     if !plan.dies_with_parent {
         let_go_of_mounts(&plan.stack.base);
     }
-    let union = Union::open(options(plan, connection.tree, max_open_files)?).map_err(|error| error.to_string())?;
+    // The same directory as `upper`; without one (a disk that is full) the container runs all the same.
+    let directory = plan.stack.writable.as_ref().and_then(|writable| writable.upper.parent());
+    let log = directory.and_then(|dir| server::Log::open(&plan.stack.base.join(dir).join(LOG)).ok());
+    let options = options(plan, connection.tree, max_open_files)?;
+    drop_capabilities()?;
+    // Where the kernel has no Landlock, `coracle doctor` says so.
+    storage::union::confine(&options);
+    let union = Union::open(options).map_err(|error| error.to_string())?;
     let device = connection.device.try_clone().map_err(|error| format!("dup(/dev/fuse): {error}"))?;
     let settings = server::Settings {
         posix_acl: !plan.single_id,
         // Where nothing is written, nothing is to be made durable.
         volatile: connection.tree == Tree::Lowers || plan.stack.writable.as_ref().is_some_and(|it| it.volatile),
+        log,
         ..server::Settings::default()
     };
     server::serve(union, device, settings).map_err(|error| error.to_string())
+}
+
+/// Keeps what it takes to make files as a container's root and its users do: any owner, any mode, any name; nothing of
+/// mounts, networks, processes. (A device file other than a whiteout cannot be made in a user namespace at all.)
+fn drop_capabilities() -> Result<(), String> {
+    let kept = [
+        Capability::Chown,
+        Capability::DacOverride,
+        Capability::Fowner,
+        Capability::Fsetid,
+        // File capabilities, which are bound to this user namespace.
+        Capability::Setfcap,
+    ];
+    let kept = kept.into_iter().fold(CapabilitySet::EMPTY, CapabilitySet::with);
+    let none = CapabilitySet::EMPTY;
+    let sets = Sets { bounding: kept, effective: kept, permitted: kept, inheritable: none, ambient: none };
+    capabilities::set_sets(&sets).map_err(|error| error.to_string())
 }
 
 /// Takes what is mounted of containers and images out of this process's own mount namespace, a copy of one that may have had

@@ -12,7 +12,7 @@
 //! | --- | --- | --- |
 //! | `openat2` | 5.6 | an error: the rest of coracle needs it too |
 //! | device 0/0 made without privilege (whiteouts) | 5.8 | a file with overlay's whiteout xattr |
-//! | Landlock with `REFER` around unpacking | 5.19 | unpacking has only its first wall |
+//! | Landlock with `REFER` around unpacking and the union server | 5.19 | they have only their first wall |
 //! | `O_TMPFILE` for spooled archives | 3.11, not all file systems | a file that is unlinked at once |
 
 // The fences of clippy.toml are for what we ship; tests make their own surroundings.

@@ -18,6 +18,7 @@ use crate::state::name::{NameError, NamesLock};
 use crate::state::request::Mount;
 use crate::state::status::{Observed, StatusError};
 use crate::state::trash::{self, TrashError};
+use crate::state::undo::Removal;
 use crate::volume::{self, VolumeError};
 
 /// Temporaries that no lock marks as alive are left alone for this long.
@@ -74,6 +75,7 @@ pub fn sweep(layout: &Layout) -> (Swept, Vec<SweepError>) {
         note(names.map(|count| swept.names = count).map_err(SweepError::from));
     }
     note(sweep_temporaries(layout, &layout.volumes()).map(|count| swept.volumes = count));
+    note(sweep_temporaries(layout, &layout.undo()).map(drop));
     (swept, errors)
 }
 
@@ -131,6 +133,18 @@ pub fn finish(layout: &Layout, record: &Record, observed: &Observed) -> Result<b
 /// # Errors
 /// [`SweepError::Volume`].
 pub fn remove_anonymous_volumes(layout: &Layout, record: &Record) -> Result<(), SweepError> {
+    remove_anonymous_volumes_to(layout, record, None)
+}
+
+/// As [`remove_anonymous_volumes`]; with a removal so that they can be brought back.
+///
+/// # Errors
+/// As [`remove_anonymous_volumes`].
+pub fn remove_anonymous_volumes_to(
+    layout: &Layout,
+    record: &Record,
+    removal: Option<&Removal>,
+) -> Result<(), SweepError> {
     if record.anonymous_volumes.is_empty() {
         return Ok(());
     }
@@ -139,7 +153,7 @@ pub fn remove_anonymous_volumes(layout: &Layout, record: &Record) -> Result<(), 
         let users = |_: &volume::Volume| {
             records.iter().filter(|other| other.id != record.id && uses_volume(other, name)).map(id_of).collect()
         };
-        match volume::remove(layout, name, users) {
+        match volume::remove_to(layout, name, removal, users) {
             Ok(_) | Err(VolumeError::NotFound(_) | VolumeError::InUse { .. }) => {}
             Err(error) => return Err(error.into()),
         }

@@ -20,6 +20,7 @@ use crate::state::layout::{Layout, LayoutError, create_dir, is_lower_hex, random
 use crate::state::lock::{FileLock, LockError};
 use crate::state::name;
 use crate::state::trash::{self, TrashError};
+use crate::state::undo::{self, Entry, Removal, UndoError, UndoLock};
 use crate::state::version::{self, ReadError};
 use crate::sys::rename::rename_noreplace;
 
@@ -259,20 +260,57 @@ pub fn list(layout: &Layout) -> Result<(Vec<Volume>, Vec<VolumeError>), VolumeEr
     Ok((volumes, errors))
 }
 
-/// Moves a volume to the trash. `users` tells, under the lock, which containers still use it.
+/// Removes a volume for good. `users` tells, under the lock, which containers still use it.
 ///
 /// # Errors
 /// [`VolumeError::InUse`] and [`VolumeError::NotFound`].
 pub fn remove(layout: &Layout, name: &str, users: impl FnOnce(&Volume) -> Vec<String>) -> Result<Volume, VolumeError> {
+    remove_to(layout, name, None, users)
+}
+
+/// As [`remove`]; with a removal so that it can be brought back.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_to(
+    layout: &Layout,
+    name: &str,
+    removal: Option<&Removal>,
+    users: impl FnOnce(&Volume) -> Vec<String>,
+) -> Result<Volume, VolumeError> {
     let _lock = FileLock::exclusive(&layout.data_dir().join("volumes.lock"))?;
     let volume = load(layout, name)?.ok_or_else(|| VolumeError::NotFound(name.to_owned()))?;
     let users = users(&volume);
     if !users.is_empty() {
         return Err(VolumeError::InUse { name: name.to_owned(), users });
     }
-    trash::put(layout, &layout.volume(name))?;
+    undo::put(layout, &layout.volume(name), removal, undo::Kind::Volume)?;
     note(layout, "remove", name);
     Ok(volume)
+}
+
+/// Brings a volume back, under another name if one is given.
+///
+/// # Errors
+/// [`UndoError::NameTaken`].
+pub fn restore(layout: &Layout, _lock: &UndoLock, entry: &Entry, name: Option<&str>) -> Result<Volume, UndoError> {
+    let failed = |error: VolumeError| UndoError::from(Box::new(error));
+    let mut volume = entry.volume()?;
+    if let Some(name) = name {
+        check_name(name).map_err(failed)?;
+        name.clone_into(&mut volume.name);
+        let bytes = serde_json::to_vec(&volume).unwrap_or_default();
+        let written = write_atomic(&entry.path.join("volume.json"), &bytes, Durability::Data);
+        written.map_err(|error| failed(error.into()))?;
+    }
+    create_dir(&layout.volumes()).map_err(|error| failed(error.into()))?;
+    match rename_noreplace(&entry.path, &layout.volume(&volume.name)) {
+        Ok(()) => Ok(volume),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(UndoError::NameTaken { kind: "volume", name: volume.name })
+        }
+        Err(source) => Err(UndoError::Io { action: "bring back", path: entry.path.clone(), source }),
+    }
 }
 
 fn note(layout: &Layout, action: &str, name: &str) {

@@ -64,6 +64,7 @@ fn rmi_of_the_last_name_frees_the_disk(home: &Home) {
     let blobs = home.data().join("images/blobs/sha256");
     assert!(!entries(&blobs).is_empty());
     home.ok("rmi busybox");
+    home.ok("trash empty -f");
     assert!(entries(&blobs).is_empty(), "{:?}", entries(&blobs));
     crate::support::home::wait_until("no layer is left", || entries(&home.data().join("layers")).is_empty());
     assert_eq!(home.ok("images -q"), "");
@@ -92,6 +93,7 @@ fn layers_are_shared_and_kept_while_used(home: &Home) {
     let layers = || entries(&home.data().join("layers")).len();
     assert_eq!(layers(), 4, "busybox, shared, one, two");
     home.ok("rmi one");
+    home.ok("trash empty -f");
     crate::support::home::wait_until("its own layer is gone", || layers() == 3);
     assert_eq!(home.ok("run --rm two cat /shared /two"), "x2");
 }

@@ -1,6 +1,6 @@
 //! `logs`
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::home::wait_until;
 use crate::support::prelude::*;
@@ -59,10 +59,9 @@ fn logs_follow_ends_on_interrupt_at_once(home: &Home) {
     wait_until("it has started", || home.ok("logs l") == "started");
     let follow = home.coracle("logs -f l").spawn();
     std::thread::sleep(Duration::from_millis(300));
-    let start = Instant::now();
     follow.signal(nix::sys::signal::Signal::SIGINT);
+    // What follows on is killed when its time is up, and that fails the test.
     follow.wait();
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
 }
 
 fn logs_keep_any_bytes(home: &Home) {

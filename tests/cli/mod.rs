@@ -9,6 +9,7 @@ mod diff;
 mod doctor;
 mod events;
 mod exec;
+mod export;
 mod fuse_overlayfs;
 mod images;
 mod inspect;
@@ -22,6 +23,7 @@ mod options;
 mod oracle;
 mod persona;
 mod pods;
+mod prune;
 mod ps;
 mod pull;
 mod pull_faults;
@@ -34,8 +36,10 @@ mod run_terminal;
 mod run_volumes;
 mod secrets;
 mod stats;
+mod tools;
 mod transcripts;
 mod tutorials;
+mod undo;
 mod volumes;
 
 /// Every test of this area.
@@ -54,6 +58,7 @@ pub(crate) fn tests() -> Vec<Test> {
         completion::TESTS,
         exec::TESTS,
         events::TESTS,
+        export::TESTS,
         stats::TESTS,
         cp::TESTS,
         ps::TESTS,
@@ -68,10 +73,13 @@ pub(crate) fn tests() -> Vec<Test> {
         doctor::TESTS,
         transcripts::TESTS,
         tutorials::TESTS,
+        tools::TESTS,
         oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,
+        prune::TESTS,
+        undo::TESTS,
         volumes::TESTS,
         secrets::TESTS,
         pods::TESTS,

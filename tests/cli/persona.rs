@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(docker_shapes_of_json),
     test!(docker_names_are_short),
     test!(docker_statuses_are_dockers),
+    test!(there_is_one_context).without_image(),
     test!(help_is_a_command_too).without_image(),
     test!(nearly_right_words_are_found),
 ];
@@ -135,6 +136,19 @@ fn docker_statuses_are_dockers(home: &Home) {
     home.ok("run --name said busybox sh -c 'echo 1; echo 2; echo 3'");
     assert_eq!(called(home, "docker", "logs -n 1 said").out, "3");
     assert_eq!(called(home, "docker", "logs -n2 said").out, "2\n3");
+}
+
+fn there_is_one_context(home: &Home) {
+    assert_eq!(called(home, "docker", "context show").out, "default");
+    assert_eq!(called(home, "docker", "context ls -q").out, "default");
+    let table = called(home, "docker", "context ls").out;
+    assert!(table.starts_with("NAME") && table.contains("DOCKER ENDPOINT") && table.contains("default *"), "{table}");
+    let host = called(home, "docker", "context inspect -f {{.Endpoints.docker.Host}}").out;
+    assert!(host.starts_with("unix:///"), "{host}");
+    assert_eq!(called(home, "docker", "context use default").code, 0);
+    assert_eq!(called(home, "docker", "context use elsewhere").code, 1);
+    assert_eq!(called(home, "docker", "--context default ps -q").code, 0);
+    assert_eq!(called(home, "docker", "--context elsewhere ps -q").code, 1);
 }
 
 fn help_is_a_command_too(home: &Home) {

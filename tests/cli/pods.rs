@@ -82,6 +82,7 @@ fn pod_ps_and_inspect_show_what_podman_shows(home: &Home) {
     assert_eq!(field("{{range .SharedNamespaces}}{{.}} {{end}}"), "ipc net uts ");
     assert_eq!(field("{{.Labels.a}}"), "b");
     assert_eq!(home.inspect("a", "{{.Pod}}"), id);
+    assert_eq!(home.ok("inspect --type pod --format {{.Id}} p"), id);
     assert_eq!(home.ok("pod ps --filter status=exited -q"), "");
     assert_eq!(home.ok("pod ps --ctr-names --format {{.ContainerNames}}"), format!("{}-infra,a", &id[..12]));
     home.ok("pod rm -f -t 0 p");
@@ -158,6 +159,8 @@ fn bad_pods_are_refused_as_podman_does(home: &Home) {
     assert!(line.contains("must be defined when the pod is created"), "{line}");
     let line = home.fails(125, "run --rm --pod p --hostname x busybox true");
     assert!(line.contains("UTS namespace"), "{line}");
+    home.ok("container prune -f");
+    home.run("pod exists p").exits(0);
     let infra = home.ok("pod inspect --format {{.InfraContainerID}} p");
     let line = home.fails(125, &format!("rm {infra}"));
     assert!(line.contains("without removing the pod"), "{line}");

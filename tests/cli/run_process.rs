@@ -1,5 +1,6 @@
 //! `run`: environment, user, directory, limits and capabilities of the process.
 
+use crate::support::home::wait_until;
 use crate::support::image::{Image, Layer};
 use crate::support::prelude::*;
 use serde_json::json;
@@ -193,8 +194,10 @@ fn init_reaps_and_forwards(home: &Home) {
     home.ok("run -d --init --name i busybox sh -c 'trap \"exit 9\" TERM; while :; do sleep 0.05; done'");
     home.wait_for_status("i", "running");
     home.ok("exec i sh -c '(sleep 0.1 &) ; true'");
-    std::thread::sleep(std::time::Duration::from_millis(400));
-    assert!(!home.ok("exec i ps -o stat").contains('Z'), "an orphan is not reaped");
+    wait_until("the orphan is reaped", || {
+        let processes = home.ok("exec i ps -o stat,args");
+        !processes.contains("sleep 0.1") && !processes.contains('Z')
+    });
     home.ok("stop i");
     assert_eq!(home.inspect("i", "{{.State.ExitCode}}"), "9");
 }

@@ -3,7 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::home::wait_until;
+use crate::support::home::{wait_for_process, wait_until};
 use crate::support::prelude::*;
 use crate::support::pty::Terminal;
 
@@ -30,8 +30,7 @@ fn shell(home: &Home, line: &str) -> Terminal {
 fn shell_with_job_control(home: &Home) {
     let mut terminal = shell(home, "run --rm -it busybox");
     terminal.send("sleep 1000\n");
-    wait_until("the job runs", || !home.ok("ps -q").is_empty());
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    wait_for_process("sleep 1000");
     terminal.send("\x1a");
     terminal.expect("Stopped");
     terminal.send("jobs; bg; kill %1; wait; echo job-$((1+1))\n");
@@ -45,12 +44,9 @@ fn window_size_is_passed_on_and_follows(home: &Home) {
     terminal.send("stty size\n");
     terminal.expect("24 80");
     terminal.resize(40, 132);
-    wait_until("the size follows", || {
-        terminal.send("stty size\n");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        true
-    });
-    terminal.expect("40 132");
+    // The line is echoed: what is expected must not stand in it.
+    terminal.send("until [ \"$(stty size)\" = '40 132' ]; do sleep 0.05; done; echo followed-$((1+1))\n");
+    terminal.expect("followed-2");
     terminal.send("exit\n");
     assert_eq!(terminal.wait(), 0);
 }
@@ -58,7 +54,7 @@ fn window_size_is_passed_on_and_follows(home: &Home) {
 fn interrupt_key_reaches_the_foreground_job(home: &Home) {
     let mut terminal = shell(home, "run --rm -it busybox");
     terminal.send("sleep 1000; echo code-$?\n");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    wait_for_process("sleep 1000");
     terminal.send("\x03");
     terminal.send("echo code-$?\n");
     terminal.expect("code-130");

@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(glob_mounts_every_match),
     test!(ramfs_and_devpts_are_file_systems_of_their_own),
     test!(two_mounts_of_one_source),
+    test!(subpath_shows_a_part_and_follows_no_link),
     test!(mounts_of_the_host_arrive_in_a_slave),
     test!(idmap_is_refused_with_a_way_out),
     test!(missing_source_is_made_for_v_and_refused_for_mount),
@@ -258,4 +259,23 @@ fn missing_source_is_made_for_v_and_refused_for_mount(home: &Home) {
     let line = home.fails(125, "run --rm --mount type=bind,src=./other,dst=/d busybox true");
     assert!(line.contains("no such file or directory"), "{line}");
     assert!(!home.tmp().join("other").exists());
+}
+
+fn subpath_shows_a_part_and_follows_no_link(home: &Home) {
+    let canary = home.write("canary/file", "safe");
+    let outside = canary.parent().unwrap().display().to_string();
+    home.ok("run --rm -v v:/d busybox sh -c 'mkdir -p /d/a/b; echo x > /d/a/b/f'");
+    home.ok(&format!("run --rm -v v:/d busybox ln -s {outside} /d/link"));
+    for userns in ["", "--userns=keep-id -u 0", "--userns=single"] {
+        let line = format!("run --rm {userns} --mount type=volume,src=v,dst=/m,subpath=a/b busybox cat /m/f");
+        assert_eq!(home.ok(&line), "x", "{line}");
+        home.refuses(&format!("run --rm {userns} --mount type=volume,src=v,dst=/m,subpath=link busybox true"));
+        home.refuses(&format!("run --rm {userns} --mount type=volume,src=v,dst=/m,subpath=nosuch busybox true"));
+    }
+    let line = "run --rm -u 33:44 --mount type=volume,src=v,dst=/m,subpath=a/b,U busybox stat -c %u:%g /m/f";
+    assert_eq!(home.ok(line), "33:44");
+    assert_eq!(home.ok("run --rm -v v:/d busybox stat -c %u:%g /d/a"), "0:0");
+    home.ok("create --name c --mount type=volume,src=v,dst=/m,subpath=a/b busybox true");
+    home.ok("cp c:/m/f out");
+    assert_eq!(fs::read_to_string(home.tmp().join("out")).unwrap(), "x\n");
 }

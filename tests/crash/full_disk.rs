@@ -13,8 +13,10 @@ use crate::support::image::{Image, Packing};
 use crate::support::layout::{Blobs, Schema};
 use crate::support::prelude::*;
 
-pub(crate) const TESTS: &[Test] =
-    &[test!(full_disk_stops_what_needs_room_and_nothing_else).without_image().limit_secs(120)];
+pub(crate) const TESTS: &[Test] = &[
+    test!(full_disk_stops_what_needs_room_and_nothing_else).without_image().limit_secs(120),
+    test!(trash_makes_room_when_the_disk_runs_short).without_image().limit_secs(120),
+];
 
 /// Room for busybox, packed and unpacked, and for little else.
 const SIZE: &str = "6m";
@@ -134,4 +136,30 @@ fn full_disk_stops_what_needs_room_and_nothing_else(home: &Home) {
     disk.ok(&load);
     disk.ok("run --rm --network none busybox true");
     disk.ok("rmi busybox");
+}
+
+fn trash_makes_room_when_the_disk_runs_short(home: &Home) {
+    let disk = SmallDisk::new(home);
+    let archive = home.write("busybox.tar", Image::busybox().docker_archive("localhost/busybox:latest"));
+    disk.ok(&format!("load -q -i {}", archive.display()));
+    disk.ok("run --name large --network none busybox dd if=/dev/zero of=/big bs=1k count=600");
+    disk.ok("run --name small --network none busybox true");
+    disk.ok("create --name last busybox true");
+    disk.ok("rm large");
+    disk.ok("rm small");
+    let names = || disk.ok("trash ls --format {{.Name}}");
+    // There is room enough: nothing goes before its time.
+    assert_eq!(names(), "small\nlarge");
+    disk.fill();
+    // The oldest goes, and that is enough.
+    let pruned = disk.coracle("container prune -f").run();
+    pruned.ok();
+    assert!(disk.free_kib() >= 500, "{} KiB", disk.free_kib());
+    assert_eq!(names(), "last\nsmall", "{}", pruned.transcript());
+    assert_eq!(disk.ok("undo"), "last");
+    // Asked for room, a full disk has it at once.
+    disk.fill();
+    disk.ok("system prune -a -f --now");
+    assert_eq!(names(), "");
+    assert!(disk.free_kib() > 2000, "{} KiB", disk.free_kib());
 }

@@ -141,7 +141,7 @@ fn killed_pull_leaves_nothing_that_prune_does_not_take(home: &Home) {
     }
     wait_until("no process goes on alone", || processes().is_empty());
     home.run("rmi -a -f");
-    home.ok("system prune -a -f");
+    home.ok("system prune -a -f --now");
     let left = [
         entries(&home.data().join("images/blobs/sha256")),
         entries(&home.data().join("layers")),

@@ -77,9 +77,9 @@ fn series(home: &Home, line: &dyn Fn(u64) -> String, prepare: &dyn Fn(), check: 
     eprintln!("{hit} strikes in {:?}", begin.elapsed());
     wait_until("no process goes on alone", || processes().is_empty());
     home.run("rmi -a -f");
-    home.ok("system prune -a -f --volumes");
+    home.ok("system prune -a -f --volumes --now");
     home.assert_nothing_left();
-    let left: Vec<_> = ["images/blobs/sha256", "layers", "containers", "names", "trash", "volumes"]
+    let left: Vec<_> = ["images/blobs/sha256", "layers", "containers", "names", "undo", "trash", "volumes"]
         .iter()
         .flat_map(|dir| entries(&home.data().join(dir)))
         .filter(|path| path.extension().is_none_or(|extension| extension != "lock"))

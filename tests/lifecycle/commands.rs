@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::home::wait_until;
+use crate::support::home::{wait_for_handler, wait_until};
 use crate::support::prelude::*;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -192,7 +192,7 @@ fn attach_follows_the_output_and_returns_the_code(home: &Home) {
 fn attach_forwards_signals(home: &Home) {
     running_with_trap(home, "c");
     let attached = home.coracle("attach c").spawn();
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for_handler(attached.pid(), nix::sys::signal::Signal::SIGTERM);
     attached.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(attached.wait().code(), 7);
 }

@@ -131,7 +131,7 @@ fn ps_and_version_start_nothing(home: &Home) {
 }
 
 fn idle_container_is_two_small_processes(home: &Home) {
-    home.ok("run -d --name c --network none busybox sleep 1000");
+    home.coracle("run -d --name c --network none busybox sleep 1000").env("STORAGE_DRIVER", "").run().ok();
     home.wait_for_status("c", "running");
     // What detached itself is now a child of the process above this one.
     let below = descendants(std::os::unix::process::parent_id());

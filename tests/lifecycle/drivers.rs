@@ -4,6 +4,8 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
+
 use crate::support::home::wait_until;
 use crate::support::image::{Image, Layer};
 use crate::support::prelude::*;
@@ -19,6 +21,9 @@ pub(crate) const TESTS: &[Test] = &[
     test!(everything_refused_says_why).needs(&[Need::Fuse]),
     test!(killed_server_ends_the_container_and_is_named).needs(&[Need::Fuse]),
     test!(server_ends_with_the_container_and_with_the_supervisor).needs(&[Need::Fuse]),
+    test!(stopped_server_keeps_no_container_alive).needs(&[Need::Fuse]).limit_secs(120),
+    test!(server_has_few_privileges_and_no_other_files).needs(&[Need::Fuse]),
+    test!(what_a_server_cannot_tell_is_in_its_log).needs(&[Need::Fuse]),
     test!(shifted_ids_need_no_second_tree).needs(&[Need::Fuse]),
     test!(shifted_ids_on_every_driver).needs(&[Need::Fuse]),
     test!(users_of_a_running_container_are_known_on_every_driver).needs(&[Need::Fuse]),
@@ -98,7 +103,7 @@ fn driver_is_recorded_and_inspected(home: &Home) {
     // It is tried first, as long as nothing else is asked for.
     home.ok("start c");
     assert_eq!(home.ok("exec c sh -c \"grep -c fuse.coracle /proc/self/mountinfo\""), "1");
-    home.ok("create --name d busybox");
+    home.coracle("create --name d busybox").env("STORAGE_DRIVER", "").run().ok();
     assert_eq!(home.inspect("d", "{{.Driver}}"), "overlay");
 }
 
@@ -129,7 +134,7 @@ fn on_an_overlay(home: &Home, script: &str) -> String {
     );
     let file = home.write("script.sh", script);
     let line = format!("unshare --user --map-root-user --map-auto --mount bash {}", file.display());
-    home.coracle("").under(&line).run().ok()
+    home.coracle("").under(&line).env("STORAGE_DRIVER", "").run().ok()
 }
 
 fn fuse_takes_over_where_the_overlay_is_refused(home: &Home) {
@@ -160,8 +165,11 @@ fn servers() -> Vec<u32> {
 }
 
 fn kill(pid: u32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL)
-        .expect("it is a process of ours");
+    signal(pid, Signal::SIGKILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal).expect("it is a process of ours");
 }
 
 fn killed_server_ends_the_container_and_is_named(home: &Home) {
@@ -197,6 +205,69 @@ fn server_ends_with_the_container_and_with_the_supervisor(home: &Home) {
         assert_eq!(home.ok("ps -q"), "");
         home.ok("rm c");
     }
+}
+
+/// Runs something that always waits for a file, and stops its server.
+fn run_with_stopped_server(home: &Home, driver: &str, options: &str) {
+    let script =
+        "for n in 1 2 3 4; do (while :; do echo $n >/f$n; cat /f$n /bin/busybox >/dev/null; done) & done; wait";
+    let line = format!("--storage-driver {driver} run -d --name c --network none {options} busybox sh -c");
+    home.coracle(&line).arg(script).run().ok();
+    home.ok("exec c sh -c 'until test -s /f4; do :; done'");
+    let [server] = servers()[..] else { panic!("one server: {:?}", servers()) };
+    signal(server, Signal::SIGSTOP);
+}
+
+fn stopped_server_keeps_no_container_alive(home: &Home) {
+    let lines: [&[&str]; 2] = [&["stop -t 1 c"], &["kill c", "stop -t 0 c", "rm -f -t 0 c", "restart -t 0 c"]];
+    for (driver, lines) in DRIVERS[1..].iter().zip(lines) {
+        for line in lines {
+            run_with_stopped_server(home, driver, "");
+            home.ok(line);
+            if line.starts_with("kill") {
+                home.wait_for_status("c", "exited");
+            }
+            assert_eq!(home.ok("ps -q").is_empty(), !line.starts_with("restart"), "{driver} {line}");
+            home.ok("rm -f -t 0 -i c");
+            wait_until("no server stays", || servers().is_empty());
+        }
+    }
+    run_with_stopped_server(home, "fuse", "--timeout 1");
+    home.wait_for_status("c", "exited");
+    home.ok("rm c");
+}
+
+fn server_has_few_privileges_and_no_other_files(home: &Home) {
+    home.ok("--storage-driver fuse run -d --name c --network none busybox sleep 1000");
+    let [server] = servers()[..] else { panic!("one server: {:?}", servers()) };
+    let status = fs::read_to_string(format!("/proc/{server}/status")).expect("it runs");
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP.
+    let kept = format!("{:016x}", 0b1_1011 | 1_u64 << 31);
+    for set in ["CapEff:", "CapPrm:"] {
+        assert_eq!(field(set), Some(kept.as_str()), "{status}");
+    }
+    if home.run("doctor").stdout().contains("is confined to their directories") {
+        assert_eq!(field("NoNewPrivs:"), Some("1"), "{status}");
+    }
+    // It is enough for what a container's root may do.
+    let script = "cp /bin/busybox /tmp/x && chown 5:6 /tmp/x && chmod 6755 /tmp/x && stat -c %u:%g:%a /tmp/x && \
+                  mv /bin /tmp/bin && mkdir /bin && /tmp/bin/busybox ls -A /bin";
+    assert_eq!(home.coracle("exec c sh -c").arg(script).run().ok(), "5:6:6755");
+}
+
+fn what_a_server_cannot_tell_is_in_its_log(home: &Home) {
+    let layer = Layer::new().dir("data").file("data/file", "x");
+    Image::busybox().layer(layer).load(home, "localhost/damaged:latest");
+    home.ok("--storage-driver fuse run -d --name c --network none damaged sleep 1000");
+    let trees = layers(home).into_iter().map(|name| home.data().join("layers").join(name).join("diff/data/file"));
+    let file = trees.into_iter().find(|file| file.exists()).expect("the layer is unpacked");
+    fs::remove_file(file).expect("our own store");
+    let finished = home.run("exec c cat /data/file");
+    assert!(finished.stderr().to_lowercase().contains("input/output error"), "{}", finished.transcript());
+    let log = home.inspect("c", "{{.GraphDriver.Data.ServerLog}}");
+    let text = fs::read_to_string(log).expect("inspect names the log");
+    assert!(text.contains(r#"i/o error ("/data/file")"#), "{text}");
 }
 
 fn layers(home: &Home) -> Vec<String> {

@@ -172,6 +172,29 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until a process of this test has this command line.
+#[track_caller]
+pub(crate) fn wait_for_process(line: &str) {
+    // What has detached itself is a child of the process above this one.
+    wait_until(&format!("{line:?} runs"), || {
+        reaper::descendants(std::os::unix::process::parent_id())
+            .into_iter()
+            .any(|pid| reaper::command_line(pid).trim_end() == line)
+    });
+}
+
+/// Waits until a process that was just started is ready for a signal: blocks it or has a handler.
+#[track_caller]
+pub(crate) fn wait_for_handler(pid: u32, signal: nix::sys::signal::Signal) {
+    wait_until(&format!("process {pid} expects {signal}"), || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let masks = status.lines().filter_map(|line| line.strip_prefix("SigBlk:").or(line.strip_prefix("SigCgt:")));
+        let has =
+            |mask: &str| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask >> (signal as i32 - 1) & 1 == 1);
+        masks.into_iter().any(has)
+    });
+}
+
 /// Deletes a tree, also files of subordinate ids: those by way of a user namespace that maps them.
 pub(crate) fn remove_tree(dir: &Path) {
     if fs::remove_dir_all(dir).is_ok() || !dir.exists() {

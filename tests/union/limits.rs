@@ -175,10 +175,13 @@ fn idle_server_sleeps(stage: &mut Stage) {
             })
             .sum()
     };
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    let before = switches();
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    assert_eq!(switches() - before, 0);
+    // It may still be at what came before, on a busy machine for long.
+    let is_still = || {
+        let before = switches();
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        switches() == before
+    };
+    assert!((0..10).any(|_| is_still()));
 }
 
 fn wrong_command_lines_are_refused(stage: &mut Stage) {

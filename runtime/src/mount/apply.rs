@@ -11,11 +11,11 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use oci_spec::runtime::Mount;
 
-use super::stage::Staged;
+use super::stage::{Staged, source_tree};
 use super::target::{Kind, open_or_make};
 use super::{MountError, dev, options};
 use crate::sys::SysError;
-use crate::sys::mount::{Attributes, FsContext, attach, attr, clone_tree, open_in_root, set_attributes};
+use crate::sys::mount::{Attributes, FsContext, attach, attr, open_in_root, set_attributes};
 
 /// What the mounts of one container depend on besides the bundle.
 #[derive(Debug, Default)]
@@ -84,7 +84,7 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
         let source = source.ok_or_else(|| MountError::Option { target: target_text.clone(), option: "bind".into() })?;
         let tree = match request.staged.tree(path) {
             Some(tree) => duplicate(tree).map_err(fail)?,
-            None => clone_tree(nix::fcntl::AT_FDCWD, source, options.recursive).map_err(fail)?,
+            None => source_tree(source, &options).map_err(fail)?,
         };
         let stat = nix::sys::stat::fstat(&tree).map_err(SysError::of("fstat", source.display())).map_err(fail)?;
         let kind = if stat.st_mode & libc::S_IFMT == libc::S_IFDIR { Kind::Directory } else { Kind::File };

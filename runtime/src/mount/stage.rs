@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::Mount;
@@ -68,8 +68,7 @@ impl Staged {
             if request.fill.contains(mount.destination()) {
                 give(source)?;
             }
-            let tree =
-                clone_tree(nix::fcntl::AT_FDCWD, source, is_recursive(mount)?).map_err(|error| failed(mount, error))?;
+            let tree = source_tree(source, &parsed(mount)?).map_err(|error| failed(mount, error))?;
             staged.binds.push((mount.destination().clone(), tree));
         }
         let (root, driver) = request.rootfs.detached(request.mount_point, serve)?;
@@ -106,6 +105,18 @@ impl Staged {
     pub(super) fn tree(&self, target: &Path) -> Option<BorrowedFd<'_>> {
         self.binds.iter().find(|(path, _)| path == target).map(|(_, tree)| tree.as_fd())
     }
+}
+
+/// A copy of what a bind mount shows: `source`, or with `subpath=` what is there below it. A container may have written in
+/// it, and may be writing now: no symbolic link on the way is followed (CVE-2023-2253 and its kin).
+pub fn source_tree(source: &Path, options: &options::Options) -> Result<OwnedFd, SysError> {
+    let subpath = options.data.iter().find(|(key, _)| key == "subpath").and_then(|(_, path)| path.as_deref());
+    let Some(subpath) = subpath else { return clone_tree(nix::fcntl::AT_FDCWD, source, options.recursive) };
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let directory = nix::fcntl::open(source, flags, Mode::empty()).map_err(SysError::of("open", source.display()))?;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let place = nix::fcntl::openat2(&directory, subpath, how).map_err(SysError::of("openat2", subpath))?;
+    clone_tree(place.as_fd(), Path::new(""), options.recursive)
 }
 
 fn failed(mount: &Mount, source: SysError) -> MountError {

@@ -82,7 +82,8 @@ pub struct Pty {
 impl Pty {
     /// Opens a pair in the devpts instance mounted at this directory. No allocation.
     ///
-    /// The slave is opened by its master, not by name.
+    /// The slave is opened by its master, not by name. The host's own instance, which a container sees that has the
+    /// host's `/dev`, is closed to all but its device beside it, `/dev/ptmx`.
     ///
     /// # Errors
     /// What `openat(2)`, `TIOCSPTLCK` or `TIOCGPTPEER` say; `ENOSPC` when the instance has no pty left.
@@ -91,7 +92,11 @@ impl Pty {
     /// `pts(4)`, `ioctl_tty(2)`.
     pub fn open(devpts: impl AsFd) -> nix::Result<Self> {
         let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let master = sys::above_stdio(openat(devpts, c"ptmx", flags, Mode::empty())?)?;
+        let master = match openat(&devpts, c"ptmx", flags, Mode::empty()) {
+            Err(Errno::EACCES) => openat(&devpts, c"../ptmx", flags | OFlag::O_NOFOLLOW, Mode::empty())?,
+            opened => opened?,
+        };
+        let master = sys::above_stdio(master)?;
         sys::unlock_pty(master.as_fd())?;
         let slave = sys::above_stdio(sys::open_pty_peer(master.as_fd())?)?;
         Ok(Self { master, slave })

@@ -6,8 +6,8 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, commit, cp, create, diff, exec, exists, kill, logs, mount, pause, port, ps, rename,
-    restart, rm, run as run_command, start, stats, stop, top, update, wait,
+    Context, Outcome, attach, commit, cp, create, diff, exec, exists, export, kill, logs, mount, pause, port, ps,
+    rename, restart, rm, run as run_command, start, stats, stop, top, update, wait,
 };
 
 /// What to do with containers.
@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Exec(exec::Args),
     /// Check if a container exists in local storage
     Exists(exists::Args),
+    /// Export container's filesystem contents as a tar archive
+    Export(export::Args),
     /// Display the configuration of one or more containers
     Inspect(inspect::NounArgs),
     /// Kill one or more running containers with a specific signal
@@ -81,6 +83,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Diff(args) => diff::run_of(diff::Kind::Container, args, context),
         Command::Exec(args) => exec::run(args, context),
         Command::Exists(args) => exists::container(args, context),
+        Command::Export(args) => export::run(args, context),
         Command::Inspect(args) => inspect::run_noun(Kind::Container, args, context),
         Command::Kill(args) => kill::run(args, context),
         Command::Logs(args) => logs::run(args, context),

@@ -1,19 +1,19 @@
 //! `container prune`.
 
-use storage::state::container::{self, ContainerError, Record};
-use storage::state::status;
+use storage::state::container::Record;
 
 use crate::cli::output;
 use crate::cli::units;
 use crate::commands::filter::ContainerFilters;
-use crate::commands::{Context, Outcome, lifecycle, ps, rm, select};
-use crate::error::CommandError;
+use crate::commands::{Context, Outcome, plan, select, space};
 use crate::role::Persona;
 
 const EXAMPLES: &str = r#"Examples:
   coracle container prune -f --filter until=24h"#;
 
 /// Remove all non running containers
+///
+/// What is removed can be brought back with `coracle undo` for a day, or until the disk runs short.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -23,14 +23,24 @@ pub(crate) struct Args {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
+    /// Give the space back at once, beyond `coracle undo`
+    #[arg(long)]
+    now: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    if !args.force && !output::confirm("WARNING! This will remove all non running containers.\n")? {
-        return Ok(0);
+    let filters = ContainerFilters::parse(context, &args.filters)?;
+    let plan = plan::containers(context, &select::all(context)?, &filters)?;
+    if !args.force {
+        let mut warning = "WARNING! This will remove all non running containers.\n".to_owned();
+        warning.push_str(&list(&plan));
+        if !output::confirm(&warning)? {
+            return Ok(0);
+        }
     }
-    let (ids, freed) = prune(&args.filters, context)?;
+    let removal = if args.now { None } else { context.removal() };
+    let (ids, freed) = plan::remove_containers(context, plan, removal);
     let list: String = ids.iter().flat_map(|id| [id.as_str(), "\n"]).collect();
     match context.persona {
         Persona::Podman => output::print(&list)?,
@@ -39,33 +49,15 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             output::print(&format!("{heading}Total reclaimed space: {}\n", units::human_size(freed, 4)))?;
         }
     }
-    lifecycle::empty_trash(&context.layout);
+    space::sweep(context);
+    plan::tell_of_trash(context, ids.len(), removal);
     Ok(0)
 }
 
-/// Removes every container that does not run; returns their ids and the bytes of their writable layers.
-pub(crate) fn prune(filters: &[String], context: &Context) -> Result<(Vec<String>, u64), CommandError> {
-    let filters = ContainerFilters::parse(context, filters)?;
-    let (mut ids, mut freed) = (Vec::new(), 0);
-    for record in select::all(context)? {
-        let observed = status::observe(&context.layout, &record)?;
-        if observed.state.is_alive() || !filters.accept_observed(&record, Some(&observed)) {
-            continue;
-        }
-        let bytes = ps::tree_bytes(&context.layout.container(&record.id).join("upper"));
-        match rm::remove(context, &record, false) {
-            // About to be started: it is none of ours.
-            Err(_) if is_busy(context, &record) => {}
-            Ok(()) => {
-                ids.push(record.id.to_string());
-                freed += bytes;
-            }
-            Err(error) => error.print(),
-        }
-    }
-    Ok((ids, freed))
-}
-
-fn is_busy(context: &Context, record: &Record) -> bool {
-    matches!(container::lock(&context.layout, &record.id), Err(ContainerError::Busy(_)))
+/// What will go, a line each.
+pub(crate) fn list(plan: &plan::Sized<Record>) -> String {
+    let line = |(record, bytes): &(Record, u64)| {
+        format!("\t- container {} ({}, {})\n", record.name, record.id.short(), units::human_size(*bytes, 4))
+    };
+    plan.iter().map(line).collect()
 }

@@ -11,9 +11,12 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxIdMapping, Spec};
+use runtime::mount::options::parse;
+use runtime::mount::stage::source_tree;
 use runtime::mount::{Attributes, attach, attr, clone_tree, open_in_root, rootfs, set_attributes};
 use runtime::process::pidfd;
 use runtime::userns::{self, Mapping};
+use storage::layer::diff::{self, TreeForm};
 use storage::layer::unpack::{Links, Options, Owner, unpack};
 use storage::layer::{IdMap, IdPolicy, IdRange};
 use storage::state::container::Record;
@@ -49,10 +52,19 @@ pub(super) struct Unpack<'a> {
 
 /// A running worker.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(crate) struct Worker {
     pidfd: OwnedFd,
     /// What it packs, on one line; then why it failed, if it did.
     said: BufReader<PipeReader>,
+}
+
+/// What a worker sees of a container that does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// Its root, with volumes and directories of the host where the container has them.
+    Mounts,
+    /// Its root alone.
+    Root,
 }
 
 /// The root that a worker works in.
@@ -98,6 +110,24 @@ impl Worker {
         })
     }
 
+    /// Starts a worker that packs the whole root, without what is mounted over it.
+    pub(crate) fn export(
+        context: &Context,
+        record: &Record,
+        data: PipeWriter,
+        in_child: impl FnMut(),
+    ) -> Result<Worker, CommandError> {
+        let running = is_running(context, record)?;
+        Self::start_with(context, record, Sight::Root, in_child, |root, _| {
+            // A clone of that one mount does not have what is mounted in it.
+            let alone = if running { Some(clone_tree(nix::fcntl::AT_FDCWD, Path::new("/"), false)?) } else { None };
+            let root_fd = alone.as_ref().map_or(root.fd, AsFd::as_fd);
+            let out = BufWriter::with_capacity(1 << 18, data);
+            diff::write_tree(root_fd, TreeForm::Plain, &root.ids, out).map_err(CommandError::host)?;
+            Ok(())
+        })
+    }
+
     /// Starts a worker that unpacks to `path`.
     pub(super) fn unpack(
         context: &Context,
@@ -128,6 +158,16 @@ impl Worker {
     fn start(
         context: &Context,
         record: &Record,
+        in_child: impl FnMut(),
+        work: impl FnOnce(&Root<'_>, &mut PipeWriter) -> Result<(), CommandError>,
+    ) -> Result<Worker, CommandError> {
+        Self::start_with(context, record, Sight::Mounts, in_child, work)
+    }
+
+    fn start_with(
+        context: &Context,
+        record: &Record,
+        sight: Sight,
         mut in_child: impl FnMut(),
         work: impl FnOnce(&Root<'_>, &mut PipeWriter) -> Result<(), CommandError>,
     ) -> Result<Worker, CommandError> {
@@ -154,7 +194,7 @@ impl Worker {
             }
             None => userns::start_in(&Mapping::of_user(), || {
                 enter();
-                let outcome = at_rest(context, record, single_id, |root| work(root, &mut writer));
+                let outcome = at_rest(context, record, single_id, sight, |root| work(root, &mut writer));
                 report(outcome, &mut writer)
             })?,
         };
@@ -181,7 +221,7 @@ impl Worker {
     }
 
     /// Waits for a worker that packs. An error of whoever unpacks goes first: it is why the worker was not heard to its end.
-    pub(super) fn end(mut self, unpacked: Result<(), CommandError>) -> Result<(), CommandError> {
+    pub(crate) fn end(mut self, unpacked: Result<(), CommandError>) -> Result<(), CommandError> {
         let mut text = Vec::new();
         let _ = self.said.read_to_end(&mut text);
         let exit = userns::wait_for(&self.pidfd);
@@ -307,6 +347,7 @@ fn at_rest(
     context: &Context,
     record: &Record,
     single_id: bool,
+    sight: Sight,
     work: impl FnOnce(&Root<'_>) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
     let layout = &context.layout;
@@ -320,8 +361,11 @@ fn at_rest(
     create_dir(&place).map_err(CommandError::host)?;
     let mounted = mount::attach(context, record, &place, true);
     let outcome = mounted.and_then(|(root, server)| {
-        let outcome =
-            bind_mounts(record, &spec, root.as_fd()).and_then(|()| work(&Root { fd: root.as_fd(), ids, user }));
+        let mounts = match sight {
+            Sight::Mounts => bind_mounts(record, &spec, root.as_fd()),
+            Sight::Root => Ok(()),
+        };
+        let outcome = mounts.and_then(|()| work(&Root { fd: root.as_fd(), ids, user }));
         drop(root);
         rootfs::unmount(&place).map_err(CommandError::host)?;
         if let Some(server) = server {
@@ -349,8 +393,12 @@ fn bind_mounts(record: &Record, spec: &Spec, root: BorrowedFd<'_>) -> Result<(),
     let asked_for =
         |target: &Path| record.request.mounts.iter().any(|mount| mount.is_kept() && mount.target() == target);
     for one in spec.mounts().iter().flatten().filter(|one| asked_for(one.destination())) {
-        let Some(source) = one.source().as_ref().filter(|source| source.exists()) else { continue };
-        let tree = clone_tree(nix::fcntl::AT_FDCWD, source, true)?;
+        let Some(source) = one.source().as_ref().filter(|source| source.is_absolute() && source.exists()) else {
+            continue;
+        };
+        let options = one.options().as_deref().unwrap_or_default();
+        let parsed = parse(options, &one.destination().display().to_string()).map_err(CommandError::host)?;
+        let tree = source_tree(source, &parsed)?;
         let target = match open_in_root(root, one.destination(), OFlag::O_PATH) {
             Err(error) if error.errno == Errno::ENOENT && source.is_dir() => {
                 make_directories(root, one.destination())?;

@@ -9,7 +9,7 @@
 //! For a container that runs, W joins its namespaces; for one that does not, W mounts its root in a mount namespace of its
 //! own. No name that comes from a container is resolved by P, and none of the host's by W.
 
-mod inside;
+pub(crate) mod inside;
 mod place;
 
 use std::ffi::OsString;

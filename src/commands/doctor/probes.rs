@@ -24,6 +24,7 @@ pub(super) fn all(context: &Context) -> Vec<Box<dyn Probe>> {
         Box::new(IdHelper("newgidmap")),
         Box::new(Overlay { scratch }),
         Box::new(Fuse),
+        Box::new(Landlock),
         Box::new(Device { path: "/dev/net/tun", module: "tun", needed: true }),
         Box::new(NetworkHelper),
         Box::new(Cgroups),
@@ -241,6 +242,24 @@ impl Probe for Overlay {
                 }
             }
         }
+    }
+}
+
+struct Landlock;
+
+impl Probe for Landlock {
+    fn what(&self) -> &'static str {
+        "Landlock"
+    }
+
+    fn probe(&self) -> Finding {
+        if storage::union::can_confine() {
+            return Finding::ok("what unpacks layers and what serves them is confined to their directories");
+        }
+        Finding::degraded(
+            "what unpacks layers and what serves them has no second wall",
+            "boot Linux 5.19 or later with landlock in the list of its parameter lsm=",
+        )
     }
 }
 

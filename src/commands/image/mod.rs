@@ -2,6 +2,7 @@
 
 pub(crate) mod mount;
 pub(crate) mod prune;
+mod tree;
 
 use clap::Subcommand;
 
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Save(save::Args),
     /// Add an additional name to a local image
     Tag(tag::Args),
+    /// Print layer hierarchy of an image in a tree format
+    Tree(tree::Args),
     /// Unmount an image's root filesystem
     #[command(visible_alias = "umount")]
     Unmount(mount::UnmountArgs),
@@ -62,6 +65,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Pull(args) => pull::run(args, context),
         Command::Rm(args) => rmi::run(args, context),
         Command::Tag(args) => tag::run(args, context),
+        Command::Tree(args) => tree::run(args, context),
         Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Untag(args) => tag::run_untag(args, context),
     }

@@ -1,14 +1,11 @@
 //! `image prune`: dangling images, or with `-a` all that no container uses.
 
-use std::collections::HashSet;
-
 use jiff::Timestamp;
-use storage::digest::DiffId;
-use storage::image::store::{Image, ImageStore};
+use storage::image::store::Image;
 
 use crate::cli::{output, units};
 use crate::commands::filter::{self, label_fits};
-use crate::commands::{Context, Outcome, images, lifecycle, rmi, select};
+use crate::commands::{Context, Outcome, images, plan, select, space};
 use crate::error::CommandError;
 use crate::role::Persona;
 
@@ -17,7 +14,8 @@ const EXAMPLES: &str = r#"Examples:
 
 /// Remove unused images
 ///
-/// Removes dangling or unused images from local storage.
+/// Removes dangling or unused images from local storage. They can be brought back with `coracle undo` for a day, or until
+/// the disk runs short; what no image refers to goes at once.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -36,62 +34,63 @@ pub(crate) struct Args {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
+    /// Give the space back at once, beyond `coracle undo`
+    #[arg(long)]
+    now: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    let warning = match args.all {
-        true => "WARNING! This command removes all images without at least one container associated with them.\n",
-        false => "WARNING! This command removes all dangling images.\n",
-    };
-    if !args.force && !output::confirm(warning)? {
-        return Ok(0);
+    let filters = Check::parse_all(&args.filters)?;
+    let plan = plan::images(context, &select::all(context)?, args.all, &filters)?;
+    if !args.force {
+        let warning = match args.all {
+            true => "WARNING! This command removes all images without at least one container associated with them.\n",
+            false => "WARNING! This command removes all dangling images.\n",
+        };
+        if !output::confirm(&format!("{warning}{}", list(&plan)))? {
+            return Ok(0);
+        }
     }
-    let (ids, freed) = prune(args.all, &args.filters, context)?;
+    let removal = if args.now { None } else { context.removal() };
+    let (ids, freed) = plan::remove_images(context, plan, removal)?;
     let list: String = ids.iter().flat_map(|id| [id.as_str(), "\n"]).collect();
     output::print(&list)?;
     if context.persona == Persona::Docker {
         output::print(&format!("Total reclaimed space: {}\n", units::human_size(freed, 4)))?;
     }
-    lifecycle::empty_trash(&context.layout);
+    space::sweep(context);
+    plan::tell_of_trash(context, ids.len(), removal);
     Ok(0)
 }
 
-/// Removes unused images, then blobs and layers that nothing refers to; returns the ids and the bytes of the images.
-pub(crate) fn prune(all: bool, filters: &[String], context: &Context) -> Result<(Vec<String>, u64), CommandError> {
-    let filters = filters.iter().map(|filter| Check::parse(filter)).collect::<Result<Vec<_>, _>>()?;
-    let store = ImageStore::open(&context.layout);
-    let records = select::all(context)?;
-    let (mut ids, mut freed) = (Vec::new(), 0);
-    for image in store.list()? {
-        let is_used = || {
-            records.iter().any(|record| storage::prune::uses_image(record, &image.id))
-                || super::mount::is_mounted(context, &image)
-        };
-        let unused = (all || image.names.is_empty()) && !is_used();
-        if unused && filters.iter().all(|check| check.accept(&image)) {
-            rmi::remove_from(&store, context, &image)?;
-            ids.push(image.id.hex().to_owned());
-            freed += image.size;
-        }
-    }
-    // The layers of a container outlive the image it was made from.
-    let keep: HashSet<DiffId> = records.iter().flat_map(storage::prune::layers_of).cloned().collect();
-    freed += store.collect_garbage(&keep)?;
-    freed += lifecycle::sweep_layers(&context.layout)?;
-    Ok((ids, freed))
+/// What will go, a line each.
+pub(crate) fn list(plan: &plan::Images) -> String {
+    let line = |image: &Image| {
+        let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
+        let name = if names.is_empty() { "<none>".to_owned() } else { names.join(", ") };
+        format!("\t- image {name} ({}, {})\n", images::short_id(image), units::human_size(image.size, 4))
+    };
+    plan.unused.iter().map(line).collect()
 }
 
-enum Check {
+/// Which images may go.
+pub(crate) enum Check {
     Label { wanted: String, has: bool },
     Before(Timestamp),
 }
 
 impl Check {
+    /// Parses the filters of a command line.
+    pub(crate) fn parse_all(filters: &[String]) -> Result<Vec<Self>, CommandError> {
+        filters.iter().map(|filter| Self::parse(filter)).collect()
+    }
+
     fn parse(text: &str) -> Result<Self, CommandError> {
         let bad = || {
             CommandError::user(format_args!(
-                "invalid image filter {text:?}: must be in the format \"filter=value or filter!=value\""
+                "invalid image filter {:?}: must be in the format \"filter=value or filter!=value\"",
+                text.split('=').next().unwrap_or_default()
             ))
         };
         let (key, value) = filter::pair(text).ok_or_else(bad)?;
@@ -103,7 +102,8 @@ impl Check {
         }
     }
 
-    fn accept(&self, image: &Image) -> bool {
+    /// Whether this one may.
+    pub(crate) fn accept(&self, image: &Image) -> bool {
         match self {
             Self::Label { wanted, has } => {
                 image.config.labels_of_config().is_some_and(|labels| label_fits(labels.iter(), wanted)) == *has

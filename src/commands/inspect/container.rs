@@ -1,23 +1,25 @@
 //! A container, as `container inspect` shows it: podman's document, which has all of docker's core in it.
 
+mod mounts;
+mod network;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use runtime::userns::Mapping;
 use serde_json::Value as Raw;
 use storage::state::container::Record;
-use storage::state::request::{
-    Healthcheck, Mount, Namespace, Overlay, Protocol, Request, RestartPolicy, SeccompProfile, UserNamespace,
-};
-use storage::state::status::{self, Interface, Observed, Port, State};
+use storage::state::request::{Healthcheck, Mount, Namespace, Request, RestartPolicy, SeccompProfile, UserNamespace};
+use storage::state::status::{self, Observed, Port, State};
 
 use crate::cli::format::Value;
 use crate::commands::filter::restart_policy_name;
 use crate::commands::{Context, ps};
 use crate::error::CommandError;
 use crate::role::Persona;
-use crate::supervisor::{log_file, rootfs};
+use crate::supervisor::log_file;
+use mounts::{bind, driver, graph_driver, mount_point};
+use network::{exposed_keys, network_mode, network_settings, port_map};
 
 /// Everything about a container.
 pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result<Value, CommandError> {
@@ -182,150 +184,6 @@ fn capabilities(spec: &Raw, set: &str) -> Value {
     let mut names: Vec<&str> = list.into_iter().flatten().filter_map(Raw::as_str).collect();
     names.sort_unstable();
     Value::strings_or_nil(names)
-}
-
-/// A directory of the host (`--rootfs`) has none; podman names its own all the same.
-fn driver(record: &Record) -> &str {
-    if record.driver.is_empty() { "overlay" } else { &record.driver }
-}
-
-fn graph_driver(record: &Record, context: &Context) -> Value {
-    let directory = context.layout.container(&record.id);
-    let mut data: BTreeMap<String, Value> = BTreeMap::new();
-    let ownership = rootfs::ownership(&Mapping::of_user());
-    let paths: Vec<_> =
-        rootfs::layers(&context.layout, record, ownership).map(|layer| layer.display().to_string()).collect();
-    if !paths.is_empty() {
-        data.insert("LowerDir".to_owned(), paths.join(":").into());
-        data.insert("UpperDir".to_owned(), directory.join("upper").display().to_string().into());
-        data.insert("WorkDir".to_owned(), directory.join("work").display().to_string().into());
-    }
-    Value::Struct(vec![("Name", driver(record).into()), ("Data", Value::Map(data))])
-}
-
-fn mount_point(mount: &Mount, context: &Context) -> Option<Value> {
-    let mut fields = Vec::new();
-    let (kind, source, driver, read_only, propagation, options) = match mount {
-        Mount::Bind(bind) => {
-            let recursion = if bind.non_recursive { "bind" } else { "rbind" };
-            let options = bind.options.iter().cloned().chain(extras(bind.chown, &bind.overlay));
-            let options = options.chain([recursion.to_owned()]).collect::<Vec<_>>();
-            ("bind", bind.source.clone(), "", bind.read_only, bind.propagation, options)
-        }
-        Mount::Volume(volume) => {
-            let name = volume.name.clone().unwrap_or_default();
-            let source = context.layout.volume(&name).join("_data");
-            let options = volume.options.iter().cloned().chain(extras(volume.chown, &volume.overlay));
-            let options = options.chain(["rbind".to_owned()]).collect::<Vec<_>>();
-            ("volume", source, "local", volume.read_only, volume.propagation, options)
-        }
-        Mount::Image(image) => ("image", image.image.clone().into(), "", !image.writable, None, Vec::new()),
-        Mount::Tmpfs(_) | Mount::Devpts(_) => return None,
-    };
-    fields.push(("Type", kind.into()));
-    if let Mount::Volume(volume) = mount {
-        fields.push(("Name", volume.name.clone().unwrap_or_default().into()));
-    }
-    fields.extend([
-        ("Source", source.display().to_string().into()),
-        ("Destination", mount.target().display().to_string().into()),
-        ("Driver", driver.into()),
-        ("Mode", "".into()),
-        ("Options", Value::strings(options)),
-        ("RW", (!read_only).into()),
-        ("Propagation", propagation.map_or("rprivate", |propagation| propagation.as_str()).into()),
-    ]);
-    Some(Value::Struct(fields))
-}
-
-/// `U` and `O`, as they were asked for.
-fn extras(chown: bool, overlay: &Option<Overlay>) -> impl Iterator<Item = String> {
-    let directories = overlay.iter().flat_map(|overlay| {
-        let named = [("upperdir", &overlay.upper), ("workdir", &overlay.work)];
-        named.into_iter().filter_map(|(key, path)| Some(format!("{key}={}", path.as_ref()?.display())))
-    });
-    let words = [chown.then_some("U"), overlay.is_some().then_some("O")];
-    words.into_iter().flatten().map(str::to_owned).chain(directories.collect::<Vec<_>>())
-}
-
-fn port_map(ports: &[Port]) -> BTreeMap<String, Value> {
-    let mut map: BTreeMap<String, Value> = BTreeMap::new();
-    for port in ports {
-        for offset in 0..port.range.max(1) {
-            let key = format!("{}/{}", port.container_port.saturating_add(offset), port.protocol.as_str());
-            let address = port.host_ip.map_or_else(|| "0.0.0.0".to_owned(), |ip| ip.to_string());
-            let binding = Value::Struct(vec![
-                ("HostIp", address.into()),
-                ("HostPort", port.host_port.saturating_add(offset).to_string().into()),
-            ]);
-            // Only lists are put in.
-            if let Value::List(list) = map.entry(key).or_insert_with(|| Value::List(Vec::new())) {
-                list.push(binding);
-            }
-        }
-    }
-    map
-}
-
-fn exposed_keys(request: &Request) -> impl Iterator<Item = String> {
-    request.network.exposed.iter().flat_map(|exposed| {
-        let ports = exposed.port..exposed.port.saturating_add(exposed.range.max(1));
-        ports.map(|port| format!("{port}/{}", Protocol::as_str(exposed.protocol)))
-    })
-}
-
-/// The members that both the whole and each network have.
-fn endpoint(interface: Option<&Interface>) -> Vec<(&'static str, Value)> {
-    let addresses = interface.map(|interface| interface.addresses.as_slice()).unwrap_or_default();
-    let v4 = addresses.iter().find(|address| address.ip.is_ipv4());
-    let v6 = addresses.iter().find(|address| address.ip.is_ipv6());
-    let ip = |address: Option<&status::Address>| Value::Str(address.map(|one| one.ip.to_string()).unwrap_or_default());
-    let prefix = |address: Option<&status::Address>| Value::Int(address.map_or(0, |one| i64::from(one.prefix)));
-    let gateway = |address: Option<&status::Address>| {
-        Value::Str(address.and_then(|one| one.gateway).map(|ip| ip.to_string()).unwrap_or_default())
-    };
-    vec![
-        ("EndpointID", "".into()),
-        ("Gateway", gateway(v4)),
-        ("IPAddress", ip(v4)),
-        ("IPPrefixLen", prefix(v4)),
-        ("IPv6Gateway", gateway(v6)),
-        ("GlobalIPv6Address", ip(v6)),
-        ("GlobalIPv6PrefixLen", prefix(v6)),
-        ("MacAddress", interface.map(|interface| interface.mac.clone()).unwrap_or_default().into()),
-    ]
-}
-
-fn network_settings(record: &Record, observed: &Observed) -> Value {
-    let interfaces = &observed.network.interfaces;
-    let mut ports = port_map(&ps::ports(record, observed));
-    for key in exposed_keys(&record.request) {
-        ports.entry(key).or_insert(Value::NilList);
-    }
-    let sandbox = observed.state.init().map(|init| format!("/proc/{}/ns/net", init.pid)).unwrap_or_default();
-    let mut fields = endpoint(interfaces.first());
-    fields.extend([
-        ("Bridge", "".into()),
-        ("SandboxID", "".into()),
-        ("HairpinMode", false.into()),
-        ("LinkLocalIPv6Address", "".into()),
-        ("LinkLocalIPv6PrefixLen", Value::Int(0)),
-        ("Ports", Value::Map(ports)),
-        ("SandboxKey", sandbox.into()),
-    ]);
-    let networks = interfaces.iter().map(|interface| {
-        let mut fields = endpoint(Some(interface));
-        fields.extend([
-            ("NetworkID", interface.network.as_str().into()),
-            ("DriverOpts", Value::NilMap),
-            ("IPAMConfig", Value::NilMap),
-            ("Links", Value::NilList),
-            ("Aliases", Value::strings(interface.aliases.iter().map(String::as_str))),
-        ]);
-        (interface.network.clone(), Value::Struct(fields))
-    });
-    fields.push(("Networks", Value::Map(networks.collect()).omitempty()));
-    Value::Struct(fields)
 }
 
 fn config(record: &Record, spec: &Raw) -> Value {
@@ -579,33 +437,6 @@ fn hosts_file(network: &storage::state::request::Network) -> String {
         Some(path) if path.as_os_str().is_empty() => "none".to_owned(),
         Some(path) => path.display().to_string(),
     }
-}
-
-/// The network as asked for; where nothing was asked for, what it became.
-fn network_mode(record: &Record, observed: &Observed) -> String {
-    let asked = record.request.network.mode.as_str();
-    let became = observed.network.mode.as_str();
-    [asked, became, "default"].into_iter().find(|mode| !mode.is_empty()).unwrap_or_default().to_owned()
-}
-
-/// A mount as `-v` would have it.
-fn bind(mount: &Mount) -> Option<String> {
-    let (source, read_only, options) = match mount {
-        Mount::Bind(bind) => {
-            let extras = extras(bind.chown, &bind.overlay);
-            (bind.source.display().to_string(), bind.read_only, bind.options.iter().cloned().chain(extras))
-        }
-        Mount::Volume(volume) => {
-            let extras = extras(volume.chown, &volume.overlay);
-            let name = volume.name.clone().unwrap_or_default();
-            (name, volume.read_only, volume.options.iter().cloned().chain(extras))
-        }
-        Mount::Tmpfs(_) | Mount::Image(_) | Mount::Devpts(_) => return None,
-    };
-    let mut words = vec![(if read_only { "ro" } else { "rw" }).to_owned(), "rprivate".to_owned()];
-    words.extend(options);
-    words.push("rbind".to_owned());
-    Some(format!("{source}:{}:{}", mount.target().display(), words.join(",")))
 }
 
 fn security_options(request: &Request) -> Vec<String> {

@@ -79,7 +79,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         "container" => Kind::Container,
         "image" => Kind::Image,
         "volume" => Kind::Volume,
-        "network" | "pod" => {
+        "pod" => {
+            return crate::commands::pod::inspect(args.names, args.latest, &args.format, context);
+        }
+        "network" => {
             return Err(CommandError::user(format_args!("there are no objects of type {:?} yet", args.kind)));
         }
         other => {

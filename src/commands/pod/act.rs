@@ -7,7 +7,7 @@ use storage::state::pod::{self, Pod, PodError};
 use super::{Chosen, join, observed_members, state_of};
 use crate::cli::output;
 use crate::commands::{
-    Context, Outcome, lifecycle, rm as container_rm, select, start as container_start, stop as container_stop,
+    Context, Outcome, lifecycle, rm as container_rm, select, space, start as container_start, stop as container_stop,
 };
 use crate::error::CommandError;
 
@@ -225,7 +225,7 @@ pub(crate) fn rm(args: RmArgs, context: &Context) -> Outcome {
         output::print_line(&pod.id)
     });
     prune::sweep_runtime(&context.layout)?;
-    lifecycle::empty_trash(&context.layout);
+    space::empty_trash(&context.layout);
     outcome.map_err(|error| if error.to_string().ends_with("no such pod") { error.with_code(MISSING) } else { error })
 }
 
@@ -240,7 +240,7 @@ pub(crate) fn prune(args: PruneArgs, context: &Context) -> Outcome {
             output::print_line(&pod.id)?;
         }
     }
-    lifecycle::empty_trash(&context.layout);
+    space::empty_trash(&context.layout);
     Ok(0)
 }
 

@@ -15,12 +15,13 @@ use super::{Context, Outcome, exists};
 use crate::error::CommandError;
 
 pub(crate) use join::{join, wake};
+pub(crate) use show::inspect;
 
 /// What to do with pods.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a new empty pod
-    Create(create::Args),
+    Create(Box<create::Args>),
     /// Check if a pod exists in local storage
     Exists(exists::Args),
     /// Display a pod configuration
@@ -49,9 +50,9 @@ pub(crate) enum Command {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
-        Command::Create(args) => create::run(args, context),
+        Command::Create(args) => create::run(*args, context),
         Command::Exists(args) => exists::pod(args, context),
-        Command::Inspect(args) => show::inspect(args, context),
+        Command::Inspect(args) => show::run_inspect(args, context),
         Command::Kill(args) => act::kill(args, context),
         Command::Logs(args) => act::logs(args, context),
         Command::Prune(args) => act::prune(args, context),
@@ -78,9 +79,12 @@ pub(crate) struct Chosen {
     latest: bool,
 }
 
+/// Pods by what was typed, and what is wrong with the others.
+type Found = (Vec<(String, Pod)>, Vec<PodError>);
+
 impl Chosen {
     /// The pods by what was typed, and what is wrong with the others.
-    fn find(&self, context: &Context) -> Result<(Vec<(String, Pod)>, Vec<PodError>), CommandError> {
+    fn find(&self, context: &Context) -> Result<Found, CommandError> {
         if self.pods.is_empty() != (self.all || self.latest) {
             return Err(CommandError::user("you must provide at least one pod name or id, --all or --latest"));
         }

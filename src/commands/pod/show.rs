@@ -219,9 +219,13 @@ fn json(row: &Row) -> Value {
 }
 
 /// Runs `pod inspect`.
-pub(crate) fn inspect(args: InspectArgs, context: &Context) -> Outcome {
-    let mut names = args.pods;
-    if args.latest {
+pub(super) fn run_inspect(args: InspectArgs, context: &Context) -> Outcome {
+    inspect(args.pods, args.latest, &args.format, context)
+}
+
+/// Shows pods, by `pod inspect` or `inspect --type pod`.
+pub(crate) fn inspect(mut names: Vec<String>, latest: bool, format: &str, context: &Context) -> Outcome {
+    if latest {
         names.extend(pod::list(&context.layout)?.pop().map(|pod| pod.id.to_string()));
     }
     if names.is_empty() {
@@ -235,11 +239,11 @@ pub(crate) fn inspect(args: InspectArgs, context: &Context) -> Outcome {
             Err(error) => errors.push(error.into()),
         }
     }
-    if is_json(&args.format) && args.format.trim() == "json" {
+    if is_json(format) && format.trim() == "json" {
         output::print_line(Value::List(found).to_json(Json::INSPECT))?;
         return select::finish(errors);
     }
-    let template = Template::parse("inspect", &normalize(&args.format))?;
+    let template = Template::parse("inspect", &normalize(format))?;
     for value in &found {
         let (text, error) = template.execute(value, "define.InspectPodData");
         output::print(&text)?;

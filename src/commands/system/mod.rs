@@ -16,8 +16,31 @@ pub(crate) enum Command {
     Events(events::Args),
     /// Display system information
     Info(info::Args),
+    /// Migrate containers to a new version (nothing is to be done)
+    Migrate(MigrateArgs),
     /// Remove unused data
     Prune(prune::Args),
+    /// Migrate lock numbers (nothing is to be done)
+    Renumber,
+}
+
+/// Options of `migrate`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct MigrateArgs {
+    /// The runtime that containers are to have from now on
+    #[arg(long, value_name = "RUNTIME")]
+    new_runtime: Option<String>,
+}
+
+impl MigrateArgs {
+    /// Files of every version are understood, and there is one runtime.
+    fn run(&self) {
+        if let Some(runtime) = self.new_runtime.as_deref().filter(|name| !matches!(*name, "coracle" | "crun" | "runc"))
+        {
+            let runtime = crate::cli::printable::Printable::line(runtime);
+            eprintln!("Warning: --new-runtime {runtime} is ignored: containers are run by coracle itself");
+        }
+    }
 }
 
 /// Runs the command.
@@ -26,6 +49,11 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Df(args) => df::run(args, context),
         Command::Events(args) => events::run(args, context),
         Command::Info(args) => info::run(args, context),
+        Command::Migrate(args) => {
+            args.run();
+            Ok(0)
+        }
+        Command::Renumber => Ok(0),
         Command::Prune(args) => prune::run(args, context),
     }
 }

@@ -12,8 +12,8 @@ use clap::Subcommand;
 use super::inspect::{self, Kind};
 use super::{Context, Outcome, exists};
 
-pub(crate) use ls::all;
-pub(crate) use prune::prune as prune_volumes;
+pub(crate) use ls::{VolumeFilters, all};
+pub(crate) use prune::list as list_of_pruned;
 
 /// What to do with volumes.
 #[derive(Debug, Subcommand)]

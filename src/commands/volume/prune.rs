@@ -1,17 +1,16 @@
 //! `volume prune`.
 
-use storage::prune;
-use storage::volume::{self, Volume, VolumeError};
+use storage::volume::Volume;
 
-use super::ls::{self, VolumeFilters};
+use super::ls::VolumeFilters;
 use crate::cli::output;
-use crate::commands::{Context, Outcome, lifecycle, ps, select};
-use crate::error::CommandError;
+use crate::commands::{Context, Outcome, plan, select, space};
 use crate::role::Persona;
 
 /// Remove all unused volumes
 ///
-/// Volumes that are not currently owned by a container will be removed. Note all data will be destroyed.
+/// Volumes that are not currently owned by a container will be removed. For a day, or until the disk runs
+/// short, `coracle undo` brings them back; then their data is gone.
 #[derive(clap::Args, Debug)]
 #[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -24,24 +23,30 @@ pub(crate) struct Args {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
+    /// Give the space back at once, beyond `coracle undo`
+    #[arg(long)]
+    now: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    let candidates = unused(&args.filters, args.all, context)?;
+    let filters = VolumeFilters::parse(&args.filters)?;
+    let only_anonymous = context.persona == Persona::Docker && !args.all;
+    let plan = plan::volumes(context, &select::all(context)?, &filters, only_anonymous)?;
     if !args.force {
         let mut warning = "WARNING! This will remove all volumes not used by at least one container.".to_owned();
-        if !candidates.is_empty() {
-            warning.push_str(" The following volumes will be removed:\n");
-            warning.extend(candidates.iter().flat_map(|volume| [volume.name.as_str(), "\n"]));
-        } else {
+        if plan.is_empty() {
             warning.push('\n');
+        } else {
+            warning.push_str(" The following volumes will be removed:\n");
+            warning.extend(plan.iter().flat_map(|(volume, _)| [volume.name.as_str(), "\n"]));
         }
         if !output::confirm(&warning)? {
             return Ok(0);
         }
     }
-    let (names, freed) = remove(candidates, context)?;
+    let removal = if args.now { None } else { context.removal() };
+    let (names, freed) = plan::remove_volumes(context, plan, removal)?;
     let list: String = names.iter().flat_map(|name| [name.as_str(), "\n"]).collect();
     match context.persona {
         Persona::Podman => output::print(&list)?,
@@ -52,45 +57,15 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             output::print(&format!("{heading}{list}{gap}Total reclaimed space: {space}\n"))?;
         }
     }
-    lifecycle::empty_trash(&context.layout);
+    space::sweep(context);
+    plan::tell_of_trash(context, names.len(), removal);
     Ok(0)
 }
 
-/// Removes every unused volume; returns their names and bytes.
-pub(crate) fn prune(filters: &[String], context: &Context) -> Result<(Vec<String>, u64), CommandError> {
-    remove(unused(filters, true, context)?, context)
-}
-
-fn unused(filters: &[String], all: bool, context: &Context) -> Result<Vec<Volume>, CommandError> {
-    let filters = VolumeFilters::parse(filters)?;
-    let records = select::all(context)?;
-    let only_anonymous = context.persona == Persona::Docker && !all;
-    let mut volumes = ls::all(context)?;
-    volumes.retain(|volume| {
-        filters.accept(volume, &records)
-            && !records.iter().any(|record| prune::uses_volume(record, &volume.name))
-            && (volume.anonymous || !only_anonymous)
-    });
-    Ok(volumes)
-}
-
-fn remove(volumes: Vec<Volume>, context: &Context) -> Result<(Vec<String>, u64), CommandError> {
-    let (mut names, mut freed) = (Vec::new(), 0);
-    for volume in volumes {
-        let bytes = ps::tree_bytes(&volume.mountpoint(&context.layout));
-        // Looked at once more under the lock: a container may have come meanwhile.
-        let users = |volume: &Volume| {
-            let users = prune::volume_users(&context.layout, &volume.name).unwrap_or_default();
-            users.into_iter().map(String::from).collect()
-        };
-        match volume::remove(&context.layout, &volume.name, users) {
-            Ok(_) => {
-                names.push(volume.name);
-                freed += bytes;
-            }
-            Err(VolumeError::InUse { .. } | VolumeError::NotFound(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok((names, freed))
+/// What will go, a line each.
+pub(crate) fn list(plan: &plan::Sized<Volume>) -> String {
+    let line = |(volume, bytes): &(Volume, u64)| {
+        format!("\t- volume {} ({})\n", volume.name, crate::cli::units::human_size(*bytes, 4))
+    };
+    plan.iter().map(line).collect()
 }

@@ -5,13 +5,13 @@ use storage::state::container;
 use storage::volume::{self, VolumeError};
 
 use crate::cli::output;
-use crate::commands::{Context, Outcome, lifecycle, rm, select, stop};
+use crate::commands::{Context, Outcome, lifecycle, rm, select, space, stop};
 use crate::error::CommandError;
 
 /// Remove one or more volumes
 ///
 /// By default only volumes that are not being used by any containers will be removed. To remove the volumes anyways, use
-/// the --force flag.
+/// the --force flag. For a day `coracle undo` brings them back.
 #[derive(clap::Args, Debug)]
 #[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -45,7 +45,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             Err(error) => errors.push(error),
         }
     }
-    lifecycle::empty_trash(&context.layout);
+    space::sweep(context);
     select::finish(errors)
 }
 
@@ -68,7 +68,7 @@ fn one(args: &Args, context: &Context, typed: &str) -> Result<(), CommandError> 
         let users = prune::volume_users(&context.layout, &volume.name).unwrap_or_default();
         users.into_iter().map(String::from).collect()
     };
-    match volume::remove(&context.layout, &volume.name, users) {
+    match volume::remove_to(&context.layout, &volume.name, context.removal(), users) {
         Ok(_) => Ok(()),
         Err(error @ VolumeError::InUse { .. }) => Err(CommandError::user(error).with_code(2)),
         Err(error) => Err(error.into()),

@@ -10,6 +10,10 @@ pub mod record;
 
 pub mod store;
 
+pub mod undo;
+
+pub mod space;
+
 pub use store::{Image, ImageStore, Layer, StoreError};
 
 use crate::digest::Digest;

@@ -342,7 +342,7 @@ impl ImageStore {
     }
 
     /// Removes the directory that the image was mounted on; if it is mounted in some namespace, the kernel unmounts it.
-    fn remove_mount(&self, image: &Image) {
+    pub(super) fn remove_mount(&self, image: &Image) {
         let place = self.layout.image_mount(&image.id);
         // Never more than the empty directories that `image mount` makes.
         for name in ["merged", "0", "1"] {
@@ -471,7 +471,7 @@ impl ImageStore {
         self.layout.images().join("index.json")
     }
 
-    fn read_index(&self) -> Result<IndexFile, StoreError> {
+    pub(super) fn read_index(&self) -> Result<IndexFile, StoreError> {
         let path = self.index_path();
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Index { path, source }),
@@ -492,7 +492,7 @@ impl ImageStore {
         Ok(images)
     }
 
-    fn change_index(&self, change: impl FnOnce(&mut IndexFile)) -> Result<(), StoreError> {
+    pub(super) fn change_index(&self, change: impl FnOnce(&mut IndexFile)) -> Result<(), StoreError> {
         let images = self.prepared()?;
         let _lock = FileLock::exclusive(&images.join("lock"))?;
         let mut index = self.read_index()?;
@@ -528,7 +528,7 @@ impl ImageStore {
         bytes.ok_or_else(|| StoreError::MissingBlob { image: image.to_owned(), digest: digest.clone() })
     }
 
-    fn load(&self, index: &IndexFile, entry: &Descriptor) -> Result<Image, StoreError> {
+    pub(super) fn load(&self, index: &IndexFile, entry: &Descriptor) -> Result<Image, StoreError> {
         let names: Vec<Reference> =
             index.manifests.iter().filter(|other| other.digest == entry.digest).filter_map(name_of).collect();
         let what = names.first().map_or_else(|| entry.digest.to_string(), Reference::to_string);
@@ -564,11 +564,12 @@ impl ImageStore {
         })
     }
 
-    /// Everything that the images of the store refer to. An image that cannot be read keeps what it can be seen to need.
+    /// Everything that the images of the store refer to, and those in the trash. An image that cannot be read keeps what it can be seen to need.
     fn needed(&self) -> Result<Needed, StoreError> {
         let index = self.read_index()?;
+        let trashed = self.trashed_entries();
         let mut needed = Needed::default();
-        for entry in &index.manifests {
+        for entry in index.manifests.iter().chain(&trashed) {
             needed.blobs.insert(entry.digest.clone());
             let named = [ANNOTATION_INDEX, ANNOTATION_ID].map(|key| entry.annotation(key).map(Digest::parse));
             needed.blobs.extend(named.into_iter().flatten().flatten());

@@ -23,6 +23,7 @@ use super::name::{self, NameError, NamesLock};
 use super::request::Request;
 use super::status::StatusError;
 use super::trash::{self, TrashError};
+use super::undo::{self, Kind, Removal};
 use super::version::{self, ReadError};
 use crate::digest::{DiffId, Digest};
 
@@ -143,9 +144,13 @@ impl Record {
 
     /// Writes the record; the caller holds the container's lock or `names.lock`.
     fn write(&self, layout: &Layout, durability: Durability) -> Result<(), ContainerError> {
+        self.write_in(&layout.container(&self.id), durability)
+    }
+
+    fn write_in(&self, directory: &Path, durability: Durability) -> Result<(), ContainerError> {
         let bytes =
             serde_json::to_vec(self).map_err(|source| ContainerError::Serialise { id: self.id.clone(), source })?;
-        Ok(write_atomic(&layout.container(&self.id).join(FILE), &bytes, durability)?)
+        Ok(write_atomic(&directory.join(FILE), &bytes, durability)?)
     }
 }
 
@@ -220,22 +225,35 @@ impl Drop for Creation<'_> {
     fn drop(&mut self) {
         if self.lock.is_some() {
             // Best effort: what stays has a free lock and no record, which is what a sweep looks for.
-            let _ = discard(self.layout, &self.id, self.name.as_deref());
+            let _ = discard(self.layout, &self.id, self.name.as_deref(), None);
         }
     }
 }
 
-/// Moves a container to the trash and frees its name. The caller holds its lock; the trash is emptied by who can.
+/// Removes a container for good and frees its name. The caller holds its lock; the trash is emptied by who can.
 ///
 /// # Errors
 /// [`ContainerError`]; the container exists until the first step, a rename, has worked.
 pub fn remove(layout: &Layout, id: &ContainerId) -> Result<(), ContainerError> {
-    let name = name_of(layout, id);
-    discard(layout, id, name.as_deref())
+    remove_to(layout, id, None)
 }
 
-fn discard(layout: &Layout, id: &ContainerId, name: Option<&str>) -> Result<(), ContainerError> {
-    trash::put(layout, &layout.container(id))?;
+/// As [`remove`]; with a removal so that it can be brought back.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_to(layout: &Layout, id: &ContainerId, removal: Option<&Removal>) -> Result<(), ContainerError> {
+    let name = name_of(layout, id);
+    discard(layout, id, name.as_deref(), removal)
+}
+
+fn discard(
+    layout: &Layout,
+    id: &ContainerId,
+    name: Option<&str>,
+    removal: Option<&Removal>,
+) -> Result<(), ContainerError> {
+    undo::put(layout, &layout.container(id), removal, Kind::Container)?;
     // Goes on after a failure: what is left of a container that is gone is only harder to find.
     let released = match name {
         Some(name) => NamesLock::take(layout).and_then(|names| names.release(layout, name, id)),
@@ -243,6 +261,40 @@ fn discard(layout: &Layout, id: &ContainerId, name: Option<&str>) -> Result<(), 
     };
     remove_runtime(layout, id)?;
     Ok(released?)
+}
+
+/// Brings back a container whose directory was moved to `from`; `renamed` if its record has another name than the one
+/// there.
+pub(super) fn bring_back(
+    layout: &Layout,
+    record: &Record,
+    from: &Path,
+    renamed: bool,
+) -> Result<Record, ContainerError> {
+    // Held until its directory is there: until then its name is that of a container that is being created.
+    let _lock = lock_new(layout, &record.id)?;
+    let undone = |error| {
+        let _ = remove_runtime(layout, &record.id);
+        error
+    };
+    name::claim(layout, &record.name, &record.id).map_err(ContainerError::from).map_err(undone)?;
+    let target = layout.container(&record.id);
+    let written = match renamed {
+        true => record.write_in(from, Durability::Data),
+        false => Ok(()),
+    };
+    let moved = written.and_then(|()| {
+        create_dir(&layout.containers())?;
+        let failed = |source| ContainerError::Io { action: "bring back", path: target.clone(), source };
+        fs::rename(from, &target).map_err(failed)
+    });
+    match moved {
+        Ok(()) => Ok(record.clone()),
+        Err(error) => {
+            let _ = NamesLock::take(layout).and_then(|names| names.release(layout, &record.name, &record.id));
+            Err(undone(error))
+        }
+    }
 }
 
 /// Deletes the runtime directory of a container; the caller holds its lock, which goes with it.

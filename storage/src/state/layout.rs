@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $XDG_DATA_HOME/coracle/        data: survives a reboot, 0700
-//!   images/ layers/ mounts/<image>/ containers/<id>/ names/<name> volumes/<name>/ networks/ trash/ events{,.1}
+//!   images/ layers/ mounts/<image>/ containers/<id>/ names/<name> volumes/<name>/ networks/ undo/ trash/ events{,.1}
 //! $XDG_RUNTIME_DIR/coracle/      runtime: tmpfs, gone after a reboot, 0700
 //!   <id>/{lock,state.json,exec/…}  net/
 //! ```
@@ -189,6 +189,11 @@ impl Layout {
     /// Where directories wait to be unlinked.
     pub fn trash(&self) -> PathBuf {
         self.data.join("trash")
+    }
+
+    /// What was removed and can be brought back.
+    pub fn undo(&self) -> PathBuf {
+        self.data.join("undo")
     }
 
     /// Held while `--userns auto` chooses a range of ids.

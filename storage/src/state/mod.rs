@@ -7,6 +7,7 @@
 //! | `names/<name>` | who creates or renames the container | every command | the symlink is the lock | as its container |
 //! | `<runtime>/<id>/state.json` | the supervisor | every command | container | none: tmpfs |
 //! | `volumes/<name>/volume.json` | who creates the volume | every command | published by rename | fdatasync |
+//! | `undo/…` | who removes | `trash`, `undo` | `undo.lock` to take something out | as before its removal |
 //! | `pods/<id>.json` | who creates the pod | every command | `pods.lock` | fdatasync |
 //! | `secrets/<name>.json` | `secret create` | who starts a container | `secrets.lock` | fdatasync |
 //! | `events` | everybody, appending | `events` | none: one write per line | none |
@@ -32,5 +33,7 @@ pub mod pod;
 pub mod status;
 
 pub mod events;
+
+pub mod undo;
 
 pub mod trash;

@@ -47,6 +47,8 @@ mod rename;
 
 mod session;
 
+mod confine;
+
 pub mod server;
 
 #[cfg(test)]
@@ -56,12 +58,14 @@ pub use attributes::{
     Attributes, Caller, Changes, DirEntry, Entry, FileKind, InodeNo, NewFile, NewTime, RenameMode, Seek, Statistics,
     UnionError, XattrMode,
 };
+pub use confine::{can_confine, confine};
 pub use stack::Lower;
 pub use upper::{OpenError, Owners};
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
@@ -123,6 +127,11 @@ fn failed_at(operation: &'static str, ino: InodeNo) -> impl FnOnce(Errno) -> Uni
 
 #[expect(clippy::missing_errors_doc, reason = "see the type: the errno of the system call of that name")]
 impl Union {
+    /// Where a file was found, for a log; nothing for one that has no name any more.
+    pub fn path(&self, ino: InodeNo) -> Option<PathBuf> {
+        self.tree.path(ino).map(|path| OsString::from_vec(path).into())
+    }
+
     /// Opens the layers. Nothing is read but the roots.
     pub fn open(options: Options) -> Answer<Self> {
         Tree::open(options).map(|tree| Self { tree })

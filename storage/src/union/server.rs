@@ -13,6 +13,8 @@
 //! | `HANDLE_KILLPRIV_V2` | no question for `security.capability` before each write |
 //! | `CACHE_SYMLINKS`, `EXPLICIT_INVAL_DATA` | what was read stays |
 
+mod log;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -23,7 +25,8 @@ use super::session::abi::InitFlags;
 use super::session::decode::{Operation, Request};
 use super::session::encode::{Presentation, Reply};
 use super::session::{self, Answer};
-use super::{Union, UnionError};
+use super::{InodeNo, Union, UnionError};
+pub use log::Log;
 
 /// As long as a file system lives.
 pub const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -48,7 +51,7 @@ pub struct Settings {
     /// Each request and its answer is reported.
     pub trace: bool,
     /// Where errors go that no program provoked; standard error if not given.
-    pub log: Option<OwnedFd>,
+    pub log: Option<Log>,
 }
 
 impl Default for Settings {
@@ -127,7 +130,7 @@ impl session::Service for Server {
                     let outcome = result.as_ref().map_or_else(UnionError::to_string, |()| "done".to_owned());
                     self.report(&format!("{} {} {operation:.200?}: {outcome}", request.unique, request.node.0));
                 }
-                Answer::Send(result.map_err(|error| self.errno(error)))
+                Answer::Send(result.map_err(|error| self.errno(error, request.node)))
             }
         }
     }
@@ -138,20 +141,20 @@ impl session::Service for Server {
     }
 
     fn report(&self, what: &str) {
-        let line = format!("coracle: union: {what}\n");
         // The log is the last resort: if it cannot be written there is nobody left to tell.
         let _ = match &self.settings.log {
-            Some(log) => nix::unistd::write(log.as_fd(), line.as_bytes()),
-            None => nix::unistd::write(io::stderr().as_fd(), line.as_bytes()),
+            Some(log) => log.write(what),
+            None => nix::unistd::write(io::stderr().as_fd(), format!("coracle: union: {what}\n").as_bytes()).map(drop),
         };
     }
 }
 
 impl Server {
     /// The errno for the kernel; what no program provoked goes to the log.
-    fn errno(&self, error: UnionError) -> Errno {
+    fn errno(&self, error: UnionError, node: InodeNo) -> Errno {
         if !error.is_ordinary() {
-            session::Service::report(self, &error.to_string());
+            let place = self.union.path(node).map(|path| format!(" ({path:?})")).unwrap_or_default();
+            session::Service::report(self, &format!("{error}{place}"));
         }
         error.errno
     }
@@ -232,7 +235,7 @@ impl Server {
     /// The ioctls behind `lsattr` and `chattr`, which the kernel has checked and taken apart.
     fn ioctl(
         &self,
-        node: super::InodeNo,
+        node: InodeNo,
         command: u32,
         input: &[u8],
         out_size: usize,

@@ -213,8 +213,16 @@ impl Stack {
         self.layers.len() == 1
     }
 
-    /// Opens the file of a record. The tree never changes, so its path is what the index says.
+    /// Opens the file of a record. The tree never changes, so its path is what the index says; where that leads nowhere,
+    /// the layer is damaged.
     pub(super) fn open(&self, part: Part, flags: OFlag) -> nix::Result<OwnedFd> {
+        self.open_path(part, flags).map_err(|errno| match errno {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV => Errno::EIO,
+            errno => errno,
+        })
+    }
+
+    fn open_path(&self, part: Part, flags: OFlag) -> nix::Result<OwnedFd> {
         let layer = self.layers.get(usize::from(part.layer)).ok_or(Errno::EIO)?;
         let names = self.path(part)?;
         if names.is_empty() {

@@ -181,6 +181,24 @@ impl Tree {
         Cow::Borrowed(self.stack.record(state.part).map_or(&[], |record| record.name()))
     }
 
+    /// Where a file was found, for a log; nothing for one that has no name any more.
+    pub(super) fn path(&self, ino: InodeNo) -> Option<Vec<u8>> {
+        let mut path = Vec::new();
+        let mut at = self.table.get(ino)?;
+        while at.ino != InodeNo::ROOT {
+            let state = at.lock();
+            // A path that is this long tells nobody anything.
+            if !state.has_name() || path.len() > 2 * libc::PATH_MAX as usize {
+                return None;
+            }
+            path.splice(..0, [b"/", &*self.first_name(&state)].concat());
+            let parent = state.parent;
+            drop(state);
+            at = self.table.get(parent)?;
+        }
+        Some(path)
+    }
+
     /// A directory in the upper, open in some way.
     pub(super) fn upper_dir(&self, node: &Arc<Node>) -> nix::Result<Handle> {
         self.open_dir(node, OWN)

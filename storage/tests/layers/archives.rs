@@ -11,6 +11,7 @@ use storage::layer::tar::EntryKind;
 use storage::progress::Silent;
 use storage::reference::Reference;
 use storage::state::layout::Layout;
+use storage::state::layout::Ownership;
 use storage::transport::import::{ImportOptions, import};
 use storage::transport::save::{self, Saved};
 use storage::transport::{ImageSource, PullOptions, Source, TransportError, load, pull, pull_from};
@@ -92,7 +93,7 @@ fn import_of_plain_gzip_and_zstd_gives_one_tree() {
         let image = imported(&store, &format!("localhost/imported:{at}"), input);
         assert_eq!(image.layers[0].diff_id.as_digest(), &Digest::of(&tar));
         assert_eq!(image.config.config().as_ref().unwrap().cmd().as_ref().unwrap(), &["/bin/sh"]);
-        let diff = store.layout().layers().join(image.layers[0].diff_id.hex()).join("diff");
+        let diff = store.layout().layer(&image.layers[0].diff_id, Ownership::Single).join("diff");
         assert_eq!(fs::read(diff.join("etc/os-release")).unwrap(), b"ID=test\n");
     }
     assert_eq!(fs::read_dir(store.layout().layers()).unwrap().count(), 1);

@@ -8,6 +8,7 @@ use storage::image::ImageStore;
 use storage::layer::IdPolicy;
 use storage::progress::Silent;
 use storage::state::layout::Layout;
+use storage::state::layout::Ownership;
 use storage::transport::{PullOptions, Source, pull};
 
 use crate::fixture::{Compression, Repository, Store, layer_tar, noise};
@@ -55,7 +56,7 @@ fn killed_pulls_leave_nothing_that_the_next_does_not_sweep() {
         for image in store.images.list().unwrap() {
             for layer in &image.layers {
                 assert!(store.images.blobs().check(&layer.blob.digest).unwrap());
-                assert!(store.layout.layers().join(layer.diff_id.hex()).join("diff/dir/file").is_file());
+                assert!(store.layout.layer(&layer.diff_id, Ownership::Single).join("diff/dir/file").is_file());
             }
         }
     }

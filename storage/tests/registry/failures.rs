@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use storage::digest::Digest;
+use storage::digest::{DiffId, Digest};
 use storage::image::manifest::media_type;
+use storage::state::layout::Ownership;
 use storage::transport::TransportError;
 use storage::transport::registry::RegistryError;
 
@@ -239,7 +240,10 @@ fn layer_that_unpacks_to_something_else_is_refused() {
         let store = Store::new();
         let error = store.pull_error(&format!("{}/x", server.host()));
         assert!(error.contains(expected), "{error}");
-        assert!(!store.layout.layers().join(other.hex()).exists(), "nobody else's layer is made");
+        assert!(
+            !store.layout.layer(&DiffId::new(other.clone()), Ownership::Single).exists(),
+            "nobody else's layer is made"
+        );
     }
 }
 

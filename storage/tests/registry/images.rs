@@ -5,6 +5,7 @@ use std::thread;
 use storage::blob::BlobStore;
 use storage::digest::Digest;
 use storage::image::manifest::media_type;
+use storage::state::layout::Ownership;
 
 use crate::fixture::{Compression, Repository, Store, files, layer_tar, noise, small};
 use crate::server::Server;
@@ -38,7 +39,7 @@ fn images_of_both_formats_and_all_compressions_arrive_whole() {
             assert!(store.images.blobs().check(&digest).unwrap());
         }
         for layer in &image.layers {
-            assert!(store.layout.layers().join(layer.diff_id.hex()).is_dir());
+            assert!(store.layout.layer(&layer.diff_id, Ownership::Single).is_dir());
         }
         store.assert_clean();
         let found = store.images.resolve(&name).unwrap().expect("recorded");
@@ -161,9 +162,9 @@ fn removal_takes_what_no_other_image_needs() {
     assert_eq!(count(store.images.blobs()), 4);
     assert!(store.images.resolve(one.id.hex()).unwrap().is_none());
     for layer in &two.layers {
-        assert!(store.layout.layers().join(layer.diff_id.hex()).is_dir());
+        assert!(store.layout.layer(&layer.diff_id, Ownership::Single).is_dir());
     }
-    assert!(!store.layout.layers().join(one.layers[1].diff_id.hex()).exists());
+    assert!(!store.layout.layer(&one.layers[1].diff_id, Ownership::Single).exists());
     store.images.remove(&two).unwrap();
     assert_eq!(count(store.images.blobs()), 0);
     assert!(files(&store.layout.layers()).is_empty());
@@ -174,7 +175,7 @@ fn missing_tree_is_made_again_from_the_blob_and_a_spoiled_blob_from_the_registry
     let (server, store) = (serve(small()), Store::new());
     let name = format!("{}/x", server.host());
     let image = store.pull(&name).unwrap_or_else(|error| panic!("{error}"));
-    let tree = store.layout.layers().join(image.layers[0].diff_id.hex());
+    let tree = store.layout.layer(&image.layers[0].diff_id, Ownership::Single);
     std::fs::remove_dir_all(&tree).unwrap();
     let before = server.count("/blobs/");
     store.pull(&name).unwrap_or_else(|error| panic!("{error}"));

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use storage::digest::Digest;
+use storage::state::layout::Ownership;
 
 use crate::fixture::{Compression, Repository, Store, layer_tar, noise};
 
@@ -105,7 +106,7 @@ fn images_pushed_by_skopeo_arrive_and_skopeo_reads_the_store() {
         let store = Store::new();
         let image = store.pull(&name).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(image.layers.len(), 2);
-        let motd = store.layout.layers().join(image.layers[1].diff_id.hex()).join("diff/etc/motd");
+        let motd = store.layout.layer(&image.layers[1].diff_id, Ownership::Single).join("diff/etc/motd");
         assert_eq!(std::fs::read(motd).unwrap(), b"hello\n");
         // Skopeo looks for docker's own manifests in an OCI layout no more than it writes them there.
         if image.manifest.media_type.contains("oci") {

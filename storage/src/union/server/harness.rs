@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::{Server, Settings};
+use super::{Log, Server, Settings};
 use crate::layer::IdMap;
 use crate::union::session::abi::{IN_HEADER_BYTES, OUT_HEADER_BYTES, opcode};
 use crate::union::session::decode::{Operation, decode};
@@ -118,7 +118,7 @@ impl Harness {
             max_open_files: 16,
             copy_up_cap_bytes: 1 << 20,
         });
-        let log = File::options().write(true).open("/dev/null").unwrap().into();
+        let log = Log::open(Path::new("/dev/null")).unwrap();
         let server = Server { union: union.unwrap(), settings: Settings { log: Some(log), ..Settings::default() } };
         let reply = Reply::new(server.presentation());
         Self { server, reply, nodes: HashMap::from([(1, 1)]) }

@@ -1,8 +1,9 @@
 //! One thread's end of the FUSE device: waits for requests, sends answers.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -21,7 +22,21 @@ pub(crate) struct Device<'a> {
     sleeping: OwnedFd,
     /// Reading it does not; missing if the device cannot be cloned.
     looking: Option<OwnedFd>,
+    /// Above 0 while the next request mostly comes so soon that looking for it pays.
+    chance: Cell<i32>,
+    /// Not to look before this, because other programs need the processor; and how long that has been put off.
+    not_before: Cell<Instant>,
+    put_off: Cell<Duration>,
 }
+
+/// How sure it can be.
+const CHANCE_MAX: i32 = 8;
+
+/// Whoever takes this long, when the processor is offered, is nobody who waits for an answer.
+const HOG: Duration = Duration::from_micros(300);
+
+const PUT_OFF_MIN: Duration = Duration::from_millis(100);
+const PUT_OFF_MAX: Duration = Duration::from_secs(3);
 
 /// Where a request came from, and how long it is.
 #[derive(Debug)]
@@ -34,7 +49,15 @@ impl<'a> Device<'a> {
     /// Takes one end and clones what it needs.
     pub(crate) fn new(turns: &'a Turns, number: usize, end: OwnedFd) -> Self {
         let looking = clone(end.as_fd(), OFlag::O_NONBLOCK).ok();
-        Self { turns, number, sleeping: end, looking }
+        Self {
+            turns,
+            number,
+            sleeping: end,
+            looking,
+            chance: Cell::new(CHANCE_MAX),
+            not_before: Cell::new(Instant::now()),
+            put_off: Cell::new(PUT_OFF_MIN),
+        }
     }
 
     /// One more end, for another thread.
@@ -61,17 +84,20 @@ impl<'a> Device<'a> {
     }
 
     fn wait(&self, buffer: &mut [u8]) -> nix::Result<Received> {
-        if self.turns.take(self.number) {
-            if let Some(looking) = &self.looking
-                && let Some(received) = self.look(looking, buffer)?
-            {
-                return Ok(received);
-            }
-            self.turns.idle(self.number);
+        let is_alone = self.turns.take(self.number);
+        if let Some(looking) = self.looking.as_ref().filter(|_| is_alone && !self.turns.has_sleepers())
+            && let Some(received) = self.look(looking, buffer)?
+        {
+            return Ok(received);
         }
+        let begin = Instant::now();
         loop {
-            match nix::unistd::read(&self.sleeping, buffer) {
+            let mut read = || nix::unistd::read(&self.sleeping, &mut *buffer);
+            match if is_alone { read() } else { self.turns.sleep(read) } {
                 Ok(len) => {
+                    if is_alone && begin.elapsed() < LOOK {
+                        self.chance.set((self.chance.get() + 1).min(CHANCE_MAX));
+                    }
                     self.turns.received(self.number, false);
                     return Ok(Received { len, is_looking: false });
                 }
@@ -82,26 +108,44 @@ impl<'a> Device<'a> {
         }
     }
 
+    /// Looks whether a request is there, and for [`LOOK`] again if it is likely to come.
     fn look(&self, looking: &OwnedFd, buffer: &mut [u8]) -> nix::Result<Option<Received>> {
-        let begin = Instant::now();
-        let mut was_queued = true;
+        let mut begin = None;
         loop {
             match nix::unistd::read(looking, &mut *buffer) {
                 Ok(len) => {
-                    self.turns.received(self.number, was_queued);
+                    if begin.is_some() {
+                        self.chance.set((self.chance.get() + 1).min(CHANCE_MAX));
+                    }
+                    self.turns.received(self.number, begin.is_none());
                     return Ok(Some(Received { len, is_looking: true }));
                 }
                 Err(Errno::EAGAIN) => {}
                 Err(Errno::EINTR | Errno::ENOENT) => continue,
                 Err(errno) => return Err(errno),
             }
-            if begin.elapsed() > LOOK {
+            let now = Instant::now();
+            if self.chance.get() <= 0 || now < self.not_before.get() {
                 return Ok(None);
             }
-            was_queued = false;
+            if now.duration_since(*begin.get_or_insert(now)) > LOOK {
+                self.chance.set(self.chance.get() - CHANCE_MAX / 2);
+                return Ok(None);
+            }
             // Whoever the processor could serve meanwhile goes first: it may be who sends the next request.
             std::thread::yield_now();
+            if now.elapsed() > HOG {
+                self.put_off(now);
+            }
         }
+    }
+
+    /// Something else wants the processor: who sleeps is woken before it, who only yields comes after it.
+    fn put_off(&self, now: Instant) {
+        let is_again = now.saturating_duration_since(self.not_before.get()) < self.put_off.get();
+        let next = if is_again { (self.put_off.get() * 2).min(PUT_OFF_MAX) } else { PUT_OFF_MIN };
+        self.put_off.set(next);
+        self.not_before.set(now + next);
     }
 
     /// Sends an answer.
@@ -113,7 +157,9 @@ impl<'a> Device<'a> {
             Some(looking) if received.is_looking => looking,
             _ => &self.sleeping,
         };
-        nix::unistd::write(end, answer).map(drop)
+        let sent = nix::unistd::write(end, answer).map(drop);
+        self.turns.sent();
+        sent
     }
 }
 

@@ -1,16 +1,19 @@
 //! Who reads the device, and whether by sleeping or by looking again and again.
 //!
-//! To wake a sleeping thread on another processor costs 10 to 20 µs, more than most requests take. A thread that looks for
-//! the next request instead of sleeping spares that, but only if it is the only one: the kernel wakes a sleeper for each
-//! request, although the looking thread is faster. So there are two ways to wait, and [`Tuner`] measures which is faster
-//! for the load and the machine as they are:
+//! To wake a thread that sleeps on another processor costs 10 to 20 µs, on a virtual machine whose idle processors halt
+//! twice that: more than most requests take. A thread that looks for the next request instead of sleeping spares that, but
+//! only if it is the only one: the kernel wakes a sleeper for each request, although the looking thread is faster, and for
+//! each FORGET, which nobody waits for. So there are two ways to wait, and [`Tuner`] measures which is faster for the load
+//! and the machine as they are:
 //!
 //! - **asleep**: all threads sleep in `read`, the kernel wakes one for each request;
-//! - **alone**: one thread looks for requests, for [`LOOK`] after each, the others are parked. When nothing came in that
-//!   time, or requests queue up, all go back to sleep in `read`: an idle file system wakes nobody.
+//! - **alone**: one thread takes all requests, the others are parked. While requests come quickly it looks for the next
+//!   one, up to [`LOOK`], else it sleeps in `read` as well. With several clients it mostly finds one waiting, and neither
+//!   looks nor sleeps.
 //!
-//! A parked thread looks every [`PATIENCE`] whether the one that is alone is stuck in a request (a large copy-up), and
-//! takes over.
+//! A parked thread looks every [`PATIENCE`] whether anything has come. If not, the one that is alone is stuck in a request
+//! (a large copy-up), or nobody asks for anything: in either case all go back to sleep in `read`, and an idle file system
+//! wakes nobody.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,8 +22,11 @@ use std::time::{Duration, Instant};
 /// How long the thread that is alone looks for the next request.
 pub(super) const LOOK: Duration = Duration::from_micros(60);
 
-/// How long one request may keep all others waiting.
+/// How long one request may keep all others waiting, and how long nothing may come before all sleep in `read` again.
 const PATIENCE: Duration = Duration::from_millis(10);
+
+/// A client that takes longer than this before it asks again has had something else to do: that says nothing about us.
+const PAUSE: Duration = Duration::from_micros(250);
 
 const NOBODY: usize = 0;
 
@@ -29,10 +35,17 @@ const NOBODY: usize = 0;
 pub(super) struct Turns {
     /// The thread that is alone.
     alone: AtomicUsize,
+    /// Threads that are not, and sleep in `read`.
+    sleepers: AtomicUsize,
     /// Requests received in all.
     received: AtomicU64,
     /// Of the current window, those that had been waiting already.
     queued: AtomicU64,
+    begin: Instant,
+    /// When the last request came or the last answer went: nanoseconds since [`Self::begin`].
+    last: AtomicU64,
+    /// Of the current window, how many nanoseconds clients paused.
+    paused: AtomicU64,
     tuner: Mutex<Tuner>,
     bell: Condvar,
     parked: Mutex<()>,
@@ -42,15 +55,19 @@ impl Turns {
     pub(super) fn new() -> Self {
         Self {
             alone: AtomicUsize::new(NOBODY),
+            sleepers: AtomicUsize::new(0),
             received: AtomicU64::new(0),
             queued: AtomicU64::new(0),
-            tuner: Mutex::new(Tuner::new(Instant::now())),
+            last: AtomicU64::new(0),
+            paused: AtomicU64::new(0),
+            begin: Instant::now(),
+            tuner: Mutex::new(Tuner::new()),
             bell: Condvar::new(),
             parked: Mutex::new(()),
         }
     }
 
-    /// Waits until this thread (a number above 0) may read; true if it is to look, alone.
+    /// Waits until this thread (a number above 0) may read; true if it does so alone.
     pub(super) fn take(&self, me: usize) -> bool {
         loop {
             match self.alone.load(Ordering::Acquire) {
@@ -59,6 +76,20 @@ impl Turns {
                 other => self.park(other),
             }
         }
+    }
+
+    /// Reads by sleeping, not alone.
+    pub(super) fn sleep<T>(&self, read: impl FnOnce() -> T) -> T {
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        let result = read();
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
+
+    /// True if another thread sleeps in `read`, which the kernel wakes for each request until it gets one. It is the first to
+    /// get one if the thread that is alone sleeps behind it.
+    pub(super) fn has_sleepers(&self) -> bool {
+        self.sleepers.load(Ordering::Relaxed) > 0
     }
 
     fn park(&self, alone: usize) {
@@ -71,6 +102,7 @@ impl Turns {
         drop(guard);
         if timeout.timed_out() && self.received.load(Ordering::Relaxed) == before {
             self.end(alone);
+            unpoisoned(self.tuner.lock()).interrupted();
         }
     }
 
@@ -83,14 +115,12 @@ impl Turns {
         drop(guard);
     }
 
-    /// Nothing came while `me` was alone.
-    pub(super) fn idle(&self, me: usize) {
-        self.end(me);
-        unpoisoned(self.tuner.lock()).interrupted(Instant::now());
-    }
-
     /// Counts a request that `me` has received, `was_queued` if it need not wait for it. May make `me` alone, or end that.
     pub(super) fn received(&self, me: usize, was_queued: bool) {
+        let (now, waited) = self.touch();
+        if waited > PAUSE {
+            self.paused.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+        }
         if was_queued {
             self.queued.fetch_add(1, Ordering::Relaxed);
         }
@@ -98,14 +128,26 @@ impl Turns {
             return;
         }
         let queued = self.queued.swap(0, Ordering::Relaxed);
+        let paused = Duration::from_nanos(self.paused.swap(0, Ordering::Relaxed));
         let is_alone = self.alone.load(Ordering::Acquire);
-        let mut tuner = unpoisoned(self.tuner.lock());
-        let shall_be_alone = tuner.window(Instant::now(), is_alone != NOBODY, queued);
+        let shall_be_alone = unpoisoned(self.tuner.lock()).window(now, paused, is_alone != NOBODY, queued);
         match (is_alone, shall_be_alone) {
             (NOBODY, true) => self.alone.store(me, Ordering::Release),
             (NOBODY, false) | (_, true) => {}
             (other, false) => self.end(other),
         }
+    }
+
+    /// An answer was sent.
+    pub(super) fn sent(&self) {
+        self.touch();
+    }
+
+    /// The time since the session began, and since this was called last.
+    fn touch(&self) -> (Duration, Duration) {
+        let now = self.begin.elapsed();
+        let last = self.last.swap(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        (now, now.saturating_sub(Duration::from_nanos(last)))
     }
 }
 
@@ -117,14 +159,15 @@ fn unpoisoned<'a, T>(locked: Result<MutexGuard<'a, T>, PoisonError<MutexGuard<'a
 /// Requests between two decisions.
 const WINDOW: u64 = 64;
 
-/// Longest mean time from one request to the next at which looking can pay.
+/// Longest mean time from one request to the next at which being alone can pay.
 const BUSY: Duration = Duration::from_micros(100);
 
 /// Decides by trial: once in a while a window is served the other way, and the faster way goes on.
 #[derive(Debug)]
 struct Tuner {
-    begin: Instant,
-    /// The last window that was served asleep.
+    /// When the window began.
+    begin: Duration,
+    /// How long the last window took that was served asleep.
     asleep: Duration,
     /// Windows until the other way is tried.
     countdown: u32,
@@ -137,27 +180,31 @@ struct Tuner {
 /// Windows alone between two that are served asleep for comparison.
 const RECHECK: u32 = 64;
 
-const PAUSE_MIN: u32 = 4;
+const PAUSE_MIN: u32 = 2;
 const PAUSE_MAX: u32 = 128;
 
 impl Tuner {
-    fn new(begin: Instant) -> Self {
-        Self { begin, asleep: Duration::ZERO, countdown: PAUSE_MIN, pause: PAUSE_MIN, failed: Duration::ZERO }
+    fn new() -> Self {
+        Self { begin: Duration::ZERO, asleep: Duration::ZERO, countdown: 1, pause: PAUSE_MIN, failed: Duration::ZERO }
     }
 
-    /// A window alone ended early, because nothing came. What is measured now would be the idleness.
-    fn interrupted(&mut self, now: Instant) {
-        self.begin = now;
-        self.countdown = self.pause;
+    /// Nothing came for long, or one request took long: all sleep, but what was faster before is tried again soon.
+    fn interrupted(&mut self) {
+        self.countdown = if self.pause == PAUSE_MIN { 1 } else { self.pause };
     }
 
     /// A window has ended, served alone or asleep, with so many requests that had queued up. True if the next is to be served
     /// alone.
-    fn window(&mut self, now: Instant, was_alone: bool, queued: u64) -> bool {
-        let took = now.duration_since(self.begin);
+    fn window(&mut self, now: Duration, paused: Duration, was_alone: bool, queued: u64) -> bool {
+        let took = now.saturating_sub(self.begin).saturating_sub(paused);
         self.begin = now;
         let is_concurrent = queued > WINDOW / 4;
-        if took > BUSY * WINDOW as u32 || (was_alone && is_concurrent) {
+        // Few requests: not worth a parked thread that looks after the other.
+        if paused > took * 16 {
+            self.interrupted();
+            return false;
+        }
+        if took > BUSY * WINDOW as u32 {
             self.give_up(was_alone);
             return false;
         }
@@ -170,8 +217,8 @@ impl Tuner {
             self.countdown = self.countdown.saturating_sub(1);
             return self.countdown == 0;
         }
-        // It costs a processor: it must be worth it.
-        if took * 20 > self.asleep * 17 {
+        // To look for requests costs a processor, and must be worth it; one thread that always finds some costs nothing.
+        if took * 20 > self.asleep * if is_concurrent { 20 } else { 17 } {
             self.give_up(true);
             return false;
         }
@@ -197,16 +244,18 @@ impl Tuner {
 mod tests {
     use super::*;
 
-    /// Serves windows that take `asleep` or `alone` microseconds a request; gives how many of them were served alone.
-    fn windows(count: usize, asleep: u64, alone: u64, queued: u64) -> usize {
-        let mut now = Instant::now();
-        let mut tuner = Tuner::new(now);
+    /// Serves windows that take `asleep` or `alone` microseconds a request, beside `paused`; gives how many of them were
+    /// served alone.
+    fn windows(count: usize, asleep: u64, alone: u64, paused: u64, queued: u64) -> usize {
+        let mut now = Duration::ZERO;
+        let mut tuner = Tuner::new();
         let mut is_alone = false;
+        let per_request = |us| Duration::from_micros(us) * WINDOW as u32;
         (0..count)
             .filter(|_| {
                 let was_alone = is_alone;
-                now += Duration::from_micros(if was_alone { alone } else { asleep }) * WINDOW as u32;
-                is_alone = tuner.window(now, was_alone, if was_alone { queued } else { 0 });
+                now += per_request(if was_alone { alone } else { asleep } + paused);
+                is_alone = tuner.window(now, per_request(paused), was_alone, if was_alone { queued } else { 0 });
                 was_alone
             })
             .count()
@@ -214,19 +263,47 @@ mod tests {
 
     #[test]
     fn the_faster_way_is_found_and_kept() {
-        assert!(windows(1000, 40, 20, 0) > 950);
-        assert!(windows(1000, 5, 12, 0) < 15);
-        assert!(windows(1000, 20, 19, 0) < 15, "not worth a processor");
+        assert!(windows(1000, 40, 20, 0, 0) > 950);
+        assert!(windows(1000, 5, 12, 0, 0) < 15);
+        assert!(windows(1000, 20, 19, 0, 0) < 15, "not worth a processor");
     }
 
     #[test]
-    fn requests_that_queue_up_are_for_all_threads() {
-        assert!(windows(1000, 40, 20, WINDOW) < 15);
+    fn one_thread_is_enough_while_it_always_finds_a_request() {
+        assert!(windows(1000, 20, 19, 0, WINDOW) > 950);
+        assert!(windows(1000, 20, 25, 0, WINDOW) < 15, "requests that queue up are for all threads");
     }
 
     #[test]
-    fn an_idle_file_system_is_never_looked_at() {
-        assert_eq!(windows(1000, 500, 20, 0), 0);
+    fn pauses_of_clients_decide_nothing() {
+        assert!(windows(1000, 40, 20, 300, 0) > 950);
+        assert!(windows(1000, 20, 40, 300, 0) < 15);
+        assert_eq!(windows(1000, 40, 20, 5000, 0), 0, "nearly idle");
+    }
+
+    #[test]
+    fn slow_requests_are_for_all_threads() {
+        assert_eq!(windows(1000, 500, 20, 0, 0), 0);
+    }
+
+    #[test]
+    fn what_was_good_is_tried_again_soon_after_a_pause() {
+        let turns = Turns::new();
+        let window = |tuner: &mut Tuner, at: u64, was_alone| {
+            tuner.window(Duration::from_millis(at), Duration::ZERO, was_alone, 0)
+        };
+        let mut tuner = turns.tuner.lock().unwrap();
+        assert!(window(&mut tuner, 2, false));
+        assert!(window(&mut tuner, 3, true));
+        tuner.interrupted();
+        assert!(window(&mut tuner, 5, false));
+    }
+
+    #[test]
+    fn sleepers_are_known() {
+        let turns = Turns::new();
+        turns.sleep(|| assert!(turns.has_sleepers()));
+        assert!(!turns.has_sleepers());
     }
 
     #[test]

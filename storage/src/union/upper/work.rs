@@ -23,6 +23,10 @@ const NAME: &CStr = c"coracle";
 /// Longest time that leftovers may hold up a mount; what is left then waits for the next.
 const SWEEP_TIME: Duration = Duration::from_secs(2);
 
+/// How long the last server of these directories may take to be gone once its mount is: longer than its supervisor waits
+/// before it kills one that hangs.
+const HANDOVER_TIME: Duration = Duration::from_secs(5);
+
 /// No tree of directories that users can make is deeper; a longer way up is a damaged file system.
 const MAX_DEPTH: usize = 4096;
 
@@ -46,11 +50,18 @@ impl WorkDir {
         let upper = reopen(upper).map_err(|errno| OpenError::call("open upper directory", errno))?;
         let work = reopen(work).map_err(|errno| OpenError::call("open work directory", errno))?;
         check(&upper, &work)?;
-        let lock = |dir: OwnedFd, which| {
-            Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-                Errno::EWOULDBLOCK => OpenError::Busy { which },
-                errno => OpenError::call("lock directory", errno),
-            })
+        let deadline = Instant::now() + HANDOVER_TIME;
+        let lock = |mut dir: OwnedFd, which| loop {
+            match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                // The kernel tells nobody when a lock is given up, but those that wait for ever.
+                Err((same, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                    dir = same;
+                }
+                Err((_, Errno::EWOULDBLOCK)) => return Err(OpenError::Busy { which }),
+                Err((_, errno)) => return Err(OpenError::call("lock directory", errno)),
+            }
         };
         let upper = lock(upper, "upper")?;
         let work = lock(work, "work")?;

@@ -1,5 +1,7 @@
 //! `top`: the processes of a container, read from the host's `/proc`.
 
+mod ps;
+
 use std::collections::HashMap;
 use std::fs;
 
@@ -12,14 +14,17 @@ use crate::cli::{output, table};
 use crate::error::CommandError;
 use crate::supervisor::rootfs::View;
 
+use ps::Form;
+
 const EXAMPLES: &str = r#"Examples:
   coracle top web
   coracle top web pid user args"#;
 
 /// Display the running processes of a container
 ///
-/// Format descriptors: args, comm, etime, group, hgroup, hpid, huser, nice, pcpu, pgid, pid, ppid, rss, seccomp, state,
-/// stime, time, tty, user, vsz, capbnd, capeff, capinh, capprm, capamb, label.
+/// Format descriptors: args, comm, etime, group, groups, hgroup, hgroups, hpid, huid, huser, nice, pcpu, pgid, pid, ppid,
+/// rgroup, rss, ruser, seccomp, state, stime, time, tty, uid, user, vsz, capbnd, capeff, capinh, capprm, capamb, label. Also
+/// -ef and aux, as of ps(1).
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -37,6 +42,7 @@ const DEFAULT: &str = "user,pid,ppid,pcpu,etime,tty,time,args";
 #[rustfmt::skip]
 const DESCRIPTORS: &[(&str, &str, &str)] = &[
     ("args", "%a", "COMMAND"), ("comm", "%c", "COMMAND"), ("etime", "%t", "ELAPSED"), ("group", "%g", "GROUP"),
+    ("groups", "", "GROUPS"), ("hgroups", "", "HGROUPS"), ("huid", "", "HUID"),
     ("nice", "%n", "NI"), ("pcpu", "%C", "%CPU"), ("pgid", "%r", "PGID"), ("pid", "%p", "PID"), ("ppid", "%P", "PPID"),
     ("rgroup", "%G", "RGROUP"), ("ruser", "%U", "RUSER"), ("time", "%x", "TIME"), ("tty", "%y", "TTY"),
     ("user", "%u", "USER"), ("uid", "", "UID"), ("vsz", "%z", "VSZ"), ("rss", "", "RSS"), ("state", "", "STATE"),
@@ -63,6 +69,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let (State::Running { init, .. } | State::Paused { init, .. }) = observed.state else {
         return Err(CommandError::user("top can only be used on running containers"));
     };
+    if let Some(form) = Form::of(descriptors) {
+        let (host, users) = (Host::read(), Names::of_container(init.pid, "etc/passwd"));
+        let lines = processes(init);
+        let lines = lines.iter().map(|process| form.line(process, &host, &users));
+        output::print(&(form.heading().to_owned() + &lines.collect::<String>()))?;
+        return Ok(0);
+    }
     let columns = columns(descriptors)?;
     let mut text = columns.iter().map(|column| column.2).collect::<Vec<_>>().join("\t") + "\n";
     let host = Host::read();
@@ -115,6 +128,7 @@ fn columns(words: &[String]) -> Result<Vec<&'static (&'static str, &'static str,
 struct Host {
     ticks_per_second: f64,
     uptime_s: f64,
+    memory_kib: f64,
 }
 
 impl Host {
@@ -122,7 +136,10 @@ impl Host {
         let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
         let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let uptime_s = uptime.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
-        Self { ticks_per_second: ticks as f64, uptime_s }
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let memory =
+            memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse().ok());
+        Self { ticks_per_second: ticks as f64, uptime_s, memory_kib: memory.unwrap_or(0.0) }
     }
 }
 
@@ -202,7 +219,9 @@ impl Process {
             "uid" => users.inner(id("Uid", 1)).to_string(),
             "group" => groups.name(id("Gid", 1)),
             "rgroup" => groups.name(id("Gid", 0)),
-            "huser" => id("Uid", 1).to_string(),
+            "groups" => self.groups(|id| groups.name(id)),
+            "hgroups" => self.groups(|id| id.to_string()),
+            "huser" | "huid" => id("Uid", 1).to_string(),
             "hgroup" => id("Gid", 1).to_string(),
             "pid" => self.inner_pid().to_string(),
             "hpid" => self.pid.to_string(),
@@ -237,6 +256,18 @@ impl Process {
             "capprm" => capabilities(self.status("CapPrm")),
             _ => "?".to_owned(),
         }
+    }
+
+    /// Supplementary groups.
+    fn groups(&self, name: impl Fn(u32) -> String) -> String {
+        let ids = self.status("Groups").split_ascii_whitespace().filter_map(|id| id.parse().ok());
+        ids.map(name).collect::<Vec<_>>().join(",")
+    }
+
+    /// Whether it leads a session, by its pid in the innermost namespace.
+    fn leads_session(&self) -> bool {
+        let last = |field| self.status(field).split_ascii_whitespace().last().map(str::to_owned);
+        last("NSsid").is_some() && last("NSsid") == last("NSpid")
     }
 
     /// The parent's pid in the container; 0 if the parent is outside of it.
