@@ -133,6 +133,10 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
     };
     // The joiner has closed its end, so it has exited or is about to.
     let _ = wait(joiner.as_fd(), true);
+    if let (Err(_), Some(process)) = (&outcome, &process) {
+        // It has said why and exits. A pid namespace cannot end before the last of its processes has been waited for.
+        let _ = wait(process.as_fd(), true);
+    }
     outcome?;
     let pidfd = process.ok_or(ExecError::Gone)?;
     Ok(Started { pidfd, streams })
@@ -158,12 +162,12 @@ fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) ->
     nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
     let mut flags = request.namespaces;
     let mut sealed = None;
-    if flags & libc::CLONE_NEWUSER != 0
-        && let Some(seal) = request.seal
-    {
+    if let Some(seal) = request.seal {
         // A mount of the host's tree can be made only in a mount namespace that the container's user namespace owns.
-        join_namespaces(request.init, libc::CLONE_NEWUSER)?;
-        flags &= !libc::CLONE_NEWUSER;
+        if flags & libc::CLONE_NEWUSER != 0 {
+            join_namespaces(request.init, libc::CLONE_NEWUSER)?;
+            flags &= !libc::CLONE_NEWUSER;
+        }
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))?;
         sealed = Some(seal.open()?);
     }

@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 use net::mode::Mode;
 use oci_spec::image::{Config, ImageConfiguration};
-use storage::state::request::{Mount, Request, TmpfsMount, UserNamespace, VolumeMount};
+use storage::state::request::{Healthcheck, LogDriver, Mount, Request, TmpfsMount, UserNamespace, VolumeMount};
 
 use super::accepted::Accepted;
 use super::options::Caller;
 use super::options::accounts::AccountOptions;
+use super::options::health::{self, HealthOptions};
 use super::options::ignored::OfContainers;
 use super::options::life::LifeOptions;
 use super::options::mounts::{ImageVolumes, MountOptions};
@@ -33,6 +34,8 @@ use super::usage::{Checked, InvalidOption, one, valued_flag};
 pub(crate) struct ContainerOptions {
     #[command(flatten)]
     pub(crate) life: LifeOptions,
+    #[command(flatten)]
+    pub(crate) health: HealthOptions,
     #[command(flatten)]
     pub(crate) process: ProcessOptions,
     #[command(flatten)]
@@ -62,6 +65,8 @@ pub(crate) struct Asked {
     /// Complete but for what the image has a say in.
     request: Request,
     process: AskedProcess,
+    health: Healthcheck,
+    image_health: Option<Healthcheck>,
     image_volumes: ImageVolumes,
     command: Vec<String>,
     /// Ports were to be published on a network that has none.
@@ -102,6 +107,13 @@ impl ContainerOptions {
         self.network.apply(&mut request, caller)?;
         self.security.apply(&mut request, caller)?;
         self.resources.apply(&mut request)?;
+        if request.tty && request.log.driver == LogDriver::Passthrough {
+            return Err(InvalidOption {
+                flag: "--log-driver",
+                value: "passthrough".to_owned(),
+                reason: "a terminal of the container's own cannot be passed through: conflicts with --tty".to_owned(),
+            });
+        }
         let network = &mut request.network;
         let can_publish = Mode::parse(&network.mode).is_ok_and(|mode| mode.can_publish());
         let ports_discarded = !can_publish && (network.publish_all || !network.published.is_empty());
@@ -111,7 +123,8 @@ impl ContainerOptions {
         }
         let image_volumes = self.mounts.image_volumes()?;
         let command = self.image_and_command.iter().skip(1).cloned().collect();
-        Ok(Asked { request, process, image_volumes, command, ports_discarded, ids: (caller.uid, caller.gid) })
+        let (health, ids) = (self.health.ask()?, (caller.uid, caller.gid));
+        Ok(Asked { request, process, health, image_health: None, image_volumes, command, ports_discarded, ids })
     }
 }
 
@@ -129,6 +142,12 @@ impl Asked {
         discarded.into_iter().chain(resources::warning(&self.request.resources, resources_supported)).collect()
     }
 
+    /// Has the health check of the image that [`Asked::finish`] will get, from the bytes of its configuration.
+    pub(crate) fn with_image_health(mut self, raw_config: Option<&[u8]>) -> Self {
+        self.image_health = raw_config.and_then(health::of_image);
+        self
+    }
+
     /// Merges the image's configuration; without one (`--rootfs`) only defaults are merged.
     ///
     /// # Errors
@@ -140,6 +159,7 @@ impl Asked {
         self.merge_environment(config);
         self.merge_places(config)?;
         self.merge_ports(config)?;
+        self.request.healthcheck = health::merge(std::mem::take(&mut self.health), self.image_health.take())?;
         let mut labels: BTreeMap<String, String> = config.labels().iter().flatten().map(owned).collect();
         labels.append(&mut self.request.labels);
         self.request.labels = labels;

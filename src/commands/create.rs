@@ -130,6 +130,7 @@ pub(crate) fn new_record(
             Some(pull::ensure(context, &request.image, request.pull, &pull_options, options.life.quiet)?)
         }
     };
+    let asked = asked.with_image_health(image.as_ref().map(|image| image.raw_config.as_slice()));
     let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
     super::pod::join(context, &options.life, &mut request)?;
     take_volumes_from(context, &mut request)?;
@@ -389,6 +390,7 @@ impl Prepared {
             ids: self.ids,
             mapping: self.mapping,
             seal: SealedExe::of_self()?,
+            handed_over: None,
             record: self.record,
         })
     }

@@ -64,16 +64,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
     let init = match &observed.state {
         State::Running { init, .. } => *init,
-        State::Paused { .. } => {
-            return Err(CommandError::user(format!("container {} is paused: unpause it first", record.name)));
-        }
-        other => {
-            return Err(CommandError::user(format!(
-                "can only create exec sessions on running containers: container {} is {}",
-                record.name,
-                other.as_str()
-            )));
-        }
+        other => return Err(not_running(context, &record, other)),
     };
     let gone = |_| CommandError::user(format!("container {} is not running", record.name));
     let target = pidfd::open_checked(init.pid, init.start_time).map_err(gone)?;
@@ -83,6 +74,21 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 fn missing(context: &Context, error: container::ContainerError) -> CommandError {
     let error = CommandError::user(error);
     if context.persona == crate::role::Persona::Docker { error.with_code(1) } else { error }
+}
+
+/// podman's code for a container in another state is 255, docker's is 1.
+fn not_running(context: &Context, record: &Record, state: &State) -> CommandError {
+    let code = if context.persona == crate::role::Persona::Docker { 1 } else { 255 };
+    let error = CommandError::user(format!(
+        "can only create exec sessions on running containers: container {} is {}: container state improper",
+        record.name,
+        state.as_str()
+    ))
+    .with_code(code);
+    match state {
+        State::Paused { .. } => error.hinted(format!("coracle unpause {}", record.name)),
+        _ => error,
+    }
 }
 
 fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, target: BorrowedFd<'_>) -> Outcome {
@@ -271,7 +277,7 @@ fn process_of(request: &ExecRequest, record: &Record, spec: &Spec, pid: i32) -> 
 }
 
 /// The namespaces of a container that are not the host's, which can be joined by nobody but root.
-fn namespaces_of(spec: &Spec) -> i32 {
+pub(crate) fn namespaces_of(spec: &Spec) -> i32 {
     let listed = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
     let flags = listed.map(|one| match one.typ() {
         LinuxNamespaceType::Pid => libc::CLONE_NEWPID,

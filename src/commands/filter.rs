@@ -296,7 +296,12 @@ impl ContainerFilters {
             Key::Until => true,
             Key::RestartPolicy => any(&|value| value == restart_policy_name(request.restart)),
             Key::ShouldStartOnBoot => {
-                any(&|value| matches!(value, "true" | "1") == (request.restart == RestartPolicy::Always))
+                let starts = match request.restart {
+                    RestartPolicy::Always => true,
+                    RestartPolicy::UnlessStopped => observed.is_none_or(|observed| !observed.stopped_by_user),
+                    RestartPolicy::No | RestartPolicy::OnFailure { .. } => false,
+                };
+                any(&|value| matches!(value, "true" | "1") == starts)
             }
             Key::Command => any(&|value| request.args.first().is_some_and(|command| regex_is_found(value, command))),
         }

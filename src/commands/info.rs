@@ -120,7 +120,7 @@ fn counts(context: &Context) -> Result<[i64; 4], CommandError> {
         counts[0] += 1;
         let Ok(observed) = status::observe(&context.layout, &record) else { continue };
         match observed.state {
-            State::Running { .. } | State::Starting { .. } => counts[1] += 1,
+            State::Running { .. } | State::Starting { .. } | State::Restarting { .. } => counts[1] += 1,
             State::Paused { .. } => counts[2] += 1,
             State::Created | State::Stopped { .. } => counts[3] += 1,
         }

@@ -1,7 +1,8 @@
 //! `kill`: a signal to the first process of a container.
 
 use runtime::process::signal::Signal;
-use storage::state::status;
+use storage::state::request::RestartPolicy;
+use storage::state::status::{self, State};
 
 use super::select::{self, Chosen};
 use super::{Context, Outcome, lifecycle};
@@ -32,7 +33,15 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let (selected, errors) = args.chosen.selection().resolve(context)?;
     select::each(&selected, errors, |one| {
         let record = &one.record;
-        let observed = status::observe(&context.layout, record)?;
+        let mut observed = status::observe(&context.layout, record)?;
+        // docker's rule: who sends one of these wants it ended, other signals have other meanings.
+        let is_end = signal == Signal::KILL || signal == lifecycle::stop_signal(record)?;
+        if is_end && observed.state.is_alive() && record.request.restart != RestartPolicy::No {
+            observed = lifecycle::request_end(context, record)?;
+            if let State::Restarting { .. } = observed.state {
+                return output::print_line(&one.typed);
+            }
+        }
         let sent = match observed.state.init() {
             Some(init) => {
                 let sent = lifecycle::signal(init, signal)?;
@@ -43,6 +52,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             }
             None => false,
         };
+        if is_end {
+            lifecycle::wake(context, record, &observed);
+        }
         match sent {
             true => {
                 context.note(record, "kill");

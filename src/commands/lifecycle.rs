@@ -46,22 +46,46 @@ pub(crate) fn begin_stop<'a>(
     record: &'a Record,
     timeout: Option<Duration>,
 ) -> Result<Stopping<'a>, CommandError> {
-    let observed = status::observe(&context.layout, record)?;
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let observed = match status::observe(&context.layout, record)? {
+        observed if observed.state.is_alive() => request_end(context, record)?,
+        observed => observed,
+    };
     let Some(init) = observed.state.init() else {
         return Ok(Stopping { record, init: None, deadline, is_killed: false });
     };
-    // The supervisor's restart policy looks for it.
-    status::request_stop(&context.layout, &record.id)?;
     let first = match timeout {
         Some(Duration::ZERO) => Signal::KILL,
         _ => stop_signal(record)?,
     };
     let alive = signal(init, first)?;
+    wake(context, record, &observed);
     Ok(Stopping { record, init: alive.then_some(init), deadline, is_killed: first == Signal::KILL })
 }
 
-fn stop_signal(record: &Record) -> Result<Signal, CommandError> {
+/// Tells the supervisor of a container that there shall be no other run, and looks what there is of this one after that.
+pub(crate) fn request_end(context: &Context, record: &Record) -> Result<Observed, CommandError> {
+    status::request_stop(&context.layout, &record.id)?;
+    // A supervisor that has not seen it yet has written its new run into the state by now, if it began one.
+    let observed = status::observe(&context.layout, record)?;
+    if let State::Restarting { .. } = observed.state
+        && let Some(supervisor) = observed.supervisor.and_then(|pid| pidfd_open(pid).ok())
+    {
+        // It sleeps.
+        let _ = pidfd_send_signal(supervisor.as_fd(), Signal::TERM.number());
+    }
+    Ok(observed)
+}
+
+/// Lets a container that was paused hear a signal that it has been sent. One that has ended meanwhile needs none.
+pub(crate) fn wake(context: &Context, record: &Record, observed: &Observed) {
+    if let State::Paused { .. } = observed.state {
+        let _ = super::pause::unpause(context, record);
+    }
+}
+
+/// The signal that asks a container to end.
+pub(crate) fn stop_signal(record: &Record) -> Result<Signal, CommandError> {
     match record.request.stop_signal.as_deref() {
         Some(name) => name.parse().map_err(CommandError::user),
         None => Ok(Signal::TERM),
@@ -71,22 +95,37 @@ fn stop_signal(record: &Record) -> Result<Signal, CommandError> {
 impl Stopping<'_> {
     /// Waits until the container has ended, and kills it when its time is up.
     pub(crate) fn finish(self, context: &Context) -> Result<(), CommandError> {
-        if self.is_killed
-            && let Some(init) = self.init
-        {
-            wait_for_killed(context, self.record, init)?;
-        } else if let Some(init) = self.init
-            && !wait_for_process(init, self.deadline)?
-        {
-            signal(init, Signal::KILL)?;
-            wait_for_killed(context, self.record, init)?;
+        let mut init = self.init;
+        loop {
+            if self.is_killed
+                && let Some(init) = init
+            {
+                wait_for_killed(context, self.record, init)?;
+            } else if let Some(init) = init
+                && !wait_for_process(init, self.deadline)?
+            {
+                signal(init, Signal::KILL)?;
+                wait_for_killed(context, self.record, init)?;
+            }
+            if init.is_some() {
+                context.note(self.record, "stop");
+            }
+            // The process is gone; a moment later its supervisor has written how it ended.
+            wait(context, self.record, Until::Stopped)?;
+            // Unless its policy gave it another run in the moment of the request. One that was started by somebody else
+            // meanwhile knows nothing of ours.
+            if !status::is_stop_requested(&context.layout, &self.record.id) {
+                return Ok(());
+            }
+            let observed = status::observe(&context.layout, self.record)?;
+            if !observed.state.is_alive() {
+                return Ok(());
+            }
+            init = observed.state.init();
+            if let (Some(init), true) = (init, self.is_killed) {
+                signal(init, Signal::KILL)?;
+            }
         }
-        if self.init.is_some() {
-            context.note(self.record, "stop");
-        }
-        // The process is gone; a moment later its supervisor has written how it ended.
-        wait(context, self.record, Until::Stopped)?;
-        Ok(())
     }
 }
 
@@ -162,7 +201,7 @@ fn wait_for_process(init: Init, deadline: Option<Instant>) -> Result<bool, Comma
 pub(crate) enum Until {
     /// No process, also if there never was one.
     Stopped,
-    /// An end: one that has not begun has not ended.
+    /// An end, also one that another run follows; one that has not begun has not ended.
     Exited,
 }
 
@@ -176,6 +215,7 @@ pub(crate) fn wait(context: &Context, record: &Record, until: Until) -> Result<i
         };
         match &observed.state {
             State::Stopped { exit } => return Ok(exit.code),
+            State::Restarting { exit } if until == Until::Exited => return Ok(exit.code),
             State::Created if until == Until::Stopped || observed.supervisor.is_none() => return Ok(0),
             _ => {}
         }

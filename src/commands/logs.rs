@@ -13,6 +13,7 @@ use storage::state::status;
 use super::select::{Selected, Selection};
 use super::{Context, Outcome};
 use crate::error::{CommandError, reason};
+use crate::supervisor::log_file;
 
 const EXAMPLES: &str = r#"Examples:
   coracle logs --tail 20 web
@@ -87,15 +88,21 @@ fn tail(text: &str) -> Result<Option<u64>, CommandError> {
 
 fn show(args: &Args, context: &Context, span: &Span, one: &Selected) -> Result<(), CommandError> {
     let record = &one.record;
-    if record.request.log.driver == LogDriver::None {
-        return Err(CommandError::user(
-            "this container is using the 'none' log driver, cannot read logs: this container is not logging output",
-        ));
-    }
-    let path = context.layout.container(&record.id);
-    let directory = File::open(&path)
-        .map_err(|error| CommandError::host(format_args!("open {}: {}", path.display(), reason(&error))))?;
-    let reader = Reader::new(directory.as_fd(), "log").map_err(CommandError::host)?;
+    let driver = record.request.log.driver;
+    let Some(path) = log_file(&context.layout, record) else {
+        if driver == LogDriver::Journald {
+            return Err(CommandError::user("this container's output is in systemd's journal: cannot read it here")
+                .hinted(format!("journalctl --user CONTAINER_ID_FULL={}", record.id)));
+        }
+        return Err(CommandError::user(format_args!(
+            "this container is using the '{}' log driver, cannot read logs: this container is not logging output",
+            driver.as_str()
+        )));
+    };
+    let (directory, name) = (path.parent().unwrap_or(&path), path.file_name().and_then(|name| name.to_str()));
+    let opened = File::open(directory)
+        .map_err(|error| CommandError::host(format_args!("open {}: {}", directory.display(), reason(&error))))?;
+    let reader = Reader::new(opened.as_fd(), name.unwrap_or("log")).map_err(CommandError::host)?;
     let writer = if args.follow { writer(context, record)? } else { None };
     let stdout = io::stdout();
     let follow =

@@ -17,6 +17,7 @@ pub(crate) mod export;
 pub(crate) mod filter;
 pub(crate) mod fuse_overlayfs;
 pub(crate) mod globals;
+pub(crate) mod healthcheck;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod images;
@@ -28,6 +29,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod mount;
+pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod pod;
 pub(crate) mod port;
@@ -52,6 +54,7 @@ pub(crate) mod top;
 pub(crate) mod trash;
 pub(crate) mod undo;
 pub(crate) mod unshare;
+pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod volume;
 pub(crate) mod wait;
@@ -175,6 +178,7 @@ const COMMANDS: &[Entry] = &[
     command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     command!("export", "Export container's filesystem contents as a tar archive", export::Args, export::run),
+    group!("healthcheck", "Manage health checks on containers", healthcheck::Command, healthcheck::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(
         "fuse-overlayfs",
@@ -191,6 +195,7 @@ const COMMANDS: &[Entry] = &[
     command!("load", "Load image(s) from a tar archive", load::Args, load::run),
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
     group!("pod", "Manage pods", pod::Command, pod::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
     command!("ps", "List containers", ps::Args, ps::run),
@@ -211,8 +216,10 @@ const COMMANDS: &[Entry] = &[
     group!("trash", "Manage what was removed and can be brought back", trash::Command, trash::run),
     command!("undo", "Bring back what was removed", undo::Args, undo::run),
     command!("unmount", "Unmount working container's root filesystem", mount::UnmountArgs, mount::run_unmount),
+    command!("unpause", "Unpause the processes in one or more containers", pause::UnpauseArgs, pause::run_unpause),
     command!("unshare", "Run a command in a modified user namespace", unshare::Args, unshare::run),
     command!("untag", "Remove a name from a local image", tag::UntagArgs, tag::run_untag),
+    command!("update", "Update an existing container", update::Args, update::run),
     command!("version", "Display the coracle version information", version::Args, version::run),
     group!("volume", "Manage volumes", volume::Command, volume::run),
     command!("wait", "Block on one or more containers", wait::Args, wait::run),

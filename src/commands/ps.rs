@@ -231,7 +231,7 @@ fn entries(args: &Args, context: &Context) -> Result<Vec<Entry>, CommandError> {
             }
         }
         let shown = match (&observed.state, context.persona) {
-            (State::Running { .. }, _) | (State::Paused { .. }, Persona::Docker) => true,
+            (State::Running { .. } | State::Restarting { .. }, _) | (State::Paused { .. }, Persona::Docker) => true,
             _ => !only_running,
         };
         if shown && filters.accept_observed(&record, Some(&observed)) {
@@ -294,6 +294,11 @@ pub(crate) fn status_text(observed: &Observed, now: Timestamp) -> String {
         State::Starting { .. } => "Initialized".to_owned(),
         State::Running { since, .. } => format!("Up {}{health}", units::human_duration(units::since(*since, now))),
         State::Paused { .. } => "Paused".to_owned(),
+        // docker's words; podman shows nothing of it, since it starts at once.
+        State::Restarting { exit } => {
+            let ago = exit.finished_at.map(|finished| units::ago(finished, now)).unwrap_or_default();
+            format!("Restarting ({}) {ago}", exit.code)
+        }
         State::Stopped { exit } => match exit.finished_at {
             Some(finished) => format!("Exited ({}) {}", exit.code, units::ago(finished, now)),
             None => format!("Exited ({})", exit.code),
@@ -652,6 +657,7 @@ mod tests {
             network: status::Network::default(),
             health: health.map(|status| Health { status, ..Health::default() }),
             restarts: 0,
+            stopped_by_user: false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use storage::state::container::Record;
 use storage::state::request::Request;
-use storage::state::status;
+use storage::state::status::{self, State};
 
 use super::run::{first_client, parse_detach_keys, stay};
 use super::select::{self, Selection};
@@ -80,6 +80,10 @@ pub(crate) fn start_required(context: &Context, request: &Request) -> Result<(),
 /// Starts a container in the background, after those that it requires; one that runs is left alone.
 pub(crate) fn start(context: &Context, record: Record) -> Result<(), CommandError> {
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
+    if let State::Paused { .. } = observed.state {
+        return Err(CommandError::user(format_args!("container {} is paused: container state improper", record.name))
+            .hinted(format!("coracle unpause {}", record.name)));
+    }
     if observed.state.is_alive() {
         return Ok(());
     }

@@ -9,13 +9,13 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach commit container context cp create diff events exec export history image images import info inspect kill load logs \
-    mount pod port ps pull rename restart rm rmi run save secret start stats stop system tag top unmount unshare untag version volume wait \
+const HERE: &str = "attach commit container context cp create diff events exec export healthcheck history image images import info inspect kill load logs \
+    mount pause pod port ps pull rename restart rm rmi run save secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
-    container:export container:inspect container:kill container:list container:logs container:ls container:mount container:port \
+    container:export container:inspect container:kill container:list container:logs container:ls container:mount container:pause container:port \
     container:prune container:ps container:rename container:restart container:rm container:run container:start container:stats \
-    container:stop container:top container:unmount container:wait \
+    container:stop container:top container:unmount container:unpause container:update container:wait \
     image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
     image:prune image:pull image:rm image:save image:tag image:tree image:unmount image:untag \
     context:inspect context:list context:ls context:show context:use \
@@ -27,10 +27,10 @@ const HERE: &str = "attach commit container context cp create diff events exec e
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "auto-update build compose generate healthcheck init kube login logout manifest \
-    network pause push search unpause update \
-    container:checkpoint container:cleanup container:clone container:init container:pause \
-    container:restore container:runlabel container:unpause container:update \
+const MISSING: &str = "auto-update build compose generate init kube login logout manifest \
+    network push search \
+    container:checkpoint container:cleanup container:clone container:init \
+    container:restore container:runlabel \
     image:build image:push image:scp image:search image:sign image:trust \
     pod:clone pod:pause pod:stats pod:unpause \
     system:connection system:reset system:service";

@@ -29,7 +29,7 @@ use storage::volume::Owner;
 use super::create::create;
 use super::launch::{Birth, Launch};
 use super::streams::{listener, open_log, stdin_policy};
-use super::supervise::{Failure, Supervisor};
+use super::supervise::{Failure, Run, Supervisor};
 use super::union_server::{self, UnionServer};
 use crate::error::CommandError;
 
@@ -101,13 +101,69 @@ impl Supervisor {
     ) -> Result<Supervisor, CommandError> {
         let layout = launch.layout.clone();
         let record = launch.record.clone();
+        let (waiting, streams) = Waiting::build(&mut launch, Some(maps))?;
+        let mut relay =
+            Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
+        if let Some(first) = first {
+            relay.attach_first(first);
+        }
+        relay.listen(listener(&layout, &record)?);
+        let mut state = StateFile::new(supervisor_pid());
+        let run = waiting.go(&launch, &mut state)?;
+        // What another run needs differently: its volumes are filled, and nobody waits for it.
+        launch.fill.clear();
+        (launch.attach, launch.beside) = (None, None);
+        let lock = lock.take();
+        Ok(Supervisor {
+            layout,
+            record,
+            state,
+            relay,
+            run,
+            launch,
+            signals,
+            lock,
+            is_new,
+            ended_by: None,
+            wants_restart: false,
+            is_given_up: false,
+            kill_at: None,
+            checks: Default::default(),
+        })
+    }
+
+    /// Starts the container once more, as it was started the first time.
+    pub(super) fn start_again(&mut self) -> Result<(), CommandError> {
+        let (waiting, streams) = Waiting::build(&mut self.launch, None)?;
+        self.relay.restart(streams).map_err(errno("dup"))?;
+        self.run = waiting.go(&self.launch, &mut self.state)?;
+        Ok(())
+    }
+}
+
+/// A container whose init has made everything ready and waits for the word to become the program.
+struct Waiting {
+    run: Run,
+    host_pid: i32,
+    channel: handshake::Channel,
+}
+
+impl Waiting {
+    /// Makes the namespaces and what belongs to them. Without `maps` the base user namespace has its ids already.
+    fn build(launch: &mut Launch, maps: Option<MapsPending>) -> Result<(Waiting, Streams), CommandError> {
+        let layout = launch.layout.clone();
+        let record = launch.record.clone();
         let request = &record.request;
         launch.network.write_files(&layout, &record, None)?;
         let runtime_dir = layout.runtime_container(&record.id);
 
-        let (streams, ours) = match request.tty {
-            true => (steps::Streams::Terminal, None),
-            false => {
+        let (streams, ours) = match (&launch.handed_over, request.tty) {
+            (Some(descriptors), _) => {
+                let (container, supervisor) = stdio::handed_over(descriptors).map_err(errno("dup"))?;
+                (steps::Streams::Pipes(container), Some(supervisor))
+            }
+            (None, true) => (steps::Streams::Terminal, None),
+            (None, false) => {
                 let stdin = if request.stdin_open { Input::Pipe } else { Input::Null };
                 let (container, supervisor) = stdio::pipes(stdin).map_err(errno("pipe2"))?;
                 (steps::Streams::Pipes(container), Some(supervisor))
@@ -119,13 +175,13 @@ impl Supervisor {
         let mut union = None;
         let gone = || CommandError::host("the command that started the container is gone");
         // The init of the common case does not need ids to be born: it can wait along with us.
-        let (mut maps, mut staged) = (Some(maps), Staged::default());
+        let (mut maps, mut staged) = (maps, Staged::default());
         if (nested || !launch.chores.is_empty()) && !maps.take().map_or(Ok(true), MapsPending::wait)? {
             return Err(gone());
         }
         launch.chores.run(&layout, &record)?;
         if nested {
-            staged = stage(&launch, &mut union).map_err(|error| because_of(&mut union, error))?;
+            staged = stage(launch, &mut union).map_err(|error| because_of(&mut union, error))?;
         }
         let flags = clone_flags(&launch.spec);
         let cgroup_fd = cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd());
@@ -137,7 +193,7 @@ impl Supervisor {
         let (pid, init) = match forked {
             Forked::Child => {
                 drop(channel);
-                std::process::exit(become_init(&launch, staged, streams, theirs))
+                std::process::exit(become_init(launch, staged, streams, theirs))
             }
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
@@ -167,7 +223,7 @@ impl Supervisor {
         let mut driver = None;
         loop {
             match channel.receive()? {
-                Report::Fuse(connection) => union = Some(serve(&launch, connection)?),
+                Report::Fuse(connection) => union = Some(serve(launch, connection)?),
                 Report::Console(master) => {
                     let size = launch.attach.as_ref().and_then(|client| client.size);
                     if let Some(size) = size {
@@ -189,72 +245,64 @@ impl Supervisor {
         if driver == Some(Driver::Overlay) {
             union = None;
         }
-        let mut relay =
-            Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
-        if let Some(first) = first {
-            relay.attach_first(first);
-        }
-        relay.listen(listener(&layout, &record)?);
+        let run = Run {
+            init,
+            root,
+            driver,
+            union,
+            netns,
+            helper,
+            cgroup,
+            notifier: None,
+            forwarder: None,
+            forwarding_since: Instant::now(),
+            since: Instant::now(),
+        };
+        Ok((Waiting { run, host_pid, channel }, streams))
+    }
 
-        let mut state = StateFile::new(supervisor_pid());
-        let start = Init::of(host_pid).ok_or_else(|| init_killed(&init))?;
+    /// Writes down that it runs, and lets it.
+    fn go(self, launch: &Launch, state: &mut StateFile) -> Result<Run, CommandError> {
+        let Waiting { mut run, host_pid, channel } = self;
+        let (layout, record) = (&launch.layout, &launch.record);
+        let start = Init::of(host_pid).ok_or_else(|| init_killed(&run.init))?;
         let moved = state.on(StateEvent::Spawned(start)).and_then(|()| state.on(StateEvent::Execed(Timestamp::now())));
         moved.map_err(|error| CommandError::new(crate::error::Kind::Internal, error))?;
-        let attachment = helper.as_ref().map(Started::attachment);
-        state.network = launch.network.status(&record, attachment);
-        let forwarder = match &netns {
+        let attachment = run.helper.as_ref().map(Started::attachment);
+        state.network = launch.network.status(record, attachment);
+        run.forwarder = match &run.netns {
             // A driver that does not know its addresses yet is asked once the container runs.
             _ if attachment.is_some_and(|attachment| attachment.addresses.is_empty()) => None,
             Some(netns) => launch.network.forward(netns.as_fd(), attachment)?,
             None => None,
         };
-        state.write(&layout, &record.id).map_err(CommandError::host)?;
+        state.write(layout, &record.id).map_err(CommandError::host)?;
 
         channel.send_go()?;
-        let mut notifier = None;
+        let runtime_dir = layout.runtime_container(&record.id);
         loop {
             match channel.receive()? {
                 Report::Listener(listener) => {
-                    notifier = Some(start_notifier(listener, root.as_ref(), &runtime_dir)?);
+                    run.notifier = Some(start_notifier(listener, run.root.as_ref(), &runtime_dir)?);
                 }
                 Report::Closed => break,
                 Report::Failed { code, message } => return Err(failed(code, &message)),
                 _ => {}
             }
         }
-        if let Some(path) = &request.pidfile {
+        if let Some(path) = &record.request.pidfile {
             std::fs::write(path, host_pid.to_string()).map_err(|error| {
                 CommandError::host(format!("--pidfile {}: {}", path.display(), crate::error::reason(&error)))
             })?;
         }
-        if let Some(path) = &request.supervisor_pidfile {
+        if let Some(path) = &record.request.supervisor_pidfile {
             std::fs::write(path, supervisor_pid().to_string()).map_err(|error| {
                 CommandError::host(format!("--conmon-pidfile {}: {}", path.display(), crate::error::reason(&error)))
             })?;
         }
-        let lock = lock.take();
-        let network = launch.network;
-        Ok(Supervisor {
-            layout,
-            record,
-            state,
-            relay,
-            init,
-            helper,
-            cgroup,
-            signals,
-            lock,
-            is_new,
-            root,
-            driver,
-            union,
-            ended_by: None,
-            network,
-            netns,
-            notifier,
-            forwarder,
-            forwarding_since: Instant::now(),
-        })
+        run.since = Instant::now();
+        run.forwarding_since = run.since;
+        Ok(run)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The supervisor's lines in the journal of events.
 //!
-//! **Runs in:** S; single-threaded. Two writes in the life of a container: when it runs, and when it has ended.
+//! **Runs in:** S; single-threaded. Two writes in the life of most containers: when it runs, and when it has ended.
 
 use runtime::process::Exit;
 use storage::state::events::{self, Event};
+use storage::state::status::HealthStatus;
 
 use super::supervise::Supervisor;
 
@@ -17,6 +18,25 @@ impl Supervisor {
             is_attached.then(|| Event::container(&self.record, "attach")),
         ];
         events::note(&self.layout, &events.into_iter().flatten().collect::<Vec<_>>());
+    }
+
+    /// A run has ended that another follows.
+    pub(super) fn note_resting(&self, exit: Exit) {
+        let died = Event::container(&self.record, "died").with_exit_code(i32::from(exit.code()));
+        events::note(&self.layout, &[died]);
+    }
+
+    /// Its policy has started it again.
+    pub(super) fn note_restarted(&self) {
+        let actions = ["restart", "init", "start"];
+        events::note(&self.layout, &actions.map(|action| Event::container(&self.record, action)));
+    }
+
+    /// Its health is another.
+    pub(super) fn note_health(&self, status: HealthStatus) {
+        let mut event = Event::container(&self.record, "health_status");
+        event.attributes.insert("health_status".to_owned(), status.as_str().to_owned());
+        events::note(&self.layout, &[event]);
     }
 
     /// The container has ended; with `--rm` it is gone, too.

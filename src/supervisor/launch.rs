@@ -79,6 +79,8 @@ pub(crate) struct Launch {
     pub(crate) mapping: Mapping,
     /// Our binary, if it needs protection.
     pub(crate) seal: Option<SealedExe>,
+    /// Descriptors 0, 1 and 2 of the container, where those are the command's; the supervisor fills it in.
+    pub(crate) handed_over: Option<[OwnedFd; 3]>,
 }
 
 /// A system call filter, compiled and as `config.json` has it.

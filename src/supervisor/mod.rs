@@ -48,12 +48,20 @@ mod build;
 /// The loop.
 mod supervise;
 
+/// What clients have done.
+mod questions;
+
+/// Whether the container is healthy.
+mod health;
+
 /// What the journal of events is told.
 mod journal;
+/// Another run of the same container.
+mod restart;
 
 /// Tear-down.
 mod teardown;
 
 pub(crate) use create::write_bundle;
 pub(crate) use launch::{Birth, Launch, Running, start};
-pub(crate) use streams::FirstClient;
+pub(crate) use streams::{FirstClient, log_file};

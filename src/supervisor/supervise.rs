@@ -24,7 +24,8 @@ use storage::state::trash;
 
 use super::channel::ResultWriter;
 use super::launch::Launch;
-use super::streams::{first_client, let_go_of_streams};
+use super::restart::Rests;
+use super::streams::{first_client, handed_over, let_go_of_streams};
 use super::union_server::{self, UnionServer};
 use crate::error::CommandError;
 
@@ -38,24 +39,33 @@ pub(super) enum Event {
     Forwarder,
     Notifier,
     Union,
+    Prober,
 }
 
 /// Becomes the supervisor; returns its exit status.
-pub(crate) fn run(launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
+pub(crate) fn run(mut launch: Launch, maps: MapsPending, result: ResultWriter, control: Option<OwnedFd>) -> i32 {
     // The command's terminal sends its signals to the command, which proxies them.
     let _ = nix::unistd::setsid();
     // What the container sees of us (hosts, resolv.conf) must be readable there, whatever the user's umask.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let handed_over = handed_over(&launch.record).map(|handed_over| launch.handed_over = handed_over);
     let is_attached = launch.attach.is_some();
     let first = launch.attach.as_ref().map(|first| first_client(first, control)).transpose();
     // Whoever reads the command's output must see its end when the command ends.
-    let first = let_go_of_streams().and(first);
+    let first = let_go_of_streams().and(handed_over).and(first);
     match first.map_err(Failure::from).and_then(|first| Supervisor::build(launch, maps, first)) {
         Ok(mut supervisor) => {
             supervisor.note_started(is_attached);
             result.started();
             supervisor.after_start();
-            let exit = supervisor.watch();
+            let mut rests = Rests::default();
+            let exit = loop {
+                let exit = supervisor.watch();
+                match supervisor.run_again(exit, &mut rests) {
+                    Ok(()) => {}
+                    Err(end) => break end,
+                }
+            };
             supervisor.tear_down(exit);
             0
         }
@@ -81,12 +91,32 @@ impl<E: Into<CommandError>> From<E> for Failure {
     }
 }
 
-/// A running container and all that belongs to it.
+/// A container and all that stays with it from one run to the next.
 pub(super) struct Supervisor {
     pub(super) layout: Layout,
     pub(super) record: Record,
     pub(super) state: StateFile,
     pub(super) relay: Relay,
+    /// What there is of the current run; of the last one while the container rests.
+    pub(super) run: Run,
+    /// What another run is made from; it holds the published ports.
+    pub(super) launch: Launch,
+    pub(super) signals: SignalSource,
+    pub(super) lock: Option<FileLock>,
+    pub(super) is_new: bool,
+    /// Why we ended the container, if nobody asked us to.
+    pub(super) ended_by: Option<String>,
+    /// We ended the container so that another run begins, whatever its policy says.
+    pub(super) wants_restart: bool,
+    /// There shall be no other run.
+    pub(super) is_given_up: bool,
+    /// When what was asked to end is killed.
+    pub(super) kill_at: Option<Instant>,
+    pub(super) checks: super::health::Checks,
+}
+
+/// What exists for one run of a container.
+pub(super) struct Run {
     pub(super) init: OwnedFd,
     /// The container's root: let go of last, since that may sync a file system.
     pub(super) root: Option<OwnedFd>,
@@ -94,9 +124,6 @@ pub(super) struct Supervisor {
     pub(super) driver: Option<Driver>,
     /// Who answers for it, if it is a FUSE mount or lies over one.
     pub(super) union: Option<UnionServer>,
-    /// Why we ended the container, if nobody asked us to.
-    pub(super) ended_by: Option<String>,
-    pub(super) network: super::network::Plan,
     pub(super) netns: Option<OwnedFd>,
     pub(super) helper: Option<Started>,
     /// Emulates ids, where the container has one.
@@ -105,9 +132,8 @@ pub(super) struct Supervisor {
     /// When the forwarder was started.
     pub(super) forwarding_since: Instant,
     pub(super) cgroup: Option<Cgroup>,
-    pub(super) signals: SignalSource,
-    pub(super) lock: Option<FileLock>,
-    pub(super) is_new: bool,
+    /// When it began.
+    pub(super) since: Instant,
 }
 
 impl Supervisor {
@@ -118,7 +144,8 @@ impl Supervisor {
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, None, 0);
         }
         self.complete_network();
-        if let Some(driver) = self.driver
+        self.begin_checks();
+        if let Some(driver) = self.run.driver
             && driver.as_str() != self.record.driver
         {
             // The next start tries it first. Where this cannot be written, it finds out again.
@@ -133,17 +160,17 @@ impl Supervisor {
     }
 
     /// What pasta configured is known only afterwards.
-    fn complete_network(&mut self) {
-        let Some(helper) = &mut self.helper else { return };
+    pub(super) fn complete_network(&mut self) {
+        let Some(helper) = &mut self.run.helper else { return };
         if !helper.attachment().addresses.is_empty() {
             return;
         }
         if let Ok(attachment) = helper.discover() {
-            let _ = self.network.write_files(&self.layout, &self.record, Some(attachment));
-            self.state.network = self.network.status(&self.record, Some(attachment));
+            let _ = self.launch.network.write_files(&self.layout, &self.record, Some(attachment));
+            self.state.network = self.launch.network.status(&self.record, Some(attachment));
             let _ = self.state.write(&self.layout, &self.record.id);
-            if let Some(netns) = &self.netns {
-                self.forwarder = self.network.forward(netns.as_fd(), Some(attachment)).ok().flatten();
+            if let Some(netns) = &self.run.netns {
+                self.run.forwarder = self.launch.network.forward(netns.as_fd(), Some(attachment)).ok().flatten();
             }
         }
     }
@@ -155,36 +182,43 @@ impl Supervisor {
         let mut is_killed = false;
         loop {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                match &self.union {
+                match &self.run.union {
                     Some(union) if is_killed => {
                         union.kill();
                         deadline = None;
                     }
                     union => {
-                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                        let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                         // What waits for an answer of a server that hangs cannot be killed.
                         deadline = union.as_ref().map(|_| Instant::now() + union_server::UNANSWERED);
                         is_killed = true;
                     }
                 }
             }
+            if self.kill_at.is_some_and(|moment| moment <= Instant::now()) {
+                let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
+                self.kill_at = None;
+            }
+            self.run_checks();
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
-            turn.watch(self.init.as_fd(), Interest::Read, Event::Exited);
+            turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
             turn.watch(self.signals.as_fd(), Interest::Read, Event::Signal);
-            if let Some(helper) = &self.helper {
+            if let Some(helper) = &self.run.helper {
                 turn.watch(super::network::watch(helper), Interest::Read, Event::Helper);
             }
-            if let Some(forwarder) = &self.forwarder {
+            if let Some(forwarder) = &self.run.forwarder {
                 turn.watch(forwarder.pidfd(), Interest::Read, Event::Forwarder);
             }
-            if let Some(notifier) = &self.notifier {
+            if let Some(notifier) = &self.run.notifier {
                 turn.watch(notifier.pidfd(), Interest::Read, Event::Notifier);
             }
-            if let Some(union) = &self.union {
+            if let Some(union) = &self.run.union {
                 turn.watch(union.pidfd(), Interest::Read, Event::Union);
             }
-            let Ok(ready) = turn.wait(deadline) else { continue };
+            self.checks.watch(&mut turn, Event::Prober);
+            let soonest = [deadline, self.kill_at, self.checks.deadline()].into_iter().flatten().min();
+            let Ok(ready) = turn.wait(soonest) else { continue };
             for one in ready {
                 match one.event {
                     Event::Relay(event) => {
@@ -192,41 +226,44 @@ impl Supervisor {
                         self.complain(request);
                     }
                     Event::Exited => {
-                        if let Ok(Some(exit)) = wait(self.init.as_fd(), false) {
+                        if let Ok(Some(exit)) = wait(self.run.init.as_fd(), false) {
+                            self.kill_at = None;
+                            self.end_checks();
                             return exit;
                         }
                     }
                     Event::Signal => {
                         while let Ok(Some(arrived)) = self.signals.next() {
-                            let _ = pidfd_send_signal(self.init.as_fd(), arrived.signal.number());
+                            let _ = pidfd_send_signal(self.run.init.as_fd(), arrived.signal.number());
                         }
                     }
                     Event::Forwarder => {
                         // The listeners are ours, so a new one goes on where the last one was killed.
-                        self.forwarder = None;
-                        let died_at_once = self.forwarding_since.elapsed() < Duration::from_secs(1);
-                        self.forwarding_since = Instant::now();
-                        if let (Some(netns), false) = (&self.netns, died_at_once) {
-                            let attachment = self.helper.as_ref().map(Started::attachment);
-                            self.forwarder = self.network.forward(netns.as_fd(), attachment).ok().flatten();
+                        self.run.forwarder = None;
+                        let died_at_once = self.run.forwarding_since.elapsed() < Duration::from_secs(1);
+                        self.run.forwarding_since = Instant::now();
+                        if let (Some(netns), false) = (&self.run.netns, died_at_once) {
+                            let attachment = self.run.helper.as_ref().map(Started::attachment);
+                            self.run.forwarder = self.launch.network.forward(netns.as_fd(), attachment).ok().flatten();
                         }
                     }
                     Event::Notifier => {
                         // It ends by being killed alone, and leaves processes whose calls all fail.
-                        if let Some(notifier) = self.notifier.take() {
+                        if let Some(notifier) = self.run.notifier.take() {
                             notifier.stop();
                         }
-                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                        let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                     }
                     Event::Union => {
                         // Every file of the container answers "not connected" from now on.
-                        self.ended_by = self.union.as_mut().and_then(UnionServer::failure);
-                        self.union = None;
-                        let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
+                        self.ended_by = self.run.union.as_mut().and_then(UnionServer::failure);
+                        self.run.union = None;
+                        let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                     }
+                    Event::Prober => self.on_prober(),
                     Event::Helper => {
                         // The container goes on without a way out; there is nobody to tell but its network.
-                        if let Some(helper) = self.helper.take() {
+                        if let Some(helper) = self.run.helper.take() {
                             helper.stop();
                         }
                     }
@@ -237,8 +274,12 @@ impl Supervisor {
 
     /// Does what a client asked for; there is nobody to tell if it fails.
     pub(super) fn complain(&mut self, request: Option<RelayRequest>) {
-        if let Some(RelayRequest::Signal(signal)) = request {
-            let _ = pidfd_send_signal(self.init.as_fd(), signal.number());
+        match request {
+            Some(RelayRequest::Signal(signal)) => {
+                let _ = pidfd_send_signal(self.run.init.as_fd(), signal.number());
+            }
+            Some(RelayRequest::Ask(client, question)) => self.answer(client, question),
+            _ => {}
         }
     }
 }

@@ -13,7 +13,7 @@ use runtime::process::signal::Signal;
 use storage::state::container;
 use storage::state::layout::ContainerId;
 use storage::state::pod::{self, ExitPolicy};
-use storage::state::status::{self, Event as StateEvent, ExitRecord};
+use storage::state::status::{self, Event as StateEvent, ExitRecord, State};
 use storage::state::trash;
 
 use super::supervise::{Event, Supervisor};
@@ -27,19 +27,23 @@ const DYING: Duration = Duration::from_millis(100);
 impl Supervisor {
     /// Clears up after the container, tells its end, and lets go of it.
     pub(super) fn tear_down(mut self, exit: Exit) {
-        let finished_at = Timestamp::now();
+        let finished_at = match &self.state.state {
+            // It has rested since, and nothing ended now.
+            State::Restarting { exit } => exit.finished_at,
+            _ => Some(Timestamp::now()),
+        };
         self.notice_dead_server(exit);
-        if let Some(forwarder) = self.forwarder.take() {
+        if let Some(forwarder) = self.run.forwarder.take() {
             forwarder.stop();
         }
         // Before the result: who reads it may want the ports, the name, or to remove the image.
-        self.network.close_ports();
+        self.launch.network.close_ports();
         if self.record.request.remove {
             let _ = container::remove(&self.layout, &self.record.id);
         }
         let exit_status = status::Exit {
             code: i32::from(exit.code()),
-            finished_at: Some(finished_at),
+            finished_at,
             oom: false,
             error: self.ended_by.take().unwrap_or_default(),
         };
@@ -49,7 +53,8 @@ impl Supervisor {
             let _ = storage::prune::remove_anonymous_volumes(&self.layout, &self.record);
         } else {
             // The record on disk first: the state file may go at any time.
-            let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, Some(&exit_status), 0);
+            let (started_at, restarts) = (self.state.started_at, self.state.restarts);
+            let _ = ExitRecord::write(&self.layout, &self.record.id, started_at, Some(&exit_status), restarts);
             let _ = self.state.on(StateEvent::Exited(exit_status));
             let _ = self.state.write(&self.layout, &self.record.id);
         }
@@ -61,28 +66,39 @@ impl Supervisor {
         let failed = self.relay.container_exited(exit);
         self.complain(failed);
         self.say_last_words();
-        if let Some(helper) = self.helper.take() {
+        self.stop_helpers();
+        if !remove {
+            let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join("attach.sock"));
+        }
+        drop(self.lock.take());
+        self.close_root();
+        if remove {
+            let _ = trash::empty(&self.layout);
+        }
+    }
+
+    /// Ends what has served the run.
+    pub(super) fn stop_helpers(&mut self) {
+        if let Some(helper) = self.run.helper.take() {
             helper.stop();
         }
-        if let Some(cgroup) = self.cgroup.take() {
+        self.run.netns = None;
+        if let Some(cgroup) = self.run.cgroup.take() {
             let _ = cgroup.kill();
             let _ = cgroup.remove();
         }
-        if let Some(notifier) = self.notifier.take() {
+        if let Some(notifier) = self.run.notifier.take() {
             notifier.stop();
+            let socket = runtime::identity::socket::NAME;
+            let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join(socket));
         }
-        if !remove {
-            for name in ["attach.sock", runtime::identity::socket::NAME] {
-                let _ = std::fs::remove_file(self.layout.runtime_container(&self.record.id).join(name));
-            }
-        }
-        drop(self.lock.take());
-        drop(self.root.take());
-        if let Some(union) = self.union.take() {
+    }
+
+    /// Lets go of the container's root, which its server notices.
+    pub(super) fn close_root(&mut self) {
+        drop(self.run.root.take());
+        if let Some(union) = self.run.union.take() {
             union.stop();
-        }
-        if remove {
-            let _ = trash::empty(&self.layout);
         }
     }
 
@@ -114,15 +130,15 @@ impl Supervisor {
     }
 
     /// A program may end of the loss of its files before we hear of the server's end.
-    fn notice_dead_server(&mut self, exit: Exit) {
-        let Some(union) = &mut self.union else { return };
+    pub(super) fn notice_dead_server(&mut self, exit: Exit) {
+        let Some(union) = &mut self.run.union else { return };
         if union.is_ending() || i32::from(exit.code()) == 128 + libc::SIGBUS {
             union.wait(DYING);
         }
         // With its mount still there, one that has ended has failed.
         if let Some(failure) = union.failure() {
             self.ended_by = Some(failure);
-            self.union = None;
+            self.run.union = None;
         }
     }
 

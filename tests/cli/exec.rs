@@ -69,7 +69,7 @@ fn exec_detached_goes_on(home: &Home) {
 
 fn exec_needs_a_running_container(home: &Home) {
     home.ok("create --name c busybox sleep 1000");
-    let line = home.fails(125, "exec c true");
+    let line = home.fails(255, "exec c true");
     assert!(line.contains('c'), "{line}");
     home.fails(125, "exec no-such-container true");
     home.run("exec c").exits(125);

@@ -67,6 +67,19 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
+    /// Stops every process in it and waits until they stand.
+    ///
+    /// # Source
+    /// `cgroup.freeze`, Linux 5.2.
+    pub fn freeze(&self) -> std::io::Result<()> {
+        freeze(&self.path)
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> std::io::Result<()> {
+        thaw(&self.path)
+    }
+
     /// Removes it; it must be empty.
     pub fn remove(&self) -> std::io::Result<()> {
         fs::remove_dir(&self.path)
@@ -83,26 +96,35 @@ impl Frozen {
     /// # Source
     /// `cgroup.freeze`, Linux 5.2.
     pub fn new(cgroup: &Path) -> std::io::Result<Frozen> {
-        fs::write(cgroup.join("cgroup.freeze"), "1")?;
-        let frozen = Frozen(cgroup.to_owned());
-        let events = cgroup.join("cgroup.events");
-        // A process that waits for a device cannot be stopped: go on without it after a while.
-        for _ in 0..50 {
-            let file = fs::File::open(&events)?;
-            if std::io::read_to_string(&file)?.lines().any(|line| line == "frozen 1") {
-                break;
-            }
-            let mut changed = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
-            nix::poll::poll(&mut changed, PollTimeout::from(100_u8))?;
-        }
-        Ok(frozen)
+        freeze(cgroup)?;
+        Ok(Frozen(cgroup.to_owned()))
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        let _ = fs::write(self.0.join("cgroup.freeze"), "0");
+        let _ = thaw(&self.0);
     }
+}
+
+/// Stops every process of a cgroup and waits until they stand.
+fn freeze(cgroup: &Path) -> std::io::Result<()> {
+    fs::write(cgroup.join("cgroup.freeze"), "1")?;
+    let events = cgroup.join("cgroup.events");
+    // A process that waits for a device cannot be stopped: go on without it after a while.
+    for _ in 0..50 {
+        let file = fs::File::open(&events)?;
+        if std::io::read_to_string(&file)?.lines().any(|line| line == "frozen 1") {
+            break;
+        }
+        let mut changed = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+        nix::poll::poll(&mut changed, PollTimeout::from(100_u8))?;
+    }
+    Ok(())
+}
+
+fn thaw(cgroup: &Path) -> std::io::Result<()> {
+    fs::write(cgroup.join("cgroup.freeze"), "0")
 }
 
 fn open_directory(path: &Path) -> Option<OwnedFd> {

@@ -9,6 +9,9 @@ pub mod pidfd;
 /// Signals by name, and their actions in a new process.
 pub mod signal;
 
+/// Stops a container without a cgroup of its own.
+pub mod standstill;
+
 /// Descriptors 0, 1 and 2 of a container and the supervisor's ends of them.
 pub mod stdio;
 

@@ -95,6 +95,20 @@ pub fn pipes(stdin: Input) -> nix::Result<(ContainerEnd, Streams)> {
     Ok((container, Streams::Pipes { stdin: in_write, stdout: out_read, stderr: err_read }))
 }
 
+/// Gives a container descriptors of somebody else's; the supervisor has nothing to copy then.
+///
+/// # Errors
+/// The process may be out of descriptors.
+pub fn handed_over(descriptors: &[OwnedFd; 3]) -> nix::Result<(ContainerEnd, Streams)> {
+    let [stdin, stdout, stderr] = descriptors;
+    let own = |fd: &OwnedFd| fd.try_clone().map_err(|_| nix::errno::Errno::EMFILE).and_then(sys::above_stdio);
+    let container =
+        ContainerEnd { stdin: own(stdin)?, stdout: own(stdout)?, stderr: own(stderr)?, stdin_is_pipe: false };
+    // Pipes without a writer: they end at once.
+    let ended = || pipe2(OFlag::O_CLOEXEC).map(|(read, _)| read);
+    Ok((container, Streams::Pipes { stdin: None, stdout: ended()?, stderr: ended()? }))
+}
+
 impl ContainerEnd {
     /// Gives the pipes to the container's user, as ids of C's user namespace.
     ///

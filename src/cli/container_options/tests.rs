@@ -140,10 +140,6 @@ fn wrong_command_lines_are_answered_with_one_line() {
         ),
         (&["-p", "99999", "bb"], "invalid argument \"99999\" for \"-p, --publish\" flag: invalid containerPort: 99999"),
         (
-            &["--restart", "always", "bb"],
-            "invalid argument \"always\" for \"--restart\" flag: restarting containers is not supported yet: only \"no\" is",
-        ),
-        (
             &["--rm", "--restart", "always", "bb"],
             "invalid argument \"always\" for \"--restart\" flag: conflicts with --rm",
         ),

@@ -58,10 +58,10 @@ pub(crate) struct LifeOptions {
     /// Add an annotation, KEY=VALUE
     #[arg(long = "annotation", value_name = "ANNOTATION")]
     pub(crate) annotations: Vec<String>,
-    /// What to do after the container exits
+    /// When to start the container again: no, on-failure[:N], always or unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub(crate) restart: String,
-    /// Where output is kept: k8s-file, json-file or none
+    /// Where output is kept: k8s-file, json-file, journald, passthrough or none
     #[arg(long, value_name = "DRIVER", default_value = "k8s-file")]
     pub(crate) log_driver: String,
     /// Option of the log driver, NAME=VALUE
@@ -99,14 +99,15 @@ impl LifeOptions {
         self.refuse_restart(request.restart)
     }
 
-    /// Restarting is the supervisor's work, and it does not know how yet: better no container than one that is
-    /// believed to come back.
+    /// What is removed at its end cannot come back whatever happens; after a failure it can.
     fn refuse_restart(&self, policy: RestartPolicy) -> Checked<()> {
-        let reason = match policy {
-            RestartPolicy::No => return Ok(()),
-            _ if self.rm => "conflicts with --rm",
-            _ => "restarting containers is not supported yet: only \"no\" is",
-        };
-        Err(InvalidOption { flag: Self::RESTART, value: self.restart.clone(), reason: reason.to_owned() })
+        match policy {
+            RestartPolicy::Always | RestartPolicy::UnlessStopped if self.rm => Err(InvalidOption {
+                flag: Self::RESTART,
+                value: self.restart.clone(),
+                reason: "conflicts with --rm".to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 }

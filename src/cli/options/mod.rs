@@ -10,6 +10,9 @@ use super::parse::pairs::Environment;
 /// Life of the container: name, image, labels, log, restart.
 pub(crate) mod life;
 
+/// How its health is found out.
+pub(crate) mod health;
+
 /// Its first process.
 pub(crate) mod process;
 

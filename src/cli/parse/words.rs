@@ -41,9 +41,10 @@ pub(crate) fn log_driver(value: &str) -> Parsed<LogDriver> {
         "k8s-file" => Ok(LogDriver::K8sFile),
         "json-file" => Ok(LogDriver::JsonFile),
         "none" => Ok(LogDriver::None),
-        "journald" | "passthrough" | "passthrough-tty" | "syslog" | "local" | "fluentd" | "gelf" | "awslogs"
-        | "splunk" | "gcplogs" | "etwlogs" => {
-            Err("this log driver is not supported: use k8s-file, json-file or none".to_owned())
+        "journald" => Ok(LogDriver::Journald),
+        "passthrough" => Ok(LogDriver::Passthrough),
+        "passthrough-tty" | "syslog" | "local" | "fluentd" | "gelf" | "awslogs" | "splunk" | "gcplogs" | "etwlogs" => {
+            Err("this log driver is not supported: use k8s-file, json-file, journald, passthrough or none".to_owned())
         }
         _ => Err("invalid log driver".to_owned()),
     }
@@ -175,7 +176,7 @@ mod tests {
         assert_eq!(pull_policy("Always"), Ok(PullPolicy::Always));
         assert!(pull_policy("foo").is_err());
         assert_eq!(log_driver("json-file"), Ok(LogDriver::JsonFile));
-        assert!(log_driver("journald").unwrap_err().contains("k8s-file"));
+        assert!(log_driver("syslog").unwrap_err().contains("k8s-file"));
         assert!(log_option("max-size=10mb").is_ok());
         for text in ["max-size", "max-size=x", "max-file=0", "path=x", "foo=1"] {
             assert!(log_option(text).is_err(), "{text}");

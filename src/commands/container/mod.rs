@@ -6,8 +6,8 @@ use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, commit, cp, create, diff, exec, exists, export, kill, logs, mount, port, ps, rename,
-    restart, rm, run as run_command, start, stats, stop, top, wait,
+    Context, Outcome, attach, commit, cp, create, diff, exec, exists, export, kill, logs, mount, pause, port, ps,
+    rename, restart, rm, run as run_command, start, stats, stop, top, update, wait,
 };
 
 /// What to do with containers.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     /// List containers
     #[command(visible_aliases = ["ps", "list"])]
     Ls(ps::Args),
+    /// Pause all the processes in one or more containers
+    Pause(pause::Args),
     /// Mount a working container's root filesystem
     Mount(mount::Args),
     /// List port mappings or a specific mapping for the container
@@ -63,6 +65,10 @@ pub(crate) enum Command {
     /// Unmount working container's root filesystem
     #[command(visible_alias = "umount")]
     Unmount(mount::UnmountArgs),
+    /// Unpause the processes in one or more containers
+    Unpause(pause::UnpauseArgs),
+    /// Update an existing container
+    Update(Box<update::Args>),
     /// Block on one or more containers
     Wait(wait::Args),
 }
@@ -82,6 +88,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Kill(args) => kill::run(args, context),
         Command::Logs(args) => logs::run(args, context),
         Command::Ls(args) => ps::run(args, context),
+        Command::Pause(args) => pause::run(args, context),
         Command::Mount(args) => mount::run(args, context),
         Command::Port(args) => port::run(args, context),
         Command::Prune(args) => prune::run(args, context),
@@ -93,6 +100,8 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Stats(args) => stats::run(args, context),
         Command::Stop(args) => stop::run(args, context),
         Command::Top(args) => top::run(args, context),
+        Command::Unpause(args) => pause::run_unpause(args, context),
+        Command::Update(args) => update::run(*args, context),
         Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Wait(args) => wait::run(args, context),
     }

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value as Raw;
 use storage::state::container::Record;
-use storage::state::request::{
-    Healthcheck, LogDriver, Mount, Namespace, Request, RestartPolicy, SeccompProfile, UserNamespace,
-};
+use storage::state::request::{Healthcheck, Mount, Namespace, Request, RestartPolicy, SeccompProfile, UserNamespace};
 use storage::state::status::{self, Observed, Port, State};
 
 use crate::cli::format::Value;
@@ -19,6 +17,7 @@ use crate::commands::filter::restart_policy_name;
 use crate::commands::{Context, ps};
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::log_file;
 use mounts::{bind, driver, graph_driver, mount_point};
 use network::{exposed_keys, network_mode, network_settings, port_map};
 
@@ -116,13 +115,15 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
 
 fn state(observed: &Observed, request: &Request) -> Value {
     let state = &observed.state;
-    let exit = state.exit();
+    let exit = state.last_exit();
+    let is_restarting = matches!(state, State::Restarting { .. });
     let mut fields = vec![
         ("OciVersion", "1.2.0".into()),
         ("Status", state.as_str().into()),
-        ("Running", matches!(state, State::Running { .. }).into()),
+        // One that rests between two runs counts as running, as docker has it.
+        ("Running", (is_restarting || matches!(state, State::Running { .. })).into()),
         ("Paused", matches!(state, State::Paused { .. }).into()),
-        ("Restarting", false.into()),
+        ("Restarting", is_restarting.into()),
         ("OOMKilled", exit.is_some_and(|exit| exit.oom).into()),
         ("Dead", false.into()),
         ("Pid", Value::Int(i64::from(state.init().map_or(0, |init| init.pid)))),
@@ -135,7 +136,8 @@ fn state(observed: &Observed, request: &Request) -> Value {
         ("StartedAt", Value::Time(observed.started_at)),
         ("FinishedAt", Value::Time(exit.and_then(|exit| exit.finished_at))),
     ]);
-    if request.healthcheck.is_some() {
+    let is_checked = request.healthcheck.as_ref().is_some_and(Healthcheck::is_on);
+    if is_checked {
         let health = observed.health.clone().unwrap_or_default();
         let log: Vec<Value> = health
             .log
@@ -159,7 +161,7 @@ fn state(observed: &Observed, request: &Request) -> Value {
             ]),
         ));
     }
-    if request.healthcheck.is_none() {
+    if !is_checked {
         fields.push(("Health", Value::Omitted(Box::new(Value::Nil))));
     }
     fields.push((
@@ -224,11 +226,12 @@ fn config(record: &Record, spec: &Raw) -> Value {
     ];
     let check = request.healthcheck.as_ref().map_or_else(|| Value::Omitted(Box::new(Value::Nil)), healthcheck);
     fields.push(("Healthcheck", check));
+    let check = request.healthcheck.clone().unwrap_or_default();
     fields.extend([
-        ("HealthcheckOnFailureAction", "none".into()),
+        ("HealthcheckOnFailureAction", check.on_failure.as_str().into()),
         ("HealthLogDestination", "local".into()),
-        ("HealthcheckMaxLogCount", Value::Int(5)),
-        ("HealthcheckMaxLogSize", Value::Int(500)),
+        ("HealthcheckMaxLogCount", Value::from(u64::from(check.max_log_count.unwrap_or(5)))),
+        ("HealthcheckMaxLogSize", Value::from(u64::from(check.max_log_size.unwrap_or(500)))),
         ("CreateCommand", Value::strings_or_nil(request.create_command.iter().map(String::as_str))),
         ("Umask", format!("{:04o}", request.umask.unwrap_or(0o022)).into()),
         ("Timeout", Value::from(u64::from(request.timeout.unwrap_or(0)))),
@@ -257,7 +260,7 @@ fn healthcheck(check: &Healthcheck) -> Value {
         ("Interval", check.interval),
         ("Timeout", check.timeout),
     ] {
-        fields.extend(time.map(|time| (name, nanoseconds(time))));
+        fields.extend(time.filter(|time| !time.is_zero()).map(|time| (name, nanoseconds(time))));
     }
     fields.extend(check.retries.map(|retries| ("Retries", Value::from(u64::from(retries)))));
     Value::Struct(fields)
@@ -273,10 +276,7 @@ fn namespace(mode: &Namespace, private: &str) -> String {
 }
 
 fn log_path(record: &Record, context: &Context) -> String {
-    match record.request.log.driver {
-        LogDriver::None => String::new(),
-        _ => context.layout.container(&record.id).join("log").display().to_string(),
-    }
+    log_file(&context.layout, record).map(|path| path.display().to_string()).unwrap_or_default()
 }
 
 fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value {
@@ -285,11 +285,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
     let network = &request.network;
     let strings = |list: &[String]| Value::strings(list.iter().map(String::as_str));
     let number = |value: Option<u64>| Value::from(value.unwrap_or(0));
-    let log_driver = match request.log.driver {
-        LogDriver::K8sFile => "k8s-file",
-        LogDriver::JsonFile => "json-file",
-        LogDriver::None => "none",
-    };
+    let log_driver = request.log.driver.as_str();
     let retries = match request.restart {
         RestartPolicy::OnFailure { max_retries } => max_retries.unwrap_or(0),
         _ => 0,

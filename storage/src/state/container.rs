@@ -347,6 +347,19 @@ pub fn rename(layout: &Layout, id: &ContainerId, new: &str) -> Result<Record, Co
     Ok(record)
 }
 
+/// Changes what a container was asked to be; returns the new record. A supervisor has to be told.
+///
+/// # Errors
+/// [`ContainerError`]; the record stays as it was then.
+pub fn update(layout: &Layout, id: &ContainerId, change: impl FnOnce(&mut Request)) -> Result<Record, ContainerError> {
+    // Against `rename`, which reads and writes the record too.
+    let _names = NamesLock::take(layout)?;
+    let mut record = load(layout, id)?.ok_or_else(|| ContainerError::NotFound(id.to_string()))?;
+    change(&mut record.request);
+    record.write(layout, Durability::Full)?;
+    Ok(record)
+}
+
 /// Notes what has mounted a container's root.
 ///
 /// # Errors

@@ -347,8 +347,30 @@ pub enum LogDriver {
     K8sFile,
     /// One JSON object per line of output.
     JsonFile,
+    /// systemd's journal.
+    Journald,
+    /// The container has the descriptors of the command that started it.
+    Passthrough,
     /// Nothing is kept.
     None,
+}
+
+impl LogDriver {
+    /// The word of `--log-driver`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::K8sFile => "k8s-file",
+            Self::JsonFile => "json-file",
+            Self::Journald => "journald",
+            Self::Passthrough => "passthrough",
+            Self::None => "none",
+        }
+    }
+
+    /// Whether it keeps a file.
+    pub fn has_file(self) -> bool {
+        matches!(self, Self::K8sFile | Self::JsonFile)
+    }
 }
 
 /// What happens after the container exits.
@@ -386,6 +408,43 @@ pub struct Healthcheck {
     pub start_interval: Option<Duration>,
     /// Consecutive failures that make it unhealthy.
     pub retries: Option<u32>,
+    /// What happens when it is unhealthy.
+    pub on_failure: HealthAction,
+    /// How many results are kept; 0 for all.
+    pub max_log_count: Option<u32>,
+    /// How many bytes of output of one check are kept; 0 for all.
+    pub max_log_size: Option<u32>,
+}
+
+impl Healthcheck {
+    /// Whether there is a command at all.
+    pub fn is_on(&self) -> bool {
+        self.test.first().is_some_and(|first| first != "NONE")
+    }
+}
+
+/// What happens to a container that is unhealthy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum HealthAction {
+    #[default]
+    None,
+    Kill,
+    Restart,
+    Stop,
+}
+
+impl HealthAction {
+    /// The word of `--health-on-failure`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Kill => "kill",
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -89,10 +89,12 @@ impl Exit {
 /// ```text
 ///            Spawned            Execed            Frozen
 ///  Created ──────────▶ Starting ──────▶ Running ◀────────▶ Paused
-///                       ▲   │              │      Thawed     │
-///               Spawned │   │ Exited       │ Exited          │ Exited
-///                       │   ▼              ▼                 │
-///                      Stopped ◀─────────────────────────────┘
+///                      ▲ ▲  │              │      Thawed     │
+///              Spawned │ │  │ Exited       │ Exited          │ Exited
+///                      │ │  ▼              ▼                 │
+///                      │ Stopped ◀─────────────────────────────┘
+///              Spawned │  ▲ Exited
+///                  Restarting ◀── Resting ── Running, Paused
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
@@ -118,6 +120,11 @@ pub enum State {
         /// Since when it runs.
         since: Timestamp,
     },
+    /// It has run, and its supervisor is about to start it again.
+    Restarting {
+        /// How it ended.
+        exit: Exit,
+    },
     /// It has run.
     Stopped {
         /// How it ended.
@@ -138,14 +145,16 @@ pub enum Event {
     Thawed,
     /// Its first process ended, or could not be made.
     Exited(Exit),
+    /// Its first process ended, and there will be another after a rest.
+    Resting(Exit),
 }
 
 /// An event that cannot happen in this state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{event:?} cannot happen to a container that is {}", from.as_str())]
 pub struct BadTransition {
-    from: State,
-    event: Event,
+    from: Box<State>,
+    event: Box<Event>,
 }
 
 impl State {
@@ -154,14 +163,17 @@ impl State {
     /// # Errors
     /// [`BadTransition`] for every arrow that is not in the diagram.
     pub fn on(self, event: Event) -> Result<Self, BadTransition> {
-        use State::{Created, Paused, Running, Starting, Stopped};
+        use State::{Created, Paused, Restarting, Running, Starting, Stopped};
         Ok(match (self, event) {
-            (Created | Stopped { .. }, Event::Spawned(init)) => Starting { init },
+            (Created | Stopped { .. } | Restarting { .. }, Event::Spawned(init)) => Starting { init },
             (Starting { init }, Event::Execed(since)) => Running { init, since },
             (Running { init, since }, Event::Frozen) => Paused { init, since },
             (Paused { init, since }, Event::Thawed) => Running { init, since },
-            (Starting { .. } | Running { .. } | Paused { .. }, Event::Exited(exit)) => Stopped { exit },
-            (from, event) => return Err(BadTransition { from, event }),
+            (Starting { .. } | Running { .. } | Paused { .. } | Restarting { .. }, Event::Exited(exit)) => {
+                Stopped { exit }
+            }
+            (Running { .. } | Paused { .. }, Event::Resting(exit)) => Restarting { exit },
+            (from, event) => return Err(BadTransition { from: Box::new(from), event: Box::new(event) }),
         })
     }
 
@@ -172,6 +184,7 @@ impl State {
             Self::Starting { .. } => "initialized",
             Self::Running { .. } => "running",
             Self::Paused { .. } => "paused",
+            Self::Restarting { .. } => "restarting",
             Self::Stopped { .. } => "exited",
         }
     }
@@ -180,18 +193,26 @@ impl State {
     pub fn init(&self) -> Option<Init> {
         match self {
             Self::Starting { init } | Self::Running { init, .. } | Self::Paused { init, .. } => Some(*init),
-            Self::Created | Self::Stopped { .. } => None,
+            Self::Created | Self::Restarting { .. } | Self::Stopped { .. } => None,
         }
     }
 
-    /// Whether there are processes.
+    /// Whether there are processes, or will be without anybody's doing.
     pub fn is_alive(&self) -> bool {
-        self.init().is_some()
+        self.init().is_some() || matches!(self, Self::Restarting { .. })
     }
 
-    /// How it ended, if it has.
+    /// How it ended, if it has for good.
     pub fn exit(&self) -> Option<&Exit> {
         if let Self::Stopped { exit } = self { Some(exit) } else { None }
+    }
+
+    /// How it ended last, as long as it does not run.
+    pub fn last_exit(&self) -> Option<&Exit> {
+        match self {
+            Self::Stopped { exit } | Self::Restarting { exit } => Some(exit),
+            _ => None,
+        }
     }
 }
 
@@ -381,6 +402,9 @@ pub struct ExitRecord {
     /// How often the restart policy had restarted it.
     #[serde(default)]
     pub restarts: u32,
+    /// Whether a user had it stopped: what `--restart unless-stopped` looks at after a reboot.
+    #[serde(default)]
+    pub stopped_by_user: bool,
 }
 
 impl ExitRecord {
@@ -396,7 +420,8 @@ impl ExitRecord {
         exit: Option<&Exit>,
         restarts: u32,
     ) -> Result<(), StatusError> {
-        let record = Self { version: VERSION, started_at, exit: exit.cloned(), restarts };
+        let stopped_by_user = exit.is_some() && is_stop_requested(layout, id);
+        let record = Self { version: VERSION, started_at, exit: exit.cloned(), restarts, stopped_by_user };
         let bytes = serde_json::to_vec(&record).map_err(StatusError::Serialise)?;
         Ok(write_atomic(&layout.container(id).join("exit"), &bytes, Durability::None)?)
     }
@@ -435,6 +460,8 @@ pub struct Observed {
     pub health: Option<Health>,
     /// How often the restart policy has restarted it.
     pub restarts: u32,
+    /// Whether it does not run because a user had it stopped.
+    pub stopped_by_user: bool,
 }
 
 /// What the files and the kernel say, before anything is concluded.
@@ -471,12 +498,20 @@ pub fn observe(layout: &Layout, record: &Record) -> Result<Observed, StatusError
         lock_held = FileLock::is_held(&lock_path)?;
         state = version::read(&state_path, VERSION)?;
     }
-    let exit = if lock_held { None } else { version::read(&layout.container(&record.id).join("exit"), VERSION)? };
+    // A supervisor that still clears up has written how the run ended.
+    let has_ended = state.as_ref().is_some_and(|state| state.state.exit().is_some());
+    let exit: Option<ExitRecord> = match lock_held && !has_ended {
+        true => None,
+        false => version::read(&layout.container(&record.id).join("exit"), VERSION)?,
+    };
     let same_boot = state.as_ref().is_some_and(|state| state.boot_id == boot_id());
     let init = state.as_ref().and_then(|state| state.state.init());
     let init_alive = !lock_held && same_boot && init.is_some_and(Init::is_alive);
     let started_at_once = record.started_at_once;
-    Ok(conclude(Evidence { lock_held, state, exit, same_boot, init_alive, started_at_once }))
+    let stopped_by_user = exit.as_ref().is_some_and(|exit| exit.stopped_by_user);
+    let mut observed = conclude(Evidence { lock_held, state, exit, same_boot, init_alive, started_at_once });
+    observed.stopped_by_user = stopped_by_user && !observed.state.is_alive();
+    Ok(observed)
 }
 
 fn conclude(evidence: Evidence) -> Observed {
@@ -492,6 +527,7 @@ fn conclude(evidence: Evidence) -> Observed {
                 network: file.network,
                 health: file.health,
                 restarts: file.restarts,
+                stopped_by_user: false,
             },
             None => Observed::at_rest(State::Created, None, 0),
         };
@@ -504,7 +540,8 @@ fn conclude(evidence: Evidence) -> Observed {
     if let Some(file) = later_file {
         return match &file.state {
             State::Created if record.is_none() && !started_at_once => Observed::at_rest(State::Created, None, 0),
-            State::Stopped { exit } => {
+            // One that was killed while it rested starts nothing any more.
+            State::Stopped { exit } | State::Restarting { exit } => {
                 let stopped = State::Stopped { exit: exit.clone() };
                 let mut observed = Observed::at_rest(stopped, file.started_at, file.restarts);
                 observed.health = file.health.clone();
@@ -517,6 +554,7 @@ fn conclude(evidence: Evidence) -> Observed {
                 network: file.network.clone(),
                 health: file.health.clone(),
                 restarts: file.restarts,
+                stopped_by_user: false,
             },
             _ => {
                 let exit = Exit::unknown("the supervisor was killed: exit code unknown");
@@ -534,7 +572,9 @@ fn conclude(evidence: Evidence) -> Observed {
         }
         // A runtime directory that is not on tmpfs and outlived a boot.
         (None, Some(file)) if file.state != State::Created || started_at_once => match file.state {
-            State::Stopped { exit } => Observed::at_rest(State::Stopped { exit }, file.started_at, file.restarts),
+            State::Stopped { exit } | State::Restarting { exit } => {
+                Observed::at_rest(State::Stopped { exit }, file.started_at, file.restarts)
+            }
             _ => {
                 let exit = Exit::unknown("the system went down while it ran: exit code unknown");
                 Observed::at_rest(State::Stopped { exit }, file.started_at, file.restarts)
@@ -550,7 +590,8 @@ fn conclude(evidence: Evidence) -> Observed {
 
 impl Observed {
     fn at_rest(state: State, started_at: Option<Timestamp>, restarts: u32) -> Self {
-        Self { state, supervisor: None, started_at, network: Network::default(), health: None, restarts }
+        let network = Network::default();
+        Self { state, supervisor: None, started_at, network, health: None, restarts, stopped_by_user: false }
     }
 }
 

@@ -22,9 +22,11 @@ fn every_state_takes_exactly_the_events_of_the_diagram() {
     let running = State::Running { init: init(), since: at(1) };
     let paused = State::Paused { init: init(), since: at(1) };
     let stopped = State::Stopped { exit: exit(3) };
+    let resting = State::Restarting { exit: exit(3) };
     let spawned = Event::Spawned(init());
     let execed = Event::Execed(at(1));
     let exited = Event::Exited(exit(3));
+    let rests = Event::Resting(exit(3));
     let legal = [
         (&created, &spawned, &starting),
         (&stopped, &spawned, &starting),
@@ -34,9 +36,13 @@ fn every_state_takes_exactly_the_events_of_the_diagram() {
         (&starting, &exited, &stopped),
         (&running, &exited, &stopped),
         (&paused, &exited, &stopped),
+        (&running, &rests, &resting),
+        (&paused, &rests, &resting),
+        (&resting, &spawned, &starting),
+        (&resting, &exited, &stopped),
     ];
-    for from in [&created, &starting, &running, &paused, &stopped] {
-        for event in [&spawned, &execed, &Event::Frozen, &Event::Thawed, &exited] {
+    for from in [&created, &starting, &running, &paused, &resting, &stopped] {
+        for event in [&spawned, &execed, &Event::Frozen, &Event::Thawed, &exited, &rests] {
             let expected = legal.iter().find(|(state, with, _)| *state == from && *with == event);
             let result = from.clone().on(event.clone());
             match expected {
@@ -68,7 +74,7 @@ fn file(state: State, started: i64) -> Option<StateFile> {
 }
 
 fn exit_record(exit: Option<Exit>, started: i64) -> Option<ExitRecord> {
-    Some(ExitRecord { version: 1, started_at: Some(at(started)), exit, restarts: 0 })
+    Some(ExitRecord { version: 1, started_at: Some(at(started)), exit, restarts: 0, stopped_by_user: false })
 }
 
 #[test]
@@ -86,6 +92,7 @@ fn every_combination_of_files_lock_and_boot_has_its_conclusion() {
         (true,  file(running(), 10),         None,                         true,  false, true,  "running",     None,      true),
         (true,  file(State::Paused { init: init(), since: at(10) }, 10), None, true, false, true, "paused",    None,      true),
         (true,  file(stopped(), 10),         None,                         true,  false, true,  "exited",      Some(3),   true),
+        (true,  file(State::Restarting { exit: exit(3) }, 10), None,       true,  false, true,  "restarting",  None,      true),
         (true,  file(running(), 10),         None,                         false, false, true,  "created",     None,      false),
         // Nobody does, in this boot.
         (false, None,                        None,                         false, false, false, "created",     None,      false),
@@ -95,6 +102,7 @@ fn every_combination_of_files_lock_and_boot_has_its_conclusion() {
         (false, file(running(), 10),         None,                         true,  false, true,  "exited",      Some(255), false),
         (false, file(running(), 10),         None,                         true,  true,  true,  "running",     None,      false),
         (false, file(stopped(), 10),         None,                         true,  false, true,  "exited",      Some(3),   false),
+        (false, file(State::Restarting { exit: exit(3) }, 11), exit_record(None, 11), true, false, true, "exited", Some(3), false),
         (false, file(stopped(), 10),         exit_record(Some(exit(3)), 10), true, false, true, "exited",      Some(3),   false),
         // A second start that was killed, after a first run with a known end.
         (false, file(running(), 11),         exit_record(Some(exit(3)), 10), true, false, true, "exited",      Some(255), false),

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, socket};
 
 use super::listener::address;
-use super::{Hello, MAX_MESSAGE, Passed, Refusal, ToClient, ToSupervisor};
+use super::{Answer, Hello, MAX_MESSAGE, Passed, Question, Refusal, ToClient, ToSupervisor};
 use crate::monitor::detach_keys::DetachKeys;
 use crate::monitor::event_loop::{Interest, Turn};
 use crate::monitor::reaper::Exit;
@@ -150,6 +150,23 @@ impl Client {
         loop {
             match self.receive(0)? {
                 Received::Message(ToClient::Attached) => return Ok(()),
+                Received::Message(ToClient::Error(Refusal::Version)) => return Err(ClientError::Version),
+                Received::Message(ToClient::Error(Refusal::Busy)) => return Err(ClientError::Busy),
+                Received::Closed => return Err(ClientError::Closed),
+                Received::Message(_) | Received::Unknown | Received::Nothing => {}
+            }
+        }
+    }
+
+    /// Has something done to the container and waits for it.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub fn ask(&self, question: Question) -> Result<Answer, ClientError> {
+        self.send(&ToSupervisor::Ask(question));
+        loop {
+            match self.receive(0)? {
+                Received::Message(ToClient::Answer(answer)) => return Ok(answer),
                 Received::Message(ToClient::Error(Refusal::Version)) => return Err(ClientError::Version),
                 Received::Message(ToClient::Error(Refusal::Busy)) => return Err(ClientError::Busy),
                 Received::Closed => return Err(ClientError::Closed),

@@ -13,6 +13,8 @@
 //!    │ ── Detach ─────────────────────────────────▶ │  or the keys are seen on stdin
 //!    │ ◀─────────────────────────────── Detached ── │  descriptors are dropped, the container goes on
 //!    │ ◀──────────────────────── Exited {code} ──── │  after the last byte of output was taken
+//!    │ ── Ask {question} ─────────────────────────▶ │  instead of Hello, or after it
+//!    │ ◀──────────────────────────── Answer {n} ─── │
 //!    ╳ closed by either side at any moment: S drops the descriptors; the client reports that S is gone
 //! ```
 //! P as the first client sends no `Hello` and gets no `Attached`; the rest is the same.
@@ -81,6 +83,36 @@ pub enum ToSupervisor {
     Hold,
     /// I have been continued: read my stdin again.
     Resume,
+    /// Do this, and tell me when it is done.
+    Ask(Question),
+}
+
+/// What a client may want done to the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Let its processes stand still.
+    Freeze,
+    /// Let them go on.
+    Thaw,
+    /// Find out how healthy it is, now.
+    CheckHealth,
+    /// Its record has changed: read it again.
+    Reload,
+}
+
+impl Question {
+    const ALL: [Question; 4] = [Question::Freeze, Question::Thaw, Question::CheckHealth, Question::Reload];
+}
+
+/// What came of it: a number that the question gives its meaning, or why nothing did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done.
+    Done(u8),
+    /// It cannot be done in this state.
+    Refused,
+    /// This errno.
+    Failed(i32),
 }
 
 /// Why a client is not attached, or loses a stream.
@@ -110,6 +142,8 @@ pub enum ToClient {
     Exited(Exit),
     /// Something failed; unless it is [`Refusal::Stream`], the channel closes.
     Error(Refusal),
+    /// What came of a question.
+    Answer(Answer),
 }
 
 impl ToSupervisor {
@@ -136,6 +170,7 @@ impl ToSupervisor {
             Self::Signal(signal) => vec![4, u8::try_from(signal.number()).unwrap_or(0)],
             Self::Hold => vec![5],
             Self::Resume => vec![6],
+            Self::Ask(question) => vec![7, *question as u8],
         }
     }
 
@@ -157,6 +192,7 @@ impl ToSupervisor {
             [4, number, ..] => Self::Signal(Signal::from_number(i32::from(number))?),
             [5, ..] => Self::Hold,
             [6, ..] => Self::Resume,
+            [7, question, ..] => Self::Ask(*Question::ALL.get(usize::from(question))?),
             _ => return None,
         })
     }
@@ -178,6 +214,9 @@ impl ToClient {
                 bytes.extend_from_slice(&errno.to_le_bytes());
                 bytes
             }
+            Self::Answer(Answer::Done(value)) => vec![0x85, 0, value],
+            Self::Answer(Answer::Refused) => vec![0x85, 1],
+            Self::Answer(Answer::Failed(errno)) => [&[0x85, 2][..], &errno.to_le_bytes()].concat(),
         }
     }
 
@@ -195,6 +234,9 @@ impl ToClient {
             [0x84, 2, descriptor, a, b, c, d, ..] => {
                 Self::Error(Refusal::Stream { descriptor, errno: i32::from_le_bytes([a, b, c, d]) })
             }
+            [0x85, 0, value, ..] => Self::Answer(Answer::Done(value)),
+            [0x85, 1, ..] => Self::Answer(Answer::Refused),
+            [0x85, 2, a, b, c, d, ..] => Self::Answer(Answer::Failed(i32::from_le_bytes([a, b, c, d]))),
             _ => return None,
         })
     }
@@ -216,6 +258,8 @@ mod tests {
             ToSupervisor::Signal(Signal::INT),
             ToSupervisor::Hold,
             ToSupervisor::Resume,
+            ToSupervisor::Ask(Question::Freeze),
+            ToSupervisor::Ask(Question::Reload),
         ] {
             assert!(message.encode().len() <= MAX_MESSAGE);
             assert_eq!(ToSupervisor::decode(&message.encode()), Some(message));
@@ -229,6 +273,9 @@ mod tests {
             ToClient::Error(Refusal::Version),
             ToClient::Error(Refusal::Busy),
             ToClient::Error(Refusal::Stream { descriptor: 2, errno: 28 }),
+            ToClient::Answer(Answer::Done(1)),
+            ToClient::Answer(Answer::Refused),
+            ToClient::Answer(Answer::Failed(95)),
         ] {
             assert!(message.encode().len() <= MAX_MESSAGE);
             assert_eq!(ToClient::decode(&message.encode()), Some(message));
@@ -241,7 +288,7 @@ mod tests {
         for len in 0..hello.len() {
             assert_eq!(ToSupervisor::decode(&hello[..len]), None);
         }
-        for bytes in [&[][..], &[0], &[4, 0], &[4, 65], &[0x81], &[1, VERSION + 1, 0, 0, 0, 0, 0, 0]] {
+        for bytes in [&[][..], &[0], &[4, 0], &[4, 65], &[7, 4], &[0x81], &[1, VERSION + 1, 0, 0, 0, 0, 0, 0]] {
             assert_eq!(ToSupervisor::decode(bytes), None, "{bytes:?}");
             assert_eq!(ToClient::decode(bytes).is_some(), bytes == [0x81]);
         }

@@ -35,9 +35,9 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{call} log {name:?}: {}", source.desc().to_lowercase())]
 pub struct LogError {
-    call: &'static str,
-    name: String,
-    source: Errno,
+    pub(super) call: &'static str,
+    pub(super) name: String,
+    pub(super) source: Errno,
 }
 
 /// The current file of a log.

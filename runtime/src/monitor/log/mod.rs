@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `k8s-file` | `2026-01-02T03:04:05.000000000+00:00 stdout F line` | tag `P` instead of `F` |
 //! | `json-file` | `{"log":"line\n","stream":"stdout","time":"2026-01-02T03:04:05Z"}` | no `\n` at the end of `log` |
+//! | `journald` | one datagram to systemd's journal | `CONTAINER_PARTIAL_MESSAGE=true` |
 //! | `none` | | |
 //!
 //! What a container writes without a newline is logged at once as a part of a line; nothing is kept back in memory
@@ -15,7 +16,9 @@
 //! Format of the files: writer: the supervisor, under the container's lock; readers: anyone, without a lock, since
 //! records are only ever appended and generations only ever renamed; durability: none.
 
+mod entry;
 mod file;
+mod journald;
 mod json_file;
 mod k8s_file;
 mod reader;
@@ -25,8 +28,10 @@ mod time;
 use std::os::fd::BorrowedFd;
 use std::str::FromStr;
 
+pub use entry::{Entry, Printer, Selection, Visitor};
 pub use file::{Limits, LogError};
-pub use reader::{Entry, Follow, Printer, ReadError, Reader, Selection, Visitor};
+pub use journald::SOCKET as JOURNAL_SOCKET;
+pub use reader::{Follow, ReadError, Reader};
 pub use time::{BadMoment, Timestamp};
 
 use file::LogFile;
@@ -113,6 +118,7 @@ enum Writer {
     None,
     K8sFile(k8s_file::Writer),
     JsonFile(json_file::Writer),
+    Journald(journald::Writer),
 }
 
 impl Log {
@@ -138,6 +144,14 @@ impl Log {
         Ok(Self { writer })
     }
 
+    /// A log in systemd's journal, which listens at `socket`; `fields` go with every line.
+    ///
+    /// # Errors
+    /// [`LogError`] when nobody listens there.
+    pub fn journald(socket: &std::path::Path, fields: &[(&str, &str)]) -> Result<Self, LogError> {
+        Ok(Self { writer: Writer::Journald(journald::Writer::connect(socket.to_owned(), fields)?) })
+    }
+
     /// Logs what one read of a stream gave, with one time for all of it.
     ///
     /// # Errors
@@ -148,6 +162,7 @@ impl Log {
             Writer::None => Ok(()),
             Writer::K8sFile(writer) => writer.write(stream, bytes, Timestamp::now()),
             Writer::JsonFile(writer) => writer.write(stream, bytes, Timestamp::now()),
+            Writer::Journald(writer) => writer.write(stream, bytes),
         }
     }
 
@@ -157,7 +172,7 @@ impl Log {
     /// [`LogError`].
     pub fn finish(&mut self) -> Result<(), LogError> {
         match &mut self.writer {
-            Writer::None | Writer::K8sFile(_) => Ok(()),
+            Writer::None | Writer::K8sFile(_) | Writer::Journald(_) => Ok(()),
             Writer::JsonFile(writer) => writer.finish(Timestamp::now()),
         }
     }

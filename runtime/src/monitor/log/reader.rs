@@ -8,7 +8,7 @@
 //!
 //! **Runs in:** the CLI.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::uio::pread;
 
+use super::entry::{Selection, Shown, Visitor};
 use super::file::generation;
 use super::time::Timestamp;
 use super::{Stream, record};
@@ -46,29 +47,6 @@ pub enum ReadError {
     Show(#[source] io::Error),
 }
 
-/// Which entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Selection {
-    /// So many lines at the end; all if absent. Of two streams that write parts of lines in turns, the first line of
-    /// one may miss its beginning.
-    pub tail: Option<u64>,
-    /// Not older than this.
-    pub since: Option<Timestamp>,
-    /// Not newer than this; following ends then.
-    pub until: Option<Timestamp>,
-    /// Those of stdout.
-    pub stdout: bool,
-    /// Those of stderr.
-    pub stderr: bool,
-}
-
-/// Everything.
-impl Default for Selection {
-    fn default() -> Self {
-        Self { tail: None, since: None, until: None, stdout: true, stderr: true }
-    }
-}
-
 /// For how long to follow a log.
 #[derive(Debug, Clone, Copy)]
 pub struct Follow<'fd> {
@@ -76,83 +54,6 @@ pub struct Follow<'fd> {
     pub writer_ended: BorrowedFd<'fd>,
     /// Hung up when nobody reads what we show: stdout. `logs -f | head -1` then ends with `head`.
     pub reader_gone: Option<BorrowedFd<'fd>>,
-}
-
-/// A line, or a part of one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
-    /// When it was read from the container.
-    pub time: Timestamp,
-    /// The offset from UTC in seconds that it was logged with.
-    pub offset_s: i32,
-    /// Where it was written to.
-    pub stream: Stream,
-    /// Without the newline.
-    pub text: &'a [u8],
-    /// The entry before it on this stream ended a line.
-    pub starts_line: bool,
-    /// A newline follows.
-    pub ends_line: bool,
-}
-
-/// Who is shown the entries.
-pub trait Visitor {
-    /// Takes one entry.
-    ///
-    /// # Errors
-    /// Its own; reading ends then.
-    fn entry(&mut self, entry: &Entry<'_>) -> io::Result<()>;
-
-    /// There is no more for now.
-    ///
-    /// # Errors
-    /// Its own; reading ends then.
-    fn idle(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Shows entries as the container wrote them, to two writers.
-#[derive(Debug)]
-pub struct Printer<O, E> {
-    stdout: O,
-    stderr: E,
-    timestamps: bool,
-    head: Vec<u8>,
-}
-
-impl<O: Write, E: Write> Printer<O, E> {
-    /// With `timestamps`, each line begins with its time, in podman's and docker's form.
-    pub fn new(stdout: O, stderr: E, timestamps: bool) -> Self {
-        Self { stdout, stderr, timestamps, head: Vec::new() }
-    }
-}
-
-impl<O: Write, E: Write> Visitor for Printer<O, E> {
-    fn entry(&mut self, entry: &Entry<'_>) -> io::Result<()> {
-        let out: &mut dyn Write = match entry.stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        };
-        if self.timestamps && entry.starts_line {
-            self.head.clear();
-            entry.time.write_with_offset(entry.offset_s, &mut self.head);
-            // Go's layout has Z for no offset.
-            if entry.offset_s == 0 {
-                self.head.truncate(self.head.len().saturating_sub("+00:00".len()));
-                self.head.push(b'Z');
-            }
-            self.head.push(b' ');
-            out.write_all(&self.head)?;
-        }
-        out.write_all(entry.text)?;
-        if entry.ends_line { out.write_all(b"\n") } else { Ok(()) }
-    }
-
-    fn idle(&mut self) -> io::Result<()> {
-        self.stdout.flush()?;
-        self.stderr.flush()
-    }
 }
 
 /// A log, open for reading.
@@ -205,7 +106,7 @@ impl Reader {
     ) -> Result<(), ReadError> {
         // The watch begins before the first read: nothing falls between them.
         let watch = follow.map(|follow| Ok((follow, self.watch()?))).transpose()?;
-        let mut shown = Shown { selection: *selection, visitor, in_line: [false; 2] };
+        let mut shown = Shown::new(*selection, visitor);
         let mut position = match selection.tail {
             Some(lines) => self.last_lines(lines)?,
             None => self.oldest()?,
@@ -459,39 +360,6 @@ impl Counted {
     }
 }
 
-/// The entries on their way to a visitor.
-struct Shown<'v, V> {
-    selection: Selection,
-    visitor: &'v mut V,
-    in_line: [bool; 2],
-}
-
-impl<V: Visitor> Shown<'_, V> {
-    fn show(&mut self, line: &[u8]) -> Result<(), ReadError> {
-        let Some(record) = record::parse(line) else { return Ok(()) };
-        let [stdout, stderr] = &mut self.in_line;
-        let (in_line, is_wanted) = match record.stream {
-            Stream::Stdout => (stdout, self.selection.stdout),
-            Stream::Stderr => (stderr, self.selection.stderr),
-        };
-        let is_in_time = self.selection.since.is_none_or(|since| record.time >= since)
-            && self.selection.until.is_none_or(|until| record.time <= until);
-        if !is_wanted || !is_in_time {
-            return Ok(());
-        }
-        let starts_line = !std::mem::replace(in_line, !record.ends_line);
-        let entry = Entry {
-            time: record.time,
-            offset_s: record.offset_s,
-            stream: record.stream,
-            text: &record.text,
-            starts_line,
-            ends_line: record.ends_line,
-        };
-        self.visitor.entry(&entry).map_err(ReadError::Show)
-    }
-}
-
 /// When the clock will show this.
 fn instant_of(moment: Timestamp) -> Instant {
     let now = Timestamp::now();
@@ -503,199 +371,5 @@ fn instant_of(moment: Timestamp) -> Instant {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Driver, Limits, Log};
-    use super::*;
-    use std::io::pipe;
-    use std::sync::mpsc;
-
-    struct Fixture {
-        directory: tempfile::TempDir,
-        handle: std::fs::File,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let handle = std::fs::File::open(directory.path()).unwrap();
-            Self { directory, handle }
-        }
-
-        fn log(&self, driver: Driver, limits: Limits) -> Log {
-            Log::open(driver, self.handle.as_fd(), "log", limits).unwrap()
-        }
-
-        fn shown(&self, selection: Selection) -> (String, String) {
-            let (mut out, mut err) = (Vec::new(), Vec::new());
-            let reader = Reader::new(self.handle.as_fd(), "log").unwrap();
-            reader.read(&selection, None, &mut Printer::new(&mut out, &mut err, false)).unwrap();
-            (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
-        }
-
-        fn tail(&self, lines: u64) -> String {
-            let (out, err) = self.shown(Selection { tail: Some(lines), ..Selection::default() });
-            out + &err
-        }
-    }
-
-    const DRIVERS: [Driver; 2] = [Driver::K8sFile, Driver::JsonFile];
-
-    #[test]
-    fn streams_and_parts_come_back_as_they_were_written() {
-        for driver in DRIVERS {
-            let fixture = Fixture::new();
-            assert_eq!(fixture.shown(Selection::default()), (String::new(), String::new()));
-            let mut log = fixture.log(driver, Limits::default());
-            for (stream, text) in [
-                (Stream::Stdout, "one\ntwo, "),
-                (Stream::Stderr, "error: "),
-                (Stream::Stdout, "second\n\n"),
-                (Stream::Stderr, "bad\n"),
-                (Stream::Stdout, "prompt> "),
-            ] {
-                log.write(stream, text.as_bytes()).unwrap();
-            }
-            let (out, err) = ("one\ntwo, second\n\nprompt> ".to_owned(), "error: bad\n".to_owned());
-            assert_eq!(fixture.shown(Selection::default()), (out.clone(), err.clone()));
-            assert_eq!(fixture.shown(Selection { stderr: false, ..Selection::default() }), (out, String::new()));
-            assert_eq!(fixture.shown(Selection { stdout: false, ..Selection::default() }), (String::new(), err));
-        }
-    }
-
-    #[test]
-    fn the_last_lines_are_counted_over_parts_blocks_and_generations() {
-        for (driver, limits) in [
-            (Driver::K8sFile, Limits::default()),
-            (Driver::JsonFile, Limits::default()),
-            (Driver::K8sFile, Limits { max_size_bytes: Some(30_000), max_files: 100 }),
-            (Driver::JsonFile, Limits { max_size_bytes: Some(200_000), max_files: 100 }),
-        ] {
-            let fixture = Fixture::new();
-            let mut log = fixture.log(driver, limits);
-            let lines: Vec<String> =
-                (0..400).map(|number| format!("{number} {}\n", "x".repeat(number * 37 % 1_500))).collect();
-            for line in &lines {
-                // Each line in up to three parts.
-                let (first, rest) = line.split_at(line.len() / 3);
-                let (second, third) = rest.split_at(rest.len() / 2);
-                for part in [first, second, third] {
-                    log.write(Stream::Stdout, part.as_bytes()).unwrap();
-                }
-            }
-            log.write(Stream::Stdout, b"not finished").unwrap();
-            assert_eq!(fixture.tail(0), "");
-            assert_eq!(fixture.tail(1), "not finished");
-            for count in [2, 3, 50, 200, 400] {
-                let expected = lines[lines.len() + 1 - count..].concat() + "not finished";
-                assert!(fixture.tail(count as u64) == expected, "{driver:?} {limits:?} {count}");
-            }
-            assert!(fixture.tail(10_000) == lines.concat() + "not finished");
-        }
-    }
-
-    #[test]
-    fn tail_zero_shows_nothing_even_without_a_final_newline() {
-        let fixture = Fixture::new();
-        std::fs::write(fixture.directory.path().join("log"), "2026-01-02T03:04:05Z stdout F a\nhalf a rec").unwrap();
-        assert_eq!(fixture.tail(0), "");
-        assert_eq!(fixture.tail(1), "a\n");
-        assert_eq!(fixture.shown(Selection::default()).0, "a\n");
-    }
-
-    #[test]
-    fn time_bounds_are_inclusive_and_garbage_is_skipped() {
-        let fixture = Fixture::new();
-        let text = "2026-01-02T03:04:05Z stdout F a\n\
-                    garbage\n\
-                    {\"log\":\"b\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-02T03:04:06Z\"}\n\
-                    2026-01-02T04:04:07+01:00 stdout F c\n";
-        std::fs::write(fixture.directory.path().join("log"), text).unwrap();
-        let at = |secs: i64| Some(Timestamp { secs: 1_767_323_045 + secs, nanos: 0 });
-        let shown = |since, until| fixture.shown(Selection { since, until, ..Selection::default() }).0;
-        assert_eq!(shown(None, None), "a\nb\nc\n");
-        assert_eq!(shown(at(1), None), "b\nc\n");
-        assert_eq!(shown(None, at(1)), "a\nb\n");
-        assert_eq!(shown(at(2), at(2)), "c\n");
-        assert_eq!(shown(at(3), None), "");
-    }
-
-    #[test]
-    fn timestamps_stand_before_lines_not_before_parts() {
-        let fixture = Fixture::new();
-        let text = "2026-01-02T03:04:05.5+00:00 stdout P a\n2026-01-02T03:04:06Z stdout F b\n2026-01-02T04:04:07+01:00 stderr F c\n";
-        std::fs::write(fixture.directory.path().join("log"), text).unwrap();
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let reader = Reader::new(fixture.handle.as_fd(), "log").unwrap();
-        reader.read(&Selection::default(), None, &mut Printer::new(&mut out, &mut err, true)).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "2026-01-02T03:04:05.500000000Z ab\n");
-        assert_eq!(String::from_utf8(err).unwrap(), "2026-01-02T04:04:07.000000000+01:00 c\n");
-    }
-
-    /// Sends what it is shown, so that a test knows when it may go on.
-    struct Channel(mpsc::Sender<String>);
-
-    impl Visitor for Channel {
-        fn entry(&mut self, entry: &Entry<'_>) -> io::Result<()> {
-            self.0.send(String::from_utf8(entry.text.to_vec()).unwrap()).map_err(io::Error::other)
-        }
-    }
-
-    #[test]
-    fn following_sees_every_record_over_rotations_and_ends_with_the_writer() {
-        for (driver, max_files) in [(Driver::K8sFile, 1), (Driver::K8sFile, 3), (Driver::JsonFile, 3)] {
-            let fixture = Fixture::new();
-            let (ended, writer_lives) = pipe().unwrap();
-            let (sender, receiver) = mpsc::channel();
-            std::thread::scope(|scope| {
-                let reader = Reader::new(fixture.handle.as_fd(), "log").unwrap();
-                let ended = &ended;
-                scope.spawn(move || {
-                    let follow = Follow { writer_ended: ended.as_fd(), reader_gone: None };
-                    reader.read(&Selection::default(), Some(follow), &mut Channel(sender)).unwrap();
-                });
-                // The log is made only after following began, or before: both must work.
-                let mut log = fixture.log(driver, Limits { max_size_bytes: Some(300), max_files });
-                for number in 0..50 {
-                    log.write(Stream::Stdout, format!("line {number}\n").as_bytes()).unwrap();
-                    assert_eq!(receiver.recv().unwrap(), format!("line {number}"));
-                }
-                log.write(Stream::Stdout, b"last\n").unwrap();
-                drop(writer_lives);
-                assert_eq!(receiver.iter().collect::<Vec<_>>(), ["last"]);
-            });
-        }
-    }
-
-    #[test]
-    fn following_ends_with_its_reader_and_at_its_time() {
-        let fixture = Fixture::new();
-        let (ended, _writer_lives) = pipe().unwrap();
-        let (reader_end, stdout) = pipe().unwrap();
-        drop(reader_end);
-        let reader = Reader::new(fixture.handle.as_fd(), "log").unwrap();
-        let mut printer = Printer::new(io::sink(), io::sink(), false);
-        let gone = Follow { writer_ended: ended.as_fd(), reader_gone: Some(stdout.as_fd()) };
-        reader.read(&Selection::default(), Some(gone), &mut printer).unwrap();
-        let follow = Follow { writer_ended: ended.as_fd(), reader_gone: None };
-        let until = Some(Timestamp { secs: Timestamp::now().secs - 1, nanos: 0 });
-        reader.read(&Selection { until, ..Selection::default() }, Some(follow), &mut printer).unwrap();
-    }
-
-    #[test]
-    fn a_file_cut_by_a_full_disk_is_read_on() {
-        let fixture = Fixture::new();
-        let path = fixture.directory.path().join("log");
-        std::fs::write(&path, "2026-01-02T03:04:05Z stdout F a\n2026-01-02T03:04:05Z std").unwrap();
-        let reader = Reader::new(fixture.handle.as_fd(), "log").unwrap();
-        let (sender, receiver) = mpsc::channel();
-        let mut channel = Channel(sender);
-        let mut shown = Shown { selection: Selection::default(), visitor: &mut channel, in_line: [false; 2] };
-        let mut position = reader.oldest().unwrap();
-        reader.show_all(&mut position, &mut shown).unwrap();
-        std::fs::write(&path, "2026-01-02T03:04:05Z stdout F a\n").unwrap();
-        reader.show_all(&mut position, &mut shown).unwrap();
-        std::fs::write(&path, "2026-01-02T03:04:05Z stdout F a\n2026-01-02T03:04:06Z stdout F b\n").unwrap();
-        reader.show_all(&mut position, &mut shown).unwrap();
-        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), ["a", "b"]);
-    }
-}
+#[path = "reader_tests.rs"]
+mod tests;

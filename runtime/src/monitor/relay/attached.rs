@@ -9,6 +9,7 @@ use crate::monitor::attach::{Refusal, ToClient};
 use crate::monitor::detach_keys::DetachKeys;
 use crate::monitor::endpoint::{Sink, Source};
 use crate::monitor::log::Stream;
+use crate::monitor::reaper::Exit;
 use crate::sys::monitor as sys;
 
 /// The descriptors of a client that did not connect but was there: P, or this process itself.
@@ -38,6 +39,8 @@ pub(super) struct Attached {
     pub(super) is_first: bool,
     /// Is stopped: its terminal belongs to the shell.
     pub(super) held: bool,
+    /// How the run ended that it was attached to: it gets the rest of that, and nothing of a later one.
+    pub(super) exit: Option<Exit>,
     pub(super) stdin: Option<Source>,
     pub(super) stdout: Option<Sink>,
     pub(super) stderr: Option<Sink>,

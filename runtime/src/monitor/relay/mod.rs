@@ -27,7 +27,7 @@ use nix::unistd::write;
 
 pub use attached::FirstClient;
 
-use crate::monitor::attach::{Hello, Listener, MAX_MESSAGE, Refusal, ToClient, ToSupervisor};
+use crate::monitor::attach::{Answer, Hello, Listener, MAX_MESSAGE, Question, Refusal, ToClient, ToSupervisor};
 use crate::monitor::detach_keys::DetachKeys;
 use crate::monitor::endpoint::{Got, Sink, Source};
 use crate::monitor::event_loop::{Interest, Turn};
@@ -77,6 +77,8 @@ pub enum Request {
     Signal(Signal),
     /// The log could not be written; said once, the relay goes on.
     LogFailed(LogError),
+    /// Do this, and give this client an [`Relay::answer`].
+    Ask(ClientId, Question),
 }
 
 /// When the container's stdin ends.
@@ -125,7 +127,6 @@ pub struct Relay {
     /// The container's stdin is closed once `input` is written.
     input_ends: bool,
     buffer: Vec<u8>,
-    exit: Option<Exit>,
 }
 
 impl Relay {
@@ -145,7 +146,6 @@ impl Relay {
             input: Vec::new(),
             input_ends: false,
             buffer: Vec::new(),
-            exit: None,
         })
     }
 
@@ -173,16 +173,23 @@ impl Relay {
         id
     }
 
-    /// Connects the container that was started anew to the log and the clients that came meanwhile.
+    /// Connects the container that was started anew to the log and the clients that came meanwhile. Those of the last run
+    /// get the rest of that one and no more.
     ///
     /// # Errors
     /// When the process is out of descriptors.
     pub fn restart(&mut self, streams: Streams) -> nix::Result<()> {
         self.container = container(streams, self.policy)?;
-        self.exit = None;
         self.input.clear();
         self.input_ends = false;
         Ok(())
+    }
+
+    /// Tells a client what came of its question. One that is gone does not want to know.
+    pub fn answer(&self, id: ClientId, answer: Answer) {
+        if let Some(client) = self.clients.iter().find(|client| client.id == id) {
+            client.tell(ToClient::Answer(answer));
+        }
     }
 
     /// Whether this client is still attached.
@@ -291,7 +298,9 @@ impl Relay {
         let finished = self.log.finish();
         request = request.or(self.tell_of_log(finished));
         self.container = Container::default();
-        self.exit = Some(exit);
+        for client in &mut self.clients {
+            client.exit.get_or_insert(exit);
+        }
         for id in self.clients.iter().map(|client| client.id).collect::<Vec<_>>() {
             self.settle(id);
         }
@@ -307,7 +316,7 @@ impl Relay {
     }
 
     fn is_behind(&self, stream: Stream) -> bool {
-        self.clients.iter().any(|client| client.is_behind(stream))
+        self.clients.iter().any(|client| client.exit.is_none() && client.is_behind(stream))
     }
 
     fn takes_input(&self) -> bool {
@@ -346,7 +355,7 @@ impl Relay {
     /// Gives what the buffer holds to the log and to every client.
     fn distribute(&mut self, stream: Stream) -> Option<Request> {
         let mut is_unread = false;
-        for client in &mut self.clients {
+        for client in self.clients.iter_mut().filter(|client| client.exit.is_none()) {
             let is_held = client.held;
             let Some(sink) = client.sink(stream) else { continue };
             if is_held {
@@ -448,8 +457,8 @@ impl Relay {
 
     /// Tells a client that has everything of the exit, and lets it go.
     fn settle(&mut self, id: ClientId) {
-        let Some(exit) = self.exit else { return };
         let Some(client) = self.clients.iter().find(|client| client.id == id && client.greeted) else { return };
+        let Some(exit) = client.exit else { return };
         if !client.is_behind(Stream::Stdout) && !client.is_behind(Stream::Stderr) {
             client.tell(ToClient::Exited(exit));
             self.clients.retain(|client| client.id != id);
@@ -465,6 +474,7 @@ impl Relay {
             greeted: false,
             is_first: false,
             held: false,
+            exit: None,
             stdin: None,
             stdout: None,
             stderr: None,
@@ -519,6 +529,7 @@ impl Relay {
             }
             // The first message is a hello that we understand, and there is no second.
             Some(ToSupervisor::Hello(_)) => self.refuse(id),
+            Some(ToSupervisor::Ask(question)) => return Some(Request::Ask(id, question)),
             _ if !client.greeted => self.refuse(id),
             Some(ToSupervisor::Resize(size)) => self.resize(size),
             Some(ToSupervisor::Detach) => self.detach(id),
