@@ -315,7 +315,7 @@ fn read_big(_: &World, mounted: &Mounted) {
 /// A shell in the tree that starts a program of the tree again and again, both with their libraries from there.
 fn exec(mounted: &Mounted, times: usize) {
     let script = format!("i=0; while [ $i -lt {times} ]; do /usr/bin/true; i=$((i + 1)); done");
-    run_program(Command::new("chroot").arg(&mounted.root).args(["/usr/bin/sh", "-c", &script]));
+    run_program(Command::new("/usr/sbin/chroot").arg(&mounted.root).args(["/usr/bin/sh", "-c", &script]));
 }
 
 fn python_import(world: &World, mounted: &Mounted) {
