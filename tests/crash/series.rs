@@ -83,6 +83,8 @@ fn series(home: &Home, line: &dyn Fn(u64) -> String, prepare: &dyn Fn(), check: 
         .iter()
         .flat_map(|dir| entries(&home.data().join(dir)))
         .filter(|path| path.extension().is_none_or(|extension| extension != "lock"))
+        // A volume that was not finished is given a moment, for somebody may be at it; a later sweep takes it.
+        .filter(|path| !path.to_string_lossy().contains("/volumes/.tmp-"))
         .collect();
     assert!(left.is_empty(), "prune left {left:#?}");
 }
