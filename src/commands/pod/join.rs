@@ -1,6 +1,6 @@
 //! A container becomes part of a pod, and finds it awake when it starts.
 
-use storage::state::container::{self, Record};
+use storage::state::container::{self, ContainerError, Record};
 use storage::state::layout::ContainerId;
 use storage::state::pod::{self, Pod};
 use storage::state::request::{Namespace, Request, VolumesFrom};
@@ -104,7 +104,8 @@ pub(super) fn wake_infra(
         // Somebody else was faster, or is about to be.
         Err(error) => {
             let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
-            while error.to_string().contains("worked on") && std::time::Instant::now() < deadline {
+            let is_busy = || matches!(container::lock(&context.layout, infra), Err(ContainerError::Busy(_)));
+            while is_busy() && std::time::Instant::now() < deadline {
                 if runs()? {
                     return Ok(());
                 }
