@@ -31,10 +31,10 @@ const CONGESTION_CONTROL: &[u8] = b"reno\0";
 
 /// A request under construction.
 #[derive(Debug)]
-pub(super) struct Request(Vec<u8>);
+pub(super) struct Request(pub(super) Vec<u8>);
 
 impl Request {
-    fn new(kind: u16, flags: libc::c_int) -> Self {
+    pub(super) fn new(kind: u16, flags: libc::c_int) -> Self {
         let mut bytes = vec![0; HEADER_LEN];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&((flags | libc::NLM_F_REQUEST) as u16).to_ne_bytes());
@@ -106,7 +106,7 @@ impl Request {
         request
     }
 
-    fn address(&mut self, kind: u16, address: IpAddr) {
+    pub(super) fn address(&mut self, kind: u16, address: IpAddr) {
         match address {
             IpAddr::V4(v4) => self.attribute(kind, &v4.octets()),
             IpAddr::V6(v6) => self.attribute(kind, &v6.octets()),
@@ -121,13 +121,20 @@ impl Request {
         request
     }
 
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
+    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
         // Our values are a few bytes long.
         let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
         self.0.extend_from_slice(&len.to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(value);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    /// An attribute that holds what `fill` appends.
+    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        let mut inner = Self(Vec::new());
+        fill(&mut inner);
+        self.attribute(kind, &inner.0);
     }
 
     /// The bytes to send.

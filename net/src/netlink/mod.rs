@@ -1,9 +1,11 @@
-//! rtnetlink, as much as a container needs: loopback up, policy routes for published ports, what is configured.
+//! rtnetlink, as much as a container needs: loopback up, policy routes for published ports, bridges and what hangs on
+//! them, what is configured.
 //!
-//! **Runs in:** a process that is in the network namespace concerned: the socket belongs to the namespace it is
-//! opened in. Six requests are all there is, so they are written as bytes here: a typed message crate is thirty times
-//! the code and would run between `clone` and `execve`.
+//! **Runs in:** a process that is in the network namespace concerned, or has a socket that was opened there: it belongs to
+//! the namespace it was opened in. A dozen requests are all there is, so they are written as bytes here: a typed message
+//! crate is thirty times the code and would run between `clone` and `execve`.
 
+mod link;
 mod message;
 mod query;
 
@@ -17,6 +19,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 
+pub use link::{Route, Veth};
 use message::Request;
 pub use query::{Address, Interface, Link};
 
@@ -72,7 +75,19 @@ impl Netlink {
             Ok(fd)
         };
         let socket = open().map_err(|errno| NetlinkError::new("open socket", errno))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self::over(socket))
+    }
+
+    /// Speaks over a socket of [`Netlink::into_socket`], which may have been opened in another namespace.
+    #[must_use]
+    pub fn over(socket: OwnedFd) -> Self {
+        Self { socket, sequence: 0 }
+    }
+
+    /// The socket, to be handed to another process.
+    #[must_use]
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 
     /// Takes a device into use; `lo` gets its addresses by that.
