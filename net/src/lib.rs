@@ -52,6 +52,8 @@ pub mod forward;
 
 pub mod netlink;
 
+pub mod netfilter;
+
 mod sysctl;
 
 pub mod hosts;

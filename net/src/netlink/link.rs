@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use super::message::{Message, Request};
+use super::message::Request;
 use super::query::{self, Address};
 use super::{Netlink, NetlinkError};
 
@@ -206,7 +206,7 @@ impl Request {
 mod tests {
     use std::os::fd::AsFd as _;
 
-    use super::super::message::split;
+    use super::super::message::{Message, split};
     use super::*;
 
     fn attributes(bytes: &[u8], header_len: usize) -> Vec<(u16, Vec<u8>)> {

@@ -7,6 +7,7 @@
 // The fences of clippy.toml are for what we ship; tests make their own surroundings.
 #![allow(clippy::disallowed_methods)]
 
+mod bridge;
 mod cost;
 mod drivers;
 mod fixture;
@@ -36,7 +37,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let cases: Vec<Case> = [drivers::CASES, forward::CASES, cost::CASES].concat();
+    let cases: Vec<Case> = [drivers::CASES, bridge::CASES, forward::CASES, cost::CASES].concat();
     if let [flag, name] = &args[..]
         && flag == "--case"
     {

@@ -4,7 +4,25 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use net::netlink::{Address, Netlink, Route};
+
 use crate::fixture::{await_ipv6, ip};
+
+/// How long a connection that is to fail is tried.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Gives `eth0` an address and a default route.
+fn configure(address: &str, gateway: &str) -> Result<(), net::netlink::NetlinkError> {
+    let (ip, prefix) = address.split_once('/').expect("address/prefix");
+    let address = Address { ip: ip.parse().expect("an address"), prefix: prefix.parse().expect("a length") };
+    let mut netlink = Netlink::open()?;
+    let index = netlink.link_named("eth0")?.expect("it has been put here");
+    netlink.link_up(index)?;
+    netlink.add_address(index, address)?;
+    let all = if address.ip.is_ipv4() { "0.0.0.0" } else { "::" };
+    let to = Address { ip: all.parse().expect("an address"), prefix: 0 };
+    netlink.add_route(index, Route { to, gateway: gateway.parse().expect("an address"), metric: 0 })
+}
 
 /// Obeys one command and returns the answer, one line.
 pub(crate) fn obey(command: &str) -> String {
@@ -14,6 +32,21 @@ pub(crate) fn obey(command: &str) -> String {
         ["read", path] => std::fs::read_to_string(path).map_or_else(|e| e.to_string(), |t| t.trim().to_owned()),
         ["write", path, value] => std::fs::write(path, value).map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
         ["lines", path] => std::fs::read_to_string(path).map_or_else(|e| e.to_string(), |t| t.replace('\n', ";")),
+        ["configure", address, gateway] => {
+            configure(address, gateway).map_or_else(|e| e.to_string(), |()| "ok".to_owned())
+        }
+        ["tcp-reach", address] => match TcpStream::connect_timeout(&address.parse().expect("an address"), PATIENCE) {
+            Err(error) => error.kind().to_string(),
+            Ok(mut stream) => {
+                let mut text = String::new();
+                let _ = stream.set_read_timeout(Some(PATIENCE));
+                stream.read_to_string(&mut text).map_or_else(|e| e.to_string(), |_| text)
+            }
+        },
+        ["tcp-peer", address] => serve(address, |mut stream| {
+            let peer = stream.peer_addr().expect("it is connected");
+            let _ = write!(stream, "{}", peer.ip());
+        }),
         ["await-ipv6", address] => {
             await_ipv6(address);
             "ok".to_owned()

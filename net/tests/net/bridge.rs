@@ -1,0 +1,93 @@
+//! Bridges between containers, in a namespace that plays the user's, with what the kernel really does.
+
+use std::os::fd::AsFd as _;
+
+use net::netfilter::{Bridge, Netfilter};
+use net::netlink::{Address, Netlink, Veth};
+
+use crate::fixture::{Container, enter_userns};
+use crate::{Case, Outcome, need};
+
+pub(crate) const CASES: &[Case] = &[
+    ("containers_of_a_bridge_reach_each_other", containers_of_a_bridge_reach_each_other),
+    ("isolated_bridges_do_not_reach_each_other", isolated_bridges_do_not_reach_each_other),
+    ("what_leaves_has_the_address_of_the_way_out", what_leaves_has_the_address_of_the_way_out),
+];
+
+/// A bridge with an address.
+fn bridge(netlink: &mut Netlink, name: &str, ip: &str) -> u32 {
+    let index = netlink.add_bridge(name, [2, 0, 0, 0, 0, 1], 0).expect("a bridge");
+    netlink.add_address(index, Address { ip: ip.parse().expect("an address"), prefix: 24 }).expect("an address");
+    index
+}
+
+/// A container on that bridge.
+fn container(netlink: &mut Netlink, bridge: u32, name: &str, address: &str, gateway: &str) -> Container {
+    let mut container = Container::start();
+    let last = name.len() as u8;
+    let peer_mac = [2, 0, 0, 0, bridge as u8, last];
+    let netns = container.netns.as_fd();
+    netlink.add_veth(&Veth { name, bridge, peer_name: "eth0", peer_mac, netns, mtu: 1400 }).expect("a pair");
+    assert_eq!(container.tell(&format!("configure {address} {gateway}")), "ok");
+    container
+}
+
+fn containers_of_a_bridge_reach_each_other() -> Outcome {
+    need!(enter_userns(true));
+    let mut netlink = Netlink::open().expect("a socket");
+    let index = bridge(&mut netlink, "podman0", "10.88.0.1");
+    assert_eq!(netlink.link_named("podman0").expect("an answer"), Some(index));
+    let mut server = container(&mut netlink, index, "v1", "10.88.0.2/24", "10.88.0.1");
+    let mut client = container(&mut netlink, index, "v11", "10.88.0.3/24", "10.88.0.1");
+    assert!(server.tell("ip -o link show eth0").contains("mtu 1400"));
+    assert_eq!(server.tell("tcp-peer 10.88.0.2:80"), "ok");
+    assert_eq!(client.tell("tcp-reach 10.88.0.2:80"), "10.88.0.3");
+    // Twice is no error, and neither is the end of what is not there.
+    assert_eq!(netlink.add_bridge("podman0", [2, 0, 0, 0, 0, 1], 0).expect("as it is"), index);
+    netlink.delete_link("v11").expect("it goes, with its other end");
+    netlink.delete_link("v11").expect("it is gone");
+    assert!(!client.tell("ip -o link").contains("eth0"));
+    Outcome::Passed
+}
+
+/// Two bridges, and a device that plays the way out.
+fn two_networks(netlink: &mut Netlink) -> [u32; 2] {
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("the namespace is ours");
+    [bridge(netlink, "podman0", "10.88.0.1"), bridge(netlink, "podman1", "10.89.0.1")]
+}
+
+fn isolated_bridges_do_not_reach_each_other() -> Outcome {
+    need!(enter_userns(true));
+    let mut netlink = Netlink::open().expect("a socket");
+    let [first, second] = two_networks(&mut netlink);
+    let mut server = container(&mut netlink, first, "v1", "10.88.0.2/24", "10.88.0.1");
+    let mut neighbour = container(&mut netlink, first, "v22", "10.88.0.3/24", "10.88.0.1");
+    let mut stranger = container(&mut netlink, second, "v333", "10.89.0.2/24", "10.89.0.1");
+    assert_eq!(server.tell("tcp-peer 10.88.0.2:80"), "ok");
+    let mut filter = Netfilter::open().expect("a socket");
+    let network = |device: &str, is_isolated| Bridge { device: device.into(), is_internal: false, is_isolated };
+    filter.replace(&[network("podman0", false), network("podman1", false)], "tap0").expect("rules");
+    assert_eq!(stranger.tell("tcp-reach 10.88.0.2:80"), "10.89.0.2");
+    filter.replace(&[network("podman0", true), network("podman1", true)], "tap0").expect("other rules");
+    assert_eq!(stranger.tell("tcp-reach 10.88.0.2:80"), "timed out");
+    assert_eq!(neighbour.tell("tcp-reach 10.88.0.2:80"), "10.88.0.3");
+    Outcome::Passed
+}
+
+fn what_leaves_has_the_address_of_the_way_out() -> Outcome {
+    need!(enter_userns(true));
+    let mut netlink = Netlink::open().expect("a socket");
+    let [inner, outer] = two_networks(&mut netlink);
+    let mut client = container(&mut netlink, inner, "v1", "10.88.0.2/24", "10.88.0.1");
+    let mut server = container(&mut netlink, outer, "v22", "10.89.0.2/24", "10.89.0.1");
+    // Without a way back: only what comes from its own network is answered.
+    server.tell("ip route del default");
+    assert_eq!(server.tell("tcp-peer 10.89.0.2:80"), "ok");
+    let network = |is_internal| Bridge { device: "podman0".into(), is_internal, is_isolated: true };
+    let mut filter = Netfilter::open().expect("a socket");
+    filter.replace(&[network(false)], "podman1").expect("rules");
+    assert_eq!(client.tell("tcp-reach 10.89.0.2:80"), "10.89.0.1");
+    filter.replace(&[network(true)], "podman1").expect("rules of an internal network");
+    assert_eq!(client.tell("tcp-reach 10.89.0.2:80"), "timed out");
+    Outcome::Passed
+}
