@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::helper::{self, Helper};
 use crate::mode::Mode;
+pub use crate::netlink::Address;
 use crate::netlink::{Interface, Netlink, NetlinkError};
 use crate::pasta::{self, Pasta};
 use crate::slirp4netns::{self, Slirp4netns};
@@ -76,15 +77,6 @@ impl fmt::Display for MacAddress {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
-}
-
-/// An address and the length of its network's prefix in bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Address {
-    /// The address.
-    pub ip: IpAddr,
-    /// Prefix length.
-    pub prefix: u8,
 }
 
 /// What a container's network looks like from inside; what `inspect` shows and the forwarder aims at.
@@ -382,8 +374,7 @@ fn read_interface(netns: BorrowedFd<'_>) -> Result<Option<Interface>, NetlinkErr
 
 impl From<Interface> for Attachment {
     fn from(interface: Interface) -> Self {
-        let mut addresses: Vec<Address> =
-            interface.addresses.iter().map(|a| Address { ip: a.ip, prefix: a.prefix }).collect();
+        let mut addresses = interface.addresses;
         addresses.sort_by_key(|a| a.ip.is_ipv6());
         Self {
             interface: Some(interface.link.name),

@@ -54,6 +54,10 @@ pub mod netlink;
 
 pub mod netfilter;
 
+pub mod network;
+
+pub mod leader;
+
 mod sysctl;
 
 pub mod hosts;

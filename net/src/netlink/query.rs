@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
 use super::message::{Message, read_u32};
 
 const IFINFOMSG_LEN: usize = 16;
@@ -23,8 +25,8 @@ pub struct Link {
     pub up: bool,
 }
 
-/// An address of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An address of a device and the length of its network's prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     /// The address.
     pub ip: IpAddr,

@@ -28,6 +28,12 @@ pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A descriptor that `SCM_RIGHTS` brought.
+pub(crate) fn received_fd(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made it for us, and nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// Sends a signal through a pidfd.
 ///
 /// # Source

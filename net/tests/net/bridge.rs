@@ -2,16 +2,21 @@
 
 use std::os::fd::AsFd as _;
 
+use net::leader::{Answer, Connection, Endpoint, Joined};
 use net::netfilter::{Bridge, Netfilter};
 use net::netlink::{Address, Netlink, Veth};
+use net::network::{Network, Subnet};
 
-use crate::fixture::{Container, enter_userns};
+use crate::fixture::{Container, Leading, enter_userns};
 use crate::{Case, Outcome, need};
 
 pub(crate) const CASES: &[Case] = &[
     ("containers_of_a_bridge_reach_each_other", containers_of_a_bridge_reach_each_other),
     ("isolated_bridges_do_not_reach_each_other", isolated_bridges_do_not_reach_each_other),
     ("what_leaves_has_the_address_of_the_way_out", what_leaves_has_the_address_of_the_way_out),
+    ("the_leader_puts_containers_into_networks", the_leader_puts_containers_into_networks),
+    ("a_refused_container_is_in_no_network", a_refused_container_is_in_no_network),
+    ("the_leader_ends_with_the_last_connection", the_leader_ends_with_the_last_connection),
 ];
 
 /// A bridge with an address.
@@ -89,5 +94,106 @@ fn what_leaves_has_the_address_of_the_way_out() -> Outcome {
     assert_eq!(client.tell("tcp-reach 10.89.0.2:80"), "10.89.0.1");
     filter.replace(&[network(true)], "podman1").expect("rules of an internal network");
     assert_eq!(client.tell("tcp-reach 10.89.0.2:80"), "timed out");
+    Outcome::Passed
+}
+
+/// A network with IPv4 and IPv6.
+fn network(name: &str, number: u8) -> Network {
+    let subnet = |first: String, prefix, gateway: String| Subnet {
+        first: first.parse().expect("an address"),
+        prefix,
+        gateway: gateway.parse().expect("an address"),
+        range: None,
+    };
+    Network {
+        name: name.to_owned(),
+        device: format!("podman{number}"),
+        subnets: vec![
+            subnet(format!("10.89.{number}.0"), 24, format!("10.89.{number}.1")),
+            subnet(format!("fd00:{number}::"), 64, format!("fd00:{number}::1")),
+        ],
+        ..Network::default_bridge()
+    }
+}
+
+fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
+    Endpoint {
+        network,
+        interface: interface.to_owned(),
+        mac: None,
+        wanted: wanted.iter().map(|ip| ip.parse().expect("an address")).collect(),
+        must: !wanted.is_empty(),
+        names: Vec::new(),
+        leads_out: interface == "eth0",
+    }
+}
+
+fn attach(
+    leader: &Connection,
+    id: &str,
+    container: &Container,
+    endpoints: Vec<Endpoint>,
+) -> Result<Vec<Joined>, String> {
+    assert!(leader.greet().expect("the leader listens"));
+    leader.attach(id, endpoints, container.netns.as_fd()).expect("the leader listens");
+    match leader.answer().expect("the leader answers").expect("the leader lives") {
+        (Answer::Attached { joined }, Some(_netns)) => Ok(joined),
+        (Answer::Failed { message }, None) => Err(message),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn the_leader_puts_containers_into_networks() -> Outcome {
+    need!(enter_userns(true));
+    let leading = Leading::start();
+    let [mut server, mut client] = [Container::start(), Container::start()];
+    let (first, second) = (leading.connect(), leading.connect());
+    let both = vec![endpoint(network("one", 1), "eth0", &[]), endpoint(network("two", 2), "eth1", &["10.89.2.77"])];
+    let joined = attach(&first, "aaaaaaaaaaaa", &server, both).expect("both networks");
+    let shown: Vec<String> = joined.iter().flat_map(|one| &one.addresses).map(|one| one.ip.to_string()).collect();
+    assert_eq!(shown, ["10.89.1.2", "fd00:1::2", "10.89.2.77", "fd00:2::2"]);
+    assert!(server.tell("ip -o addr show eth0").contains("10.89.1.2/24"));
+    assert!(server.tell("ip -o link show eth0").contains("02:42:0a:59:01:02"));
+    assert!(server.tell("ip route show default").contains("via 10.89.1.1 dev eth0"));
+    let joined = attach(&second, "bbbbbbbbbbbb", &client, vec![endpoint(network("two", 2), "eth0", &[])]);
+    assert_eq!(joined.expect("a network")[0].addresses[0].ip.to_string(), "10.89.2.78");
+    assert_eq!(server.tell("tcp-peer [::]:80"), "ok");
+    assert_eq!(client.tell("tcp-reach 10.89.2.77:80"), "::ffff:10.89.2.78");
+    assert_eq!(client.tell("tcp-reach [fd00:2::2]:80"), "fd00:2::3");
+    // The server's other network is not the client's.
+    assert_ne!(client.tell("tcp-reach 10.89.1.2:80"), "::ffff:10.89.2.78");
+    Outcome::Passed
+}
+
+fn a_refused_container_is_in_no_network() -> Outcome {
+    need!(enter_userns(true));
+    let leading = Leading::start();
+    let [holder, mut late] = [Container::start(), Container::start()];
+    let (first, second) = (leading.connect(), leading.connect());
+    attach(&first, "aaaaaaaaaaaa", &holder, vec![endpoint(network("two", 2), "eth0", &["10.89.2.9"])]).expect("free");
+    let asked = || vec![endpoint(network("one", 1), "eth0", &[]), endpoint(network("two", 2), "eth1", &["10.89.2.9"])];
+    let message = attach(&second, "bbbbbbbbbbbb", &late, asked()).expect_err("somebody has it");
+    assert_eq!(message, "network two: IP address 10.89.2.9 is in use");
+    assert!(!late.tell("ip -o link").contains("eth"));
+    drop(first);
+    // The leader may hear of it a moment later.
+    let start = std::time::Instant::now();
+    while let Err(message) = attach(&second, "bbbbbbbbbbbb", &late, asked()) {
+        assert!(start.elapsed().as_secs() < 10, "{message}");
+    }
+    assert!(late.tell("ip -o addr show eth1").contains("10.89.2.9/24"));
+    Outcome::Passed
+}
+
+fn the_leader_ends_with_the_last_connection() -> Outcome {
+    need!(enter_userns(true));
+    let mut leading = Leading::start();
+    let (first, second) = (leading.connect(), leading.connect());
+    assert!(first.greet().expect("it listens") && second.greet().expect("it listens"));
+    drop(first);
+    assert!(second.greet().expect("it still listens"));
+    assert!(leading.child.try_wait().expect("our child").is_none());
+    drop(second);
+    assert!(leading.child.wait().expect("our child").success());
     Outcome::Passed
 }

@@ -8,11 +8,14 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::UdpSocket;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use net::leader::{Connection, Inside, Leader};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 
 use crate::roles;
 
@@ -125,7 +128,10 @@ fn scratch() -> &'static std::path::Path {
 }
 
 /// The other ends: processes this test starts with `--role`.
-pub(crate) fn run_role(role: &str, _args: &[String]) -> ExitCode {
+pub(crate) fn run_role(role: &str, args: &[String]) -> ExitCode {
+    if let ("leader", [socket]) = (role, args) {
+        return lead(socket.as_ref());
+    }
     assert_eq!(role, "container");
     unshare(CloneFlags::CLONE_NEWNET).expect("root of a user namespace makes network namespaces");
     ip("link set lo up").expect("lo comes up");
@@ -136,4 +142,54 @@ pub(crate) fn run_role(role: &str, _args: &[String]) -> ExitCode {
         println!("{}", roles::obey(&line));
     }
     ExitCode::SUCCESS
+}
+
+/// Leads a network namespace of its own until nobody is connected.
+fn lead(socket: &Path) -> ExitCode {
+    let own = || File::open("/proc/self/ns/net").expect("the namespace can be opened");
+    let host = own();
+    unshare(CloneFlags::CLONE_NEWNET).expect("root of a user namespace makes network namespaces");
+    let inside = Inside::open().expect("the namespace is made ready");
+    let users = own();
+    // Only here can one go back: the namespace that plays the host's belongs to this user namespace.
+    net::netlink::join(host.as_fd()).expect("back into the host's");
+    let listener = socket_at(socket);
+    Leader::new(listener, users.into(), inside, None).run(|| true).expect("it serves");
+    ExitCode::SUCCESS
+}
+
+fn socket_at(path: &Path) -> OwnedFd {
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    bind(listener.as_raw_fd(), &UnixAddr::new(path).expect("a short path")).expect("nobody has it");
+    listen(&listener, Backlog::MAXCONN).expect("it listens");
+    listener
+}
+
+/// A process that leads a network namespace.
+pub(crate) struct Leading {
+    pub(crate) child: Child,
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Leading {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("leader.sock");
+        let child = Command::new("/proc/self/exe").args(["--role", "leader"]).arg(&path).spawn();
+        Self { child: child.expect("the test can run itself"), path, _dir: dir }
+    }
+
+    /// Connects, as soon as it listens.
+    pub(crate) fn connect(&self) -> Connection {
+        let start = Instant::now();
+        loop {
+            let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+            if connect(fd.as_raw_fd(), &UnixAddr::new(&self.path).expect("a short path")).is_ok() {
+                return Connection::over(fd);
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "the leader does not listen");
+            std::thread::yield_now();
+        }
+    }
 }

@@ -1,0 +1,161 @@
+//! What the leader is asked and answers: one JSON object per packet, with at most one descriptor.
+//!
+//! ```text
+//! supervisor                              leader
+//!   │ ──── hello ────────────────────────►
+//!   │ ◄─── welcome ───────────────────────
+//!   │ ──── attach + container's netns ───►  devices, addresses, routes are made
+//!   │ ◄─── attached + user's netns ───────
+//!   │ ════ end of file ══════════════════►  addresses and names are given back
+//! ```
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::driver::MacAddress;
+use crate::netlink::Address;
+use crate::network::Network;
+
+/// Longest packet, in bytes: 50 networks with aliases are 20 KiB.
+const MAX_BYTES: usize = 128 * 1024;
+
+/// A container's place in a network, as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The network.
+    pub network: Network,
+    /// The name of the device in the container.
+    pub interface: String,
+    /// Its hardware address, if one is asked for.
+    pub mac: Option<MacAddress>,
+    /// Addresses that are asked for, or that it had before.
+    pub wanted: Vec<IpAddr>,
+    /// There is no start without them.
+    pub must: bool,
+    /// The names that lead to it, in lower case.
+    pub names: Vec<String>,
+    /// It has the default route over this network.
+    pub leads_out: bool,
+}
+
+/// A container's place in a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The network's name.
+    pub network: String,
+    /// The name of the device in the container.
+    pub interface: String,
+    /// Its hardware address.
+    pub mac: MacAddress,
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+    /// The bridge's addresses.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// What a supervisor says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// Are you there?
+    Hello,
+    /// Put a container, whose namespace comes with it, into these networks.
+    Attach {
+        /// Its id.
+        container: String,
+        /// The networks.
+        endpoints: Vec<Endpoint>,
+    },
+}
+
+/// What the leader says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// I am.
+    Welcome,
+    /// The container is in all of its networks; the user's namespace comes with it.
+    Attached {
+        /// In the order asked for.
+        joined: Vec<Joined>,
+    },
+    /// It is in none of them.
+    Failed {
+        /// One line.
+        message: String,
+    },
+}
+
+/// Sends a message.
+pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let bytes = serde_json::to_vec(message).map_err(|_| Errno::EINVAL)?;
+    let fds: Vec<i32> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
+    let control = [ControlMessage::ScmRights(&fds)];
+    let control = if fds.is_empty() { &control[..0] } else { &control[..] };
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+}
+
+/// Receives a message and the descriptor that came with it; `None` at the end.
+///
+/// # Errors
+/// Those of recvmsg(2); `EBADMSG` for what is no such message.
+pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Option<(T, Option<OwnedFd>)>, Errno> {
+    let mut bytes = vec![0; MAX_BYTES];
+    let mut control = nix::cmsg_space!([i32; 1]);
+    let (len, fd) = {
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let received = loop {
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
+                Err(Errno::EINTR) => {}
+                // As good as its end: nothing follows.
+                Err(Errno::ECONNRESET) => return Ok(None),
+                other => break other?,
+            }
+        };
+        let fd = received.cmsgs().ok().and_then(|mut all| {
+            all.find_map(|one| match one {
+                ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                _ => None,
+            })
+        });
+        (received.bytes, fd.map(crate::sys::received_fd))
+    };
+    if len == 0 {
+        return Ok(None);
+    }
+    let message = bytes.get(..len).and_then(|bytes| serde_json::from_slice(bytes).ok()).ok_or(Errno::EBADMSG)?;
+    Ok(Some((message, fd)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn messages_arrive_with_their_descriptor() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        send(ours.as_fd(), &Ask::Hello, None).unwrap();
+        let (ask, fd) = receive::<Ask>(theirs.as_fd()).unwrap().unwrap();
+        assert_eq!((ask, fd.is_some()), (Ask::Hello, false));
+        let attach = Ask::Attach { container: "abc".into(), endpoints: Vec::new() };
+        send(ours.as_fd(), &attach, Some(std::io::stdin().as_fd())).unwrap();
+        let (ask, fd) = receive::<Ask>(theirs.as_fd()).unwrap().unwrap();
+        assert_eq!((ask, fd.is_some()), (attach, true));
+        nix::unistd::write(&ours, b"{").unwrap();
+        assert_eq!(receive::<Ask>(theirs.as_fd()).unwrap_err(), Errno::EBADMSG);
+        drop(ours);
+        assert!(receive::<Ask>(theirs.as_fd()).unwrap().is_none());
+    }
+}

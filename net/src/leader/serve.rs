@@ -1,0 +1,347 @@
+//! The leader's loop.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockFlag, accept4};
+use nix::sys::wait::waitpid;
+use nix::unistd::pipe2;
+
+use super::Inside;
+use super::message::{self, Answer, Ask, Endpoint, Joined};
+use crate::driver::{MacAddress, Started};
+use crate::netfilter::{Bridge, Netfilter, NetfilterError};
+use crate::netlink::{self, Address, Netlink, NetlinkError, Route, Veth};
+use crate::network::{LeaseError, Leases, Network};
+use crate::sys;
+
+/// Why a container could not be put into its networks.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// It gets no address.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// netlink refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// nf_tables refused.
+    #[error(transparent)]
+    Netfilter(#[from] NetfilterError),
+    /// There is no way out.
+    #[error(transparent)]
+    WayOut(#[from] crate::driver::DriverError),
+    /// The container's side could not be set up.
+    #[error("network {network}: {message}")]
+    Inside {
+        /// The network.
+        network: String,
+        /// What its namespace said.
+        message: String,
+    },
+    /// A system call failed.
+    #[error("network leader: {what}: {}", errno.desc().to_lowercase())]
+    System {
+        /// The call.
+        what: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// A network that exists in the user's namespace.
+#[derive(Debug)]
+struct Living {
+    network: Network,
+    index: u32,
+    leases: Leases,
+}
+
+/// A container that is here.
+#[derive(Debug)]
+struct Member {
+    endpoints: Vec<Joined>,
+}
+
+/// Somebody who has a container.
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    member: Option<Member>,
+}
+
+/// The leader.
+#[derive(Debug)]
+pub struct Leader {
+    listener: OwnedFd,
+    netns: OwnedFd,
+    route: Netlink,
+    filter: Netfilter,
+    way_out: Option<Started>,
+    way_out_is_ready: bool,
+    networks: BTreeMap<String, Living>,
+    clients: Vec<Client>,
+}
+
+impl Leader {
+    /// A leader of the namespace `netns`, with its way out, which may not be ready yet.
+    #[must_use]
+    pub fn new(listener: OwnedFd, netns: OwnedFd, inside: Inside, way_out: Option<Started>) -> Self {
+        Self {
+            listener,
+            netns,
+            route: Netlink::over(inside.route),
+            filter: Netfilter::over(inside.filter),
+            way_out,
+            way_out_is_ready: false,
+            networks: BTreeMap::new(),
+            clients: Vec::new(),
+        }
+    }
+
+    /// Serves until nobody is connected and `may_end` agrees, which is asked while nobody can connect.
+    ///
+    /// # Errors
+    /// poll(2)'s.
+    pub fn run(&mut self, mut may_end: impl FnMut() -> bool) -> Result<(), ServeError> {
+        // The first one is on its way: it has started us.
+        let mut has_served = false;
+        loop {
+            if self.clients.is_empty() && has_served && may_end() {
+                return Ok(());
+            }
+            let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            fds.extend(self.way_out.iter().map(|way_out| PollFd::new(way_out.pidfd(), PollFlags::POLLIN)));
+            let before_clients = fds.len();
+            fds.extend(self.clients.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN)));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                other => other.map_err(|errno| ServeError::System { what: "poll", errno })?,
+            };
+            let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+            let has_new = fds.first().is_some_and(is_ready);
+            let way_out_ended = before_clients == 2 && fds.get(1).is_some_and(is_ready);
+            let talking: Vec<bool> = fds.iter().skip(before_clients).map(is_ready).collect();
+            drop(fds);
+            if way_out_ended && let Some(way_out) = self.way_out.take() {
+                way_out.stop();
+            }
+            // From the end, so that removing one leaves the others where they are.
+            for at in (0..talking.len()).rev().filter(|at| talking.get(*at) == Some(&true)) {
+                self.listen_to(at);
+            }
+            if has_new {
+                has_served = true;
+                self.accept();
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        if let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            self.clients.push(Client { socket: sys::received_fd(fd), member: None });
+        }
+    }
+
+    /// Reads one message of a client, or learns that it is gone.
+    fn listen_to(&mut self, at: usize) {
+        let Some(client) = self.clients.get(at) else { return };
+        let answer = match message::receive::<Ask>(client.socket.as_fd()) {
+            Ok(Some((Ask::Hello, _))) => Ok((Answer::Welcome, None)),
+            Ok(Some((Ask::Attach { container, endpoints }, Some(netns)))) => {
+                self.attach(&container, endpoints, netns.as_fd()).map(|joined| {
+                    if let Some(client) = self.clients.get_mut(at) {
+                        client.member = Some(Member { endpoints: joined.clone() });
+                    }
+                    (Answer::Attached { joined }, self.netns.try_clone().ok())
+                })
+            }
+            Ok(Some((Ask::Attach { .. }, None)) | None) | Err(_) => return self.forget(at),
+        };
+        let (answer, fd) = answer.unwrap_or_else(|error| (Answer::Failed { message: error.to_string() }, None));
+        let Some(client) = self.clients.get(at) else { return };
+        if message::send(client.socket.as_fd(), &answer, fd.as_ref().map(|fd| fd.as_fd())).is_err() {
+            self.forget(at);
+        }
+    }
+
+    /// Gives back what a client's container had. Its devices went with its namespace.
+    fn forget(&mut self, at: usize) {
+        let client = self.clients.remove(at);
+        for endpoint in client.member.iter().flat_map(|member| &member.endpoints) {
+            self.give_back(endpoint);
+        }
+    }
+
+    fn give_back(&mut self, endpoint: &Joined) {
+        if let Some(living) = self.networks.get_mut(&endpoint.network) {
+            endpoint.addresses.iter().for_each(|address| living.leases.give_back(address.ip));
+        }
+    }
+
+    /// Puts a container into its networks, or into none of them.
+    fn attach(
+        &mut self,
+        container: &str,
+        endpoints: Vec<Endpoint>,
+        netns: BorrowedFd<'_>,
+    ) -> Result<Vec<Joined>, ServeError> {
+        let mut joined = Vec::new();
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            match self.attach_one(container, at, endpoint, netns) {
+                Ok(one) => joined.push(one),
+                Err(error) => {
+                    for (at, one) in joined.iter().enumerate() {
+                        let _ = self.route.delete_link(&device_name(container, at));
+                        self.give_back(one);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        if let (Some(way_out), false) = (&mut self.way_out, self.way_out_is_ready) {
+            way_out.wait_ready()?;
+            self.way_out_is_ready = true;
+        }
+        Ok(joined)
+    }
+
+    fn attach_one(
+        &mut self,
+        container: &str,
+        at: usize,
+        endpoint: &Endpoint,
+        netns: BorrowedFd<'_>,
+    ) -> Result<Joined, ServeError> {
+        self.ensure(&endpoint.network)?;
+        let Some(living) = self.networks.get_mut(&endpoint.network.name) else {
+            return Err(ServeError::System { what: "find the network", errno: Errno::ENOENT });
+        };
+        let addresses = living.leases.take(&living.network, &endpoint.wanted, endpoint.must)?;
+        let mac = endpoint.mac.unwrap_or_else(|| mac_of(&addresses));
+        let name = device_name(container, at);
+        let joined = Joined {
+            network: endpoint.network.name.clone(),
+            interface: endpoint.interface.clone(),
+            mac,
+            addresses,
+            gateways: living.network.subnets.iter().map(|subnet| subnet.gateway).collect(),
+        };
+        let (bridge, mtu) = (living.index, living.network.mtu);
+        let veth = Veth { name: &name, bridge, peer_name: &joined.interface, peer_mac: mac.0, netns, mtu };
+        // The one of an earlier run may not have gone yet: a namespace ends in the background.
+        let made = self.route.delete_link(&name).and_then(|()| self.route.add_veth(&veth));
+        let set_up = made.map_err(ServeError::from).and_then(|()| configure(netns, endpoint, &joined));
+        match set_up {
+            Ok(()) => Ok(joined),
+            Err(error) => {
+                let _ = self.route.delete_link(&name);
+                self.give_back(&joined);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a network, if it is not there as it is described now.
+    fn ensure(&mut self, network: &Network) -> Result<(), ServeError> {
+        if let Some(living) = self.networks.get(&network.name) {
+            if living.network == *network {
+                return Ok(());
+            }
+            // Another one had the name, and nobody is in it any more: one in use is not removed.
+            let _ = self.route.delete_link(&living.network.device);
+        }
+        let mac = mac_of(&gateways(network));
+        let index = self.route.add_bridge(&network.device, mac.0, network.mtu)?;
+        for address in gateways(network) {
+            self.route.add_address(index, address)?;
+        }
+        let living = Living { network: network.clone(), index, leases: Leases::default() };
+        self.networks.insert(network.name.clone(), living);
+        let bridges: Vec<Bridge> = self
+            .networks
+            .values()
+            .map(|Living { network, .. }| Bridge {
+                device: network.device.clone(),
+                is_internal: network.internal,
+                is_isolated: network.isolated,
+            })
+            .collect();
+        let way_out = self.way_out.as_ref().and_then(|way_out| way_out.attachment().interface.clone());
+        Ok(self.filter.replace(&bridges, way_out.as_deref().unwrap_or("tap0"))?)
+    }
+}
+
+fn gateways(network: &Network) -> Vec<Address> {
+    network.subnets.iter().map(|subnet| subnet.address(subnet.gateway)).collect()
+}
+
+/// A hardware address that follows from the first address: two devices of a bridge never have the same.
+fn mac_of(addresses: &[Address]) -> MacAddress {
+    let [a, b, c, d] = match addresses.first().map(|address| address.ip) {
+        Some(IpAddr::V4(v4)) => v4.octets(),
+        Some(IpAddr::V6(v6)) => {
+            let [.., a, b, c, d] = v6.octets();
+            [a, b, c, d]
+        }
+        None => [0; 4],
+    };
+    MacAddress([0x02, 0x42, a, b, c, d])
+}
+
+/// The name of this end of a pair: 15 bytes at most.
+fn device_name(container: &str, at: usize) -> String {
+    format!("v{}n{at}", container.get(..10).unwrap_or(container))
+}
+
+/// Sets up the other end, by a process that enters the container's namespace: nobody comes back from there into the
+/// host's.
+fn configure(netns: BorrowedFd<'_>, endpoint: &Endpoint, joined: &Joined) -> Result<(), ServeError> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| ServeError::System { what: "pipe2", errno })?;
+    let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    match sys::fork().map_err(|error| ServeError::System { what: "fork", errno: errno(error) })? {
+        sys::Fork::Child => {
+            let message = inside(netns, endpoint, joined).err().map(|error| error.to_string()).unwrap_or_default();
+            let told = std::fs::File::from(write).write_all(message.as_bytes());
+            sys::exit_now(i32::from(told.is_err() || !message.is_empty()))
+        }
+        sys::Fork::Parent(pid) => {
+            drop(write);
+            let mut message = String::new();
+            let _ = std::fs::File::from(read).read_to_string(&mut message);
+            let status = waitpid(pid, None).map_err(|errno| ServeError::System { what: "waitpid", errno })?;
+            if status == nix::sys::wait::WaitStatus::Exited(pid, 0) {
+                return Ok(());
+            }
+            if message.is_empty() {
+                message = "the process that was to configure it was killed".to_owned();
+            }
+            Err(ServeError::Inside { network: endpoint.network.name.clone(), message })
+        }
+    }
+}
+
+fn inside(netns: BorrowedFd<'_>, endpoint: &Endpoint, joined: &Joined) -> Result<(), NetlinkError> {
+    netlink::join(netns)?;
+    let mut netlink = Netlink::open()?;
+    let Some(index) = netlink.link_named(&joined.interface)? else { return Ok(()) };
+    // Before it is in use: the kernel would look for others that have its link-local address.
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", joined.interface), "0");
+    netlink.link_up(index)?;
+    for address in &joined.addresses {
+        netlink.add_address(index, *address)?;
+    }
+    if !endpoint.leads_out || endpoint.network.internal {
+        return Ok(());
+    }
+    for gateway in joined.gateways.iter().copied() {
+        let all: IpAddr = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        netlink.add_route(index, Route { to: Address { ip: all, prefix: 0 }, gateway, metric: 0 })?;
+    }
+    Ok(())
+}
