@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use net::driver::Started;
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use runtime::cgroup::Cgroup;
@@ -28,6 +27,7 @@ use storage::volume::Owner;
 
 use super::create::create;
 use super::launch::{Birth, Launch};
+use super::network::Started;
 use super::streams::{listener, open_log, stdin_policy};
 use super::supervise::{Failure, Run, Supervisor};
 use super::union_server::{self, UnionServer};
@@ -214,7 +214,7 @@ impl Waiting {
         channel.send_go()?;
 
         let mut helper = match &netns {
-            Some(netns) => launch.network.start(netns.as_fd(), host_pid, &runtime_dir)?,
+            Some(netns) => launch.network.start(&record, netns.as_fd(), host_pid, &runtime_dir)?,
             None => None,
         };
 
@@ -239,7 +239,11 @@ impl Waiting {
             }
         }
         if let Some(helper) = &mut helper {
-            super::network::wait(helper)?;
+            helper.wait()?;
+            if matches!(helper, Started::Bridge { .. }) {
+                // Its addresses were not known before.
+                launch.network.write_files(&layout, &record, Some(helper.attachment()))?;
+            }
         }
         let streams = streams.ok_or_else(|| CommandError::host("init made no terminal"))?;
         if driver == Some(Driver::Overlay) {
@@ -269,7 +273,7 @@ impl Waiting {
         let moved = state.on(StateEvent::Spawned(start)).and_then(|()| state.on(StateEvent::Execed(Timestamp::now())));
         moved.map_err(|error| CommandError::new(crate::error::Kind::Internal, error))?;
         let attachment = run.helper.as_ref().map(Started::attachment);
-        state.network = launch.network.status(record, attachment);
+        state.network = launch.network.status(record, run.helper.as_ref());
         run.forwarder = match &run.netns {
             // A driver that does not know its addresses yet is asked once the container runs.
             _ if attachment.is_some_and(|attachment| attachment.addresses.is_empty()) => None,

@@ -181,7 +181,9 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Forks the supervisor of `launch`.
-pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
+pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
+    let leader = launch.network.lead(&launch.layout, &launch.mapping, launch.beside.is_some())?;
+
     let pipe_failed =
         |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", crate::error::reason(&error)));
     let (reader, writer) = channel::pair().map_err(pipe_failed)?;
@@ -204,7 +206,7 @@ pub(crate) fn start(launch: Launch) -> Result<Running, CommandError> {
         .map_err(|errno| CommandError::host(format!("signalfd(): {}", errno.desc().to_lowercase())))?;
     // With the host's pids there can be no namespace of ours round the container.
     let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
-    let forked = match &launch.beside {
+    let forked = match launch.beside.as_ref().or(leader.as_ref()) {
         Some(init) => spawn::supervisor_beside(init.as_fd(), own_pids)?,
         None => spawn::supervisor(own_pids)?,
     };

@@ -30,6 +30,8 @@ pub(crate) mod mounts;
 
 pub(crate) mod network;
 
+mod leader;
+
 pub(crate) mod rootfs;
 
 pub(crate) mod secrets;

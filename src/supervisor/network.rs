@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use net::driver::{self, Attachment, Driver, Netns, Started};
+use net::driver::{self, Attachment, Driver, Netns};
 use net::forward::{self, Forwarder, Listeners, Target};
 use net::hosts::{AddHost, Hosts};
+use net::leader::{Answer, Connection, Endpoint, Joined};
 use net::mode::Mode;
+use net::network::Network;
 use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
 use net::resolv_conf::{self, Choice, Reach};
 use storage::state::container::{self, Record};
@@ -23,9 +25,97 @@ use crate::error::CommandError;
 pub(crate) struct Plan {
     /// As asked for.
     pub(crate) mode: Mode,
-    driver: Option<(Box<dyn Driver>, driver::Plan)>,
+    way: Way,
     /// Published ports, bound; the supervisor inherits them and holds them until it ends.
     listeners: Listeners,
+}
+
+/// How a container comes to its network.
+enum Way {
+    /// There is nothing to set up.
+    Nothing,
+    /// A helper of its own.
+    Helper(Box<dyn Driver>, driver::Plan),
+    /// Bridges of the user's network namespace.
+    Bridge {
+        /// Its places in networks.
+        endpoints: Vec<Endpoint>,
+        /// The leader, from when the supervisor is forked.
+        leader: Option<Connection>,
+    },
+}
+
+/// A network that is being set up, and then one that is there.
+pub(crate) enum Started {
+    /// By a helper.
+    Helper(driver::Started),
+    /// By the leader.
+    Bridge {
+        /// The connection whose end is the leader's.
+        leader: Connection,
+        /// What it answered.
+        joined: Vec<Joined>,
+        /// The first of them, as a driver would show it.
+        attachment: Attachment,
+        /// The user's network namespace, which lasts as long as somebody has it open.
+        _namespace: Option<OwnedFd>,
+    },
+}
+
+impl Started {
+    /// What is known of the network.
+    pub(crate) fn attachment(&self) -> &Attachment {
+        match self {
+            Self::Helper(started) => started.attachment(),
+            Self::Bridge { attachment, .. } => attachment,
+        }
+    }
+
+    /// Waits for it, together with whatever else the caller does not wait for.
+    pub(crate) fn wait(&mut self) -> Result<(), CommandError> {
+        match self {
+            Self::Helper(started) => started.wait_ready().map_err(CommandError::host),
+            Self::Bridge { leader, joined, attachment, _namespace } => {
+                let gone = || CommandError::host("network leader: it was killed");
+                let failed = |errno: nix::errno::Errno| {
+                    CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
+                };
+                match leader.answer().map_err(failed)?.ok_or_else(gone)? {
+                    (Answer::Attached { joined: all, dns, host }, namespace) => {
+                        *attachment = all.first().map(Attachment::from).unwrap_or_default();
+                        (attachment.dns, attachment.host) = (dns, host);
+                        (*joined, *_namespace) = (all, namespace);
+                        Ok(())
+                    }
+                    (Answer::Failed { message }, _) => Err(CommandError::host(message)),
+                    (Answer::Welcome, _) => Err(gone()),
+                }
+            }
+        }
+    }
+
+    /// What only the namespace can tell.
+    pub(crate) fn discover(&mut self) -> Result<&Attachment, CommandError> {
+        match self {
+            Self::Helper(started) => started.discover().map_err(CommandError::host),
+            Self::Bridge { attachment, .. } => Ok(attachment),
+        }
+    }
+
+    /// The descriptor on which the end of what keeps the network up shows.
+    pub(crate) fn watch(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Helper(started) => started.pidfd(),
+            Self::Bridge { leader, .. } => leader.as_fd(),
+        }
+    }
+
+    /// Ends what was started for this container alone.
+    pub(crate) fn stop(self) {
+        if let Self::Helper(started) = self {
+            started.stop();
+        }
+    }
 }
 
 impl std::fmt::Debug for Plan {
@@ -39,16 +129,36 @@ impl std::fmt::Debug for Plan {
 /// **Runs in:** the command, on the host: the supervisor could no longer say who holds a port.
 pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
     let mode = Mode::parse(&record.request.network.mode).map_err(CommandError::user)?;
-    let driver = match driver::driver_for(&mode).map_err(missing)? {
-        Some(driver) => {
-            let plan = driver.prepare().map_err(missing)?;
-            Some((driver, plan))
-        }
-        None => None,
+    let way = match &mode {
+        Mode::Default => Way::Bridge { endpoints: vec![endpoint(record)], leader: None },
+        mode => helper(mode)?,
     };
     let wanted = if mode.can_publish() { port_requests(&record.request.network) } else { Vec::new() };
     let listeners = Listeners::bind(&wanted).map_err(CommandError::host)?;
-    Ok(Plan { mode, driver, listeners })
+    Ok(Plan { mode, way, listeners })
+}
+
+fn helper(mode: &Mode) -> Result<Way, CommandError> {
+    Ok(match driver::driver_for(mode).map_err(missing)? {
+        Some(driver) => {
+            let plan = driver.prepare().map_err(missing)?;
+            Way::Helper(driver, plan)
+        }
+        None => Way::Nothing,
+    })
+}
+
+/// A container's place in the default network.
+fn endpoint(record: &Record) -> Endpoint {
+    Endpoint {
+        network: Network::default_bridge(),
+        interface: "eth0".to_owned(),
+        mac: None,
+        wanted: Vec::new(),
+        must: false,
+        names: vec![record.name.to_lowercase()],
+        leads_out: true,
+    }
 }
 
 fn port_requests(network: &request::Network) -> Vec<PortRequest> {
@@ -104,7 +214,7 @@ fn port_status(mappings: &[PortMapping]) -> Vec<status::Port> {
     all
 }
 
-fn missing(error: driver::DriverError) -> CommandError {
+pub(super) fn missing(error: driver::DriverError) -> CommandError {
     let hint = matches!(error, driver::DriverError::NotInstalled(_) | driver::DriverError::NothingInstalled);
     let error = CommandError::host(error);
     if hint { error.hinted("sudo apt-get install slirp4netns, or use --network none or host") } else { error }
@@ -113,30 +223,71 @@ fn missing(error: driver::DriverError) -> CommandError {
 impl Plan {
     /// The driver's name as `inspect` shows it.
     fn name(&self, record: &Record) -> String {
-        match (&self.mode, &self.driver) {
-            (_, Some((driver, _))) => driver.name().to_owned(),
-            _ => record.request.network.mode.clone(),
+        match &self.way {
+            Way::Helper(driver, _) => driver.name().to_owned(),
+            Way::Bridge { .. } => "bridge".to_owned(),
+            Way::Nothing => record.request.network.mode.clone(),
         }
     }
 
     fn attachment(&self) -> Option<&Attachment> {
-        self.driver.as_ref().map(|(_, plan)| &plan.attachment)
+        match &self.way {
+            Way::Helper(_, plan) => Some(&plan.attachment),
+            _ => None,
+        }
+    }
+
+    /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace. One
+    /// that has to be in another's cannot be on a bridge, and gets a helper of its own.
+    pub(super) fn lead(
+        &mut self,
+        layout: &Layout,
+        mapping: &runtime::userns::Mapping,
+        is_beside: bool,
+    ) -> Result<Option<OwnedFd>, CommandError> {
+        let Way::Bridge { leader, .. } = &mut self.way else { return Ok(None) };
+        if is_beside {
+            self.way = helper(&self.mode)?;
+            return Ok(None);
+        }
+        let found = super::leader::connect(layout, mapping)?;
+        *leader = Some(found.connection);
+        Ok(Some(found.pidfd))
     }
 
     /// What init sets before the driver is started.
     pub(crate) fn sysctls(&self) -> &'static [(&'static str, &'static str)] {
-        self.driver.as_ref().map_or(&[], |(_, plan)| plan.sysctls)
+        match &self.way {
+            Way::Helper(_, plan) => plan.sysctls,
+            _ => &[],
+        }
     }
 
-    /// Starts the driver for the namespace of process `pid`; `None` where there is nothing to start.
+    /// Starts setting up the namespace of process `pid`; `None` where there is nothing to start.
     pub(crate) fn start(
         &mut self,
+        record: &Record,
         netns: BorrowedFd<'_>,
         pid: i32,
         scratch: &Path,
     ) -> Result<Option<Started>, CommandError> {
-        let Some((driver, plan)) = &self.driver else { return Ok(None) };
-        driver.start(plan.clone(), Netns { fd: netns, pid, scratch }).map(Some).map_err(CommandError::host)
+        match &self.way {
+            Way::Nothing => Ok(None),
+            Way::Helper(driver, plan) => {
+                let started = driver.start(plan.clone(), Netns { fd: netns, pid, scratch });
+                started.map(|started| Some(Started::Helper(started))).map_err(CommandError::host)
+            }
+            Way::Bridge { endpoints, leader } => {
+                let failed = |errno: nix::errno::Errno| {
+                    CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
+                };
+                let leader = leader.as_ref().ok_or_else(|| failed(nix::errno::Errno::ENOTCONN))?;
+                leader.attach(record.id.as_str(), endpoints.clone(), netns).map_err(failed)?;
+                let leader = leader.try_clone().map_err(|error| CommandError::host(crate::error::reason(&error)))?;
+                let (joined, attachment) = (Vec::new(), Attachment::default());
+                Ok(Some(Started::Bridge { leader, joined, attachment, _namespace: None }))
+            }
+        }
     }
 
     /// Starts serving the published ports; `None` if there are none.
@@ -198,12 +349,8 @@ impl Plan {
             let add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
             let base = asked.hosts_base.as_deref().unwrap_or(Path::new("/etc/hosts"));
             let base = fs::read_to_string(base).ok();
-            let addresses: Vec<IpAddr> = self
-                .attachment()
-                .iter()
-                .flat_map(|attachment| &attachment.addresses)
-                .map(|address| address.ip)
-                .collect();
+            let addresses: Vec<IpAddr> =
+                attachment.iter().flat_map(|attachment| &attachment.addresses).map(|address| address.ip).collect();
             let names = [host_name.as_str(), record.name.as_str()];
             let names = if host_name == record.name { &names[..1] } else { &names[..] };
             let host_network = self.mode == Mode::Host;
@@ -239,24 +386,37 @@ impl Plan {
     }
 
     /// The network as `inspect` shows it.
-    pub(crate) fn status(&self, record: &Record, attachment: Option<&Attachment>) -> status::Network {
+    pub(crate) fn status(&self, record: &Record, started: Option<&Started>) -> status::Network {
         let ports = port_status(&self.listeners.mappings());
-        let interfaces = attachment.or(self.attachment()).map(|attachment| status::Interface {
-            network: self.name(record),
-            name: attachment.interface.clone().unwrap_or_default(),
-            mac: attachment.mac.map(|mac| mac.to_string()).unwrap_or_default(),
-            addresses: attachment
-                .addresses
-                .iter()
-                .map(|address| status::Address {
-                    ip: address.ip,
-                    prefix: address.prefix,
-                    gateway: attachment.gateway(address.ip.is_ipv6()),
-                })
-                .collect(),
-            aliases: record.request.network.aliases.clone(),
-        });
-        status::Network { mode: self.name(record), interfaces: interfaces.into_iter().collect(), ports }
+        let aliases = || record.request.network.aliases.clone();
+        let interfaces = match started {
+            Some(Started::Bridge { joined, .. }) => {
+                joined.iter().map(|one| interface(one.network.clone(), &Attachment::from(one), aliases())).collect()
+            }
+            _ => {
+                let attachment = started.map(Started::attachment).or(self.attachment());
+                attachment.map(|attachment| interface(self.name(record), attachment, aliases())).into_iter().collect()
+            }
+        };
+        status::Network { mode: self.name(record), interfaces, ports }
+    }
+}
+
+fn interface(network: String, attachment: &Attachment, aliases: Vec<String>) -> status::Interface {
+    status::Interface {
+        network,
+        name: attachment.interface.clone().unwrap_or_default(),
+        mac: attachment.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        addresses: attachment
+            .addresses
+            .iter()
+            .map(|address| status::Address {
+                ip: address.ip,
+                prefix: address.prefix,
+                gateway: attachment.gateway(address.ip.is_ipv6()),
+            })
+            .collect(),
+        aliases,
     }
 }
 
@@ -279,14 +439,4 @@ pub(crate) fn namespace_of(pid: i32) -> Result<OwnedFd, CommandError> {
         nix::sys::stat::Mode::empty(),
     )
     .map_err(|errno| CommandError::host(format!("open({path}): {}", errno.desc().to_lowercase())))
-}
-
-/// Waits for a driver that was started, together with whatever else the caller does not wait for.
-pub(crate) fn wait(started: &mut Started) -> Result<(), CommandError> {
-    started.wait_ready().map_err(CommandError::host)
-}
-
-/// The descriptor on which the end of a driver's helper shows.
-pub(crate) fn watch(started: &Started) -> BorrowedFd<'_> {
-    started.pidfd()
 }

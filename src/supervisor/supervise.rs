@@ -6,7 +6,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use net::driver::Started;
 use net::forward::Forwarder;
 use runtime::cgroup::Cgroup;
 use runtime::identity::Notifier;
@@ -24,6 +23,7 @@ use storage::state::trash;
 
 use super::channel::ResultWriter;
 use super::launch::Launch;
+use super::network::Started;
 use super::restart::Rests;
 use super::streams::{first_client, handed_over, let_go_of_streams};
 use super::union_server::{self, UnionServer};
@@ -165,13 +165,12 @@ impl Supervisor {
         if !helper.attachment().addresses.is_empty() {
             return;
         }
-        if let Ok(attachment) = helper.discover() {
-            let _ = self.launch.network.write_files(&self.layout, &self.record, Some(attachment));
-            self.state.network = self.launch.network.status(&self.record, Some(attachment));
-            let _ = self.state.write(&self.layout, &self.record.id);
-            if let Some(netns) = &self.run.netns {
-                self.run.forwarder = self.launch.network.forward(netns.as_fd(), Some(attachment)).ok().flatten();
-            }
+        let Ok(attachment) = helper.discover().cloned() else { return };
+        let _ = self.launch.network.write_files(&self.layout, &self.record, Some(&attachment));
+        self.state.network = self.launch.network.status(&self.record, self.run.helper.as_ref());
+        let _ = self.state.write(&self.layout, &self.record.id);
+        if let Some(netns) = &self.run.netns {
+            self.run.forwarder = self.launch.network.forward(netns.as_fd(), Some(&attachment)).ok().flatten();
         }
     }
 
@@ -205,7 +204,7 @@ impl Supervisor {
             turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
             turn.watch(self.signals.as_fd(), Interest::Read, Event::Signal);
             if let Some(helper) = &self.run.helper {
-                turn.watch(super::network::watch(helper), Interest::Read, Event::Helper);
+                turn.watch(helper.watch(), Interest::Read, Event::Helper);
             }
             if let Some(forwarder) = &self.run.forwarder {
                 turn.watch(forwarder.pidfd(), Interest::Read, Event::Forwarder);

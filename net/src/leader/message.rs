@@ -3,7 +3,7 @@
 //! ```text
 //! supervisor                              leader
 //!   │ ──── hello ────────────────────────►
-//!   │ ◄─── welcome ───────────────────────
+//!   │ ◄─── welcome + pidfd ───────────────
 //!   │ ──── attach + container's netns ───►  devices, addresses, routes are made
 //!   │ ◄─── attached + user's netns ───────
 //!   │ ════ end of file ══════════════════►  addresses and names are given back
@@ -18,7 +18,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::driver::MacAddress;
+use crate::driver::{Attachment, MacAddress};
 use crate::netlink::Address;
 use crate::network::Network;
 
@@ -59,6 +59,18 @@ pub struct Joined {
     pub gateways: Vec<IpAddr>,
 }
 
+impl From<&Joined> for Attachment {
+    fn from(joined: &Joined) -> Self {
+        Self {
+            interface: Some(joined.interface.clone()),
+            mac: Some(joined.mac),
+            addresses: joined.addresses.clone(),
+            gateways: joined.gateways.clone(),
+            ..Self::default()
+        }
+    }
+}
+
 /// What a supervisor says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -78,12 +90,16 @@ pub enum Ask {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// I am.
+    /// I am, and this is my pidfd.
     Welcome,
     /// The container is in all of its networks; the user's namespace comes with it.
     Attached {
         /// In the order asked for.
         joined: Vec<Joined>,
+        /// Servers that answer DNS.
+        dns: Vec<IpAddr>,
+        /// Where the host answers.
+        host: Option<IpAddr>,
     },
     /// It is in none of them.
     Failed {

@@ -38,52 +38,75 @@ pub enum InsideError {
     #[error(transparent)]
     Netfilter(#[from] NetfilterError),
     /// A setting could not be written.
-    #[error("write {path}: {}", crate::sys::reason(source))]
+    #[error("set {name}: {}", crate::sys::reason(source))]
     Sysctl {
-        /// The file.
-        path: &'static str,
+        /// Its name.
+        name: &'static str,
         /// Why.
         #[source]
         source: std::io::Error,
     },
+    /// The namespace itself could not be opened.
+    #[error("open /proc/self/ns/net: {}", crate::sys::reason(.0))]
+    Namespace(#[source] std::io::Error),
 }
 
 /// What the leader has of the user's namespace.
 #[derive(Debug)]
 pub struct Inside {
+    netns: OwnedFd,
     route: OwnedFd,
     filter: OwnedFd,
 }
 
 /// Packets go from one bridge to another and to the way out.
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
-const FORWARDING_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+const FORWARDING: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
 
 impl Inside {
-    /// Makes the calling process' namespace ready and opens what is needed to work in it from outside.
+    /// Makes the calling process' namespace ready, with what the way out wants to be set, and opens what is needed to work
+    /// in it from outside.
     ///
     /// # Errors
     /// [`InsideError`].
-    pub fn open() -> Result<Self, InsideError> {
+    pub fn open(sysctls: &[(&'static str, &'static str)]) -> Result<Self, InsideError> {
         let mut route = Netlink::open()?;
         route.link_up(LOOPBACK_INDEX)?;
-        let on = |path| std::fs::write(path, "1").map_err(|source| InsideError::Sysctl { path, source });
-        on(FORWARDING)?;
-        // A kernel without IPv6 does not have it.
-        let _ = on(FORWARDING_V6);
-        Ok(Self { route: route.into_socket(), filter: Netfilter::open()?.into_socket() })
+        let forwarding = FORWARDING.map(|name| (name, "1"));
+        for (name, value) in forwarding.iter().chain(sysctls) {
+            let written = std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value);
+            match written {
+                // A kernel without IPv6 does not have it.
+                Err(_) if name.starts_with("net.ipv6.") => {}
+                other => other.map_err(|source| InsideError::Sysctl { name, source })?,
+            }
+        }
+        let netns = std::fs::File::open("/proc/self/ns/net").map_err(InsideError::Namespace)?;
+        Ok(Self { netns: netns.into(), route: route.into_socket(), filter: Netfilter::open()?.into_socket() })
     }
 
-    /// The descriptors, to be handed to the leader; [`Inside::from_fds`] takes them in this order.
+    /// The namespace.
     #[must_use]
-    pub fn as_fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.route.as_fd(), self.filter.as_fd()]
+    pub fn netns(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
     }
 
-    /// What [`Inside::as_fds`] gave, in another process.
-    #[must_use]
-    pub fn from_fds([route, filter]: [OwnedFd; 2]) -> Self {
-        Self { route, filter }
+    /// Hands it to the leader, over a socket between the two.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2).
+    pub fn send(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        let each = [&self.netns, &self.route, &self.filter];
+        each.into_iter().try_for_each(|fd| message::send(socket, &(), Some(fd.as_fd())))
+    }
+
+    /// What [`Inside::send`] sent; `None` if it sent nothing.
+    ///
+    /// # Errors
+    /// Those of recvmsg(2).
+    pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Self>, Errno> {
+        let next = || message::receive::<()>(socket).map(|received| received.and_then(|((), fd)| fd));
+        let (Some(netns), Some(route), Some(filter)) = (next()?, next()?, next()?) else { return Ok(None) };
+        Ok(Some(Self { netns, route, filter }))
     }
 }
 
@@ -98,16 +121,27 @@ impl Connection {
         Self(socket)
     }
 
-    /// Asks whether somebody is there; `false` if the leader has just ended.
+    /// Another descriptor of the same connection.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Asks who is there: gives the leader's pidfd; `None` if it has just ended.
     ///
     /// # Errors
     /// Those of sendmsg(2) and recvmsg(2).
-    pub fn greet(&self) -> Result<bool, Errno> {
+    pub fn greet(&self) -> Result<Option<OwnedFd>, Errno> {
         match message::send(self.as_fd(), &Ask::Hello, None) {
-            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(false),
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(None),
             other => other?,
         }
-        Ok(matches!(self.answer()?, Some((Answer::Welcome, _))))
+        Ok(match self.answer()? {
+            Some((Answer::Welcome, pidfd)) => pidfd,
+            _ => None,
+        })
     }
 
     /// Asks for a container to be put into networks; the answer comes later.

@@ -20,6 +20,9 @@ use crate::netlink::{self, Address, Netlink, NetlinkError, Route, Veth};
 use crate::network::{LeaseError, Leases, Network};
 use crate::sys;
 
+/// How long somebody who is about to connect may take.
+const PATIENCE_MS: u16 = 1000;
+
 /// Why a container could not be put into its networks.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,9 +36,6 @@ pub enum ServeError {
     /// nf_tables refused.
     #[error(transparent)]
     Netfilter(#[from] NetfilterError),
-    /// There is no way out.
-    #[error(transparent)]
-    WayOut(#[from] crate::driver::DriverError),
     /// The container's side could not be set up.
     #[error("network {network}: {message}")]
     Inside {
@@ -83,43 +83,51 @@ pub struct Leader {
     route: Netlink,
     filter: Netfilter,
     way_out: Option<Started>,
-    way_out_is_ready: bool,
     networks: BTreeMap<String, Living>,
     clients: Vec<Client>,
 }
 
 impl Leader {
-    /// A leader of the namespace `netns`, with its way out, which may not be ready yet.
+    /// A leader of a namespace with its way out.
     #[must_use]
-    pub fn new(listener: OwnedFd, netns: OwnedFd, inside: Inside, way_out: Option<Started>) -> Self {
+    pub fn new(listener: OwnedFd, inside: Inside, way_out: impl Into<Option<Started>>) -> Self {
         Self {
             listener,
-            netns,
+            netns: inside.netns,
             route: Netlink::over(inside.route),
             filter: Netfilter::over(inside.filter),
-            way_out,
-            way_out_is_ready: false,
+            way_out: way_out.into(),
             networks: BTreeMap::new(),
             clients: Vec::new(),
         }
     }
 
-    /// Serves until nobody is connected and `may_end` agrees, which is asked while nobody can connect.
+    /// Serves until nobody is connected, and returns what `may_end` gave: it keeps others from counting on us, or says
+    /// that somebody is about to connect.
     ///
     /// # Errors
     /// poll(2)'s.
-    pub fn run(&mut self, mut may_end: impl FnMut() -> bool) -> Result<(), ServeError> {
+    pub fn run<G>(&mut self, mut may_end: impl FnMut() -> Option<G>) -> Result<G, ServeError> {
         // The first one is on its way: it has started us.
         let mut has_served = false;
         loop {
-            if self.clients.is_empty() && has_served && may_end() {
-                return Ok(());
+            if self.clients.is_empty()
+                && has_served
+                && let Some(guard) = may_end()
+                && !self.is_sought()
+            {
+                return Ok(guard);
             }
             let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
             fds.extend(self.way_out.iter().map(|way_out| PollFd::new(way_out.pidfd(), PollFlags::POLLIN)));
             let before_clients = fds.len();
             fds.extend(self.clients.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN)));
-            match poll(&mut fds, PollTimeout::NONE) {
+            // Who kept us from ending may have given up before it connected.
+            let patience = match self.clients.is_empty() && has_served {
+                true => PollTimeout::from(PATIENCE_MS),
+                false => PollTimeout::NONE,
+            };
+            match poll(&mut fds, patience) {
                 Err(Errno::EINTR) => continue,
                 other => other.map_err(|errno| ServeError::System { what: "poll", errno })?,
             };
@@ -142,6 +150,12 @@ impl Leader {
         }
     }
 
+    /// Somebody has connected meanwhile.
+    fn is_sought(&self) -> bool {
+        let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    }
+
     fn accept(&mut self) {
         if let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             self.clients.push(Client { socket: sys::received_fd(fd), member: None });
@@ -152,13 +166,14 @@ impl Leader {
     fn listen_to(&mut self, at: usize) {
         let Some(client) = self.clients.get(at) else { return };
         let answer = match message::receive::<Ask>(client.socket.as_fd()) {
-            Ok(Some((Ask::Hello, _))) => Ok((Answer::Welcome, None)),
+            Ok(Some((Ask::Hello, _))) => Ok((Answer::Welcome, sys::pidfd_open(nix::unistd::getpid()).ok())),
             Ok(Some((Ask::Attach { container, endpoints }, Some(netns)))) => {
+                self.leave(at);
                 self.attach(&container, endpoints, netns.as_fd()).map(|joined| {
                     if let Some(client) = self.clients.get_mut(at) {
                         client.member = Some(Member { endpoints: joined.clone() });
                     }
-                    (Answer::Attached { joined }, self.netns.try_clone().ok())
+                    (self.attached(joined), self.netns.try_clone().ok())
                 })
             }
             Ok(Some((Ask::Attach { .. }, None)) | None) | Err(_) => return self.forget(at),
@@ -170,12 +185,25 @@ impl Leader {
         }
     }
 
+    fn attached(&self, joined: Vec<Joined>) -> Answer {
+        let way_out = self.way_out.as_ref().map(Started::attachment);
+        Answer::Attached {
+            joined,
+            dns: way_out.map(|way_out| way_out.dns.clone()).unwrap_or_default(),
+            host: way_out.and_then(|way_out| way_out.host),
+        }
+    }
+
     /// Gives back what a client's container had. Its devices went with its namespace.
     fn forget(&mut self, at: usize) {
-        let client = self.clients.remove(at);
-        for endpoint in client.member.iter().flat_map(|member| &member.endpoints) {
-            self.give_back(endpoint);
-        }
+        self.leave(at);
+        self.clients.remove(at);
+    }
+
+    /// The container is in no network any more, or about to be in others.
+    fn leave(&mut self, at: usize) {
+        let member = self.clients.get_mut(at).and_then(|client| client.member.take());
+        member.iter().flat_map(|member| &member.endpoints).for_each(|endpoint| self.give_back(endpoint));
     }
 
     fn give_back(&mut self, endpoint: &Joined) {
@@ -203,10 +231,6 @@ impl Leader {
                     return Err(error);
                 }
             }
-        }
-        if let (Some(way_out), false) = (&mut self.way_out, self.way_out_is_ready) {
-            way_out.wait_ready()?;
-            self.way_out_is_ready = true;
         }
         Ok(joined)
     }

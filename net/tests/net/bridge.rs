@@ -134,10 +134,10 @@ fn attach(
     container: &Container,
     endpoints: Vec<Endpoint>,
 ) -> Result<Vec<Joined>, String> {
-    assert!(leader.greet().expect("the leader listens"));
+    assert!(leader.greet().expect("the leader listens").is_some());
     leader.attach(id, endpoints, container.netns.as_fd()).expect("the leader listens");
     match leader.answer().expect("the leader answers").expect("the leader lives") {
-        (Answer::Attached { joined }, Some(_netns)) => Ok(joined),
+        (Answer::Attached { joined, .. }, Some(_netns)) => Ok(joined),
         (Answer::Failed { message }, None) => Err(message),
         other => panic!("{other:?}"),
     }
@@ -189,9 +189,9 @@ fn the_leader_ends_with_the_last_connection() -> Outcome {
     need!(enter_userns(true));
     let mut leading = Leading::start();
     let (first, second) = (leading.connect(), leading.connect());
-    assert!(first.greet().expect("it listens") && second.greet().expect("it listens"));
+    assert!(first.greet().expect("it listens").is_some() && second.greet().expect("it listens").is_some());
     drop(first);
-    assert!(second.greet().expect("it still listens"));
+    assert!(second.greet().expect("it still listens").is_some());
     assert!(leading.child.try_wait().expect("our child").is_none());
     drop(second);
     assert!(leading.child.wait().expect("our child").success());

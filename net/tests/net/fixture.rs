@@ -149,12 +149,11 @@ fn lead(socket: &Path) -> ExitCode {
     let own = || File::open("/proc/self/ns/net").expect("the namespace can be opened");
     let host = own();
     unshare(CloneFlags::CLONE_NEWNET).expect("root of a user namespace makes network namespaces");
-    let inside = Inside::open().expect("the namespace is made ready");
-    let users = own();
+    let inside = Inside::open(&[]).expect("the namespace is made ready");
     // Only here can one go back: the namespace that plays the host's belongs to this user namespace.
     net::netlink::join(host.as_fd()).expect("back into the host's");
     let listener = socket_at(socket);
-    Leader::new(listener, users.into(), inside, None).run(|| true).expect("it serves");
+    Leader::new(listener, inside, None).run(|| Some(())).expect("it serves");
     ExitCode::SUCCESS
 }
 

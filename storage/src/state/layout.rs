@@ -206,6 +206,16 @@ impl Layout {
         self.data.join("events")
     }
 
+    /// What belongs to the user's network namespace.
+    pub fn network_runtime(&self) -> PathBuf {
+        self.runtime.join("net")
+    }
+
+    /// Held while a leader of the user's network namespace is started, or ends.
+    pub fn network_lock(&self) -> PathBuf {
+        self.network_runtime().join("leader.lock")
+    }
+
     /// The runtime files of one container: `lock`, `state.json`, sockets.
     pub fn runtime_container(&self, id: &ContainerId) -> PathBuf {
         self.runtime.join(id.as_str())
