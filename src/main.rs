@@ -2,6 +2,7 @@
 //!
 //! Picks the role of this process before any thread exists, prints the error, exits.
 
+mod build;
 mod cli;
 mod commands;
 mod error;

@@ -1,0 +1,8 @@
+//! `build`: from a Dockerfile and a context to an image.
+
+/// The language: a pure parser, from bytes to stages of typed instructions.
+#[allow(dead_code, unused_imports, reason = "the language is whole; what runs it uses parts of it")]
+pub(crate) mod containerfile;
+/// Which paths of a context a `.dockerignore` leaves out.
+#[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
+pub(crate) mod ignore;
