@@ -31,6 +31,7 @@ mod backing;
 mod own;
 
 pub use backing::{Backing, BadOption};
+pub(crate) use copy_up::copy_data;
 pub use copy_up::{CopyUpError, copy_up};
 pub use own::{OwnError, Owner, own, own_opened};
 
