@@ -5,6 +5,8 @@ use std::fmt;
 /// A stretch of the source. Lines and columns count from 1, columns in characters; the end is the first column after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Span {
+    /// Which of several files, from 0.
+    pub(crate) file: u16,
     /// The first line.
     pub(crate) line: u32,
     /// The first column, in `line`.
@@ -49,6 +51,40 @@ impl ParseError {
     pub(crate) fn hinted(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Adds what might have been meant, if anything.
+    pub(crate) fn maybe_hinted(mut self, hint: Option<String>) -> Self {
+        self.hint = hint.or(self.hint);
+        self
+    }
+
+    /// The lines of the source that it is about, the place marked. `source` is the file it stands in.
+    ///
+    /// ```text
+    ///    3 | FROM debian
+    ///    4 | COPY --form=a b c
+    ///      |      ^^^^^^^^
+    /// ```
+    pub(crate) fn excerpt(&self, source: &[u8]) -> String {
+        let mut out = String::new();
+        let marked = self.span.line as usize;
+        let text = String::from_utf8_lossy(source);
+        for (index, line) in text.lines().enumerate().skip(marked.saturating_sub(3)).take(marked.min(3)) {
+            let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            out.push_str(&format!("{:>4} | {line}\n", index + 1));
+            if index + 1 != marked {
+                continue;
+            }
+            let first = (self.span.column as usize).clamp(1, line.chars().count() + 1);
+            let end = match self.span.end_line == self.span.line {
+                true => (self.span.end_column as usize).min(line.chars().count() + 1),
+                false => line.chars().count() + 1,
+            };
+            let marks = end.saturating_sub(first).max(1);
+            out.push_str(&format!("     | {}{}\n", " ".repeat(first - 1), "^".repeat(marks)));
+        }
+        out
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::directive::Directives;
 use super::error::{Span, Warning};
+use super::heredoc::opening;
 use super::mount::RunMount;
 use super::word::Word;
 
@@ -122,7 +123,7 @@ pub(crate) enum RunForm {
     /// As it is.
     Exec(Vec<String>),
     /// The content is a program of its own (it begins with `#!`): to be put into a file of mode 0755 that is not in the
-    /// layer, and executed without arguments.
+    /// layer (BuildKit mounts it at `/dev/pipes/NAME`), and executed without arguments.
     File {
         /// The heredoc's name, for the file.
         name: String,
@@ -133,11 +134,24 @@ pub(crate) enum RunForm {
 
 impl Run {
     /// What is to be run, heredocs put in their place.
+    ///
+    /// A heredoc that stands alone is the script itself; a line that uses heredocs goes to the shell with them behind
+    /// it, as one writes them there.
     pub(crate) fn form(&self) -> RunForm {
-        match &self.command {
-            Command::Shell(line) => RunForm::Shell(line.clone()),
-            Command::Exec(args) => RunForm::Exec(args.clone()),
+        let line = match &self.command {
+            Command::Exec(words) => return RunForm::Exec(words.clone()),
+            Command::Shell(line) => line,
+        };
+        let Some(first) = self.heredocs.first() else { return RunForm::Shell(line.clone()) };
+        if opening(line).is_some() {
+            let content = first.text();
+            return match first.raw.starts_with("#!") {
+                true => RunForm::File { name: first.name.clone(), content },
+                false => RunForm::Shell(content),
+            };
         }
+        let bodies: String = self.heredocs.iter().map(|heredoc| format!("\n{}{}", heredoc.raw, heredoc.name)).collect();
+        RunForm::Shell(format!("{line}{bodies}"))
     }
 }
 
@@ -259,12 +273,4 @@ pub(crate) struct Heredoc {
     pub(crate) file_descriptor: u32,
     /// Where the content stands.
     pub(crate) span: Span,
-}
-
-impl Heredoc {
-    /// The content, with tabs removed if `<<-` asks for it. Expand it with [`Word::expand_text`] if
-    /// [`expand`](Self::expand) says so.
-    pub(crate) fn content(&self) -> Word {
-        Word { raw: self.raw.clone(), span: self.span }
-    }
 }

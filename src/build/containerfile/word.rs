@@ -1,6 +1,7 @@
 //! A piece of text whose variables can be expanded.
 
 use super::error::{ExpandError, Span};
+use super::expand::{Expander, Mode};
 
 /// A piece of text as it was written, with quotes, escapes and variables in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,8 +21,7 @@ impl Word {
     /// # Errors
     /// [`ExpandError`] if a quote or brace does not end, a modifier is unknown, or `${name:?}` finds no value.
     pub(crate) fn expand(&self, escape: char, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, ExpandError> {
-        let _ = (escape, lookup);
-        Ok(self.raw.clone())
+        Expander::new(&self.raw, escape, Mode::Word, lookup).run().map(|out| out.text).map_err(self.failed())
     }
 
     /// As [`expand`](Self::expand), but split at the white space that is outside of quotes: what EXPOSE does.
@@ -33,15 +33,31 @@ impl Word {
         escape: char,
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Vec<String>, ExpandError> {
-        self.expand(escape, lookup).map(|word| vec![word])
+        Expander::new(&self.raw, escape, Mode::Word, lookup).run().map(|out| out.words).map_err(self.failed())
     }
 
-    /// The text with its variables replaced, quotes kept: what happens to a heredoc of COPY or ADD. `\` escapes here,
-    /// whatever the file says.
+    /// The text with its variables replaced and its quotes kept: what becomes of a heredoc in COPY and ADD. `\` escapes
+    /// here, whatever the file says.
     ///
     /// # Errors
     /// As [`expand`](Self::expand).
     pub(crate) fn expand_text(&self, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, ExpandError> {
-        self.expand('\\', lookup)
+        Expander::new(&self.raw, '\\', Mode::Text, lookup).run().map(|out| out.text).map_err(self.failed())
+    }
+
+    /// The variables that the word needs and `lookup` does not have; those with a default are not among them. Empty for
+    /// a malformed word.
+    pub(crate) fn undefined(&self, escape: char, lookup: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+        Expander::new(&self.raw, escape, Mode::Word, lookup).run().map(|out| out.undefined).unwrap_or_default()
+    }
+
+    /// Whether there is something in it that may be a variable.
+    pub(crate) fn has_variable(&self) -> bool {
+        self.raw.contains('$')
+    }
+
+    fn failed(&self) -> impl Fn(String) -> ExpandError {
+        let (span, raw) = (self.span, self.raw.clone());
+        move |message| ExpandError { span, message: format!("cannot expand {raw:?}: {message}") }
     }
 }
