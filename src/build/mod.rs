@@ -6,3 +6,30 @@ pub(crate) mod containerfile;
 /// Which paths of a context a `.dockerignore` leaves out.
 #[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod ignore;
+
+/// The configuration of the image.
+mod config;
+/// The directory that is copied from.
+pub(crate) mod context;
+/// The image at the end.
+pub(crate) mod finish;
+/// Stages and what they need.
+pub(crate) mod graph;
+/// Children in the user namespace.
+mod inside;
+/// What a build was asked for.
+pub(crate) mod options;
+/// What a stage tells.
+mod report;
+/// Stages side by side.
+pub(crate) mod schedule;
+/// What is shown.
+pub(crate) mod screen;
+/// One layer of many.
+mod squash;
+/// One stage, and what it comes to.
+pub(crate) mod stage;
+/// The instructions that change files.
+mod steps;
+/// What is left behind.
+pub(crate) mod tidy;
