@@ -17,6 +17,9 @@ pub(crate) mod finish;
 pub(crate) mod graph;
 /// Children in the user namespace.
 mod inside;
+
+pub(crate) use inside::inside as in_userns;
+
 /// What a build was asked for.
 pub(crate) mod options;
 /// What a stage tells.

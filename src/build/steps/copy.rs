@@ -331,8 +331,9 @@ impl Job<'_> {
         }
         let mut selected = Vec::new();
         for path in found {
-            let Some(real) = view.canonicalize(&path)? else { continue };
-            let Some(metadata) = view.metadata(&real, false)? else { continue };
+            let missing = || CopyError::NotFound(path.to_string_lossy().trim_start_matches('/').to_owned());
+            let real = view.canonicalize(&path)?.ok_or_else(missing)?;
+            let metadata = view.metadata(&real, false)?.ok_or_else(missing)?;
             let inside = real.as_os_str().as_bytes();
             if let From::Context(source) = &self.from
                 && inside != b"/"

@@ -24,6 +24,11 @@ const fn switch(name: &'static str, why: &'static str) -> Ignored {
     Ignored { name, form: Switch, idle: &[], why }
 }
 
+/// A switch that asks for what is so anyway.
+const fn idle_switch(name: &'static str, why: &'static str) -> Ignored {
+    Ignored { name, form: Switch, idle: &["true"], why }
+}
+
 /// Of `exec`.
 #[derive(Clone, Debug)]
 pub(crate) struct OfExec;
@@ -83,12 +88,12 @@ impl Table for OfBuild {
         switch("compress", "layers are compressed when they are pushed"),
         switch("disable-compression", "layers are compressed when they are pushed"),
         switch("disable-content-trust", BY_DIGEST),
-        switch("force-rm", "a step leaves no container behind"),
-        switch("rm", "a step leaves no container behind"),
+        idle_switch("force-rm", "a step leaves no container behind"),
+        idle_switch("rm", "a step leaves no container behind"),
         value("hooks-dir", &[], "steps are run by coracle itself"),
         value("identity-label", &["false"], "images are not labelled with their builder"),
         value("isolation", &["default", "oci", "rootless", ""], "steps are isolated as containers are"),
-        switch("load", "the image is in the store of this machine anyway"),
+        idle_switch("load", "the image is in the store of this machine anyway"),
         switch("logsplit", "each step is told by its own lines"),
         value("provenance", &["false"], "images have no attestations"),
         value("retry-delay", &[], GROWING_PAUSES),
