@@ -9,3 +9,6 @@ pub(crate) mod containerfile;
 /// Which paths of a context a `.dockerignore` leaves out.
 #[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod ignore;
+/// What is not in a directory of this machine.
+#[allow(dead_code, reason = "nothing asks yet")]
+pub(crate) mod remote;
