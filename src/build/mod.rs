@@ -1,5 +1,8 @@
 //! `build`: from a Dockerfile and a context to an image.
 
+/// What is accepted, but hardly meant.
+#[allow(dead_code, reason = "nothing asks yet")]
+pub(crate) mod check;
 /// The language: a pure parser, from bytes to stages of typed instructions.
 #[allow(dead_code, unused_imports, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod containerfile;
@@ -36,3 +39,6 @@ pub(crate) mod stage;
 mod steps;
 /// What is left behind.
 pub(crate) mod tidy;
+/// What is not in a directory of this machine.
+#[allow(dead_code, reason = "nothing asks yet")]
+pub(crate) mod remote;

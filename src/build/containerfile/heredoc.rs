@@ -5,7 +5,7 @@ use super::instruction::Heredoc;
 use super::text::Text;
 use super::word::Word;
 
-/// A word such as `<<EOF` or `3<<-"END"`.
+/// A word such as `<<EOF` or `3<<-"END"`; white space may stand before the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Opening {
     /// The word that ends the body.
@@ -26,6 +26,7 @@ pub(super) fn opening(word: &str) -> Option<Opening> {
         Some(name) => (true, name),
         None => (false, rest),
     };
+    let name = name.trim_start();
     if name.is_empty() || name.contains('<') {
         return None;
     }
@@ -47,7 +48,24 @@ pub(super) fn openings(line: Text<'_>) -> Vec<(Opening, Span)> {
     if !line.as_str().contains("<<") || !is_closed(line.as_str()) {
         return Vec::new();
     }
-    line.split_quoted('\\').into_iter().filter_map(|word| Some((opening(word.as_str())?, word.span()))).collect()
+    words(line).into_iter().filter_map(|word| Some((opening(word.as_str())?, word.span()))).collect()
+}
+
+/// The words of a line, where `<< EOF` is one.
+pub(super) fn words(line: Text<'_>) -> Vec<Text<'_>> {
+    let mut words: Vec<Text<'_>> = Vec::new();
+    for word in line.split_quoted('\\') {
+        match words.last_mut() {
+            Some(last) if is_bare(last.as_str()) => *last = last.to(word),
+            _ => words.push(word),
+        }
+    }
+    words
+}
+
+/// `<<` or `<<-`, whose name is the next word.
+fn is_bare(word: &str) -> bool {
+    matches!(word.trim_start_matches(|c: char| c.is_ascii_digit()), "<<" | "<<-")
 }
 
 /// Whether every quote on a line has its second half.
@@ -104,6 +122,12 @@ mod tests {
             ("3<<-\"END\"", Some(("END", false, true, 3))),
             ("<<E'O'F", Some(("EOF", false, false, 0))),
             ("<<$x", Some(("$x", true, false, 0))),
+            ("<< EOF", Some(("EOF", true, false, 0))),
+            ("<<-  EOF", Some(("EOF", true, true, 0))),
+            ("<< -EOF", Some(("-EOF", true, false, 0))),
+            ("<<EO\\'F", Some(("EO'F", true, false, 0))),
+            ("<<'E'O\\'F", Some(("EO'F", false, false, 0))),
+            ("<<EOF'", None),
             ("<<", None),
             ("<<-", None),
             ("<<<EOF", None),

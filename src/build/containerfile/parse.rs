@@ -98,6 +98,8 @@ impl<'a> Statement<'a> {
     }
 
     fn parse(mut self) -> Result<Parsed, ParseError> {
+        // Heredocs are part of it, and soon given away.
+        let span = self.heredocs.last().map_or(self.line.span(), |last| self.line.span().to(last.span));
         let instruction = match self.name.as_str() {
             "FROM" => return self.from().map(|stage| Parsed::From(Box::new(stage))),
             "RUN" => Instruction::Run(self.run()?),
@@ -118,15 +120,7 @@ impl<'a> Statement<'a> {
             "ONBUILD" => Instruction::OnBuild(Box::new(self.on_build()?)),
             _ => Instruction::Maintainer(self.maintainer()?),
         };
-        Ok(Parsed::Step(Step { span: self.span(), original: self.line.as_str().to_owned(), instruction }))
-    }
-
-    /// All of it, heredocs included.
-    fn span(&self) -> Span {
-        match self.heredocs.last() {
-            Some(last) => self.line.span().to(last.span),
-            None => self.line.span(),
-        }
+        Ok(Parsed::Step(Step { span, original: self.line.as_str().to_owned(), instruction }))
     }
 
     /// Where an argument is missing.
@@ -166,7 +160,7 @@ impl<'a> Statement<'a> {
             image,
             platform: self.flags.value("platform"),
             name,
-            span: self.span(),
+            span: self.line.span(),
             original: self.line.as_str().to_owned(),
             steps: Vec::new(),
         })
@@ -289,7 +283,7 @@ impl<'a> Statement<'a> {
         let mut words: Vec<Word> = match json(self.arguments)? {
             Some(words) => words.into_iter().map(|word| self.arguments.with_raw(word)).collect(),
             None if self.heredocs.is_empty() => self.arguments.split_blanks().into_iter().map(Text::to_word).collect(),
-            None => self.arguments.split_quoted('\\').into_iter().map(Text::to_word).collect(),
+            None => heredoc::words(self.arguments).into_iter().map(Text::to_word).collect(),
         };
         let name = &self.name;
         let destination = match words.pop() {
@@ -485,7 +479,6 @@ impl<'a> Statement<'a> {
             }
             _ => {}
         }
-        // What a parent's span ends with is known before the trigger takes the heredocs.
         let bodies: String = self.heredocs.iter().map(|heredoc| format!("\n{}{}", heredoc.raw, heredoc.name)).collect();
         let heredocs = self.heredocs.clone();
         match Statement::read(self.arguments, heredocs, self.escape, self.warnings)?.parse()? {

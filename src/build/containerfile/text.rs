@@ -85,6 +85,11 @@ impl<'a> Text<'a> {
         self.slice(at, self.end - self.start)
     }
 
+    /// From the beginning of this one to the end of `other`, which stands on the same line.
+    pub(super) fn to(self, other: Text<'a>) -> Text<'a> {
+        Text { end: other.end, ..self }
+    }
+
     /// Whether nothing is in it.
     pub(super) fn is_empty(self) -> bool {
         self.start == self.end

@@ -33,6 +33,8 @@ pub mod import;
 
 pub mod commit;
 
+pub mod download;
+
 use std::io::Read;
 use std::path::PathBuf;
 

@@ -132,7 +132,7 @@ fn has_cause<E: std::error::Error + 'static>(error: &(dyn std::error::Error + 's
     causes(error).into_iter().any(|cause| cause.downcast_ref::<E>().is_some_and(is))
 }
 
-pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(in crate::transport) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let text = match causes(error).last() {
         Some(last) => last.downcast_ref().map_or_else(|| last.to_string(), crate::sys::reason),
         None => String::new(),

@@ -446,7 +446,7 @@ fn get_or_try<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, RegistryEr
 }
 
 /// Whether a registry's domain is this machine: `localhost`, 127.0.0.0/8, `[::1]`.
-pub(super) fn is_loopback(registry: &str) -> bool {
+pub(in crate::transport) fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => registry.split(':').next().unwrap_or_default(),

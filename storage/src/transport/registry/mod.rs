@@ -8,13 +8,13 @@
 
 pub mod error;
 
-mod tls;
+pub(super) mod tls;
 
 pub mod credentials;
 
 mod auth;
 
-mod answer;
+pub(super) mod answer;
 
 pub mod client;
 
