@@ -1,7 +1,7 @@
 //! `build`: from a Dockerfile and a context to an image.
 
 /// What is accepted, but hardly meant.
-#[allow(dead_code, reason = "nothing asks yet")]
+#[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod check;
 /// The language: a pure parser, from bytes to stages of typed instructions.
 #[allow(dead_code, unused_imports, reason = "the language is whole; what runs it uses parts of it")]
@@ -25,6 +25,8 @@ pub(crate) use inside::inside as in_userns;
 
 /// What a build was asked for.
 pub(crate) mod options;
+/// What is not in a directory of this machine.
+pub(crate) mod remote;
 /// What a stage tells.
 mod report;
 /// Stages side by side.
@@ -39,6 +41,3 @@ pub(crate) mod stage;
 mod steps;
 /// What is left behind.
 pub(crate) mod tidy;
-/// What is not in a directory of this machine.
-#[allow(dead_code, reason = "nothing asks yet")]
-pub(crate) mod remote;

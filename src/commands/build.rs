@@ -14,11 +14,13 @@ use storage::state::request::PullPolicy;
 use storage::transport::commit::Format;
 
 use super::{Context, Outcome, pull};
+use crate::build::check::{self, Surroundings};
 use crate::build::containerfile::{self, Containerfile, ParseError};
 use crate::build::context::Source;
 use crate::build::graph::Names;
 use crate::build::ignore::Ignore;
 use crate::build::options::{Options, Progress, Secret, Squash};
+use crate::build::remote::Remote;
 use crate::build::schedule::{self, Failed, Stopped};
 use crate::build::screen::Screen;
 use crate::build::stage::{Build, platform_argument};
@@ -119,6 +121,9 @@ pub(crate) struct Args {
     /// How many stages are built at the same time, 0 for as many as there are
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Tell what is hardly meant, and build nothing
+    #[arg(long)]
+    check: bool,
     /// Print nothing but the image ID
     #[arg(short, long)]
     quiet: bool,
@@ -301,6 +306,9 @@ fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -
             named.insert(name.clone(), Source::open(Path::new(value), Ignore::default())?);
         }
     }
+    if args.check {
+        return check(&file, &source, &options, &places.files);
+    }
     let global = global(&file, &options)?;
     let lookup = |name: &str| global.get(name).cloned();
     let names = Names { file: &file, contexts: &options.contexts, lookup: &lookup };
@@ -361,6 +369,27 @@ fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -
         output::print_line(format!("{prefix}{}", finished.id))?;
     }
     Ok(0)
+}
+
+/// `--check`.
+fn check(file: &Containerfile, source: &Source, options: &Options, files: &[(String, Vec<u8>)]) -> Outcome {
+    let names: Vec<String> = options.build_args.keys().cloned().collect();
+    let around = Surroundings { ignore: Some(&source.ignore), build_args: &names };
+    let (warnings, _) = check::check(file, &around).map_err(|error| misread(&error, files))?;
+    for warning in &warnings {
+        let name = files.get(usize::from(warning.span.file)).map_or("Containerfile", |(name, _)| name);
+        output::print(&format!("{name}:{}: {} ({})\n", warning.span, warning.message, warning.rule))?;
+    }
+    match warnings.len() {
+        0 => {
+            output::print_line("Check complete, no warnings found.")?;
+            Ok(0)
+        }
+        count => {
+            output::print(&format!("Check complete, {count} warning{} found.\n", if count == 1 { "" } else { "s" }))?;
+            Ok(1)
+        }
+    }
 }
 
 /// `--iidfile` and `--metadata-file`.
@@ -513,9 +542,12 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
             made = Some(staging);
             directory
         }
-        Some(url) if url.contains("://") || url.starts_with("git@") || url.starts_with("github.com/") => {
-            return Err(CommandError::user(format!("context {url}: contexts are not downloaded yet"))
-                .hinted("git clone it, or unpack it into a directory"));
+        Some(text) if is_remote(text)? => {
+            let staging = cache.stage()?;
+            let (directory, file) = tidy::fetch_context(text, &staging)?;
+            from_stdin = file;
+            made = Some(staging);
+            directory
         }
         Some(path) => PathBuf::from(path),
         // podman's default is the directory of the file, or this one.
@@ -559,6 +591,10 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
         path.get_or_insert(found);
     }
     Ok(Places { directory, files, path, _made: made })
+}
+
+fn is_remote(text: &str) -> Result<bool, CommandError> {
+    Ok(Remote::of_context(text).map_err(CommandError::user)?.is_some())
 }
 
 fn name_of(path: &Path) -> String {

@@ -4,6 +4,8 @@
 //! text → Remote (pure) → fetched into a directory that the build made for it
 //! ```
 
+/// Fetching.
+pub(crate) mod fetch;
 /// Repositories, by the git program.
 pub(crate) mod git;
 

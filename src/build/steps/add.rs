@@ -1,6 +1,9 @@
-//! ADD: COPY that unpacks archives.
+//! ADD: COPY that unpacks archives, and fetches what is elsewhere.
+
+use storage::build::tree::Tree;
 
 use super::super::containerfile::{Add, Step};
+use super::super::remote::Remote;
 use super::super::stage::Stage;
 use super::copy::{From, Item};
 use crate::error::CommandError;
@@ -9,40 +12,24 @@ impl Stage<'_> {
     /// ADD.
     pub(in super::super) fn add(&mut self, add: &Add, step: &Step) -> Result<(), CommandError> {
         let mut job = self.job(&add.transfer, From::Context(&self.build.source))?;
-        for item in &job.items {
+        let checksum = add.checksum.as_ref().map(|word| self.expand(word)).transpose()?;
+        // They stay until the step is done.
+        let mut places = Vec::new();
+        for item in &mut job.items {
             let Item::Pattern(source) = item else { continue };
-            if let Some(kind) = remote(source) {
-                return Err(CommandError::user(format!("ADD {source}: {kind} cannot be added yet"))
-                    .hinted("download it in a RUN, or into the context"));
-            }
+            let Some(remote) = Remote::of_add(source).map_err(CommandError::user)? else { continue };
+            let staging = self.build.cache.stage()?;
+            let keep_git_dir = add.keep_git_dir.unwrap_or(false);
+            let fetched = remote.fetch(self.build, &staging.diff(), checksum.as_deref(), keep_git_dir)?;
+            let tree = Tree::of_directory(fetched.root);
+            *item =
+                Item::Fetched { tree, name: fetched.name, digest: fetched.digest, unpack: add.unpack == Some(true) };
+            places.push(staging);
         }
-        if add.checksum.is_some() {
-            return Err(CommandError::user("ADD --checksum: only what is downloaded has one"));
+        if checksum.is_some() && places.is_empty() {
+            return Err(CommandError::user("ADD --checksum: only what is fetched has one"));
         }
         job.unpack = add.unpack.unwrap_or(true);
         self.transfer(job, step, "ADD")
-    }
-}
-
-/// What a source is that is not in the context.
-fn remote(source: &str) -> Option<&'static str> {
-    if source.starts_with("git@") || source.starts_with("git://") || source.starts_with("ssh://") {
-        return Some("a git repository");
-    }
-    let url = source.strip_prefix("https://").or_else(|| source.strip_prefix("http://"))?;
-    let path = url.split(['?', '#']).next().unwrap_or(url);
-    Some(if path.ends_with(".git") { "a git repository" } else { "a URL" })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_elsewhere_are_told_by_their_names() {
-        assert_eq!(remote("https://example.com/a.tar.gz"), Some("a URL"));
-        assert_eq!(remote("https://example.com/a.git#main:sub"), Some("a git repository"));
-        assert_eq!(remote("git@example.com:a.git"), Some("a git repository"));
-        assert_eq!(remote("http.txt"), None);
     }
 }
