@@ -9,6 +9,9 @@ pub(crate) mod containerfile;
 /// Which paths of a context a `.dockerignore` leaves out.
 #[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod ignore;
+/// Where the result goes.
+#[allow(dead_code, reason = "nothing asks yet")]
+pub(crate) mod output;
 /// What is not in a directory of this machine.
 #[allow(dead_code, reason = "nothing asks yet")]
 pub(crate) mod remote;
