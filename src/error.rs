@@ -77,6 +77,11 @@ impl CommandError {
         self.code.unwrap_or(FAILED)
     }
 
+    /// What to do about it.
+    pub(crate) fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
     /// Prints the error and its hints on stderr.
     pub(crate) fn print(&self) {
         if self.message.is_empty() {
@@ -151,4 +156,5 @@ host_errors!(
     storage::state::undo::UndoError,
     storage::image::StoreError,
     storage::prune::SweepError,
+    storage::build::BuildError,
 );

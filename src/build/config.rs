@@ -88,7 +88,10 @@ impl Config {
     /// One variable.
     pub(crate) fn variable(&self, name: &str) -> Option<String> {
         let env = self.get("Env").and_then(Value::as_array)?;
-        env.iter().filter_map(Value::as_str).find_map(|one| one.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+        env.iter()
+            .filter_map(Value::as_str)
+            .find_map(|one| one.strip_prefix(name)?.strip_prefix('='))
+            .map(str::to_owned)
     }
 
     /// Sets a variable where it stands, or at the end.
@@ -240,6 +243,12 @@ impl Config {
         if let Value::Array(history) = self.image.entry("history").or_insert_with(|| json!([])) {
             history.push(entry);
         }
+    }
+
+    /// When the last step was built.
+    pub(crate) fn last_created(&self) -> Option<String> {
+        let history = self.image.get("history")?.as_array()?;
+        Some(history.last()?.get("created")?.as_str()?.to_owned())
     }
 
     /// The bytes of the configuration of an image with these layers.

@@ -68,7 +68,10 @@ impl Names<'_> {
             if number < index {
                 return Ok(Origin::Stage(number));
             }
-            return Err(ParseError::new(span, format!("invalid from flag value {name}: there is no such stage before this one")));
+            return Err(ParseError::new(
+                span,
+                format!("invalid from flag value {name}: there is no such stage before this one"),
+            ));
         }
         if self.contexts.contains_key(name) {
             return Ok(Origin::Context(name.to_owned()));

@@ -15,3 +15,33 @@ pub(crate) mod output;
 /// What is not in a directory of this machine.
 #[allow(dead_code, reason = "nothing asks yet")]
 pub(crate) mod remote;
+
+/// The configuration of the image.
+mod config;
+/// The directory that is copied from.
+pub(crate) mod context;
+/// The image at the end.
+pub(crate) mod finish;
+/// Stages and what they need.
+pub(crate) mod graph;
+/// Children in the user namespace.
+mod inside;
+
+pub(crate) use inside::inside as in_userns;
+
+/// What a build was asked for.
+pub(crate) mod options;
+/// What a stage tells.
+mod report;
+/// Stages side by side.
+pub(crate) mod schedule;
+/// What is shown.
+pub(crate) mod screen;
+/// One layer of many.
+mod squash;
+/// One stage, and what it comes to.
+pub(crate) mod stage;
+/// The instructions that change files.
+mod steps;
+/// What is left behind.
+pub(crate) mod tidy;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 use runtime::init::sealed_exe::SealedExe;
@@ -283,6 +284,21 @@ pub(crate) struct Prepared {
     beside: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
     ids: Option<FileLock>,
+    /// It is a step of a build.
+    is_step: bool,
+}
+
+/// The root file system of a step of a build, which is no image's.
+#[derive(Debug)]
+pub(crate) struct StepRoot {
+    /// The trees below, topmost first.
+    pub(crate) lowers: Vec<PathBuf>,
+    /// What the step changes.
+    pub(crate) upper: PathBuf,
+    /// On the same file system, empty.
+    pub(crate) work: PathBuf,
+    /// The step's secrets.
+    pub(crate) secrets: supervisor::secrets::Secrets,
 }
 
 /// What a container is prepared for.
@@ -299,8 +315,22 @@ pub(crate) fn prepare(context: &Context, record: Record) -> Result<Prepared, Com
     prepare_for(context, record, Purpose::Start)
 }
 
+/// Makes the bundle of a step of a build.
+pub(crate) fn prepare_step(context: &Context, record: Record, root: StepRoot) -> Result<Prepared, CommandError> {
+    prepare_over(context, record, Purpose::Start, Some(root))
+}
+
 /// Makes the bundle and finds the layers.
-pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpose) -> Result<Prepared, CommandError> {
+pub(crate) fn prepare_for(context: &Context, record: Record, purpose: Purpose) -> Result<Prepared, CommandError> {
+    prepare_over(context, record, purpose, None)
+}
+
+fn prepare_over(
+    context: &Context,
+    mut record: Record,
+    purpose: Purpose,
+    step: Option<StepRoot>,
+) -> Result<Prepared, CommandError> {
     if record.request.pod.is_some() && purpose == Purpose::Start {
         super::pod::wake(context, &record)?;
     }
@@ -311,7 +341,7 @@ pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpos
         record.request.userns = UserNamespace::Single;
     }
     let is_single = bundle::is_single(&record.request.userns, &mapping);
-    let secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
+    let mut secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
     let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request, purpose)?;
     let ids = match mapping.single {
@@ -330,8 +360,18 @@ pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpos
     if record.driver.is_empty() && record.request.rootfs.is_none() {
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
-    let rootfs = supervisor::rootfs::of(&context.layout, &record, ownership, drivers);
-    let view = supervisor::rootfs::view(&context.layout, &record, ownership);
+    let is_step = step.is_some();
+    let (rootfs, view) = match step {
+        None => (
+            supervisor::rootfs::of(&context.layout, &record, ownership, drivers),
+            supervisor::rootfs::view(&context.layout, &record, ownership),
+        ),
+        Some(step) => {
+            secrets = step.secrets;
+            let rootfs = supervisor::rootfs::of_step(&context.layout, &step.lowers, &step.upper, &step.work, drivers);
+            (rootfs, supervisor::rootfs::View::Layers(step.lowers))
+        }
+    };
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
     let seccomp = seccomp_of(&record.request, &bundle.spec)
         .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.planned.anonymous_volumes))?;
@@ -343,7 +383,21 @@ pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpos
     let new: Vec<_> = new.collect();
     record.anonymous_volumes.extend(new);
     let (fill, chores) = (planned.fill, planned.chores);
-    Ok(Prepared { record, spec, seccomp, rootfs, layer_ids, fill, accounts, chores, secrets, mapping, beside, ids })
+    Ok(Prepared {
+        record,
+        spec,
+        seccomp,
+        rootfs,
+        layer_ids,
+        fill,
+        accounts,
+        chores,
+        secrets,
+        mapping,
+        beside,
+        ids,
+        is_step,
+    })
 }
 
 /// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
@@ -389,6 +443,7 @@ impl Prepared {
             beside: self.beside,
             ids: self.ids,
             mapping: self.mapping,
+            dies_with_starter: self.is_step,
             seal: SealedExe::of_self()?,
             handed_over: None,
             record: self.record,

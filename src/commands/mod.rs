@@ -1,6 +1,8 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod build;
+pub(crate) mod builder;
 pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod completion;
@@ -167,6 +169,9 @@ macro_rules! group {
 /// Every command, in the order of `--help`.
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
+    command!("build", "Build an image using instructions from Containerfiles", build::Args, build::run),
+    group!("builder", "Manage builds", builder::Command, builder::run),
+    group!("buildx", "Manage builds, by the name of docker's plugin", builder::BuildxCommand, builder::run_buildx),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),

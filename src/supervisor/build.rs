@@ -20,7 +20,7 @@ use runtime::mount::stage::{self, Staged};
 use runtime::process::signal::SignalSource;
 use runtime::process::spawn::MapsPending;
 use runtime::process::stdio::{self, Input, Streams};
-use runtime::process::{Forked, SysError, clone3, pidfd, wait};
+use runtime::process::{Forked, SysError, clone3, pidfd, prctl, wait};
 use storage::state::container;
 use storage::state::lock::FileLock;
 use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, StateFile};
@@ -200,6 +200,10 @@ impl Waiting {
         drop((streams, theirs, staged));
         if !maps.take().map_or(Ok(true), MapsPending::wait)? {
             return Err(gone());
+        }
+        if launch.dies_with_starter {
+            // Not before: taking id 0 undoes it.
+            let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
         }
         // From here on /proc/<pid> of the host's procfs says what the kernel thinks of init.
         let host_pid = pidfd::host_pid(init.as_fd()).unwrap_or(pid);

@@ -77,6 +77,8 @@ pub(crate) struct Launch {
     pub(crate) ids: Option<storage::state::lock::FileLock>,
     /// The user's ids.
     pub(crate) mapping: Mapping,
+    /// It ends with the process that starts it: a step of a build.
+    pub(crate) dies_with_starter: bool,
     /// Our binary, if it needs protection.
     pub(crate) seal: Option<SealedExe>,
     /// Descriptors 0, 1 and 2 of the container, where those are the command's; the supervisor fills it in.

@@ -26,6 +26,11 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    /// Secrets that somebody else has looked up.
+    pub(crate) fn given(files: Vec<SecretFile>, variables: Vec<String>) -> Self {
+        Self { files, variables }
+    }
+
     /// Looks them up.
     pub(crate) fn find(layout: &Layout, asked: &[SecretUse]) -> Result<Self, CommandError> {
         let mut found = Self::default();

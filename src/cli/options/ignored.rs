@@ -24,6 +24,11 @@ const fn switch(name: &'static str, why: &'static str) -> Ignored {
     Ignored { name, form: Switch, idle: &[], why }
 }
 
+/// A switch that asks for what is so anyway.
+const fn idle_switch(name: &'static str, why: &'static str) -> Ignored {
+    Ignored { name, form: Switch, idle: &["true"], why }
+}
+
 /// Of `exec`.
 #[derive(Clone, Debug)]
 pub(crate) struct OfExec;
@@ -68,6 +73,74 @@ impl Table for OfCommit {
     const OPTIONS: &'static [Ignored] = &[
         switch("squash", "the changes of the container are one layer on those of its image"),
         value("config", &[], "see --change"),
+    ];
+}
+
+/// Of `build`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfBuild;
+
+impl Table for OfBuild {
+    const OPTIONS: &'static [Ignored] = &[
+        value("cache-from", &[], "what was built on this machine is known; a registry is not asked"),
+        value("cache-ttl", &[], "see builder prune --filter until="),
+        value("cgroup-parent", &[""], "steps have a cgroup below that of their command"),
+        switch("compress", "layers are compressed when they are pushed"),
+        switch("disable-compression", "layers are compressed when they are pushed"),
+        switch("disable-content-trust", BY_DIGEST),
+        idle_switch("force-rm", "a step leaves no container behind"),
+        idle_switch("rm", "a step leaves no container behind"),
+        value("hooks-dir", &[], "steps are run by coracle itself"),
+        value("identity-label", &["false"], "images are not labelled with their builder"),
+        value("isolation", &["default", "oci", "rootless", ""], "steps are isolated as containers are"),
+        idle_switch("load", "the image is in the store of this machine anyway"),
+        switch("logsplit", "each step is told by its own lines"),
+        value("provenance", &["false"], "images have no attestations"),
+        value("retry-delay", &[], GROWING_PAUSES),
+        value("runtime-flag", &[], "steps are run by coracle itself"),
+        value("builder", &["", "default"], "there is one builder"),
+    ];
+}
+
+/// Of `build`: what is refused, because the result would not be what was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct NotOfBuild;
+
+const NO_SBOM: &str = "bills of materials are not made";
+const NO_NESTED_IDS: &str = "steps have the ids of this user's containers";
+
+impl Table for NotOfBuild {
+    const OPTIONS: &'static [Ignored] = &[
+        switch("all-platforms", "one platform is built at a time; see --platform"),
+        value("attest", &[], "attestations are not made"),
+        value("allow", &["network.host"], "steps are always confined"),
+        value("cache-to", &[], "the cache is not exported to registries"),
+        switch("compat-volumes", "what a step puts into a volume is kept"),
+        value("cpp-flag", &[], "Dockerfiles are not preprocessed"),
+        value("cw", &[], "confidential workloads are not made"),
+        value("decryption-key", &[], NO_ENCRYPTION),
+        value("layer-label", &[], "layers have no labels of their own"),
+        value("manifest", &[], "manifest lists are not made by a build"),
+        value("os-feature", &[], "it is an option of Windows images"),
+        value("os-version", &[], "it is an option of Windows images"),
+        value("output", &["type=image", "type=docker"], "the result is an image in the store; see save and export"),
+        switch("push", "push the image when it is built"),
+        value("sbom", &["false"], NO_SBOM),
+        value("sbom-image-output", &[], NO_SBOM),
+        value("sbom-image-purl-output", &[], NO_SBOM),
+        value("sbom-merge-strategy", &[], NO_SBOM),
+        value("sbom-output", &[], NO_SBOM),
+        value("sbom-purl-output", &[], NO_SBOM),
+        value("sbom-scanner-command", &[], NO_SBOM),
+        value("sbom-scanner-image", &[], NO_SBOM),
+        value("sign-by", &[], "images are not signed"),
+        switch("squash", "only all layers can become one; see --squash-all"),
+        switch("stdin", "steps have no input"),
+        value("userns", &["", "host", "container"], NO_NESTED_IDS),
+        value("userns-gid-map", &[], NO_NESTED_IDS),
+        value("userns-gid-map-group", &[], NO_NESTED_IDS),
+        value("userns-uid-map", &[], NO_NESTED_IDS),
+        value("userns-uid-map-user", &[], NO_NESTED_IDS),
     ];
 }
 

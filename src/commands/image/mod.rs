@@ -7,11 +7,13 @@ mod tree;
 use clap::Subcommand;
 
 use super::inspect::{self, Kind};
-use super::{Context, Outcome, diff, exists, history, images, import, load, pull, rmi, save, tag};
+use super::{Context, Outcome, build, diff, exists, history, images, import, load, pull, rmi, save, tag};
 
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Build an image using instructions from Containerfiles
+    Build(Box<build::Args>),
     /// Inspect changes to the image's file systems
     Diff(diff::Args),
     /// Check if an image exists in local storage
@@ -52,6 +54,7 @@ pub(crate) enum Command {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
+        Command::Build(args) => build::run(*args, context),
         Command::Diff(args) => diff::run_of(diff::Kind::Image, args, context),
         Command::Exists(args) => exists::image(args, context),
         Command::History(args) => history::run(args, context),

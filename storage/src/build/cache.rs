@@ -110,7 +110,7 @@ impl BuildCache {
         self.layout.build()
     }
 
-    /// Keeps everything where it is for as long as the guard lives. What dead builds left is swept first.
+    /// Keeps everything where it is for as long as the guard lives.
     ///
     /// # Errors
     /// A directory cannot be made, the lock not be taken.
@@ -118,9 +118,24 @@ impl BuildCache {
         for name in ["steps", "trees", "files", "mounts"] {
             create_dir(&self.root().join(name))?;
         }
-        // What cannot be swept now does not keep anybody from building.
-        let _ = staging::sweep(&self.root().join("trees"));
         Ok(FileLock::shared(&self.root().join("lock"))?)
+    }
+
+    /// Whether there are trees that were not finished, of builds that live or died.
+    pub fn has_leftovers(&self) -> bool {
+        let is_half = |path: PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        self.entries("trees").any(is_half)
+    }
+
+    /// Takes away what dead builds have left half-made.
+    ///
+    /// **Runs in:** a process in the user namespace: steps make files of other ids.
+    ///
+    /// # Errors
+    /// As [`staging::sweep`].
+    pub fn sweep(&self) -> Result<(), BuildError> {
+        staging::sweep(&self.root().join("trees"))?;
+        Ok(())
     }
 
     /// A place for the tree of a step, with its empty `diff`.

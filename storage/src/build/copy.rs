@@ -105,7 +105,8 @@ impl Chmod {
         Some(Chmod::Symbolic(clauses))
     }
 
-    fn apply(&self, mode: u32, is_directory: bool) -> u32 {
+    /// The bits of a file that had `mode`.
+    pub fn apply(&self, mode: u32, is_directory: bool) -> u32 {
         match self {
             Chmod::Fixed(mode) => *mode,
             Chmod::Symbolic(clauses) => clauses.iter().fold(mode, |mode, clause| {
@@ -186,6 +187,12 @@ impl<'a> Place<'a> {
         self.parents = owner;
     }
 
+    /// From now on nothing is below: everything comes from what is copied.
+    pub fn forget_below(&mut self, nothing: Tree) {
+        self.roots.truncate(1);
+        self.below = nothing;
+    }
+
     fn view(&self) -> View<'_> {
         View::new(&self.roots)
     }
@@ -261,6 +268,10 @@ impl<'a> Place<'a> {
                 None => target.join(OsStr::from_bytes(path)),
             };
             self.files += 1;
+            if node.is_directory() && path.is_empty() {
+                // Its entries go there: what it is like itself is of no interest.
+                return self.make_directory(target);
+            }
             if node.is_directory() {
                 if self.has_link_below(&to)? {
                     to = self.resolve(&to)?;
@@ -446,6 +457,15 @@ impl<'a> Place<'a> {
             EntryKind::CharDevice | EntryKind::BlockDevice => {}
         }
         Ok(())
+    }
+
+    /// Sets what the root itself is like.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn look_like(&self, mode: u32, uid: u32, gid: u32) -> Result<(), BuildError> {
+        let look = Look { mode, uid, gid, mtime: now(), xattrs: Vec::new() };
+        dress(self.ids, self.top.as_fd(), &look, true, b"/")
     }
 
     /// Sets the times of directories, which nothing more is put into.

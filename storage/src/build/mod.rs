@@ -16,6 +16,8 @@ pub mod copy;
 
 pub mod image;
 
+pub mod stubs;
+
 pub mod tree;
 
 use nix::errno::Errno;
