@@ -1,7 +1,6 @@
 //! `build`: from a Dockerfile and a context to an image.
 
 /// What is accepted, but hardly meant.
-#[allow(dead_code, reason = "nothing asks yet")]
 pub(crate) mod check;
 /// The language: a pure parser, from bytes to stages of typed instructions.
 #[allow(dead_code, unused_imports, reason = "the language is whole; what runs it uses parts of it")]
@@ -10,10 +9,8 @@ pub(crate) mod containerfile;
 #[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod ignore;
 /// Where the result goes.
-#[allow(dead_code, reason = "nothing asks yet")]
 pub(crate) mod output;
 /// What is not in a directory of this machine.
-#[allow(dead_code, reason = "nothing asks yet")]
 pub(crate) mod remote;
 
 /// The configuration of the image.

@@ -19,6 +19,8 @@ use crate::build::context::Source;
 use crate::build::graph::Names;
 use crate::build::ignore::Ignore;
 use crate::build::options::{Options, Progress, Secret, Squash};
+use crate::build::remote::Remote;
+use crate::build::remote::fetch::{self, Fetched, RemoteContext};
 use crate::build::schedule::{self, Failed, Stopped};
 use crate::build::screen::Screen;
 use crate::build::stage::{Build, platform_argument};
@@ -296,8 +298,16 @@ fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -
     let file = containerfile::parse_all(&sources).map_err(|error| misread(&error, &places.files))?;
     let source = Source::open(&places.directory, ignore(args, &places)?)?;
     let mut named = BTreeMap::new();
+    // Gone when the build is over.
+    let mut fetched = Vec::new();
     for (name, value) in &options.contexts {
-        if !value.contains("://") {
+        if let Some(remote) = remote_context(value)? {
+            let RemoteContext::Directory(directory) = fetch::context(&remote, cache)? else {
+                return Err(CommandError::user(format!("--build-context {name}: expected an archive or a repository")));
+            };
+            named.insert(name.clone(), Source::open(&directory.directory, Ignore::default())?);
+            fetched.push(directory);
+        } else if !value.contains("://") {
             named.insert(name.clone(), Source::open(Path::new(value), Ignore::default())?);
         }
     }
@@ -485,6 +495,26 @@ struct Places {
     path: Option<PathBuf>,
     /// A context that was made for this build.
     _made: Option<storage::layer::Staging>,
+    /// A context that came from elsewhere.
+    _fetched: Option<Fetched>,
+}
+
+/// What a context is that is not a directory of this machine.
+fn remote_context(text: &str) -> Result<Option<Remote>, CommandError> {
+    Remote::of_context(text).map_err(|why| CommandError::user(format!("context {text}: {why}")))
+}
+
+/// Links of what was fetched do not choose a file of ours.
+fn must_be_below(directory: &Path, path: &Path) -> Result<(), CommandError> {
+    let is_below = match (directory.canonicalize(), path.canonicalize()) {
+        (Ok(directory), Ok(path)) => path.starts_with(directory),
+        // What is not there is refused when it is read.
+        _ => true,
+    };
+    match is_below {
+        true => Ok(()),
+        false => Err(CommandError::user(format!("{}: it is outside of the context", name_of(path)))),
+    }
 }
 
 fn read_stdin() -> Result<Vec<u8>, CommandError> {
@@ -499,6 +529,7 @@ fn read_stdin() -> Result<Vec<u8>, CommandError> {
 fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
     let asked = args.context.as_deref();
     let mut made = None;
+    let mut fetched = None;
     let mut from_stdin = None;
     let directory = match asked {
         Some("-") => {
@@ -513,9 +544,15 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
             made = Some(staging);
             directory
         }
-        Some(url) if url.contains("://") || url.starts_with("git@") || url.starts_with("github.com/") => {
-            return Err(CommandError::user(format!("context {url}: contexts are not downloaded yet"))
-                .hinted("git clone it, or unpack it into a directory"));
+        Some(text) if let Some(remote) = remote_context(text)? => {
+            let (directory, bytes) = match fetch::context(&remote, cache)? {
+                RemoteContext::Directory(fetched) => (fetched, None),
+                RemoteContext::Dockerfile(bytes, empty) => (empty, Some(bytes)),
+            };
+            from_stdin = bytes;
+            let path = directory.directory.clone();
+            fetched = Some(directory);
+            path
         }
         Some(path) => PathBuf::from(path),
         // podman's default is the directory of the file, or this one.
@@ -544,6 +581,9 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
                 directory.display()
             ))
         })?;
+        if fetched.is_some() {
+            must_be_below(&directory, &found)?;
+        }
         files.push((name_of(&found), read(&found)?));
         path = Some(found);
     }
@@ -554,11 +594,15 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
         }
         let given = PathBuf::from(file);
         // podman looks beside the caller first, docker too; a name may also mean a file of the context.
-        let found = if given.is_file() || given.is_absolute() { given } else { directory.join(&given) };
+        let is_here = fetched.is_none() && (given.is_file() || given.is_absolute());
+        let found = if is_here { given } else { directory.join(&given) };
+        if fetched.is_some() {
+            must_be_below(&directory, &found)?;
+        }
         files.push((name_of(&found), read(&found)?));
         path.get_or_insert(found);
     }
-    Ok(Places { directory, files, path, _made: made })
+    Ok(Places { directory, files, path, _made: made, _fetched: fetched })
 }
 
 fn name_of(path: &Path) -> String {

@@ -71,7 +71,7 @@ impl GitSource {
     /// Takes one `key=value` of the query.
     fn set(&mut self, part: &str, has_fragment: bool) -> Result<(), String> {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        let value = decoded(value).ok_or_else(|| format!("malformed query {part:?}"))?;
+        let value = decoded(value, true).ok_or_else(|| format!("malformed query {part:?}"))?;
         let truth = || match value.as_str() {
             "" | "1" | "true" => Ok(Some(true)),
             "0" | "false" => Ok(Some(false)),
@@ -226,8 +226,8 @@ fn is_scp(text: &str) -> bool {
         && rest.split_once(':').is_some_and(|(host, path)| is_name(host) && !path.is_empty())
 }
 
-/// `%41` and `+` of a query.
-fn decoded(text: &str) -> Option<String> {
+/// `%41` of a URL, and `+` of a query.
+pub(super) fn decoded(text: &str, is_query: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, following @ ..] = rest {
@@ -239,7 +239,7 @@ fn decoded(text: &str) -> Option<String> {
                 rest = following;
             }
             (b'%', _) => return None,
-            (b'+', _) => bytes.push(b' '),
+            (b'+', _) if is_query => bytes.push(b' '),
             (byte, _) => bytes.push(*byte),
         }
     }
