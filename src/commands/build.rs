@@ -14,11 +14,13 @@ use storage::state::request::PullPolicy;
 use storage::transport::commit::Format;
 
 use super::{Context, Outcome, pull};
+use crate::build::check::{self, Surroundings};
 use crate::build::containerfile::{self, Containerfile, ParseError};
 use crate::build::context::Source;
 use crate::build::graph::Names;
 use crate::build::ignore::Ignore;
 use crate::build::options::{Options, Progress, Secret, Squash};
+use crate::build::output::Output;
 use crate::build::remote::Remote;
 use crate::build::remote::fetch::{self, Fetched, RemoteContext};
 use crate::build::schedule::{self, Failed, Stopped};
@@ -103,6 +105,12 @@ pub(crate) struct Args {
     /// File to write what was built to, as JSON
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
+    /// Check the Containerfile, and build nothing
+    #[arg(long)]
+    check: bool,
+    /// Where the result goes: a directory, - for an archive of its files, or type=TYPE,dest=PATH (can be repeated)
+    #[arg(short, long, value_name = "OUTPUT")]
+    output: Vec<String>,
     /// Make all layers one
     #[arg(long)]
     squash_all: bool,
@@ -292,11 +300,38 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     built
 }
 
-fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -> Outcome {
+fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCache) -> Outcome {
     let places = places(args, cache)?;
     let sources: Vec<&[u8]> = places.files.iter().map(|(_, bytes)| bytes.as_slice()).collect();
     let file = containerfile::parse_all(&sources).map_err(|error| misread(&error, &places.files))?;
     let source = Source::open(&places.directory, ignore(args, &places)?)?;
+    let build_args: Vec<String> = options.build_args.keys().cloned().collect();
+    let around = Surroundings { ignore: Some(&source.ignore), build_args: &build_args };
+    let (warnings, lint) = check::check(&file, &around).map_err(|error| misread(&error, &places.files))?;
+    if args.check {
+        output::print(&check::report(&warnings, &places.files))?;
+        return Ok(u8::from(!warnings.is_empty()));
+    }
+    if lint.is_error && !warnings.is_empty() {
+        eprint!("{}", check::report(&warnings, &places.files));
+        return Err(CommandError::user("the Containerfile asks for no warnings, and there are some")
+            .hinted("its line \"# check=error=true\" asks for that"));
+    }
+    let outputs = args
+        .output
+        .iter()
+        .map(|text| Output::parse(text).map_err(|why| CommandError::user(format!("--output {text}: {why}"))));
+    let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+    let is_on_stdout = outputs.iter().any(Output::is_on_stdout);
+    if is_on_stdout {
+        options.progress = Progress::Quiet;
+    }
+    for output in &outputs {
+        if let Output::Image { name: Some(name) } = output {
+            options.tags.push(super::tag::local_name(name)?);
+            options.typed_tags.push(name.clone());
+        }
+    }
     let mut named = BTreeMap::new();
     // Gone when the build is over.
     let mut fetched = Vec::new();
@@ -323,16 +358,11 @@ fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -
             Some(file.map_err(|error| CommandError::user(format!("--logfile {}: {}", path.display(), reason(&error))))?)
         }
     };
-    if options.progress != Progress::Quiet {
-        for warning in &file.warnings {
-            eprintln!("Warning: {}: {} ({})", warning.span, warning.message, warning.rule);
-        }
-    }
     let mut screen = Screen::new(options.progress, &file, &graph, log);
     let store = ImageStore::open(&context.layout);
     // What a stage needs stays from now on.
     let _pin = store.pin()?;
-    let build = Build {
+    let mut build = Build {
         context,
         options,
         file,
@@ -359,18 +389,54 @@ fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -
     let state = built.states.get(&build.graph.target).cloned();
     let state = state.ok_or_else(|| CommandError::new(crate::error::Kind::Internal, "the target was not built"))?;
     screen.committing(build.options.typed_tags.first().map(String::as_str));
-    let finished = finish::finish(&build, state)?;
-    let names: Vec<String> = build.options.tags.iter().map(ToString::to_string).collect();
-    screen.committed(&finished.id, &names);
-    if let Ok(id) = storage::digest::Digest::parse(&format!("sha256:{}", finished.id)) {
-        context.note_image("build", &id, names.first().map_or("", String::as_str));
+    let is_docker = context.persona == Persona::Docker;
+    let (trees, images): (Vec<_>, Vec<_>) = outputs.iter().partition(|output| output.is_file_system());
+    // With docker an image comes into the store only if nothing else is asked for.
+    let is_stored = if is_docker {
+        outputs.is_empty() || images.iter().any(|output| **output != Output::Nothing)
+    } else {
+        !images.contains(&&Output::Nothing)
+    };
+    let mut kept = None;
+    if is_stored {
+        let finished = finish::finish(&build, state.clone())?;
+        let names: Vec<String> = build.options.tags.iter().map(ToString::to_string).collect();
+        screen.committed(&finished.id, &names);
+        if let Ok(id) = storage::digest::Digest::parse(&format!("sha256:{}", finished.id)) {
+            context.note_image("build", &id, names.first().map_or("", String::as_str));
+        }
+        let image = stored(&build.store, &finished)?;
+        for output in images {
+            output.write(&build.store, &image, &build.options.tags)?;
+        }
+        write_results(args, &build, &finished, &names)?;
+        kept = Some(image.id);
+        if build.options.progress == Progress::Quiet && !is_on_stdout {
+            let prefix = if is_docker { "sha256:" } else { "" };
+            output::print_line(format!("{prefix}{}", finished.id))?;
+        }
     }
-    write_results(args, &build, &finished, &names)?;
-    if build.options.progress == Progress::Quiet {
-        let prefix = if context.persona == Persona::Docker { "sha256:" } else { "" };
-        output::print_line(format!("{prefix}{}", finished.id))?;
+    if !trees.is_empty() {
+        build.options.squash = Squash::All;
+        build.options.tags.clear();
+        let image = stored(&build.store, &finish::finish(&build, state)?)?;
+        let written = trees.iter().try_for_each(|output| output.write(&build.store, &image, &[]));
+        // It was the way to the files.
+        if image.names.is_empty() && kept.as_ref() != Some(&image.id) {
+            build.store.remove(&image)?;
+        }
+        written?;
+    }
+    if is_docker && build.options.progress != Progress::Quiet {
+        eprint!("{}", check::summary(&warnings));
     }
     Ok(0)
+}
+
+/// The image that was made, as the store has it.
+fn stored(store: &ImageStore, finished: &finish::Finished) -> Result<storage::image::Image, CommandError> {
+    let image = store.resolve(&finished.id)?;
+    image.ok_or_else(|| CommandError::new(crate::error::Kind::Internal, format!("image {} is gone", finished.id)))
 }
 
 /// `--iidfile` and `--metadata-file`.

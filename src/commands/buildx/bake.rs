@@ -51,7 +51,9 @@ impl BakeFile {
             }
             documents.push((name, document));
         }
-        let lookup = |name: &str| variables.contains_key(name).then(|| environment(name)).flatten().or_else(|| variables.get(name).cloned());
+        let lookup = |name: &str| {
+            variables.contains_key(name).then(|| environment(name)).flatten().or_else(|| variables.get(name).cloned())
+        };
         let mut file = BakeFile::default();
         for (name, mut document) in documents {
             interpolate(&mut document, &lookup).map_err(|error| format!("{name}: {error}"))?;
@@ -115,7 +117,10 @@ impl BakeFile {
                         entry.insert(name.to_owned(), Value::from(value));
                     }
                 }
-                ("tags" | "platforms" | "output" | "secret" | "ssh" | "cache-from" | "cache-to" | "annotations", None) => {
+                (
+                    "tags" | "platforms" | "output" | "secret" | "ssh" | "cache-from" | "cache-to" | "annotations",
+                    None,
+                ) => {
                     definition.insert(key.to_owned(), Value::from(vec![value]));
                 }
                 ("no-cache" | "pull", None) => {
@@ -208,7 +213,9 @@ fn planned_target(name: &str, target: Map<String, Value>) -> Result<Planned, Str
             continue;
         }
         let text = || scalar(value).ok_or_else(|| format!("{key}: expected a string"));
-        let flag = |flag: &str, values: Vec<String>| values.into_iter().map(move |value| format!("--{flag}={value}")).collect::<Vec<_>>();
+        let flag = |flag: &str, values: Vec<String>| {
+            values.into_iter().map(move |value| format!("--{flag}={value}")).collect::<Vec<_>>()
+        };
         let words = match key.as_str() {
             "context" => {
                 context = text()?;
@@ -324,7 +331,8 @@ fn specs(value: &Value, key: &str) -> Result<Vec<String>, String> {
         Value::String(text) => Ok(text.clone()),
         Value::Object(_) => {
             let parts = pairs(item, key)?.into_iter().filter(|(_, value)| value.as_deref() != Some(""));
-            let parts: Vec<String> = parts.map(|(name, value)| format!("{name}={}", value.unwrap_or_default())).collect();
+            let parts: Vec<String> =
+                parts.map(|(name, value)| format!("{name}={}", value.unwrap_or_default())).collect();
             Ok(parts.join(","))
         }
         _ => Err(format!("{key}: expected strings or objects")),
@@ -444,8 +452,7 @@ mod tests {
         let planned = file.plan(&["app".to_owned()]).expect("a plan");
         let mut words = planned[0].words.clone();
         words.sort();
-        let wanted =
-            ["--", "--build-arg=A=1", "--build-arg=B=o", "--build-arg=C=3", "--no-cache", "--tag=app:2", "."];
+        let wanted = ["--", "--build-arg=A=1", "--build-arg=B=o", "--build-arg=C=3", "--no-cache", "--tag=app:2", "."];
         assert_eq!(words, wanted);
         assert!(file.set("none.tags=x").is_err() && file.set("app.tags").is_err() && file.set("app.other=1").is_err());
     }
@@ -460,7 +467,10 @@ mod tests {
             (r#"{"target": {"a": {"context": "${upper(\"x\")}"}}}"#, "expressions are not evaluated"),
             (r#"{"target": {"a": {"context": "${NONE}"}}}"#, "there is no variable NONE"),
             (r#"{"target": {"a": {"inherits": ["a"]}}}"#, "inherits itself"),
-            (r#"{"target": {"a": {"contexts": {"x": "target:b"}}, "b": {"contexts": {"y": "target:a"}}}}"#, "needs itself"),
+            (
+                r#"{"target": {"a": {"contexts": {"x": "target:b"}}, "b": {"contexts": {"y": "target:a"}}}}"#,
+                "needs itself",
+            ),
             (r#"{"target": {"b": {}}}"#, "there is no target \"a\""),
             (r#"{"function": {"f": {}}}"#, "unknown block"),
         ];
