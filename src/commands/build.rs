@@ -22,7 +22,6 @@ use crate::build::ignore::Ignore;
 use crate::build::options::{Options, Progress, Secret, Squash};
 use crate::build::output::Output;
 use crate::build::remote::Remote;
-use crate::build::remote::fetch::{self, Fetched, RemoteContext};
 use crate::build::schedule::{self, Failed, Stopped};
 use crate::build::screen::Screen;
 use crate::build::stage::{Build, platform_argument};
@@ -336,12 +335,14 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
     // Gone when the build is over.
     let mut fetched = Vec::new();
     for (name, value) in &options.contexts {
-        if let Some(remote) = remote_context(value)? {
-            let RemoteContext::Directory(directory) = fetch::context(&remote, cache)? else {
+        if is_remote(value)? {
+            let staging = cache.stage()?;
+            let (directory, file) = tidy::fetch_context(value, &staging)?;
+            if file.is_some() {
                 return Err(CommandError::user(format!("--build-context {name}: expected an archive or a repository")));
-            };
-            named.insert(name.clone(), Source::open(&directory.directory, Ignore::default())?);
-            fetched.push(directory);
+            }
+            named.insert(name.clone(), Source::open(&directory, Ignore::default())?);
+            fetched.push(staging);
         } else if !value.contains("://") {
             named.insert(name.clone(), Source::open(Path::new(value), Ignore::default())?);
         }
@@ -561,13 +562,6 @@ struct Places {
     path: Option<PathBuf>,
     /// A context that was made for this build.
     _made: Option<storage::layer::Staging>,
-    /// A context that came from elsewhere.
-    _fetched: Option<Fetched>,
-}
-
-/// What a context is that is not a directory of this machine.
-fn remote_context(text: &str) -> Result<Option<Remote>, CommandError> {
-    Remote::of_context(text).map_err(|why| CommandError::user(format!("context {text}: {why}")))
 }
 
 /// Links of what was fetched do not choose a file of ours.
@@ -595,7 +589,7 @@ fn read_stdin() -> Result<Vec<u8>, CommandError> {
 fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
     let asked = args.context.as_deref();
     let mut made = None;
-    let mut fetched = None;
+    let mut is_fetched = false;
     let mut from_stdin = None;
     let directory = match asked {
         Some("-") => {
@@ -610,15 +604,13 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
             made = Some(staging);
             directory
         }
-        Some(text) if let Some(remote) = remote_context(text)? => {
-            let (directory, bytes) = match fetch::context(&remote, cache)? {
-                RemoteContext::Directory(fetched) => (fetched, None),
-                RemoteContext::Dockerfile(bytes, empty) => (empty, Some(bytes)),
-            };
-            from_stdin = bytes;
-            let path = directory.directory.clone();
-            fetched = Some(directory);
-            path
+        Some(text) if is_remote(text)? => {
+            let staging = cache.stage()?;
+            let (directory, file) = tidy::fetch_context(text, &staging)?;
+            from_stdin = file;
+            is_fetched = true;
+            made = Some(staging);
+            directory
         }
         Some(path) => PathBuf::from(path),
         // podman's default is the directory of the file, or this one.
@@ -647,7 +639,7 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
                 directory.display()
             ))
         })?;
-        if fetched.is_some() {
+        if is_fetched {
             must_be_below(&directory, &found)?;
         }
         files.push((name_of(&found), read(&found)?));
@@ -660,15 +652,19 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
         }
         let given = PathBuf::from(file);
         // podman looks beside the caller first, docker too; a name may also mean a file of the context.
-        let is_here = fetched.is_none() && (given.is_file() || given.is_absolute());
+        let is_here = !is_fetched && (given.is_file() || given.is_absolute());
         let found = if is_here { given } else { directory.join(&given) };
-        if fetched.is_some() {
+        if is_fetched {
             must_be_below(&directory, &found)?;
         }
         files.push((name_of(&found), read(&found)?));
         path.get_or_insert(found);
     }
-    Ok(Places { directory, files, path, _made: made, _fetched: fetched })
+    Ok(Places { directory, files, path, _made: made })
+}
+
+fn is_remote(text: &str) -> Result<bool, CommandError> {
+    Ok(Remote::of_context(text).map_err(CommandError::user)?.is_some())
 }
 
 fn name_of(path: &Path) -> String {

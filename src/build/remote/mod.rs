@@ -58,18 +58,6 @@ pub(crate) fn file_name(url: &str) -> String {
     }
 }
 
-/// A name as a pattern that means nothing but it.
-pub(crate) fn as_pattern(name: &str) -> String {
-    let mut pattern = String::with_capacity(name.len());
-    for c in name.chars() {
-        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
-    pattern
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,6 +51,8 @@ pub(super) enum Item {
     Pattern(String),
     /// A file with these contents.
     Text { name: String, contents: Vec<u8>, mode: u32, mtime: Option<Timestamp> },
+    /// What was fetched: a file of this name, or the entries of the tree.
+    Fetched { tree: Tree, name: String, digest: String, unpack: bool },
 }
 
 /// A COPY or ADD with all its variables replaced.
@@ -161,6 +163,7 @@ impl<'a> Stage<'a> {
                 Item::Text { name, contents, mode, .. } => {
                     format!("text {name} {mode:o} {}", storage::digest::Digest::of(contents))
                 }
+                Item::Fetched { name, digest, unpack, .. } => format!("fetched {name} {digest} {unpack}"),
             });
         }
         words.push(format!(
@@ -381,7 +384,7 @@ impl Job<'_> {
         for item in &self.items {
             match item {
                 Item::Pattern(pattern) => all.extend(self.select(pattern)?.into_iter().map(Ok)),
-                Item::Text { .. } => all.push(Err(item)),
+                Item::Text { .. } | Item::Fetched { .. } => all.push(Err(item)),
             }
         }
         if all.len() > 1 && !into {
@@ -389,7 +392,17 @@ impl Job<'_> {
         }
         for one in all {
             match one {
-                Ok(selected) => self.one(&mut place, &selected, &destination, into, &rules)?,
+                Ok(selected) => {
+                    let from = (self.from.tree(), self.unpack);
+                    self.one(&mut place, from, &selected, &destination, into, &rules)?;
+                }
+                Err(Item::Fetched { tree, name, unpack, .. }) => {
+                    let path = Path::new("/").join(name);
+                    let (is_directory, above) = (name.is_empty(), PathBuf::new());
+                    let selected = Selected { path, name: name.into(), above, is_directory };
+                    let rules = Rules { owner: rules.owner.or(Some((0, 0))), ..rules.clone() };
+                    self.one(&mut place, (tree, *unpack), &selected, &destination, into, &rules)?;
+                }
                 Err(Item::Text { name, contents, mode, mtime }) => {
                     let target = if into { destination.join(name) } else { destination.clone() };
                     let mode = match &rules.mode {
@@ -408,12 +421,12 @@ impl Job<'_> {
     fn one(
         &self,
         place: &mut Place<'_>,
+        (tree, unpack): (&Tree, bool),
         selected: &Selected,
         destination: &Path,
         into: bool,
         rules: &Rules,
     ) -> Result<(), CopyError> {
-        let tree = self.from.tree();
         let filter = self.filter(selected);
         let base = destination.join(&selected.above);
         if selected.is_directory {
@@ -421,9 +434,7 @@ impl Job<'_> {
             place.make_directory(&target)?;
             return Ok(place.copy(tree, &selected.path, &target, &filter, rules)?);
         }
-        if self.unpack
-            && let Some(archive) = self.archive(tree, selected)?
-        {
+        if unpack && let Some(archive) = self.archive(tree, selected)? {
             let rules = Rules { owner: self.chown.as_ref().and(rules.owner), ..rules.clone() };
             return Ok(place.unpack(archive, destination, &rules)?);
         }
