@@ -109,15 +109,19 @@ impl GitSource {
         let git = Git { directory, shown: &self.url };
         git.run(&["init", "-q"])?;
         let wanted = self.reference.as_deref().or(self.commit.as_deref()).unwrap_or("HEAD");
-        // One commit is enough, if the server gives it by that name; a shortened commit needs all of them.
+        // One commit is enough, if the server gives it by that name and can count; a shortened commit needs all of them.
         let shallow = git.run(&["fetch", "-q", "--depth=1", "--no-tags", "--", &self.url, wanted]);
-        match shallow {
+        let fetched = shallow.or_else(|first| {
+            let whole = git.run(&["fetch", "-q", "--no-tags", "--", &self.url, wanted]);
+            whole.map_err(|_| first)
+        });
+        match fetched {
             Ok(_) => git.run(&["checkout", "-q", "--detach", "FETCH_HEAD"])?,
             Err(first) => {
                 let everything = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
                 let all = git.run(&["fetch", "-q", "--", &self.url, everything[0], everything[1]]);
-                let found =
-                    all.and_then(|_| git.run(&["rev-parse", "-q", "--verify", &format!("{wanted}^{{commit}}")]));
+                let commit = format!("{wanted}^{{commit}}");
+                let found = all.and_then(|_| git.run(&["rev-parse", "-q", "--verify", &commit]));
                 // What the first attempt said is about what was asked for.
                 let commit = found.map_err(|_| first)?;
                 git.run(&["checkout", "-q", "--detach", commit.trim()])?
