@@ -13,6 +13,8 @@ mod support;
 
 mod cli;
 
+mod build;
+
 mod lifecycle;
 
 mod single;
@@ -28,6 +30,7 @@ mod union;
 fn main() -> std::process::ExitCode {
     let areas = [
         cli::tests(),
+        build::tests(),
         lifecycle::tests(),
         single::tests(),
         attack::tests(),

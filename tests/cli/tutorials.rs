@@ -31,7 +31,6 @@ const MISSING: &[(&str, &str)] = &[
     ("search redis:4.0", "docker search"),
     ("push localhost:5000/nginx:latest", "docker push"),
     ("login --username=xxx@aliyun.com registry.example", "docker login"),
-    ("build -t mycentos:1.1 .", "docker build"),
 ];
 
 /// Images of the introductions: shells, and servers that answer on their port.
