@@ -41,14 +41,16 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     /// Whom we answer like.
     pub(crate) persona: Persona,
+    /// Whether it is docker's plugin `docker-buildx`, whose commands are those of `docker buildx`.
+    pub(crate) is_buildx: bool,
 }
 
 impl Program {
     /// Ourselves.
-    pub(crate) const CORACLE: Self = Self { name: "coracle", persona: Persona::Podman };
+    pub(crate) const CORACLE: Self = Self { name: "coracle", persona: Persona::Podman, is_buildx: false };
 
-    const PODMAN: Self = Self { name: "podman", persona: Persona::Podman };
-    const DOCKER: Self = Self { name: "docker", persona: Persona::Docker };
+    const PODMAN: Self = Self { name: "podman", persona: Persona::Podman, is_buildx: false };
+    const DOCKER: Self = Self { name: "docker", persona: Persona::Docker, is_buildx: false };
 
     /// The version whose command line is offered. Tools decide by it what they may ask for.
     pub(crate) fn version(self) -> &'static str {
@@ -85,6 +87,7 @@ impl Role {
         }
         Role::Cli(match name.to_str() {
             Some("docker") => Program::DOCKER,
+            Some("docker-buildx") => Program { is_buildx: true, ..Program::DOCKER },
             Some("podman") => Program::PODMAN,
             _ => Program::CORACLE,
         })

@@ -90,6 +90,67 @@ pub(crate) fn check(file: &Containerfile, around: &Surroundings<'_>) -> Result<(
     Ok((warnings, options))
 }
 
+/// What `--check` prints: each warning with its lines. `files` are the Dockerfiles with their names.
+pub(crate) fn report(warnings: &[Warning], files: &[(String, Vec<u8>)]) -> String {
+    let mut out = match warnings.len() {
+        0 => return "Check complete, no warnings found.\n".to_owned(),
+        1 => "Check complete, 1 warning has been found!\n".to_owned(),
+        count => format!("Check complete, {count} warnings have been found!\n"),
+    };
+    for warning in warnings {
+        let Warning { span, rule, message } = warning;
+        let page = page(rule);
+        out.push_str(&format!("\nWARNING: {rule} - https://docs.docker.com/go/dockerfile/rule/{page}/\n{message}\n"));
+        let Some((name, source)) = files.get(usize::from(span.file)) else { continue };
+        let ruler = "-".repeat(20);
+        out.push_str(&format!("{name}:{}\n{ruler}\n", span.line));
+        let text = String::from_utf8_lossy(source);
+        let (first, last) = (span.line as usize, span.end_line as usize);
+        for (index, line) in text.lines().enumerate().skip(first.saturating_sub(3)).take(last + 5 - first.min(3)) {
+            let number = index + 1;
+            if number > last + 2 {
+                break;
+            }
+            let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
+            let line: String = line.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
+            out.push_str(&format!("{number:>4} | {mark} {line}\n"));
+        }
+        out.push_str(&format!("{ruler}\n"));
+    }
+    out
+}
+
+/// What a build says at its end, as BuildKit does.
+pub(crate) fn summary(warnings: &[Warning]) -> String {
+    let mut out = match warnings.len() {
+        0 => return String::new(),
+        1 => "\n 1 warning found (use --check to expand):\n".to_owned(),
+        count => format!("\n {count} warnings found (use --check to expand):\n"),
+    };
+    for Warning { span, rule, message } in warnings {
+        out.push_str(&format!(" - {rule}: {message} (line {})\n", span.line));
+    }
+    out
+}
+
+/// The name of a rule's page: `JSONArgsRecommended` is `json-args-recommended`.
+fn page(rule: &str) -> String {
+    let chars: Vec<char> = rule.chars().collect();
+    let mut out = String::new();
+    for (index, c) in chars.iter().enumerate() {
+        let is_upper = |at: usize| chars.get(at).is_some_and(char::is_ascii_uppercase);
+        // A word begins at a capital after a small letter, and at the last of several capitals.
+        let begins = c.is_ascii_uppercase()
+            && index > 0
+            && (!is_upper(index - 1) || (index + 1 < chars.len() && !is_upper(index + 1)));
+        if begins {
+            out.push('-');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
 struct Findings<'a> {
     file: &'a Containerfile,
     warnings: Vec<Warning>,
@@ -497,6 +558,20 @@ mod tests {
             let error = options(&format!("# check={bad}\nFROM x")).expect_err(bad);
             assert_eq!(error.span.to_string(), "1:9");
         }
+    }
+
+    #[test]
+    fn report_shows_the_lines() {
+        let source = "FROM x\nCMD a \\\n b\n\nUSER c\nUSER d\nUSER e\n";
+        let file = parse(source.as_bytes()).expect("a file");
+        let (warnings, _) = check(&file, &Surroundings::default()).expect("warnings");
+        let report = report(&warnings, &[("Dockerfile".to_owned(), source.as_bytes().to_vec())]);
+        let wanted = "Check complete, 1 warning has been found!\n\n\
+            WARNING: JSONArgsRecommended - https://docs.docker.com/go/dockerfile/rule/json-args-recommended/\n\
+            JSON arguments recommended for CMD to prevent unintended behavior related to OS signals\n\
+            Dockerfile:2\n--------------------\n   1 |     FROM x\n   2 | >>> CMD a \\\n   3 | >>>  b\n   4 |     \n   5 |     USER c\n--------------------\n";
+        assert_eq!(report, wanted);
+        assert_eq!(page("FromAsCasing"), "from-as-casing");
     }
 
     #[test]

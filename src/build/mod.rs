@@ -1,7 +1,6 @@
 //! `build`: from a Dockerfile and a context to an image.
 
 /// What is accepted, but hardly meant.
-#[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod check;
 /// The language: a pure parser, from bytes to stages of typed instructions.
 #[allow(dead_code, unused_imports, reason = "the language is whole; what runs it uses parts of it")]
@@ -9,6 +8,10 @@ pub(crate) mod containerfile;
 /// Which paths of a context a `.dockerignore` leaves out.
 #[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod ignore;
+/// Where the result goes.
+pub(crate) mod output;
+/// What is not in a directory of this machine.
+pub(crate) mod remote;
 
 /// The configuration of the image.
 mod config;
@@ -25,8 +28,6 @@ pub(crate) use inside::inside as in_userns;
 
 /// What a build was asked for.
 pub(crate) mod options;
-/// What is not in a directory of this machine.
-pub(crate) mod remote;
 /// What a stage tells.
 mod report;
 /// Stages side by side.

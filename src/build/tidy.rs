@@ -13,6 +13,7 @@ use storage::transport::download::{DownloadLimits, download};
 
 use super::inside::inside;
 use super::remote::Remote;
+use super::remote::git::forget_history;
 use crate::commands::{Context, empty_trash};
 use crate::error::{CommandError, reason};
 
@@ -35,6 +36,10 @@ pub(crate) fn fetch_context(text: &str, staging: &Staging) -> Result<(PathBuf, O
     let url = match remote {
         Some(Remote::Git(git)) => {
             let (directory, _) = git.fetch(&staging.diff())?;
+            // What was fetched is a context, not the history that led to it.
+            if git.keep_git_dir != Some(true) {
+                forget_history(&staging.diff())?;
+            }
             return Ok((directory, None));
         }
         Some(Remote::Url(url)) => url,

@@ -20,6 +20,7 @@ use crate::build::context::Source;
 use crate::build::graph::Names;
 use crate::build::ignore::Ignore;
 use crate::build::options::{Options, Progress, Secret, Squash};
+use crate::build::output::Output;
 use crate::build::remote::Remote;
 use crate::build::schedule::{self, Failed, Stopped};
 use crate::build::screen::Screen;
@@ -103,6 +104,12 @@ pub(crate) struct Args {
     /// File to write what was built to, as JSON
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
+    /// Check the Containerfile, and build nothing
+    #[arg(long)]
+    check: bool,
+    /// Where the result goes: a directory, - for an archive of its files, or type=TYPE,dest=PATH (can be repeated)
+    #[arg(short, long, value_name = "OUTPUT")]
+    output: Vec<String>,
     /// Make all layers one
     #[arg(long)]
     squash_all: bool,
@@ -121,9 +128,6 @@ pub(crate) struct Args {
     /// How many stages are built at the same time, 0 for as many as there are
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Tell what is hardly meant, and build nothing
-    #[arg(long)]
-    check: bool,
     /// Print nothing but the image ID
     #[arg(short, long)]
     quiet: bool,
@@ -295,19 +299,53 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     built
 }
 
-fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -> Outcome {
+fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCache) -> Outcome {
     let places = places(args, cache)?;
     let sources: Vec<&[u8]> = places.files.iter().map(|(_, bytes)| bytes.as_slice()).collect();
     let file = containerfile::parse_all(&sources).map_err(|error| misread(&error, &places.files))?;
     let source = Source::open(&places.directory, ignore(args, &places)?)?;
-    let mut named = BTreeMap::new();
-    for (name, value) in &options.contexts {
-        if !value.contains("://") {
-            named.insert(name.clone(), Source::open(Path::new(value), Ignore::default())?);
+    let build_args: Vec<String> = options.build_args.keys().cloned().collect();
+    let around = Surroundings { ignore: Some(&source.ignore), build_args: &build_args };
+    let (warnings, lint) = check::check(&file, &around).map_err(|error| misread(&error, &places.files))?;
+    if args.check {
+        output::print(&check::report(&warnings, &places.files))?;
+        return Ok(u8::from(!warnings.is_empty()));
+    }
+    if lint.is_error && !warnings.is_empty() {
+        eprint!("{}", check::report(&warnings, &places.files));
+        return Err(CommandError::user("the Containerfile asks for no warnings, and there are some")
+            .hinted("its line \"# check=error=true\" asks for that"));
+    }
+    let outputs = args
+        .output
+        .iter()
+        .map(|text| Output::parse(text).map_err(|why| CommandError::user(format!("--output {text}: {why}"))));
+    let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+    let is_on_stdout = outputs.iter().any(Output::is_on_stdout);
+    if is_on_stdout {
+        options.progress = Progress::Quiet;
+    }
+    for output in &outputs {
+        if let Output::Image { name: Some(name) } = output {
+            options.tags.push(super::tag::local_name(name)?);
+            options.typed_tags.push(name.clone());
         }
     }
-    if args.check {
-        return check(&file, &source, &options, &places.files);
+    let mut named = BTreeMap::new();
+    // Gone when the build is over.
+    let mut fetched = Vec::new();
+    for (name, value) in &options.contexts {
+        if is_remote(value)? {
+            let staging = cache.stage()?;
+            let (directory, file) = tidy::fetch_context(value, &staging)?;
+            if file.is_some() {
+                return Err(CommandError::user(format!("--build-context {name}: expected an archive or a repository")));
+            }
+            named.insert(name.clone(), Source::open(&directory, Ignore::default())?);
+            fetched.push(staging);
+        } else if !value.contains("://") {
+            named.insert(name.clone(), Source::open(Path::new(value), Ignore::default())?);
+        }
     }
     let global = global(&file, &options)?;
     let lookup = |name: &str| global.get(name).cloned();
@@ -321,16 +359,11 @@ fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -
             Some(file.map_err(|error| CommandError::user(format!("--logfile {}: {}", path.display(), reason(&error))))?)
         }
     };
-    if options.progress != Progress::Quiet {
-        for warning in &file.warnings {
-            eprintln!("Warning: {}: {} ({})", warning.span, warning.message, warning.rule);
-        }
-    }
     let mut screen = Screen::new(options.progress, &file, &graph, log);
     let store = ImageStore::open(&context.layout);
     // What a stage needs stays from now on.
     let _pin = store.pin()?;
-    let build = Build {
+    let mut build = Build {
         context,
         options,
         file,
@@ -357,39 +390,54 @@ fn build(args: &Args, context: &Context, options: Options, cache: &BuildCache) -
     let state = built.states.get(&build.graph.target).cloned();
     let state = state.ok_or_else(|| CommandError::new(crate::error::Kind::Internal, "the target was not built"))?;
     screen.committing(build.options.typed_tags.first().map(String::as_str));
-    let finished = finish::finish(&build, state)?;
-    let names: Vec<String> = build.options.tags.iter().map(ToString::to_string).collect();
-    screen.committed(&finished.id, &names);
-    if let Ok(id) = storage::digest::Digest::parse(&format!("sha256:{}", finished.id)) {
-        context.note_image("build", &id, names.first().map_or("", String::as_str));
+    let is_docker = context.persona == Persona::Docker;
+    let (trees, images): (Vec<_>, Vec<_>) = outputs.iter().partition(|output| output.is_file_system());
+    // With docker an image comes into the store only if nothing else is asked for.
+    let is_stored = if is_docker {
+        outputs.is_empty() || images.iter().any(|output| **output != Output::Nothing)
+    } else {
+        !images.contains(&&Output::Nothing)
+    };
+    let mut kept = None;
+    if is_stored {
+        let finished = finish::finish(&build, state.clone())?;
+        let names: Vec<String> = build.options.tags.iter().map(ToString::to_string).collect();
+        screen.committed(&finished.id, &names);
+        if let Ok(id) = storage::digest::Digest::parse(&format!("sha256:{}", finished.id)) {
+            context.note_image("build", &id, names.first().map_or("", String::as_str));
+        }
+        let image = stored(&build.store, &finished)?;
+        for output in images {
+            output.write(&build.store, &image, &build.options.tags)?;
+        }
+        write_results(args, &build, &finished, &names)?;
+        kept = Some(image.id);
+        if build.options.progress == Progress::Quiet && !is_on_stdout {
+            let prefix = if is_docker { "sha256:" } else { "" };
+            output::print_line(format!("{prefix}{}", finished.id))?;
+        }
     }
-    write_results(args, &build, &finished, &names)?;
-    if build.options.progress == Progress::Quiet {
-        let prefix = if context.persona == Persona::Docker { "sha256:" } else { "" };
-        output::print_line(format!("{prefix}{}", finished.id))?;
+    if !trees.is_empty() {
+        build.options.squash = Squash::All;
+        build.options.tags.clear();
+        let image = stored(&build.store, &finish::finish(&build, state)?)?;
+        let written = trees.iter().try_for_each(|output| output.write(&build.store, &image, &[]));
+        // It was the way to the files.
+        if image.names.is_empty() && kept.as_ref() != Some(&image.id) {
+            build.store.remove(&image)?;
+        }
+        written?;
+    }
+    if is_docker && build.options.progress != Progress::Quiet {
+        eprint!("{}", check::summary(&warnings));
     }
     Ok(0)
 }
 
-/// `--check`.
-fn check(file: &Containerfile, source: &Source, options: &Options, files: &[(String, Vec<u8>)]) -> Outcome {
-    let names: Vec<String> = options.build_args.keys().cloned().collect();
-    let around = Surroundings { ignore: Some(&source.ignore), build_args: &names };
-    let (warnings, _) = check::check(file, &around).map_err(|error| misread(&error, files))?;
-    for warning in &warnings {
-        let name = files.get(usize::from(warning.span.file)).map_or("Containerfile", |(name, _)| name);
-        output::print(&format!("{name}:{}: {} ({})\n", warning.span, warning.message, warning.rule))?;
-    }
-    match warnings.len() {
-        0 => {
-            output::print_line("Check complete, no warnings found.")?;
-            Ok(0)
-        }
-        count => {
-            output::print(&format!("Check complete, {count} warning{} found.\n", if count == 1 { "" } else { "s" }))?;
-            Ok(1)
-        }
-    }
+/// The image that was made, as the store has it.
+fn stored(store: &ImageStore, finished: &finish::Finished) -> Result<storage::image::Image, CommandError> {
+    let image = store.resolve(&finished.id)?;
+    image.ok_or_else(|| CommandError::new(crate::error::Kind::Internal, format!("image {} is gone", finished.id)))
 }
 
 /// `--iidfile` and `--metadata-file`.
@@ -516,6 +564,19 @@ struct Places {
     _made: Option<storage::layer::Staging>,
 }
 
+/// Links of what was fetched do not choose a file of ours.
+fn must_be_below(directory: &Path, path: &Path) -> Result<(), CommandError> {
+    let is_below = match (directory.canonicalize(), path.canonicalize()) {
+        (Ok(directory), Ok(path)) => path.starts_with(directory),
+        // What is not there is refused when it is read.
+        _ => true,
+    };
+    match is_below {
+        true => Ok(()),
+        false => Err(CommandError::user(format!("{}: it is outside of the context", name_of(path)))),
+    }
+}
+
 fn read_stdin() -> Result<Vec<u8>, CommandError> {
     let mut bytes = Vec::new();
     std::io::stdin()
@@ -528,6 +589,7 @@ fn read_stdin() -> Result<Vec<u8>, CommandError> {
 fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
     let asked = args.context.as_deref();
     let mut made = None;
+    let mut is_fetched = false;
     let mut from_stdin = None;
     let directory = match asked {
         Some("-") => {
@@ -546,6 +608,7 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
             let staging = cache.stage()?;
             let (directory, file) = tidy::fetch_context(text, &staging)?;
             from_stdin = file;
+            is_fetched = true;
             made = Some(staging);
             directory
         }
@@ -576,6 +639,9 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
                 directory.display()
             ))
         })?;
+        if is_fetched {
+            must_be_below(&directory, &found)?;
+        }
         files.push((name_of(&found), read(&found)?));
         path = Some(found);
     }
@@ -586,7 +652,11 @@ fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
         }
         let given = PathBuf::from(file);
         // podman looks beside the caller first, docker too; a name may also mean a file of the context.
-        let found = if given.is_file() || given.is_absolute() { given } else { directory.join(&given) };
+        let is_here = !is_fetched && (given.is_file() || given.is_absolute());
+        let found = if is_here { given } else { directory.join(&given) };
+        if is_fetched {
+            must_be_below(&directory, &found)?;
+        }
         files.push((name_of(&found), read(&found)?));
         path.get_or_insert(found);
     }

@@ -7,7 +7,7 @@ use runtime::userns::Mapping;
 use storage::build::BuildCache;
 use storage::build::cache::Usage;
 
-use super::{Context, Outcome, build, filter, space};
+use super::{Context, Outcome, build, buildx, filter, space};
 use crate::build::in_userns;
 use crate::cli::{output, units};
 use crate::error::CommandError;
@@ -29,8 +29,24 @@ pub(crate) enum BuildxCommand {
     Build(Box<build::Args>),
     /// Remove what builds keep
     Prune(PruneArgs),
+    /// Build from a file of several targets
+    #[command(visible_alias = "f")]
+    Bake(Box<buildx::BakeArgs>),
+    /// Create a builder; there is one already, and it serves all names
+    Create(buildx::CreateArgs),
+    /// Inspect the builder
+    Inspect(buildx::InspectArgs),
+    /// List builders, of which there is one
+    Ls(buildx::LsArgs),
+    /// Remove a builder; there is one, and it stays
+    Rm(buildx::RmArgs),
+    /// Set the current builder, of which there is one
+    Use(buildx::UseArgs),
     /// Show the version
     Version,
+    /// What docker asks its plugins
+    #[command(name = "docker-cli-plugin-metadata", hide = true)]
+    Metadata,
 }
 
 /// Remove what builds keep
@@ -63,9 +79,20 @@ pub(crate) fn run_buildx(command: BuildxCommand, context: &Context) -> Outcome {
     match command {
         BuildxCommand::Build(args) => build::run(*args, context),
         BuildxCommand::Prune(args) => prune(&args, context),
+        BuildxCommand::Bake(args) => buildx::bake(&args, context),
+        BuildxCommand::Create(args) => buildx::create(&args),
+        BuildxCommand::Inspect(args) => buildx::inspect(&args),
+        BuildxCommand::Ls(args) => buildx::ls(&args),
+        BuildxCommand::Rm(args) => buildx::rm(&args),
+        BuildxCommand::Use(args) => buildx::choose(&args),
+        BuildxCommand::Metadata => buildx::metadata(),
         BuildxCommand::Version => {
             // Scripts look for a number of the plugin's; coracle's own stands behind it.
-            output::print(&format!("github.com/docker/buildx v0.17.0 coracle-{}\n", env!("CARGO_PKG_VERSION")))?;
+            output::print(&format!(
+                "github.com/docker/buildx {} coracle-{}\n",
+                buildx::OFFERED,
+                env!("CARGO_PKG_VERSION")
+            ))?;
             Ok(0)
         }
     }

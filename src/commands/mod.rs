@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod build;
 pub(crate) mod builder;
+mod buildx;
 pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod completion;
@@ -100,7 +101,7 @@ pub(crate) struct Context {
 impl Context {
     /// The name that the command line was called by, and whose it is.
     pub(crate) fn program(&self) -> Program {
-        Program { name: self.program, persona: self.persona }
+        Program { name: self.program, persona: self.persona, is_buildx: false }
     }
 
     /// What is to mount root file systems: `--storage-driver`, else `$STORAGE_DRIVER`.
@@ -290,8 +291,11 @@ const EXAMPLES: &str = "Examples:
 
 pub(crate) use space::empty_trash;
 
-/// `help run` is `run --help`; docker's `logs -n` is what podman calls `--tail`.
+/// `help run` is `run --help`; docker's `logs -n` is what podman calls `--tail`; as docker's plugin we are `buildx`.
 fn arranged(program: Program, mut args: Vec<OsString>) -> Vec<OsString> {
+    if program.is_buildx {
+        args = buildx::arranged(args);
+    }
     if args.get(1).is_some_and(|word| word == "help") {
         args.remove(1);
         args.push("--help".into());

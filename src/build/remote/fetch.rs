@@ -54,7 +54,7 @@ fn repository(
     {
         return Err(CommandError::user(format!("--checksum={wanted}: {} is at commit {commit}", git.url)));
     }
-    if !keep_git_dir {
+    if !keep_git_dir && git.keep_git_dir != Some(true) {
         forget_history(directory)?;
     }
     let digest = format!("{commit} {}", git.subdir.as_deref().unwrap_or_default());

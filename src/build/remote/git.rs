@@ -71,7 +71,7 @@ impl GitSource {
     /// Takes one `key=value` of the query.
     fn set(&mut self, part: &str, has_fragment: bool) -> Result<(), String> {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
-        let value = decoded(value).ok_or_else(|| format!("malformed query {part:?}"))?;
+        let value = decoded(value, true).ok_or_else(|| format!("malformed query {part:?}"))?;
         let truth = || match value.as_str() {
             "" | "1" | "true" => Ok(Some(true)),
             "0" | "false" => Ok(Some(false)),
@@ -109,15 +109,19 @@ impl GitSource {
         let git = Git { directory, shown: &self.url };
         git.run(&["init", "-q"])?;
         let wanted = self.reference.as_deref().or(self.commit.as_deref()).unwrap_or("HEAD");
-        // One commit is enough, if the server gives it by that name; a shortened commit needs all of them.
+        // One commit is enough, if the server gives it by that name and can count; a shortened commit needs all of them.
         let shallow = git.run(&["fetch", "-q", "--depth=1", "--no-tags", "--", &self.url, wanted]);
-        match shallow {
+        let fetched = shallow.or_else(|first| {
+            let whole = git.run(&["fetch", "-q", "--no-tags", "--", &self.url, wanted]);
+            whole.map_err(|_| first)
+        });
+        match fetched {
             Ok(_) => git.run(&["checkout", "-q", "--detach", "FETCH_HEAD"])?,
             Err(first) => {
                 let everything = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
                 let all = git.run(&["fetch", "-q", "--", &self.url, everything[0], everything[1]]);
-                let found =
-                    all.and_then(|_| git.run(&["rev-parse", "-q", "--verify", &format!("{wanted}^{{commit}}")]));
+                let commit = format!("{wanted}^{{commit}}");
+                let found = all.and_then(|_| git.run(&["rev-parse", "-q", "--verify", &commit]));
                 // What the first attempt said is about what was asked for.
                 let commit = found.map_err(|_| first)?;
                 git.run(&["checkout", "-q", "--detach", commit.trim()])?
@@ -226,8 +230,8 @@ fn is_scp(text: &str) -> bool {
         && rest.split_once(':').is_some_and(|(host, path)| is_name(host) && !path.is_empty())
 }
 
-/// `%41` and `+` of a query.
-fn decoded(text: &str) -> Option<String> {
+/// `%41` of a URL, and `+` of a query.
+pub(super) fn decoded(text: &str, is_query: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, following @ ..] = rest {
@@ -239,7 +243,7 @@ fn decoded(text: &str) -> Option<String> {
                 rest = following;
             }
             (b'%', _) => return None,
-            (b'+', _) => bytes.push(b' '),
+            (b'+', _) if is_query => bytes.push(b' '),
             (byte, _) => bytes.push(*byte),
         }
     }

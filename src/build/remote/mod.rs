@@ -4,7 +4,7 @@
 //! text → Remote (pure) → fetched into a directory that the build made for it
 //! ```
 
-/// Fetching.
+/// Into a directory.
 pub(crate) mod fetch;
 /// Repositories, by the git program.
 pub(crate) mod git;
@@ -50,9 +50,10 @@ pub(crate) fn file_name(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or_default();
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
     let (_, path) = path.split_once('/').unwrap_or_default();
-    let name = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default();
-    match name {
+    let path = git::decoded(path, false).unwrap_or_default();
+    match path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default() {
         "" | "." | ".." => "__unnamed__".to_owned(),
+        name if name.contains('\0') => "__unnamed__".to_owned(),
         name => name.to_owned(),
     }
 }
@@ -69,7 +70,9 @@ mod tests {
             ("https://a.b", "__unnamed__"),
             ("https://a.b/", "__unnamed__"),
             ("https://a.b/..", "__unnamed__"),
-            ("http://a.b/a%20b", "a%20b"),
+            ("http://a.b/a%20b+c", "a b+c"),
+            ("http://a.b/c%2F..%2fd", "d"),
+            ("http://a.b/c%00d", "__unnamed__"),
         ];
         for (url, wanted) in cases {
             assert_eq!(file_name(url), wanted, "{url}");
