@@ -114,6 +114,7 @@ mod tests {
 
     #[test]
     fn words_that_open_heredocs() {
+        #[expect(clippy::type_complexity, reason = "a table")]
         let cases: &[(&str, Option<(&str, bool, bool, u32)>)] = &[
             ("<<EOF", Some(("EOF", true, false, 0))),
             ("<<-EOF", Some(("EOF", true, true, 0))),
