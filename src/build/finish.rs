@@ -52,7 +52,7 @@ pub(crate) fn finish(build: &Build<'_>, mut state: State) -> Result<Finished, Co
     };
     let parts = state.layers.iter().map(|layer| match layer {
         LayerRef::Stored { blob, diff_id, size } => {
-            Part::Layer(Layer { blob: blob.clone(), diff_id: diff_id.clone() }, *size)
+            Part::Layer(Box::new(Layer { blob: blob.as_ref().clone(), diff_id: diff_id.clone() }), *size)
         }
         LayerRef::Step(key) => Part::Step(key.clone()),
     });

@@ -99,7 +99,7 @@ impl Build<'_> {
         let bad = |error: serde_json::Error| CommandError::host(format!("image {name}: its configuration: {error}"));
         let sizes = image.layer_sizes.clone().unwrap_or_default();
         let layers = image.layers.iter().enumerate().map(|(at, layer)| LayerRef::Stored {
-            blob: layer.blob.clone(),
+            blob: Box::new(layer.blob.clone()),
             diff_id: layer.diff_id.clone(),
             size: sizes.get(at).copied(),
         });
@@ -177,7 +177,7 @@ pub(crate) enum LayerRef {
     /// Of an image.
     Stored {
         /// Its blob.
-        blob: Descriptor,
+        blob: Box<Descriptor>,
         /// Its tree.
         diff_id: DiffId,
         /// The length of its tar, if known.

@@ -40,7 +40,7 @@ use crate::transport::commit::{Format, layer_type};
 #[derive(Clone, Debug)]
 pub enum Part {
     /// A layer of the image below, and the length of its tar if that is known.
-    Layer(Layer, Option<u64>),
+    Layer(Box<Layer>, Option<u64>),
     /// The tree of a step.
     Step(Key),
 }
@@ -111,7 +111,7 @@ pub fn settle(
         known.insert(key.hex().to_owned(), (diff_id, size));
     }
     let settled = parts.iter().map(|part| match part {
-        Part::Layer(layer, size) => Ok((layer.clone(), *size)),
+        Part::Layer(layer, size) => Ok((layer.as_ref().clone(), *size)),
         Part::Step(key) => {
             let (diff_id, size) = known.get(key.hex()).ok_or_else(|| gone(key))?.clone();
             let blob = Descriptor::new(media_type::OCI_LAYER, diff_id.as_digest().clone(), size);
