@@ -38,7 +38,7 @@ fn serve(directory: &Path) -> String {
                 let first = lines.next().and_then(Result::ok).unwrap_or_default();
                 while lines.next().and_then(Result::ok).is_some_and(|line| !line.is_empty()) {}
                 let path = first.split(' ').nth(1).unwrap_or_default();
-                let path = path.split('?').next().unwrap_or_default().trim_start_matches('/');
+                let path = path.split('?').next().unwrap_or_default().trim_start_matches('/').replace("%20", " ");
                 let head = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\nConnection: close\r\nContent-Length";
                 let _ = match fs::read(directory.join(path)) {
                     Ok(body) => stream
@@ -71,7 +71,7 @@ fn read(path: &Path) -> String {
 fn url_is_added_as_a_private_file_of_its_time(home: &Home) {
     home.write("web/a file.txt", "text");
     home.write("web/a.tar", Layer::new().file("in/f", "inner").finish());
-    let base = serve(&home.path().join("web"));
+    let base = serve(&home.tmp().join("web"));
     let sum = "sha256:982d9e3eb996f559e633f4d194def3761d909f5a3b647d1a851fead67c32c9d1";
     let text = format!(
         "FROM scratch\nADD {base}/a%20file.txt?x=1 /d/\nADD --chmod=644 --checksum={sum} {base}/a%20file.txt /e\n\
@@ -98,7 +98,7 @@ fn contexts_come_from_servers(home: &Home) {
     let archive = Layer::new().file("Dockerfile", "FROM scratch\nCOPY a /\n").file("a", "1").finish();
     home.write("web/c.tar", archive);
     home.write("web/Dockerfile", "FROM scratch\nCOPY --from=named a /named\n");
-    let base = serve(&home.path().join("web"));
+    let base = serve(&home.tmp().join("web"));
     assert_eq!(read(&build_to(home, "", format!("{base}/c.tar")).join("a")), "1");
     let options = format!("--build-context named={base}/c.tar");
     assert_eq!(read(&build_to(home, &options, format!("{base}/Dockerfile")).join("named")), "1");
@@ -215,7 +215,7 @@ fn bake_builds_what_targets_need(home: &Home) {
                     "dockerfile-inline": "FROM base\nARG A\nLABEL a=$A\nCOPY --from=base /base /again\n", "output": ["type=docker"]}}}"#;
     let metadata = home.tmp().join("metadata.json");
     let run = home.coracle("buildx bake --file - --progress rawjson --allow fs.read=/ --metadata-file").arg(&metadata);
-    run.stdin(bake).dir(&home.path()).env("TAG", "2").limit_secs(60).run().ok();
+    run.stdin(bake).dir(&home.tmp()).env("TAG", "2").limit_secs(60).run().ok();
     assert_eq!(home.ok("image inspect --format {{.Config.Labels.a}} web:2"), "b");
     let metadata: Value = serde_json::from_str(&read(&metadata)).expect("JSON");
     let digest = home.ok("image inspect --format {{.Id}} web:2");
