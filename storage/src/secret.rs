@@ -133,6 +133,24 @@ impl Secret {
     }
 }
 
+/// A secret of Kubernetes: `data` in base64, `stringData` as it is.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Keyed {
+    data: BTreeMap<String, Data>,
+    string_data: BTreeMap<String, String>,
+}
+
+impl Secret {
+    /// The values of an object of Kubernetes, kept as JSON; `None` if this is something else.
+    pub fn keys(&self) -> Option<BTreeMap<String, Vec<u8>>> {
+        let keyed: Keyed = serde_json::from_slice(&self.data.0).ok()?;
+        let mut keys: BTreeMap<String, Vec<u8>> = keyed.data.into_iter().map(|(key, data)| (key, data.0)).collect();
+        keys.extend(keyed.string_data.into_iter().map(|(key, text)| (key, text.into_bytes())));
+        Some(keys)
+    }
+}
+
 fn directory(layout: &Layout) -> PathBuf {
     layout.data_dir().join("secrets")
 }
@@ -245,6 +263,14 @@ mod tests {
         assert_eq!(list(&layout).unwrap()[0].data.0, b"other");
         remove(&layout, "s").unwrap();
         assert!(matches!(remove(&layout, "s"), Err(SecretError::NotFound(_))));
+    }
+
+    #[test]
+    fn a_secret_of_kubernetes_has_keys_and_another_has_none() {
+        let text = r#"{"kind":"Secret","data":{"a":"aHVzaA=="},"stringData":{"b":"text"}}"#;
+        let keys = Secret::new("s", text.into()).keys().unwrap();
+        assert_eq!((keys["a"].as_slice(), keys["b"].as_slice()), (&b"hush"[..], &b"text"[..]));
+        assert_eq!(Secret::new("s", b"hush".to_vec()).keys(), None);
     }
 
     #[test]

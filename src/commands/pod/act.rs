@@ -2,7 +2,9 @@
 
 use runtime::process::signal::Signal;
 use storage::prune;
+use storage::state::container::Record;
 use storage::state::pod::{self, Pod, PodError};
+use storage::state::request::InitContainer;
 
 use super::{Chosen, join, observed_members, state_of};
 use crate::cli::output;
@@ -127,21 +129,42 @@ fn each(
     select::finish(errors)
 }
 
-fn start_pod(context: &Context, pod: &Pod) -> Result<(), CommandError> {
+/// Starts what holds a pod's namespaces, runs what comes before the others, and starts these.
+pub(crate) fn start_pod(context: &Context, pod: &Pod) -> Result<(), CommandError> {
     if let Some(infra) = &pod.infra {
         join::wake_infra(context, infra, || {
             CommandError::user(format!("pod {}: its infra container is gone", pod.name))
         })?;
     }
-    for record in pod::members(&context.layout, pod)? {
+    let members = pod::members(&context.layout, pod)?;
+    let (init, others): (Vec<_>, Vec<_>) =
+        members.into_iter().partition(|record| record.request.init_container.is_some());
+    for record in &init {
+        run_init(context, record)?;
+    }
+    for record in others {
         container_start::start(context, record.clone())
             .map_err(|error| error.while_doing(format!("start container {}", record.name)))?;
     }
     Ok(())
 }
 
+/// Runs a container that comes before the others to its end, which has to be a good one.
+fn run_init(context: &Context, record: &Record) -> Result<(), CommandError> {
+    container_start::start(context, record.clone())
+        .map_err(|error| error.while_doing(format!("start init container {}", record.name)))?;
+    match lifecycle::wait(context, record, lifecycle::Until::Exited)? {
+        0 if record.request.init_container == Some(InitContainer::Once) => {
+            container_rm::remove_to(context, record, false, None)
+        }
+        0 => Ok(()),
+        code => Err(CommandError::user(format_args!("init container {} exited with code {code}", record.name))
+            .hinted(format!("{} logs {}", context.program, record.name))),
+    }
+}
+
 /// Stops the containers together, then whoever holds their namespaces.
-fn stop_pod(context: &Context, pod: &Pod, time: Option<i64>) -> Result<(), CommandError> {
+pub(crate) fn stop_pod(context: &Context, pod: &Pod, time: Option<i64>) -> Result<(), CommandError> {
     let members = pod::members(&context.layout, pod)?;
     let (infra, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|record| record.request.infra);
     let mut stopping = Vec::new();
@@ -156,7 +179,7 @@ fn stop_pod(context: &Context, pod: &Pod, time: Option<i64>) -> Result<(), Comma
 }
 
 /// Stops a pod and removes it with its containers.
-pub(super) fn remove(context: &Context, pod: &Pod, time: Option<i64>) -> Result<(), CommandError> {
+pub(crate) fn remove(context: &Context, pod: &Pod, time: Option<i64>) -> Result<(), CommandError> {
     stop_pod(context, pod, time)?;
     // Who holds the namespaces goes last, and the pod with it.
     for record in pod::members(&context.layout, pod)?.iter().rev() {

@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use storage::state::container::{self, Record};
 use storage::state::layout::ContainerId;
 use storage::state::pod::{self, ExitPolicy, Pod};
-use storage::state::request::{Mount, Request};
+use storage::state::request::{Mount, Request, RestartPolicy};
 
 use crate::cli::options::network::NetworkOptions;
 use crate::cli::output;
-use crate::cli::parse::{pairs, size, volume};
-use crate::cli::usage::{each, maybe};
+use crate::cli::parse::{pairs, size, volume, words};
+use crate::cli::usage::{each, maybe, one};
 use crate::commands::create::{self, Purpose};
 use crate::commands::{Context, Outcome};
 use crate::error::{CommandError, reason};
@@ -61,6 +61,9 @@ pub(crate) struct Args {
     /// Behaviour when the last container exits: continue or stop
     #[arg(long, value_name = "POLICY", default_value = "continue")]
     exit_policy: String,
+    /// When to start its containers again: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<String>,
     /// Write the pod ID to the file
     #[arg(long, value_name = "FILE")]
     pod_id_file: Option<PathBuf>,
@@ -78,6 +81,8 @@ pub(crate) struct Args {
 /// A pod that is to be.
 #[derive(Debug, Default)]
 pub(crate) struct NewPod {
+    /// Its id; a random one if absent.
+    pub(crate) id: Option<ContainerId>,
     /// Its name; a random one if absent.
     pub(crate) name: Option<String>,
     /// Its labels.
@@ -90,6 +95,8 @@ pub(crate) struct NewPod {
     pub(crate) infra_name: Option<String>,
     /// What happens when the last container ends.
     pub(crate) exit_policy: ExitPolicy,
+    /// What happens to its containers when they end, unless they have a policy of their own.
+    pub(crate) restart: RestartPolicy,
     /// Network, ports, host name, volumes of that container.
     pub(crate) request: Request,
 }
@@ -120,6 +127,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         "stop" => ExitPolicy::Stop,
         other => return Err(CommandError::user(format_args!("invalid pod exit policy: {other:?}"))),
     };
+    let restart = match &args.restart {
+        Some(text) => one("--restart", text, words::restart_policy).map_err(CommandError::user)?,
+        None => RestartPolicy::default(),
+    };
     let request = create::with_caller(|caller| {
         let mut request = Request::default();
         args.network.apply(&mut request, caller).map_err(CommandError::user)?;
@@ -144,7 +155,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         no_infra: !args.infra,
         infra_name: args.infra_name,
         exit_policy,
+        restart,
         request,
+        ..NewPod::default()
     };
     let pod = make(context, new)?;
     if let Some(path) = &args.pod_id_file {
@@ -158,7 +171,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 /// Makes a pod and the container that holds its namespaces, which does not run yet.
 pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> {
     let layout = &context.layout;
-    let id = ContainerId::random();
+    let id = new.id.unwrap_or_else(ContainerId::random);
     let name = new.name.unwrap_or_else(|| format!("pod_{}", id.short()));
     storage::volume::check_name(&name).map_err(|_| {
         CommandError::user(format!("pod name {name:?}: names must match [a-zA-Z0-9][a-zA-Z0-9_.-]*: invalid argument"))
@@ -176,6 +189,7 @@ pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> 
         labels: new.labels,
         create_command: std::env::args().collect(),
         exit_policy: new.exit_policy,
+        restart: new.restart,
     };
     if new.no_infra {
         pod::create(layout, &pod)?;

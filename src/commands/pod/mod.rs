@@ -14,7 +14,9 @@ use storage::state::status::{self, Observed};
 use super::{Context, Outcome, exists};
 use crate::error::CommandError;
 
-pub(crate) use join::{join, wake};
+pub(crate) use act::{remove, start_pod, stop_pod};
+pub(crate) use create::{NewPod, make};
+pub(crate) use join::{join, take_place, wake};
 pub(crate) use show::inspect;
 
 /// What to do with pods.
@@ -121,6 +123,8 @@ fn observed_members(context: &Context, pod: &Pod) -> Result<Vec<(Record, Observe
 
 /// What a pod does, in podman's words: it follows from what its containers do.
 fn state_of(members: &[(Record, Observed)]) -> &'static str {
+    // Those that come before the others have ended when these run.
+    let members: Vec<_> = members.iter().filter(|(record, _)| record.request.init_container.is_none()).collect();
     let count =
         |words: &[&str]| members.iter().filter(|(_, observed)| words.contains(&observed.state.as_str())).count();
     let (running, all) = (count(&["running"]), members.len());

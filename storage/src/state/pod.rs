@@ -18,6 +18,7 @@ use super::atomic::{Durability, WriteError, remove_if_there, write_atomic};
 use super::container::{self, ContainerError, Record};
 use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
 use super::lock::{FileLock, LockError};
+use super::request::RestartPolicy;
 use super::version::{self, ReadError};
 
 /// The newest format this coracle reads, and the one it writes.
@@ -100,6 +101,9 @@ pub struct Pod {
     /// What happens when the last container ends.
     #[serde(default)]
     pub exit_policy: ExitPolicy,
+    /// What happens to its containers when they end, unless they have a policy of their own.
+    #[serde(default)]
+    pub restart: RestartPolicy,
 }
 
 fn directory(layout: &Layout) -> PathBuf {
@@ -221,6 +225,7 @@ mod tests {
             labels: BTreeMap::new(),
             create_command: Vec::new(),
             exit_policy: ExitPolicy::Continue,
+            restart: RestartPolicy::No,
         };
         assert!(matches!(find(&layout, "p"), Err(PodError::NotFound(_))));
         let one = pod("p");
