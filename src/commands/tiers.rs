@@ -20,8 +20,8 @@ const HERE: &str = "attach commit container context cp create diff events exec e
     image:prune image:pull image:rm image:save image:tag image:tree image:unmount image:untag \
     context:inspect context:list context:ls context:show context:use \
     generate:kube kube:apply kube:down kube:generate kube:play play:kube \
-    pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:prune pod:ps pod:restart pod:rm pod:start \
-    pod:stop pod:top \
+    pod:clone pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:pause pod:prune pod:ps pod:restart pod:rm pod:start \
+    pod:stats pod:stop pod:top pod:unpause \
     secret:create secret:exists secret:inspect secret:list secret:ls secret:rm \
     system:df system:events system:info system:migrate system:prune system:renumber \
     volume:create volume:exists volume:export volume:import volume:inspect volume:list volume:ls volume:mount volume:prune \
@@ -33,7 +33,6 @@ const MISSING: &str = "auto-update build compose generate:systemd init login log
     container:checkpoint container:cleanup container:clone container:init \
     container:restore container:runlabel \
     image:build image:push image:scp image:search image:sign image:trust \
-    pod:clone pod:pause pod:stats pod:unpause \
     system:connection system:reset system:service";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {

@@ -355,6 +355,7 @@ fn make_pod(
         infra_name: plan.infra_name,
         exit_policy: ExitPolicy::Stop,
         restart: plan.restart,
+        userns: plan.userns,
         request: plan.request,
         ..NewPod::default()
     };

@@ -18,7 +18,7 @@ use super::atomic::{Durability, WriteError, remove_if_there, write_atomic};
 use super::container::{self, ContainerError, Record};
 use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
 use super::lock::{FileLock, LockError};
-use super::request::RestartPolicy;
+use super::request::{RestartPolicy, UserNamespace};
 use super::version::{self, ReadError};
 
 /// The newest format this coracle reads, and the one it writes.
@@ -104,6 +104,9 @@ pub struct Pod {
     /// What happens to its containers when they end, unless they have a policy of their own.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// The user namespace of its containers.
+    #[serde(default)]
+    pub userns: UserNamespace,
 }
 
 fn directory(layout: &Layout) -> PathBuf {
@@ -226,6 +229,7 @@ mod tests {
             create_command: Vec::new(),
             exit_policy: ExitPolicy::Continue,
             restart: RestartPolicy::No,
+            userns: UserNamespace::Host,
         };
         assert!(matches!(find(&layout, "p"), Err(PodError::NotFound(_))));
         let one = pod("p");

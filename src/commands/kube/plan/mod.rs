@@ -76,6 +76,8 @@ pub(super) struct PodPlan {
     pub(super) request: Request,
     /// What becomes of its containers when they end.
     pub(super) restart: RestartPolicy,
+    /// The user namespace of its containers.
+    pub(super) userns: UserNamespace,
     /// Files that are put into volumes first.
     pub(super) files: Vec<Files>,
     /// What has to be there, or is made, on the host.
@@ -123,7 +125,7 @@ pub(super) fn pod(named: &NamedPod, wishes: &Wishes, world: &World<'_>) -> Resul
         plan.share.push("pid".to_owned());
     }
     pod_request(named, wishes, world, &mut plan.request)?;
-    let userns = user_namespace(named, wishes, &annotations)?;
+    plan.userns = user_namespace(named, wishes, &annotations)?;
     let volumes = volumes::Volumes::of(named, world)?;
     let mut names = BTreeSet::new();
     let init = spec.init_containers.iter().map(|container| (container, true));
@@ -136,7 +138,6 @@ pub(super) fn pod(named: &NamedPod, wishes: &Wishes, world: &World<'_>) -> Resul
         }
         let parts = container::Parts { named, annotations: &annotations, wishes, world, volumes: &volumes };
         let mut made = parts.container(container, is_init)?;
-        made.request.userns = userns.clone();
         if is_init {
             made.request.init_container = Some(init_kind(container, &annotations)?);
         } else {

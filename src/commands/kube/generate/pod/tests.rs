@@ -244,6 +244,7 @@ fn a_pod_has_its_network_and_the_names_of_its_containers() {
         create_command: vec!["kube".to_owned(), "play".to_owned()],
         exit_policy: ExitPolicy::Stop,
         restart: RestartPolicy::No,
+        userns: UserNamespace::Host,
     };
     let first = Request { init_container: Some(storage::state::request::InitContainer::Always), ..Request::default() };
     let members =

@@ -106,7 +106,7 @@ fn the_command_line_has_the_last_word() {
     assert_eq!((made.name.as_str(), made.request.network.mode.as_str()), ("d-pod", "slirp4netns"));
     let container = &made.containers[0];
     assert_eq!((container.name.as_str(), container.request.annotations["a"].as_str()), ("d-pod-c", "b"));
-    assert!(matches!(container.request.userns, UserNamespace::KeepId { .. }));
+    assert!(matches!(made.userns, UserNamespace::KeepId { .. }));
     assert_eq!(container.request.restart, RestartPolicy::Always);
     let warnings: Vec<_> = made.warnings.iter().map(String::as_str).collect();
     assert_eq!(
