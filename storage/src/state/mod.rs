@@ -28,6 +28,8 @@ pub mod name;
 
 pub mod container;
 
+pub mod records;
+
 pub mod pod;
 
 pub mod status;
