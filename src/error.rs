@@ -137,6 +137,7 @@ macro_rules! host_errors {
 host_errors!(
     runtime::userns::UsernsError,
     runtime::process::SysError,
+    runtime::process::spawn::JoinError,
     storage::state::layout::LayoutError,
     storage::state::atomic::WriteError,
     storage::state::lock::LockError,

@@ -386,9 +386,12 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
         pause: launch.record.request.infra,
         seal: launch.seal.as_ref(),
-        keyring: &keyring,
+        keyring: Some(&keyring),
         filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
         filter: load.as_ref().map(|load| load as LoadFilter<'_>),
+        gate: None,
+        keep_groups: false,
+        preserved_fds: 0,
     };
     steps::run(plan, channel)
 }

@@ -357,7 +357,7 @@ fn run(
         seal: launch.seal.as_ref(),
         notifier: (emulation == Some(Emulation::Notify)).then_some(directory),
         options: BecomeOptions {
-            keyring: &keyring,
+            keyring: Some(&keyring),
             filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(spec),
             emulation,
@@ -365,6 +365,8 @@ fn run(
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
             pause: false,
+            gate: None,
+            preserved_fds: 0,
         },
     });
     let started = match started {

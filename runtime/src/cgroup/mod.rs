@@ -2,6 +2,8 @@
 //!
 //! Without a delegated cgroup a container runs in its starter's, and nothing here has an effect.
 
+pub mod resources;
+
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -42,6 +44,51 @@ impl Cgroup {
             }
             cgroup
         })
+    }
+
+    /// Makes the cgroup `path` of the hierarchy, with what is missing on the way.
+    ///
+    /// # Errors
+    /// There is no version 2, or the user may not make it.
+    pub fn create_at(path: &Path) -> std::io::Result<Cgroup> {
+        let mount = MOUNTS.iter().find(|mount| Path::new(mount).join("cgroup.procs").exists());
+        let mount = mount.ok_or(std::io::ErrorKind::Unsupported)?;
+        let inside = path.components().filter(|one| matches!(one, std::path::Component::Normal(_)));
+        let path = Path::new(mount).join(inside.collect::<PathBuf>());
+        fs::create_dir_all(&path)?;
+        let fd = open_directory(&path).ok_or(std::io::ErrorKind::NotFound)?;
+        Ok(Cgroup { path, fd })
+    }
+
+    /// One that was made before.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn existing(path: PathBuf) -> std::io::Result<Cgroup> {
+        let fd = open_directory(&path).ok_or(std::io::ErrorKind::NotFound)?;
+        Ok(Cgroup { path, fd })
+    }
+
+    /// The processes in it and in those below it, as the `/proc` that the caller sees counts.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn processes(&self) -> std::io::Result<Vec<i32>> {
+        let mut all = Vec::new();
+        let mut directories = vec![self.path.clone()];
+        while let Some(directory) = directories.pop() {
+            let text = fs::read_to_string(directory.join("cgroup.procs"))?;
+            all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            let below = fs::read_dir(&directory)?.flatten();
+            directories.extend(below.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir())).map(|one| one.path()));
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Whether its processes stand still.
+    pub fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
     }
 
     /// Its path.

@@ -5,6 +5,8 @@
 
 pub mod handshake;
 
+pub mod gate;
+
 pub mod sealed_exe;
 
 pub mod steps;

@@ -8,6 +8,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use oci_spec::runtime::{LinuxNamespaceType, PosixRlimitType, Process, Spec};
 
 use super::credentials::{self, LoadFilter};
+use super::gate::Gate;
 use super::handshake::{Channel, Report};
 use super::program::Program;
 use super::sealed_exe::SealedExe;
@@ -44,6 +45,9 @@ pub enum InitError {
     /// The container cannot have a session keyring of its own.
     #[error(transparent)]
     Keyring(#[from] crate::security::keyring::Error),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] crate::hooks::HookError),
     /// A sysctl could not be set.
     #[error("sysctl {name}={value}: {source}")]
     Sysctl {
@@ -124,6 +128,8 @@ pub enum Streams {
     Terminal,
     /// Pipes.
     Pipes(ContainerEnd),
+    /// Where the starter's lead.
+    Inherited,
 }
 
 /// Everything init needs to know.
@@ -160,12 +166,18 @@ pub struct Plan<'a> {
     pub pause: bool,
     /// Our binary, if it needs protection.
     pub seal: Option<&'a SealedExe>,
-    /// Name of the session keyring.
-    pub keyring: &'a std::ffi::CStr,
+    /// Name of the session keyring; without one it is the starter's.
+    pub keyring: Option<&'a std::ffi::CStr>,
     /// The filter refuses every call that reaches a keyring.
     pub filter_hides_keyrings: bool,
     /// Loads the system call filter.
     pub filter: Option<LoadFilter<'a>>,
+    /// The starter does not stay: the container lives on without it.
+    pub gate: Option<Gate<'a>>,
+    /// The starter's supplementary groups stay, whatever the bundle says.
+    pub keep_groups: bool,
+    /// How many descriptors from 3 upward are the program's.
+    pub preserved_fds: u32,
 }
 
 /// Runs init to `execve`; returns only the exit status of a failure, which has been reported.
@@ -201,16 +213,31 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
 
     join_shared(spec)?;
-    let sealed = plan.seal.map(SealedExe::open).transpose()?;
+    let sealed = match plan.staged.sealed.take() {
+        Some(sealed) => Some(sealed),
+        None => plan.seal.map(SealedExe::open).transpose()?,
+    };
     let binary = if plan.init { Some(super::sealed_exe::own_binary(sealed.as_ref())?) } else { None };
     let Root { root, dev, driver } = make_root(&mut plan, channel)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
     }
-    if has_private(spec, LinuxNamespaceType::Uts)
-        && let Some(name) = spec.hostname()
-    {
-        nix::unistd::sethostname(name).map_err(SysError::of("sethostname", name))?;
+    // A host name is for the namespace that the bundle names, its own or not; ours has one only of its own.
+    if has_private(spec, LinuxNamespaceType::Uts) || plan.gate.is_some() {
+        if let Some(name) = spec.hostname() {
+            nix::unistd::sethostname(name).map_err(SysError::of("sethostname", name))?;
+        }
+        if let Some(name) = spec.domainname() {
+            sys::set_domain_name(name).map_err(SysError::of("setdomainname", name))?;
+        }
+    }
+    if let Some(gate) = &plan.gate {
+        // The network may be made by a hook of the creator's.
+        channel.report(&Report::Ready)?;
+        if !channel.wait_go() {
+            return Ok(None);
+        }
+        (gate.before_pivot)()?;
     }
     nix::unistd::fchdir(&root).map_err(SysError::of("fchdir", "root"))?;
     pivot_here()?;
@@ -218,7 +245,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
 
     let terminal = match &plan.streams {
         Streams::Terminal => Some(open_console(root.as_fd(), process, plan.single_id, channel)?),
-        Streams::Pipes(_) => None,
+        Streams::Pipes(_) | Streams::Inherited => None,
     };
     if let Some(dev) = dev {
         apply::make_read_only(dev.as_fd())?;
@@ -245,12 +272,14 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
         &BecomeOptions {
             keyring: plan.keyring,
             filter_hides_keyrings: plan.filter_hides_keyrings,
-            keep_groups: keeps_groups(spec),
+            keep_groups: plan.keep_groups || keeps_groups(spec),
             emulation: plan.single_id.then_some(Emulation::Notify),
-            dies_with_parent: true,
+            dies_with_parent: plan.gate.is_none(),
             filter: plan.filter,
             sealed: sealed.as_ref(),
             pause: plan.pause,
+            gate: plan.gate,
+            preserved_fds: plan.preserved_fds,
         },
         channel,
     )
@@ -259,8 +288,8 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
 
 /// What [`become_program`] needs besides the process.
 pub struct BecomeOptions<'a> {
-    /// Name of the session keyring.
-    pub keyring: &'a std::ffi::CStr,
+    /// Name of the session keyring; without one it is the caller's.
+    pub keyring: Option<&'a std::ffi::CStr>,
     /// The filter refuses every call that reaches a keyring.
     pub filter_hides_keyrings: bool,
     /// The caller's supplementary groups stay.
@@ -275,6 +304,10 @@ pub struct BecomeOptions<'a> {
     pub sealed: Option<&'a super::sealed_exe::SealedFd>,
     /// Nothing is executed: the process waits.
     pub pause: bool,
+    /// Where to wait before the program is executed.
+    pub gate: Option<Gate<'a>>,
+    /// How many descriptors from 3 upward are the program's.
+    pub preserved_fds: u32,
 }
 
 /// The part that init and `exec` share: limits, directory, credentials, program. The standard streams are in place and
@@ -288,7 +321,7 @@ pub fn become_program(
     set_limits(process)?;
     let entered = change_directory(root.as_fd(), process.cwd());
     drop(root);
-    match crate::security::keyring::new_session(options.keyring) {
+    match options.keyring.map(crate::security::keyring::new_session).transpose() {
         // With the user's keyring, which nothing in the container can ask for: quotas are small, 200 keys.
         Err(_) if options.filter.is_some() && options.filter_hides_keyrings => {}
         joined => drop(joined?),
@@ -296,15 +329,33 @@ pub fn become_program(
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
+    if let Some(gate) = &options.gate {
+        gate.prepare()?;
+    }
     let BecomeOptions { keep_groups, emulation, dies_with_parent, filter, .. } = *options;
     credentials::apply(process, keep_groups, emulation, dies_with_parent, filter, channel)?;
     entered?;
     if options.pause {
         std::process::exit(super::pause::run());
     }
-    let program = Program::find(process)?;
-    sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
-    Ok(program.exec(options.sealed, channel))
+    // A bundle without a process can be created; it cannot be started.
+    let program = match options.gate {
+        Some(_) if process.args().is_none() => None,
+        _ => Some(Program::find(process)?),
+    };
+    let first = 3 + i32::try_from(options.preserved_fds).unwrap_or(0);
+    sys::close_from(first, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
+    let Some(gate) = &options.gate else {
+        return Ok(program.map_or(InitError::NoCommand, |program| program.exec(options.sealed, channel)));
+    };
+    let Some(starter) = gate.wait(channel)? else { std::process::exit(125) };
+    let failure = match (gate.before_program)() {
+        Ok(()) => program.map_or(InitError::NoCommand, |program| program.exec(options.sealed, &starter)),
+        Err(error) => error,
+    };
+    // The creator has gone; this one is told.
+    let _ = starter.report(&Report::Failed { code: failure.code(), message: failure.to_string() });
+    Ok(failure)
 }
 
 /// Whether the bundle asks for a new namespace of this kind.
@@ -318,12 +369,13 @@ pub fn has_private(spec: &Spec, kind: LinuxNamespaceType) -> bool {
 fn join_shared(spec: &Spec) -> Result<(), InitError> {
     for namespace in spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
         let Some(path) = namespace.path() else { continue };
-        if namespace.typ() == LinuxNamespaceType::Pid {
+        // Those are joined before there is an init.
+        if matches!(namespace.typ(), LinuxNamespaceType::Pid | LinuxNamespaceType::User) {
             continue;
         }
         let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
             .map_err(SysError::of("open", path.display()))?;
-        sys::setns(fd.as_fd(), 0).map_err(SysError::of("setns", path.display()))?;
+        sys::setns(fd.as_fd(), namespace.typ() as i32).map_err(SysError::of("setns", path.display()))?;
     }
     Ok(())
 }
@@ -480,9 +532,25 @@ pub fn connect_streams(streams: Streams, terminal: Option<OwnedFd>, process: &Pr
             }
             ends.install().map_err(SysError::of("dup2", "standard streams"))?;
         }
+        (Streams::Inherited, None) => give_streams(process),
         (Streams::Terminal, None) => {}
     }
     Ok(())
+}
+
+/// Gives the inherited streams to the process's user, so that it can open them anew through `/dev/stdout`: pipes, sockets
+/// and terminals only, files and `/dev/null` have owners of their own. What is refused stays as it is.
+fn give_streams(process: &Process) {
+    let uid = process.user().uid();
+    let streams = [std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned()];
+    let streams = streams.into_iter().chain([std::io::stderr().as_fd().try_clone_to_owned()]).flatten();
+    for stream in streams.filter(|_| uid != 0) {
+        let kind = nix::sys::stat::fstat(&stream).map(|stat| stat.st_mode & libc::S_IFMT);
+        let is_terminal = crate::process::pty::is_terminal(stream.as_fd());
+        if is_terminal || matches!(kind, Ok(libc::S_IFIFO | libc::S_IFSOCK)) {
+            let _ = nix::unistd::fchown(&stream, Some(nix::unistd::Uid::from_raw(uid)), None);
+        }
+    }
 }
 
 /// Enters the working directory, which must lie inside the root (CVE-2024-21626).

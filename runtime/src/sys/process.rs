@@ -241,6 +241,13 @@ pub(crate) fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sets the NIS domain name of the UTS namespace.
+pub(crate) fn set_domain_name(name: &str) -> Result<(), Errno> {
+    // SAFETY: the bytes and their number belong together; the kernel copies them.
+    let result = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    Errno::result(result).map(drop)
+}
+
 /// Brings the loopback interface of the current network namespace up.
 ///
 /// # Source
