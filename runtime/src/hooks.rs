@@ -96,8 +96,7 @@ pub fn run(kind: &'static str, hook: &Hook, state: &[u8]) -> Result<(), HookErro
             command.env(name, value);
         }
     }
-    let mut child =
-        command.stdin(input).stdout(Stdio::null()).stderr(stderr).spawn().map_err(start_failed)?;
+    let mut child = command.stdin(input).stdout(Stdio::null()).stderr(stderr).spawn().map_err(start_failed)?;
     let pidfd = pidfd_open(child.id().cast_signed()).map_err(SysError::of("pidfd_open", child.id()))?;
     let limit = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     let is_in_time = waited(&pidfd, limit).map_err(SysError::of("poll", "hook"))?;

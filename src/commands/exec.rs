@@ -186,7 +186,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
 }
 
 /// Copies until the program has ended (`None`: the user detached).
-fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
+pub(super) fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
     let mut ended = None;
     loop {
         let mut turn = Turn::new();

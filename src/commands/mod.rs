@@ -29,6 +29,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod mount;
+pub(crate) mod oci;
 pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod pod;
@@ -195,6 +196,7 @@ const COMMANDS: &[Entry] = &[
     command!("load", "Load image(s) from a tar archive", load::Args, load::run),
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    command!("oci", "Run containers from bundles, as runc and crun do", oci::Words, oci::run_command),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
     group!("pod", "Manage pods", pod::Command, pod::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),

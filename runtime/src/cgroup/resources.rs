@@ -184,7 +184,10 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_refused() {
         for (json, error) in [
-            (r#"{"memory": {"swappiness": 10}}"#, "linux.resources.memory.swappiness: cgroups of version 2 have no such limit"),
+            (
+                r#"{"memory": {"swappiness": 10}}"#,
+                "linux.resources.memory.swappiness: cgroups of version 2 have no such limit",
+            ),
             (
                 r#"{"memory": {"swap": 10}}"#,
                 "linux.resources.memory.swap: 10: must not be below the limit of memory, which must be given",

@@ -348,6 +348,10 @@ pub fn become_program(
     let Some(gate) = &options.gate else {
         return Ok(program.map_or(InitError::NoCommand, |program| program.exec(options.sealed, channel)));
     };
+    // What the creator had open stays with nobody: its lock, its caller's pipes.
+    let mut keep = vec![channel.as_fd(), gate.listener];
+    keep.extend(options.sealed.map(AsFd::as_fd));
+    sys::close_others(first, &keep).map_err(SysError::of("close_range", first))?;
     let Some(starter) = gate.wait(channel)? else { std::process::exit(125) };
     let failure = match (gate.before_program)() {
         Ok(()) => program.map_or(InitError::NoCommand, |program| program.exec(options.sealed, &starter)),
@@ -362,6 +366,31 @@ pub fn become_program(
 pub fn has_private(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     namespaces.is_some_and(|all| all.iter().any(|one| one.typ() == kind && one.path().is_none()))
+}
+
+/// The namespaces that the bundle asks for, `CLONE_NEW*`.
+pub fn clone_flags(spec: &Spec) -> u64 {
+    let mut flags = 0;
+    for (kind, flag) in [
+        (LinuxNamespaceType::User, libc::CLONE_NEWUSER),
+        (LinuxNamespaceType::Mount, libc::CLONE_NEWNS),
+        (LinuxNamespaceType::Pid, libc::CLONE_NEWPID),
+        (LinuxNamespaceType::Network, libc::CLONE_NEWNET),
+        (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC),
+        (LinuxNamespaceType::Uts, libc::CLONE_NEWUTS),
+        (LinuxNamespaceType::Cgroup, libc::CLONE_NEWCGROUP),
+    ] {
+        if has_private(spec, kind) {
+            flags |= flag as u64;
+        }
+    }
+    flags
+}
+
+/// The pid namespace to join, if it is another container's.
+pub fn pid_namespace(spec: &Spec) -> Option<&Path> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
+    namespaces.iter().find(|one| one.typ() == LinuxNamespaceType::Pid)?.path().as_deref()
 }
 
 /// Joins the namespaces that the bundle names by path. A pid namespace is joined by the supervisor: it holds for

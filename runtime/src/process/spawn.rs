@@ -76,6 +76,15 @@ impl MapsPending {
     }
 }
 
+/// Marks every descriptor from `first` upward to be closed by `execve`: what the caller's caller left open is for nobody
+/// that we start.
+///
+/// # Errors
+/// The call that failed.
+pub fn keep_from_programs(first: i32) -> Result<(), SysError> {
+    crate::sys::process::close_from(first, true).map_err(SysError::of("close_range", format!("{first}, CLOEXEC")))
+}
+
 /// How a process is to live that serves its parent, or what its parent made.
 #[derive(Debug)]
 pub struct Servant<'a> {
@@ -106,7 +115,7 @@ pub fn servant(servant: &Servant<'_>, work: impl FnOnce() -> i32) -> Result<Owne
 
 fn settle(servant: &Servant<'_>, parent: nix::unistd::Pid) -> Result<(), SysError> {
     crate::sys::process::hide_command_line(servant.name);
-    crate::sys::process::close_others(servant.keep).map_err(SysError::of("close_range", ""))?;
+    crate::sys::process::close_others(3, servant.keep).map_err(SysError::of("close_range", ""))?;
     if servant.dies_with_parent {
         let _ = crate::sys::process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
         // It may have died before.
