@@ -81,7 +81,9 @@ pub(super) struct Args {
 
 /// Runs `create`.
 pub(super) fn run(args: Args, runtime: &Runtime) -> Outcome {
-    create(&args.options, args.options.console_socket.is_some(), runtime).map(|_| 0)
+    let created = create(&args.options, args.options.console_socket.is_some(), runtime);
+    // 126 and 127 are for those who run a program.
+    created.map(|_| 0).map_err(|error| error.with_code(1))
 }
 
 /// A container whose init waits.
@@ -222,9 +224,13 @@ impl Progress {
         loop {
             match channel.receive()? {
                 Report::Console(master) => {
-                    if let Some(size) = plan.spec.process().as_ref().and_then(Process::console_size) {
-                        let (rows, cols) = (size.height(), size.width());
-                        let size = Winsize { rows: rows.try_into().unwrap_or(0), cols: cols.try_into().unwrap_or(0) };
+                    let asked = plan.spec.process().as_ref().and_then(Process::console_size).map(|size| Winsize {
+                        rows: size.height().try_into().unwrap_or(0),
+                        cols: size.width().try_into().unwrap_or(0),
+                    });
+                    // Ours, if the terminal is to be shown on it.
+                    let own = options.console_socket.is_none().then(own_size).flatten();
+                    if let Some(size) = asked.or(own) {
                         // A size that cannot be set is one the program will not see; it still runs.
                         let _ = size.apply(&master);
                     }
@@ -249,7 +255,7 @@ impl Progress {
                     }
                     channel.send_go()?;
                 }
-                Report::Failed { code, message } => return Err(CommandError::host(message).with_code(code as u8)),
+                Report::Failed { code, message } => return Err(init_failed(code, message)),
                 Report::Closed => return Err(ended(init)),
                 Report::Root(..) | Report::Process(_) | Report::Fuse(_) | Report::Listener(_) => {}
             }
@@ -374,6 +380,12 @@ pub(super) fn write_pid(path: &Path, pid: i32) -> Result<(), CommandError> {
     Ok(write_atomic(path, pid.to_string().as_bytes(), Durability::None)?)
 }
 
+/// The size of the terminal that we are on.
+pub(super) fn own_size() -> Option<Winsize> {
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    [stdin.as_fd(), stdout.as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok())
+}
+
 /// Hands a terminal's master to whoever listens.
 ///
 /// # Source
@@ -389,6 +401,14 @@ pub(super) fn send_console(path: &Path, master: &OwnedFd) -> Result<(), CommandE
     let name = [std::io::IoSlice::new(b"/dev/ptmx")];
     let rights = [ControlMessage::ScmRights(&fds)];
     sendmsg::<()>(fd.as_raw_fd(), &name, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop).map_err(failed)
+}
+
+/// What init has reported. podman takes a program that is a directory for one that may not be executed, as the kernel does,
+/// if it reads the words of that.
+pub(super) fn init_failed(code: i32, message: String) -> CommandError {
+    let is_directory = code == 126 && message.ends_with("is a directory");
+    let message = if is_directory { message + ": permission denied" } else { message };
+    CommandError::host(message).with_code(code as u8)
 }
 
 fn ended(init: &OwnedFd) -> CommandError {

@@ -104,17 +104,18 @@ pub(super) fn run(args: Args, runtime: &Runtime) -> Outcome {
     let denies_setgroups =
         std::fs::read_to_string(format!("/proc/{}/setgroups", record.pid)).is_ok_and(|text| text.trim() == "deny");
     let wants_groups = process.user().additional_gids().as_ref().is_some_and(|groups| !groups.is_empty());
-    let size = process.console_size().map(|size| Winsize {
+    let asked = process.console_size().map(|size| Winsize {
         rows: size.height().try_into().unwrap_or(0),
         cols: size.width().try_into().unwrap_or(0),
     });
+    let own = args.console_socket.is_none().then(create::own_size).flatten();
     let signals = if args.detach { None } else { Some(client::signals()?) };
     let started = exec::start(exec::Request {
         init: init.as_fd(),
         namespaces,
         cgroup: cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd()),
         process: &process,
-        streams: if is_terminal { Streams::Console(size) } else { Streams::Inherited },
+        streams: if is_terminal { Streams::Console(asked.or(own)) } else { Streams::Inherited },
         seal: seal.as_ref(),
         notifier: None,
         options: BecomeOptions {
@@ -152,7 +153,7 @@ pub(super) fn run(args: Args, runtime: &Runtime) -> Outcome {
 
 fn failure(error: ExecError) -> CommandError {
     match error {
-        ExecError::Failed { code, message } => CommandError::host(message).with_code(code as u8),
+        ExecError::Failed { code, message } => create::init_failed(code, message),
         other => CommandError::host(other),
     }
 }

@@ -6,7 +6,7 @@ use runtime::monitor::detach_keys::DetachKeys;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::log::Log;
 use runtime::monitor::relay::{self, Relay, StdinPolicy};
-use runtime::process::pty::{RawMode, Winsize, is_terminal};
+use runtime::process::pty::{RawMode, is_terminal};
 use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::stdio::Streams;
 use runtime::process::{Exit, pidfd_send_signal, wait};
@@ -95,9 +95,6 @@ pub(super) fn on_terminal(
         fd.try_clone_to_owned()
             .map_err(|error| CommandError::host(format_args!("dup(): {}", crate::error::reason(&error))))
     };
-    if let Some(size) = [stdin.as_fd(), stdout.as_fd()].into_iter().find_map(|fd| Winsize::of(fd).ok()) {
-        let _ = size.apply(&master);
-    }
     let streams = Streams::terminal(master).map_err(failed)?;
     let mut relay = Relay::new(streams, StdinPolicy::Once, Log::none()).map_err(failed)?;
     let raw = is_terminal(stdin.as_fd()).then(|| RawMode::enter(stdin.as_fd())).transpose().map_err(failed)?;

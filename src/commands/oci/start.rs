@@ -23,7 +23,8 @@ pub(super) struct Args {
 
 /// Runs `start`.
 pub(super) fn run(args: Args, runtime: &Runtime) -> Outcome {
-    start(runtime.root.open(&args.id)?, runtime).map(|_| 0)
+    // 126 and 127 are for those who run a program.
+    start(runtime.root.open(&args.id)?, runtime).map(|()| 0).map_err(|error| error.with_code(1))
 }
 
 /// Starts a container that is locked.
@@ -39,7 +40,7 @@ pub(super) fn start(mut container: Container, runtime: &Runtime) -> Result<(), C
     loop {
         match init.receive()? {
             Report::Closed => break,
-            Report::Failed { code, message } => return Err(CommandError::host(message).with_code(code as u8)),
+            Report::Failed { code, message } => return Err(super::create::init_failed(code, message)),
             _ => {}
         }
     }
