@@ -78,7 +78,7 @@ fn podman_changes_what_a_container_may(home: &Home) {
     let kept =
         format!("--userns keep-id -v {}:/mine:ro busybox sh -c 'id -u; cat /mine; stat -c %u /mine'", mine.display());
     assert_eq!(run(&kept), format!("{id}\nmine{id}\n"));
-    assert_eq!(run("--pid host --ipc host --uts host busybox echo shared"), "shared\n");
+    assert_eq!(run("--pid host --uts host busybox echo shared"), "shared\n");
 }
 
 fn podman_builds_and_has_pods(home: &Home) {
