@@ -11,6 +11,7 @@ use crate::support::prelude::*;
 pub(crate) const TESTS: &[Test] = &[
     test!(process_is_as_the_bundle_has_it).without_image(),
     test!(mounts_and_masks_are_as_the_bundle_has_them).without_image(),
+    test!(devices_are_the_hosts).needs(&[Need::Fuse]).without_image(),
     test!(namespaces_are_new_shared_or_joined).without_image(),
     test!(system_calls_are_filtered).without_image(),
     test!(sysctls_and_names_are_set).without_image(),
@@ -69,6 +70,30 @@ fn mounts_and_masks_are_as_the_bundle_has_them(home: &Home) {
     let expected = "of the host\ntouch: /bound/x: Read-only file system\ntouch: /new: Read-only file system\n\
                     tmpfs\n1700\nwritten\n0\ntouch: /kept/z: Read-only file system\ndevice\ndev";
     assert_eq!(bundle.prints(), expected);
+}
+
+fn devices_are_the_hosts(home: &Home) {
+    let bundle = Bundle::new(home)
+        .script("stat -c '%n %t:%T' /dev/null /dev/tty /dev/fuse; test -p /pipes/p && echo pipe; readlink /dev/stdin");
+    let bundle = bundle.with(|config| {
+        // Without a mount on /dev as well.
+        config["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+        config["linux"]["devices"] = json!([
+            { "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229 },
+            { "path": "/pipes/p", "type": "p", "fileMode": 0o600 },
+        ]);
+    });
+    assert_eq!(bundle.prints(), "/dev/null 1:3\n/dev/tty 5:0\n/dev/fuse a:e5\npipe\n/proc/self/fd/0");
+    let bundle = bundle.with(|config| {
+        config["linux"]["devices"] = json!([{ "path": "/dev/fuse", "type": "c", "major": 1, "minor": 1 }])
+    });
+    assert_eq!(
+        bundle.create_fails("one"),
+        "Error: mount /dev/fuse on /dev/fuse: mknod(/dev/fuse): operation not permitted"
+    );
 }
 
 fn namespaces_are_new_shared_or_joined(home: &Home) {

@@ -18,7 +18,7 @@ use crate::mount::rootfs::{Driver, Rootfs};
 use crate::mount::secrets::{self, SecretFile};
 use crate::mount::stage::Staged;
 use crate::mount::target::Append;
-use crate::mount::{MountError, masks, open_in_root, rootfs, target};
+use crate::mount::{MountError, dev, masks, open_in_root, rootfs, target};
 use crate::process::prctl;
 use crate::process::pty::{Pty, install_console};
 use crate::process::stdio::ContainerEnd;
@@ -218,7 +218,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
         None => plan.seal.map(SealedExe::open).transpose()?,
     };
     let binary = if plan.init { Some(super::sealed_exe::own_binary(sealed.as_ref())?) } else { None };
-    let Root { root, dev, driver } = make_root(&mut plan, channel)?;
+    let Root { root, read_only_at_last, driver } = make_root(&mut plan, channel)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
     }
@@ -238,6 +238,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
             return Ok(None);
         }
         (gate.before_pivot)()?;
+        rootfs::propagate(root.as_fd(), spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref()))?;
     }
     nix::unistd::fchdir(&root).map_err(SysError::of("fchdir", "root"))?;
     pivot_here()?;
@@ -247,7 +248,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
         Streams::Terminal => Some(open_console(root.as_fd(), process, plan.single_id, channel)?),
         Streams::Pipes(_) | Streams::Inherited => None,
     };
-    if let Some(dev) = dev {
+    if let Some(dev) = read_only_at_last {
         apply::make_read_only(dev.as_fd())?;
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
@@ -420,7 +421,7 @@ struct Root {
     /// The root directory.
     root: OwnedFd,
     /// A `/dev` that is to become read-only.
-    dev: Option<OwnedFd>,
+    read_only_at_last: Option<OwnedFd>,
     /// What mounted the layers.
     driver: Option<Driver>,
 }
@@ -456,11 +457,17 @@ fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> 
     };
     let made = apply::all(root.as_fd(), mounts, &request)?;
     secrets::mount(root.as_fd(), plan.secrets, plan.single_id)?;
+    if plan.gate.is_some() && !mounts.iter().any(|mount| mount.destination() == Path::new("/dev")) {
+        dev::add_defaults(root.as_fd())?;
+    }
     if let Some(linux) = plan.spec.linux() {
         for device in linux.devices().iter().flatten() {
             // The bundle of a rootless container names devices of the host; their nodes are bound, not made.
-            if !crate::mount::dev::DEFAULT.iter().any(|name| Path::new("/dev").join(name) == *device.path()) {
-                crate::mount::dev::bind(root.as_fd(), device.path(), device.path())?;
+            if !dev::DEFAULT.iter().any(|name| Path::new("/dev").join(name) == *device.path()) {
+                match plan.gate {
+                    Some(_) => dev::make(root.as_fd(), device)?,
+                    None => dev::bind(root.as_fd(), device.path(), device.path())?,
+                }
             }
         }
         if let Some(sysctls) = linux.sysctl().as_ref().filter(|all| !all.is_empty()) {
@@ -486,7 +493,7 @@ fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> 
         masks::make_read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
         masks::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
     }
-    Ok(Root { root, dev: made.read_only_at_last, driver })
+    Ok(Root { root, read_only_at_last: made.read_only_at_last, driver })
 }
 
 fn host_proc() -> Result<OwnedFd, InitError> {
