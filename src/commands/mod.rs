@@ -271,7 +271,11 @@ fn named(entry: &Entry) -> clap::Command {
 
 /// The whole command line with everything in it, for completions and manual pages.
 fn defined(program: Program) -> clap::Command {
-    let commands = COMMANDS.iter().map(|entry| (entry.define)(named(entry)));
+    let commands = COMMANDS.iter().map(|entry| match entry.name {
+        // It has a parser of its own.
+        "oci" => oci::define(named(entry)),
+        _ => (entry.define)(named(entry)),
+    });
     globals::options(clap::Command::new(program.name).about("Rootless, daemonless containers")).subcommands(commands)
 }
 

@@ -80,7 +80,8 @@ pub fn validate(spec: &Spec) -> Result<(), InvalidSpec> {
     if process.args().as_deref().unwrap_or_default().is_empty() {
         return Err(E::NoCommand);
     }
-    for entry in process.env().iter().flatten().filter(|entry| entry.find('=').is_none_or(|at| at == 0)) {
+    let is_wrong = |entry: &&String| entry.find('=').is_none_or(|at| at == 0);
+    if let Some(entry) = process.env().iter().flatten().find(is_wrong) {
         return Err(E::Environment(entry.clone()));
     }
     validate_bundle(spec)?;

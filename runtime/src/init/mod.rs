@@ -11,6 +11,10 @@ pub mod sealed_exe;
 
 pub mod steps;
 
+pub mod namespaces;
+
+mod limits;
+
 pub mod program;
 
 pub mod credentials;

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
-use oci_spec::runtime::{LinuxNamespaceType, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::credentials::{self, LoadFilter};
 use super::gate::Gate;
 use super::handshake::{Channel, Report};
+use super::limits::set_limits;
+use super::namespaces::{has_private, join_shared};
 use super::program::Program;
 use super::sealed_exe::SealedExe;
 use crate::identity::Emulation;
@@ -363,53 +365,6 @@ pub fn become_program(
     Ok(failure)
 }
 
-/// Whether the bundle asks for a new namespace of this kind.
-pub fn has_private(spec: &Spec, kind: LinuxNamespaceType) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    namespaces.is_some_and(|all| all.iter().any(|one| one.typ() == kind && one.path().is_none()))
-}
-
-/// The namespaces that the bundle asks for, `CLONE_NEW*`.
-pub fn clone_flags(spec: &Spec) -> u64 {
-    let mut flags = 0;
-    for (kind, flag) in [
-        (LinuxNamespaceType::User, libc::CLONE_NEWUSER),
-        (LinuxNamespaceType::Mount, libc::CLONE_NEWNS),
-        (LinuxNamespaceType::Pid, libc::CLONE_NEWPID),
-        (LinuxNamespaceType::Network, libc::CLONE_NEWNET),
-        (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC),
-        (LinuxNamespaceType::Uts, libc::CLONE_NEWUTS),
-        (LinuxNamespaceType::Cgroup, libc::CLONE_NEWCGROUP),
-    ] {
-        if has_private(spec, kind) {
-            flags |= flag as u64;
-        }
-    }
-    flags
-}
-
-/// The pid namespace to join, if it is another container's.
-pub fn pid_namespace(spec: &Spec) -> Option<&Path> {
-    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
-    namespaces.iter().find(|one| one.typ() == LinuxNamespaceType::Pid)?.path().as_deref()
-}
-
-/// Joins the namespaces that the bundle names by path. A pid namespace is joined by the supervisor: it holds for
-/// children only.
-fn join_shared(spec: &Spec) -> Result<(), InitError> {
-    for namespace in spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
-        let Some(path) = namespace.path() else { continue };
-        // Those are joined before there is an init.
-        if matches!(namespace.typ(), LinuxNamespaceType::Pid | LinuxNamespaceType::User) {
-            continue;
-        }
-        let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-            .map_err(SysError::of("open", path.display()))?;
-        sys::setns(fd.as_fd(), namespace.typ() as i32).map_err(SysError::of("setns", path.display()))?;
-    }
-    Ok(())
-}
-
 /// crun's annotation for containers that keep the user's groups.
 pub fn keeps_groups(spec: &Spec) -> bool {
     let key = "run.oci.keep_original_groups";
@@ -596,43 +551,4 @@ fn change_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), InitError> 
     nix::unistd::fchdir(&directory).map_err(fail)?;
     let inside = nix::unistd::getcwd().map_err(fail)?;
     if inside.is_absolute() { Ok(()) } else { Err(fail(Errno::EXDEV)) }
-}
-
-fn set_limits(process: &Process) -> Result<(), InitError> {
-    for limit in process.rlimits().iter().flatten() {
-        let (resource, name) = resource_of(limit.typ());
-        sys::set_limit(resource, limit.soft(), limit.hard()).map_err(|errno| InitError::Limit {
-            name: name.to_owned(),
-            soft: limit.soft(),
-            hard: limit.hard(),
-            errno,
-        })?;
-    }
-    if let Some(adjustment) = process.oom_score_adj() {
-        // Only root of the host may lower it; the kernel keeps the inherited value then.
-        let _ = std::fs::write("/proc/self/oom_score_adj", adjustment.to_string());
-    }
-    Ok(())
-}
-
-fn resource_of(kind: PosixRlimitType) -> (u32, &'static str) {
-    use PosixRlimitType as T;
-    match kind {
-        T::RlimitAs => (9, "as"),
-        T::RlimitCore => (4, "core"),
-        T::RlimitCpu => (0, "cpu"),
-        T::RlimitData => (2, "data"),
-        T::RlimitFsize => (1, "fsize"),
-        T::RlimitLocks => (10, "locks"),
-        T::RlimitMemlock => (8, "memlock"),
-        T::RlimitMsgqueue => (12, "msgqueue"),
-        T::RlimitNice => (13, "nice"),
-        T::RlimitNofile => (7, "nofile"),
-        T::RlimitNproc => (6, "nproc"),
-        T::RlimitRss => (5, "rss"),
-        T::RlimitRtprio => (14, "rtprio"),
-        T::RlimitRttime => (15, "rttime"),
-        T::RlimitSigpending => (11, "sigpending"),
-        T::RlimitStack => (3, "stack"),
-    }
 }

@@ -133,6 +133,11 @@ struct Runtime {
     manager: cgroup::Manager,
 }
 
+/// The definition of its command line, for manual pages and completion.
+pub(crate) fn define(command: clap::Command) -> clap::Command {
+    CommandLine::augment_args(command)
+}
+
 /// As a command of coracle.
 pub(crate) fn run_command(words: Words, _: &Context) -> Outcome {
     run(words.args)
@@ -140,7 +145,7 @@ pub(crate) fn run_command(words: Words, _: &Context) -> Outcome {
 
 /// As a program of its own; `args` without its name.
 pub(crate) fn run(args: Vec<OsString>) -> Outcome {
-    let command = CommandLine::augment_args(clap::Command::new("oci"))
+    let command = define(clap::Command::new("oci"))
         .bin_name("coracle oci")
         .display_name("coracle oci")
         .version(concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1"))
