@@ -83,7 +83,8 @@ struct Globals {
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
     log_format: String,
     /// The least that is written: error, warning, info or debug
-    #[arg(long, value_name = "LEVEL", default_value = "error")]
+    // By the id that the option of everything has, which stands beside it in the manual.
+    #[arg(id = "log-level", long, value_name = "LEVEL", default_value = "error")]
     log_level: Level,
     /// The same as --log-level debug
     #[arg(long)]
