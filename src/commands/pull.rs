@@ -10,6 +10,7 @@ use storage::state::request::PullPolicy;
 use storage::transport::registry::{ClientOptions, Credentials};
 use storage::transport::{PullOptions, Source};
 
+use super::filter::go_duration;
 use super::{Context, Outcome};
 use crate::cli::accepted::Accepted;
 use crate::cli::options::ignored::OfPull;
@@ -61,6 +62,9 @@ pub(crate) struct RegistryArgs {
     /// How often a request that failed for a passing reason is repeated [default: 3]
     #[arg(long, value_name = "N")]
     retry: Option<u32>,
+    /// How long to wait before repeating a request [default: 1s, then longer each time]
+    #[arg(long, value_name = "DURATION")]
+    retry_delay: Option<String>,
     /// Directory with certificates for the registry
     #[arg(long, value_name = "DIR")]
     cert_dir: Option<PathBuf>,
@@ -73,12 +77,17 @@ impl RegistryArgs {
             Some(text) => Some(Credentials::parse(text).map_err(CommandError::user)?),
             None => None,
         };
+        let delay = |text: &str| {
+            let known = go_duration(text).and_then(|delay| std::time::Duration::try_from(delay).ok());
+            known.ok_or_else(|| CommandError::user(format!("time: invalid duration {text:?}")))
+        };
         Ok(ClientOptions {
             tls_verify: self.tls_verify,
             cert_dir: self.cert_dir.clone(),
             credentials,
             authfile: self.authfile.clone(),
             retries: self.retry.unwrap_or_else(|| ClientOptions::default().retries),
+            retry_delay: self.retry_delay.as_deref().map(delay).transpose()?,
             ..ClientOptions::default()
         })
     }

@@ -16,6 +16,7 @@ mod inspect;
 mod inspect_keys;
 mod limits;
 mod load;
+mod login;
 mod logs;
 mod malformed;
 mod mount;
@@ -27,6 +28,7 @@ mod prune;
 mod ps;
 mod pull;
 mod pull_faults;
+mod push;
 mod run;
 mod run_files;
 mod run_isolation;
@@ -34,6 +36,7 @@ mod run_network;
 mod run_process;
 mod run_terminal;
 mod run_volumes;
+mod search;
 mod secrets;
 mod stats;
 mod tools;
@@ -69,6 +72,9 @@ pub(crate) fn tests() -> Vec<Test> {
         load::TESTS,
         pull::TESTS,
         pull_faults::TESTS,
+        push::TESTS,
+        login::TESTS,
+        search::TESTS,
         limits::TESTS,
         doctor::TESTS,
         transcripts::TESTS,

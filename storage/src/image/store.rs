@@ -209,6 +209,21 @@ impl ImageStore {
         self.read_index().is_ok_and(|index| index.manifests.iter().any(|entry| entry_answers(entry, name)))
     }
 
+    /// The image of a manifest that is in the store, whether or not `index.json` names it; nothing if it is not there.
+    ///
+    /// # Errors
+    /// A document of it is missing or malformed.
+    pub fn image_of(&self, manifest: &Descriptor) -> Result<Option<Image>, StoreError> {
+        let index = self.read_index()?;
+        if let Some(entry) = index.manifests.iter().find(|entry| entry.digest == manifest.digest) {
+            return self.load(&index, entry).map(Some);
+        }
+        match self.blobs.read(&manifest.digest, MANIFEST_LIMIT_BYTES)? {
+            Some(_) => self.load(&index, manifest).map(Some),
+            None => Ok(None),
+        }
+    }
+
     fn resolve_id(&self, index: &IndexFile, name: &str) -> Result<Option<Image>, StoreError> {
         let prefix = name.strip_prefix("sha256:").unwrap_or(name);
         if prefix.is_empty() || prefix.len() > 64 || !is_lower_hex(prefix) {
