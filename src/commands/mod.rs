@@ -29,6 +29,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logs;
+pub(crate) mod manifest;
 pub(crate) mod mount;
 pub(crate) mod pause;
 pub(crate) mod plan;
@@ -199,6 +200,7 @@ const COMMANDS: &[Entry] = &[
     command!("login", "Log in to a container registry", login::Args, login::run),
     command!("logout", "Log out of a container registry", login::LogoutArgs, login::run_logout),
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
+    group!("manifest", "Manage manifest lists and image indexes", manifest::Command, manifest::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
     group!("pod", "Manage pods", pod::Command, pod::run),

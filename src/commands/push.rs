@@ -8,12 +8,11 @@ use storage::image::index::Platform;
 use storage::image::{Image, ImageStore};
 use storage::layer::compress;
 use storage::reference::Reference;
-use storage::transport::registry::RegistryError;
 use storage::transport::save::{self, Saved};
 use storage::transport::{PushError, PushOptions, Source, TransportError};
 
 use super::pull::RegistryArgs;
-use super::{Context, Outcome, images, tag};
+use super::{Context, Outcome, images, pull, tag};
 use crate::cli::accepted::Accepted;
 use crate::cli::options::ignored::OfPush;
 use crate::cli::progress::{self, Style};
@@ -158,7 +157,7 @@ impl UploadArgs {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     args.accepted.warn();
     let options = args.upload.to_options(&args.registry)?;
-    let platform = super::pull::parse_platform(args.platform.as_deref())?;
+    let platform = pull::parse_platform(args.platform.as_deref())?;
     let store = ImageStore::open(&context.layout);
     if args.all_tags {
         return all_tags(&args, &options, platform.as_ref(), &store, context);
@@ -296,12 +295,7 @@ fn style(context: &Context, image: &Image) -> Style {
 /// A push that failed, with what to do about it.
 pub(crate) fn refused(error: PushError) -> CommandError {
     let registry = error.to.split('/').next().unwrap_or_default().to_owned();
-    let is_refused = matches!(
-        &error.reason,
-        TransportError::Registry(RegistryError::Unauthorized { .. } | RegistryError::Denied { .. })
-    );
-    let error = CommandError::host(error);
-    if is_refused { error.hinted(format!("coracle login {registry}")) } else { error }
+    pull::with_login_hint(&registry, pull::is_refused(&error.reason), error)
 }
 
 /// Writes to a transport that is no registry, as `save` does.

@@ -10,7 +10,7 @@ const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
 const HERE: &str = "attach commit container context cp create diff events exec export healthcheck history image images import info inspect kill load login logout logs \
-    mount pause pod port ps pull push rename restart rm rmi run save search secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
+    manifest mount pause pod port ps pull push rename restart rm rmi run save search secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
     container:export container:inspect container:kill container:list container:logs container:ls container:mount container:pause container:port \
@@ -27,7 +27,7 @@ const HERE: &str = "attach commit container context cp create diff events exec e
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "auto-update build compose generate init kube manifest \
+const MISSING: &str = "auto-update build compose generate init kube \
     network \
     container:checkpoint container:cleanup container:clone container:init \
     container:restore container:runlabel \

@@ -19,6 +19,7 @@ mod load;
 mod login;
 mod logs;
 mod malformed;
+mod manifest;
 mod mount;
 mod options;
 mod oracle;
@@ -75,6 +76,7 @@ pub(crate) fn tests() -> Vec<Test> {
         push::TESTS,
         login::TESTS,
         search::TESTS,
+        manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,
         transcripts::TESTS,

@@ -56,6 +56,17 @@ impl Table for OfPush {
     ];
 }
 
+/// Of `manifest push`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfManifestPush;
+
+impl Table for OfManifestPush {
+    const OPTIONS: &'static [Ignored] = &[
+        value("add-compression", &[], "images are pushed once, see --compression-format"),
+        switch("remove-signatures", "images here have no signatures"),
+    ];
+}
+
 /// Of `save`.
 #[derive(Clone, Debug)]
 pub(crate) struct OfSave;

@@ -12,6 +12,8 @@ pub mod store;
 
 pub mod undo;
 
+pub mod list;
+
 pub mod space;
 
 pub use store::{Image, ImageStore, Layer, StoreError};

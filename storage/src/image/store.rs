@@ -487,7 +487,12 @@ impl ImageStore {
     }
 
     pub(super) fn read_index(&self) -> Result<IndexFile, StoreError> {
-        let path = self.index_path();
+        self.read_index_file("index.json")
+    }
+
+    /// Reads a file of the form of `index.json`; one that is not there is empty.
+    pub(super) fn read_index_file(&self, name: &str) -> Result<IndexFile, StoreError> {
+        let path = self.layout.images().join(name);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Index { path, source }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(IndexFile::default()),
@@ -496,7 +501,7 @@ impl ImageStore {
     }
 
     /// Makes the directories and the marker of an OCI layout, if they are missing.
-    fn prepared(&self) -> Result<PathBuf, StoreError> {
+    pub(super) fn prepared(&self) -> Result<PathBuf, StoreError> {
         let images = self.layout.images();
         let marker = images.join("oci-layout");
         if !marker.exists() {
@@ -579,12 +584,12 @@ impl ImageStore {
         })
     }
 
-    /// Everything that the images of the store refer to, and those in the trash. An image that cannot be read keeps what it can be seen to need.
+    /// Everything that the images of the store refer to, those in the trash, and those of lists. An image that cannot be read keeps what it can be seen to need.
     fn needed(&self) -> Result<Needed, StoreError> {
         let index = self.read_index()?;
-        let trashed = self.trashed_entries();
+        let (trashed, listed) = (self.trashed_entries(), self.listed_entries());
         let mut needed = Needed::default();
-        for entry in index.manifests.iter().chain(&trashed) {
+        for entry in index.manifests.iter().chain(&trashed).chain(&listed) {
             needed.blobs.insert(entry.digest.clone());
             let named = [ANNOTATION_INDEX, ANNOTATION_ID].map(|key| entry.annotation(key).map(Digest::parse));
             needed.blobs.extend(named.into_iter().flatten().flatten());
