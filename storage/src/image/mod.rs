@@ -8,7 +8,11 @@ pub mod config;
 
 pub mod record;
 
+mod error;
+
 pub mod store;
+
+mod garbage;
 
 pub mod undo;
 
