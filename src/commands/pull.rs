@@ -6,8 +6,9 @@ use runtime::userns::Mapping;
 use storage::image::index::Platform;
 use storage::image::{Image, ImageStore};
 use storage::layer::IdPolicy;
+use storage::reference::Reference;
 use storage::state::request::PullPolicy;
-use storage::transport::registry::{ClientOptions, Credentials, RegistryError, search};
+use storage::transport::registry::{ClientOptions, Credentials, RegistryError, credentials, search};
 use storage::transport::{PullOptions, Source, TransportError};
 
 use super::filter::go_duration;
@@ -185,7 +186,10 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
         options.ids = IdPolicy::Single;
     }
     let registry = match &source {
-        Source::Registry(reference) => reference.registry().to_owned(),
+        Source::Registry(reference) => {
+            ask_helper(&mut options.client, reference)?;
+            reference.registry().to_owned()
+        }
         _ => String::new(),
     };
     let id = super::in_userns_with_output(&mapping, || {
@@ -202,6 +206,19 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
         image.ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))?;
     context.note_image("pull", &image.id, name);
     Ok(image)
+}
+
+/// Asks the credential helper that the user has for a registry, if there is one: here, where we still are the user.
+pub(crate) fn ask_helper(options: &mut ClientOptions, reference: &Reference) -> Result<(), CommandError> {
+    let (registry, repository) = (reference.registry(), reference.repository());
+    let (authfile, env) = (options.authfile.clone(), |name: &str| std::env::var_os(name));
+    if options.credentials.is_none()
+        && credentials::has_helper(registry, repository, authfile.as_deref(), &env).map_err(CommandError::host)?
+    {
+        let found = credentials::find(registry, repository, authfile.as_deref(), &env);
+        options.credentials = found.map_err(CommandError::host)?;
+    }
+    Ok(())
 }
 
 /// Whether a registry wants to know, or knows and does not like, who asks.

@@ -267,9 +267,11 @@ pub(crate) fn upload(
     context: &Context,
 ) -> Result<String, CommandError> {
     let store = ImageStore::open(&context.layout);
+    let mut options = options.clone();
+    pull::ask_helper(&mut options.client, to)?;
     let pushed = super::in_userns_with_output(&Mapping::of_user(), || {
         let progress = progress::for_push(quiet, style(context, image));
-        let pushed = storage::transport::push(&store, image, to, options, progress.as_ref()).map_err(refused)?;
+        let pushed = storage::transport::push(&store, image, to, &options, progress.as_ref()).map_err(refused)?;
         Ok(format!("{} {}", pushed.digest, pushed.size))
     })?;
     let (digest, size) = pushed.split_once(' ').unwrap_or((&pushed, "0"));

@@ -4,7 +4,7 @@ use runtime::userns::Mapping;
 use storage::image::ImageStore;
 use storage::transport::{Source, push};
 
-use super::super::pull::RegistryArgs;
+use super::super::pull::{self, RegistryArgs};
 use super::super::push::{UploadArgs, refused};
 use super::{Context, Outcome, found};
 use crate::cli::accepted::Accepted;
@@ -49,7 +49,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         Some(Source::Registry(to)) => to,
         Some(_) => return Err(CommandError::user("a manifest list goes to a registry: use docker://")),
     };
-    let options = args.upload.to_options(&args.registry)?;
+    let mut options = args.upload.to_options(&args.registry)?;
+    pull::ask_helper(&mut options.client, &to)?;
     let digest = super::super::in_userns_with_output(&Mapping::of_user(), || {
         let progress = progress::for_push(args.upload.quiet, Style::Podman);
         let pushed = push::push_index(&store, &list.index, &to, &options, progress.as_ref()).map_err(refused)?;

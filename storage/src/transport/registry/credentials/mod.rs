@@ -122,6 +122,34 @@ pub fn key_of(typed: &str) -> &str {
     normalised(typed)
 }
 
+/// Whether a helper is to be asked about a repository. Helpers talk to the user's session, which knows the user as the one
+/// who logged in: not as root of a user namespace, where the rest of a transfer runs.
+///
+/// # Errors
+/// As [`find`].
+pub fn has_helper(
+    registry: &str,
+    repository: &str,
+    authfile: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<bool, RegistryError> {
+    let named = authfile.map(Path::to_owned).or_else(|| env("REGISTRY_AUTH_FILE").map(PathBuf::from));
+    let paths: Vec<PathBuf> = match named {
+        Some(path) => vec![path],
+        None => Files::of(env).paths().map(Path::to_owned).collect(),
+    };
+    let full = format!("{registry}/{repository}");
+    for path in paths {
+        let Some(file) = read(&path)? else { continue };
+        let is_of =
+            |key: &String| full.strip_prefix(key.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if file.creds_store.as_ref().is_some_and(|name| !name.is_empty()) || file.cred_helpers.keys().any(is_of) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Finds the credentials for a repository; nothing means to ask anonymously.
 ///
 /// `authfile` is the value of `--authfile`; `env` looks up environment variables.
@@ -296,6 +324,19 @@ mod tests {
         assert!(super::find("r.io", "x", Some(&root.path().join("missing")), &env).is_err());
         fs::write(&run, "{").unwrap();
         assert!(super::find("r.io", "x", None, &env).unwrap_err().to_string().contains("invalid JSON"));
+    }
+
+    #[test]
+    fn helpers_are_known_by_the_files_that_name_them() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("auth.json");
+        let asks = |text: &str| {
+            fs::write(&path, text).unwrap();
+            has_helper("r.io", "team/app", Some(&path), &|_| None).unwrap()
+        };
+        assert!(asks(r#"{"credHelpers":{"r.io":"x"}}"#) && asks(r#"{"credHelpers":{"r.io/team":"x"}}"#));
+        assert!(asks(r#"{"credsStore":"x"}"#));
+        assert!(!asks(r#"{"credHelpers":{"r.io/te":"x","other.io":"x"},"credsStore":"","auths":{"r.io":{}}}"#));
     }
 
     #[test]
