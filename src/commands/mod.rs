@@ -31,6 +31,7 @@ pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod manifest;
 pub(crate) mod mount;
+pub(crate) mod oci;
 pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod pod;
@@ -202,6 +203,7 @@ const COMMANDS: &[Entry] = &[
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     group!("manifest", "Manage manifest lists and image indexes", manifest::Command, manifest::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    command!("oci", "Run containers from bundles, as runc and crun do", oci::Words, oci::run_command),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
     group!("pod", "Manage pods", pod::Command, pod::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
@@ -278,7 +280,11 @@ fn named(entry: &Entry) -> clap::Command {
 
 /// The whole command line with everything in it, for completions and manual pages.
 fn defined(program: Program) -> clap::Command {
-    let commands = COMMANDS.iter().map(|entry| (entry.define)(named(entry)));
+    let commands = COMMANDS.iter().map(|entry| match entry.name {
+        // It has a parser of its own.
+        "oci" => oci::define(named(entry)),
+        _ => (entry.define)(named(entry)),
+    });
     globals::options(clap::Command::new(program.name).about("Rootless, daemonless containers")).subcommands(commands)
 }
 
