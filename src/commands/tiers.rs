@@ -9,15 +9,15 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach commit container context cp create diff events exec export generate healthcheck history image images import info inspect kill kube load logs \
-    mount pause play pod port ps pull rename restart rm rmi run save secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
+const HERE: &str = "attach commit container context cp create diff events exec export generate healthcheck history image images import info inspect kill kube load login logout logs \
+    manifest mount pause play pod port ps pull push rename restart rm rmi run save search secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
     container:export container:inspect container:kill container:list container:logs container:ls container:mount container:pause container:port \
     container:prune container:ps container:rename container:restart container:rm container:run container:start container:stats \
     container:stop container:top container:unmount container:unpause container:update container:wait \
     image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
-    image:prune image:pull image:rm image:save image:tag image:tree image:unmount image:untag \
+    image:prune image:pull image:push image:rm image:save image:search image:tag image:tree image:unmount image:untag \
     context:inspect context:list context:ls context:show context:use \
     generate:kube kube:apply kube:down kube:generate kube:play play:kube \
     pod:clone pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:pause pod:prune pod:ps pod:restart pod:rm pod:start \
@@ -28,11 +28,10 @@ const HERE: &str = "attach commit container context cp create diff events exec e
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "auto-update build compose generate:systemd init login logout manifest \
-    network push search \
+const MISSING: &str = "auto-update build compose generate:systemd init network \
     container:checkpoint container:cleanup container:clone container:init \
     container:restore container:runlabel \
-    image:build image:push image:scp image:search image:sign image:trust \
+    image:build image:scp image:sign image:trust \
     system:connection system:reset system:service";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {
