@@ -19,6 +19,8 @@ mod lifecycle;
 
 mod single;
 
+mod oci;
+
 mod attack;
 
 mod crash;
@@ -33,6 +35,7 @@ fn main() -> std::process::ExitCode {
         build::tests(),
         lifecycle::tests(),
         single::tests(),
+        oci::tests(),
         attack::tests(),
         crash::tests(),
         union::tests(),

@@ -145,7 +145,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         seal: seal.as_ref(),
         notifier: notifier.as_ref().map(AsFd::as_fd),
         options: BecomeOptions {
-            keyring: &keyring,
+            keyring: Some(&keyring),
             filter_hides_keyrings: seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(&spec),
             emulation,
@@ -153,6 +153,8 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
             pause: false,
+            gate: None,
+            preserved_fds: 0,
         },
     })
     .map_err(failure);
@@ -184,7 +186,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
 }
 
 /// Copies until the program has ended (`None`: the user detached).
-fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
+pub(super) fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
     let mut ended = None;
     loop {
         let mut turn = Turn::new();

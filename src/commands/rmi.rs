@@ -75,6 +75,10 @@ fn one(
     gone: &mut Vec<Image>,
 ) -> Result<(), CommandError> {
     let Some(image) = store.resolve(typed)? else {
+        if let Some(list) = store.find_list(typed)? {
+            store.remove_list(&list)?;
+            return output::print_line(format_args!("Untagged: {}\nDeleted: {}", list.name, list.id.hex()));
+        }
         let before = |image: &Image| {
             image.id.hex().starts_with(typed.trim_start_matches("sha256:"))
                 || image.names.iter().any(|name| tag::answers(name, typed))

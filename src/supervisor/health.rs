@@ -19,7 +19,8 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use runtime::exec;
 use runtime::identity::{self, Emulation};
 use runtime::init::credentials::LoadFilter;
-use runtime::init::steps::{BecomeOptions, InitError, has_private, keeps_groups};
+use runtime::init::namespaces::has_private;
+use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
 use runtime::monitor::attach::Answer;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::ClientId;
@@ -357,7 +358,7 @@ fn run(
         seal: launch.seal.as_ref(),
         notifier: (emulation == Some(Emulation::Notify)).then_some(directory),
         options: BecomeOptions {
-            keyring: &keyring,
+            keyring: Some(&keyring),
             filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(spec),
             emulation,
@@ -365,6 +366,8 @@ fn run(
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
             pause: false,
+            gate: None,
+            preserved_fds: 0,
         },
     });
     let started = match started {

@@ -14,10 +14,13 @@ mod fuse_overlayfs;
 mod images;
 mod inspect;
 mod inspect_keys;
+mod kube;
 mod limits;
 mod load;
+mod login;
 mod logs;
 mod malformed;
+mod manifest;
 mod mount;
 mod options;
 mod oracle;
@@ -27,6 +30,7 @@ mod prune;
 mod ps;
 mod pull;
 mod pull_faults;
+mod push;
 mod run;
 mod run_files;
 mod run_isolation;
@@ -34,6 +38,7 @@ mod run_network;
 mod run_process;
 mod run_terminal;
 mod run_volumes;
+mod search;
 mod secrets;
 mod stats;
 mod tools;
@@ -69,6 +74,11 @@ pub(crate) fn tests() -> Vec<Test> {
         load::TESTS,
         pull::TESTS,
         pull_faults::TESTS,
+        kube::TESTS,
+        push::TESTS,
+        login::TESTS,
+        search::TESTS,
+        manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,
         transcripts::TESTS,

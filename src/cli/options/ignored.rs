@@ -13,7 +13,6 @@ const NO_NAMES: &str = "this network has no names of its own";
 const NO_DESCRIPTORS: &str = "a container gets standard streams only";
 const NO_ENCRYPTION: &str = "encrypted layers are not supported";
 const BY_DIGEST: &str = "images are known by their digests";
-const GROWING_PAUSES: &str = "the pauses between attempts grow by themselves";
 const WINDOWS: &str = "it is an option of Windows containers";
 
 const fn value(name: &'static str, idle: &'static [&'static str], why: &'static str) -> Ignored {
@@ -46,10 +45,30 @@ impl Table for OfExec {
 pub(crate) struct OfPull;
 
 impl Table for OfPull {
+    const OPTIONS: &'static [Ignored] =
+        &[value("decryption-key", &[], NO_ENCRYPTION), switch("disable-content-trust", BY_DIGEST)];
+}
+
+/// Of `push`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfPush;
+
+impl Table for OfPush {
     const OPTIONS: &'static [Ignored] = &[
-        value("decryption-key", &[], NO_ENCRYPTION),
         switch("disable-content-trust", BY_DIGEST),
-        value("retry-delay", &[], GROWING_PAUSES),
+        switch("compress", "layers keep the compression that they have"),
+        switch("remove-signatures", "images here have no signatures"),
+    ];
+}
+
+/// Of `manifest push`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfManifestPush;
+
+impl Table for OfManifestPush {
+    const OPTIONS: &'static [Ignored] = &[
+        value("add-compression", &[], "images are pushed once, see --compression-format"),
+        switch("remove-signatures", "images here have no signatures"),
     ];
 }
 
@@ -96,7 +115,6 @@ impl Table for OfBuild {
         idle_switch("load", "the image is in the store of this machine anyway"),
         switch("logsplit", "each step is told by its own lines"),
         value("provenance", &["false"], "images have no attestations"),
-        value("retry-delay", &[], GROWING_PAUSES),
         value("runtime-flag", &[], "steps are run by coracle itself"),
         value("builder", &["", "default"], "there is one builder"),
     ];
@@ -180,7 +198,6 @@ impl Table for OfContainers {
         value("net-alias", &[], NO_NAMES),
         value("link", &[], NO_NAMES),
         value("link-local-ip", &[], "the network gives addresses"),
-        value("retry-delay", &[], GROWING_PAUSES),
         switch("use-api-socket", "there is no daemon to talk to"),
         value("isolation", &["default", "process", ""], WINDOWS),
         value("cpu-count", &["0"], WINDOWS),

@@ -2,15 +2,29 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::super::TransportError;
-use super::super::registry::RegistryError;
-use super::Pull;
-use crate::progress::Event;
+use super::TransportError;
+use super::registry::RegistryError;
+use super::stop::Stop;
+use crate::progress::{Event, Progress};
 
 /// The longest that a server's wish to be left alone is obeyed.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(60);
 
-impl Pull<'_> {
+/// How often, and after which waits.
+#[derive(Clone, Copy)]
+pub(super) struct Retry<'a> {
+    /// How many failures in a row are forgiven.
+    pub(super) limit: u32,
+    /// The first wait; doubles each time.
+    pub(super) first: Duration,
+    /// `--retry-delay`: every wait.
+    pub(super) given: Option<Duration>,
+    /// Ends a wait.
+    pub(super) stop: &'a Stop,
+    pub(super) progress: &'a dyn Progress,
+}
+
+impl Retry<'_> {
     /// Repeats a request while its failures are transient.
     pub(super) fn retrying<T>(
         &self,
@@ -22,27 +36,28 @@ impl Pull<'_> {
                 Ok(value) => return Ok(value),
                 Err(error) => {
                     failures += 1;
-                    self.wait_before_retry(error, failures)?;
+                    self.wait(error, failures)?;
                 }
             }
         }
     }
 
     /// Waits after the `failures`th failure in a row, or gives the error back if that was the last.
-    pub(super) fn wait_before_retry(&self, error: TransportError, failures: u32) -> Result<(), TransportError> {
-        let limit = self.source.retries();
+    pub(super) fn wait(&self, error: TransportError, failures: u32) -> Result<(), TransportError> {
+        let limit = self.limit;
         if !error.is_transient() || failures > limit || self.stop.is_set() {
             return Err(error);
         }
-        let delay = match &error {
-            TransportError::Registry(RegistryError::RateLimited { retry_after: Some(wish), .. }) => {
+        let delay = match (&error, self.given) {
+            (TransportError::Registry(RegistryError::RateLimited { retry_after: Some(wish), .. }), _) => {
                 (*wish).min(RETRY_AFTER_LIMIT)
             }
+            (_, Some(given)) => given,
             _ => {
                 // Clients that failed together should not come back together.
                 let nanos =
                     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
-                let delay = self.options.retry_delay * (1 << (failures - 1).min(6));
+                let delay = self.first * (1 << (failures - 1).min(6));
                 delay.mul_f64(0.75 + f64::from(nanos % 1000) / 2000.0)
             }
         };

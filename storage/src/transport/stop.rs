@@ -1,4 +1,4 @@
-//! The end of a pull for all of its threads, when something has failed.
+//! The end of a transfer for all of its threads, when something has failed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};

@@ -3,16 +3,21 @@
 //! # Source
 //! `containers-auth.json(5)`; docker's `config.json`; `github.com/docker/docker-credential-helpers`.
 
+mod edit;
+
+mod helper;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::Deserialize;
+
+pub use edit::{Style, erase, erase_all, store};
 
 use super::RegistryError;
 use crate::reference::DOCKER_HUB;
@@ -72,6 +77,79 @@ struct AuthEntry {
     identitytoken: Option<String>,
 }
 
+/// The files that are searched when none is named, the first before the others.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// `$XDG_RUNTIME_DIR/containers/auth.json`, which is gone when the user logs out of the machine.
+    pub runtime: Option<PathBuf>,
+    /// `~/.config/containers/auth.json`.
+    pub config: Option<PathBuf>,
+    /// `~/.docker/config.json`.
+    pub docker: Option<PathBuf>,
+}
+
+impl Files {
+    /// Where they are; `env` looks up environment variables.
+    pub fn of(env: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let variable = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = variable("HOME");
+        let config_home = variable("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
+        let docker = variable("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
+        Self {
+            runtime: variable("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+            config: config_home.map(|dir| dir.join("containers/auth.json")),
+            docker: docker.map(|dir| dir.join("config.json")),
+        }
+    }
+
+    /// All of them, in the order of the search.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.runtime, &self.config, &self.docker].into_iter().flatten().map(PathBuf::as_path)
+    }
+}
+
+/// Whether a file has something to say about exactly this registry or namespace.
+///
+/// # Errors
+/// The file is malformed.
+pub fn names(path: &Path, key: &str) -> Result<bool, RegistryError> {
+    let Some(file) = read(path)? else { return Ok(false) };
+    Ok(file.cred_helpers.contains_key(key) || file.entry(key).is_some())
+}
+
+/// A registry as it was typed, without a scheme and a slash at the end, Docker Hub by its one name.
+pub fn key_of(typed: &str) -> &str {
+    normalised(typed)
+}
+
+/// Whether a helper is to be asked about a repository. Helpers talk to the user's session, which knows the user as the one
+/// who logged in: not as root of a user namespace, where the rest of a transfer runs.
+///
+/// # Errors
+/// As [`find`].
+pub fn has_helper(
+    registry: &str,
+    repository: &str,
+    authfile: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<bool, RegistryError> {
+    let named = authfile.map(Path::to_owned).or_else(|| env("REGISTRY_AUTH_FILE").map(PathBuf::from));
+    let paths: Vec<PathBuf> = match named {
+        Some(path) => vec![path],
+        None => Files::of(env).paths().map(Path::to_owned).collect(),
+    };
+    let full = format!("{registry}/{repository}");
+    for path in paths {
+        let Some(file) = read(&path)? else { continue };
+        let is_of =
+            |key: &String| full.strip_prefix(key.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if file.creds_store.as_ref().is_some_and(|name| !name.is_empty()) || file.cred_helpers.keys().any(is_of) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Finds the credentials for a repository; nothing means to ask anonymously.
 ///
 /// `authfile` is the value of `--authfile`; `env` looks up environment variables.
@@ -92,16 +170,8 @@ pub fn find(
         };
         return file.credentials(registry, repository);
     }
-    let home = variable("HOME");
-    let config_home = variable("XDG_CONFIG_HOME").or_else(|| Some(home.as_ref()?.join(".config")));
-    let docker = variable("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
-    let paths = [
-        variable("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
-        config_home.map(|dir| dir.join("containers/auth.json")),
-        docker.map(|dir| dir.join("config.json")),
-    ];
-    for path in paths.into_iter().flatten() {
-        if let Some(file) = read(&path)?
+    for path in Files::of(env).paths() {
+        if let Some(file) = read(path)?
             && let Some(credentials) = file.credentials(registry, repository)?
         {
             return Ok(Some(credentials));
@@ -128,7 +198,7 @@ impl AuthFile {
         let mut key = full.as_str();
         loop {
             if let Some(helper) = self.cred_helpers.get(key) {
-                return ask_helper(helper, registry);
+                return helper::get(helper, registry);
             }
             if let Some(credentials) = self.entry(key).map(|entry| entry.credentials(key)).transpose()?.flatten() {
                 return Ok(Some(credentials));
@@ -139,7 +209,7 @@ impl AuthFile {
             }
         }
         match &self.creds_store {
-            Some(helper) if !helper.is_empty() => ask_helper(helper, registry),
+            Some(helper) if !helper.is_empty() => helper::get(helper, registry),
             _ => Ok(None),
         }
     }
@@ -184,56 +254,6 @@ impl AuthEntry {
             _ => None,
         })
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct HelperAnswer {
-    username: String,
-    secret: String,
-}
-
-/// Runs `docker-credential-NAME get`, the server's address on its stdin.
-fn ask_helper(name: &str, registry: &str) -> Result<Option<Credentials>, RegistryError> {
-    let program = format!("docker-credential-{name}");
-    let failed = |reason: String| RegistryError::Setup { what: program.escape_debug().to_string(), reason };
-    if name.contains('/') {
-        return Err(failed("not the name of a credential helper".to_owned()));
-    }
-    let servers = match registry {
-        DOCKER_HUB => ["https://index.docker.io/v1/", DOCKER_HUB].map(str::to_owned),
-        _ => [registry.to_owned(), format!("https://{registry}")],
-    };
-    for server in servers {
-        let mut child = Command::new(&program)
-            .arg("get")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| failed(crate::sys::reason(&error)))?;
-        // A helper that does not read is not our problem: its answer counts.
-        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(server.as_bytes()));
-        let mut answer = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(1 << 20).read_to_end(&mut answer).map_err(|error| failed(crate::sys::reason(&error)))?;
-        }
-        let status = child.wait().map_err(|error| failed(crate::sys::reason(&error)))?;
-        if status.success() {
-            let answer: HelperAnswer =
-                serde_json::from_slice(&answer).map_err(|error| failed(format!("invalid answer: {error}")))?;
-            return Ok(match answer.username.as_str() {
-                "" if answer.secret.is_empty() => None,
-                "<token>" => Some(Credentials::IdentityToken(answer.secret)),
-                _ => Some(Credentials::Password { user: answer.username, password: answer.secret }),
-            });
-        }
-        let text: String = String::from_utf8_lossy(&answer).trim().chars().take(200).collect();
-        if !text.contains("not found") {
-            return Err(failed(format!("{status}: {}", text.escape_debug())));
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -304,6 +324,19 @@ mod tests {
         assert!(super::find("r.io", "x", Some(&root.path().join("missing")), &env).is_err());
         fs::write(&run, "{").unwrap();
         assert!(super::find("r.io", "x", None, &env).unwrap_err().to_string().contains("invalid JSON"));
+    }
+
+    #[test]
+    fn helpers_are_known_by_the_files_that_name_them() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("auth.json");
+        let asks = |text: &str| {
+            fs::write(&path, text).unwrap();
+            has_helper("r.io", "team/app", Some(&path), &|_| None).unwrap()
+        };
+        assert!(asks(r#"{"credHelpers":{"r.io":"x"}}"#) && asks(r#"{"credHelpers":{"r.io/team":"x"}}"#));
+        assert!(asks(r#"{"credsStore":"x"}"#));
+        assert!(!asks(r#"{"credHelpers":{"r.io/te":"x","other.io":"x"},"credsStore":"","auths":{"r.io":{}}}"#));
     }
 
     #[test]
