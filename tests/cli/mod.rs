@@ -20,7 +20,6 @@ mod logs;
 mod malformed;
 mod mount;
 mod options;
-mod oracle;
 mod persona;
 mod pods;
 mod prune;
@@ -44,7 +43,9 @@ mod volumes;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
+    let transcripts = transcripts::tests();
     [
+        &*transcripts,
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
@@ -71,10 +72,8 @@ pub(crate) fn tests() -> Vec<Test> {
         pull_faults::TESTS,
         limits::TESTS,
         doctor::TESTS,
-        transcripts::TESTS,
         tutorials::TESTS,
         tools::TESTS,
-        oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,
