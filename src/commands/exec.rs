@@ -1,5 +1,6 @@
 //! `coracle exec`: a program more in a running container.
 
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
@@ -15,11 +16,12 @@ use runtime::monitor::relay::{self, Relay, StdinPolicy};
 use runtime::process::pty::{RawMode, Winsize, is_terminal};
 use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::stdio::Input;
-use runtime::process::{Exit, pidfd, pidfd_send_signal, wait};
+use runtime::process::{Exit, Forked, clone3, pidfd, pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::userns::Mapping;
 use storage::state::container::{self, Record};
 use storage::state::events::Event;
+use storage::state::layout::ContainerId;
 use storage::state::status::{self, State};
 
 use super::run::parse_detach_keys;
@@ -68,7 +70,57 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     };
     let gone = |_| CommandError::user(format!("container {} is not running", record.name));
     let target = pidfd::open_checked(init.pid, init.start_time).map_err(gone)?;
-    start(context, &request, &record, init.pid, target.as_fd())
+    if request.detach {
+        return detach(context, &request, &record, init.pid, target.as_fd());
+    }
+    start(context, &request, &record, init.pid, target.as_fd(), || ())
+}
+
+/// Leaves the program to a process that waits for its end, so that somebody can say how it ended.
+///
+/// ```text
+/// CLI ── fork ──▶ watcher: starts the program
+///  │ ◀── status, message ── │ (nothing but a zero once it has started)
+///  id on stdout             waits, notes `exec_died`
+/// ```
+fn detach(context: &Context, request: &ExecRequest, record: &Record, pid: i32, target: BorrowedFd<'_>) -> Outcome {
+    let (mut answer, question) =
+        std::io::pipe().map_err(|error| CommandError::host(format!("pipe(): {}", reason(&error))))?;
+    let forked =
+        clone3(0, None).map_err(|errno| CommandError::host(format!("clone3(): {}", errno.desc().to_lowercase())))?;
+    if let Forked::Child = forked {
+        drop(answer);
+        let _ = nix::unistd::setsid();
+        let mut question = Some(question);
+        let mut say = |code: u8, message: &str| {
+            if let Some(mut pipe) = question.take() {
+                // Nobody to read it means nobody to tell.
+                let _ = pipe.write_all(&[&[code], message.as_bytes()].concat());
+            }
+        };
+        let started = let_go_of_streams().and_then(|()| start(context, request, record, pid, target, || say(0, "")));
+        if let Err(error) = started {
+            say(error.code(), &error.to_string());
+        }
+        std::process::exit(0);
+    }
+    drop(question);
+    let mut told = Vec::new();
+    answer
+        .read_to_end(&mut told)
+        .map_err(|error| CommandError::host(format!("read from a process of ours: {}", reason(&error))))?;
+    match told.split_first() {
+        Some((0, _)) => {}
+        Some((code, message)) => {
+            return Err(CommandError::user(String::from_utf8_lossy(message)).with_code(*code));
+        }
+        None => return Err(create::internal("exec was given up without a word")),
+    }
+    if context.persona == crate::role::Persona::Podman {
+        // The id of the session; sessions end with their programs, and nothing asks for them by id.
+        crate::cli::output::print_line(ContainerId::random())?;
+    }
+    Ok(0)
 }
 
 fn missing(context: &Context, error: container::ContainerError) -> CommandError {
@@ -91,7 +143,14 @@ fn not_running(context: &Context, record: &Record, state: &State) -> CommandErro
     }
 }
 
-fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, target: BorrowedFd<'_>) -> Outcome {
+fn start(
+    context: &Context,
+    request: &ExecRequest,
+    record: &Record,
+    pid: i32,
+    target: BorrowedFd<'_>,
+    started_well: impl FnOnce(),
+) -> Outcome {
     let path = context.layout.container(&record.id).join("config.json");
     let text = std::fs::read(&path)
         .map_err(|error| CommandError::host(format!("read {}: {}", path.display(), crate::error::reason(&error))))?;
@@ -122,14 +181,9 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     let keep = |fd: BorrowedFd<'_>| {
         fd.try_clone_to_owned().map_err(|error| CommandError::host(format!("dup(): {}", reason(&error))))
     };
-    let mut kept_stderr = None;
     let streams = match (request.detach, request.tty) {
-        (true, _) => {
-            // Kept for what there may be to say; close-on-exec, so the program does not have it.
-            kept_stderr = Some(keep(stderr.as_fd())?);
-            let_go_of_streams()?;
-            exec::Streams::Inherited
-        }
+        // The watcher's, which lead nowhere.
+        (true, _) => exec::Streams::Inherited,
         (false, true) => exec::Streams::Terminal(size),
         (false, false) => exec::Streams::Pipes(if request.interactive { Input::Pipe } else { Input::Null }),
     };
@@ -158,12 +212,15 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         },
     })
     .map_err(failure);
-    if let Some(stderr) = &kept_stderr {
-        let _ = nix::unistd::dup2_stderr(stderr);
-    }
     let started = started?;
     context.note(record, "exec");
-    let Some(streams) = started.streams else { return Ok(0) };
+    started_well();
+    let Some(streams) = started.streams else {
+        if let Ok(Some(exit)) = wait(started.pidfd.as_fd(), true) {
+            note_end(context, record, exit);
+        }
+        return Ok(0);
+    };
     let policy = if request.interactive { StdinPolicy::Once } else { StdinPolicy::NotInteractive };
     let errno = |errno: nix::errno::Errno| CommandError::host(format!("dup(): {}", errno.desc().to_lowercase()));
     let mut relay = Relay::new(streams, policy, Log::none()).map_err(errno)?;
@@ -179,10 +236,14 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     let exit = watch(&mut relay, started.pidfd.as_fd(), &signals);
     drop(raw);
     if let Some(exit) = exit {
-        let died = Event::container(record, "exec_died").with_exit_code(i32::from(exit.code()));
-        storage::state::events::note(&context.layout, &[died]);
+        note_end(context, record, exit);
     }
     Ok(exit.map_or(0, Exit::code))
+}
+
+fn note_end(context: &Context, record: &Record, exit: Exit) {
+    let died = Event::container(record, "exec_died").with_exit_code(i32::from(exit.code()));
+    storage::state::events::note(&context.layout, &[died]);
 }
 
 /// Copies until the program has ended (`None`: the user detached).

@@ -23,7 +23,6 @@ mod malformed;
 mod manifest;
 mod mount;
 mod options;
-mod oracle;
 mod persona;
 mod pods;
 mod prune;
@@ -49,7 +48,9 @@ mod volumes;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
+    let transcripts = transcripts::tests();
     [
+        &*transcripts,
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
@@ -81,10 +82,8 @@ pub(crate) fn tests() -> Vec<Test> {
         manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,
-        transcripts::TESTS,
         tutorials::TESTS,
         tools::TESTS,
-        oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,

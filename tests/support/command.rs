@@ -72,6 +72,16 @@ impl Coracle {
         self
     }
 
+    /// Through a link of that name, which decides as whom it answers.
+    pub(crate) fn called(mut self, home: &Home, name: &str) -> Self {
+        let link = home.tmp().join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(binary(), &link).expect("tmp is ours");
+        }
+        self.command[0] = link.into_os_string();
+        self
+    }
+
     /// Puts other words in front: `strace -f`, `prlimit --nofile=64`, `setsid`.
     pub(crate) fn under(mut self, line: &str) -> Self {
         self.command.splice(0..0, words(line).into_iter().map(OsString::from));
