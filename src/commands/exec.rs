@@ -12,6 +12,7 @@ use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::log::Log;
 use runtime::monitor::relay::{self, Relay, StdinPolicy};
+use runtime::process::inherited::Inherited;
 use runtime::process::pty::{RawMode, Winsize, is_terminal};
 use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::stdio::Input;
@@ -22,6 +23,7 @@ use storage::state::container::{self, Record};
 use storage::state::events::Event;
 use storage::state::status::{self, State};
 
+use super::descriptors::DescriptorOptions;
 use super::run::parse_detach_keys;
 use super::{Context, Outcome, create};
 use crate::cli::exec_options::{ExecOptions, ExecRequest};
@@ -42,6 +44,8 @@ const EXAMPLES: &str = r#"Examples:
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
+    descriptors: DescriptorOptions,
+    #[command(flatten)]
     options: ExecOptions,
 }
 
@@ -57,6 +61,7 @@ enum Wake {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let request = create::with_caller(|caller| args.options.ask(caller).map_err(CommandError::user))?;
     args.options.accepted.warn();
+    let inherited = args.descriptors.take()?;
     let record = match &request.container {
         Some(name) => container::find(&context.layout, name).map_err(|error| missing(context, error))?,
         None => super::select::latest(context)?,
@@ -68,7 +73,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     };
     let gone = |_| CommandError::user(format!("container {} is not running", record.name));
     let target = pidfd::open_checked(init.pid, init.start_time).map_err(gone)?;
-    start(context, &request, &record, init.pid, target.as_fd())
+    start(context, &request, &record, init.pid, target.as_fd(), inherited)
 }
 
 fn missing(context: &Context, error: container::ContainerError) -> CommandError {
@@ -91,7 +96,14 @@ fn not_running(context: &Context, record: &Record, state: &State) -> CommandErro
     }
 }
 
-fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, target: BorrowedFd<'_>) -> Outcome {
+fn start(
+    context: &Context,
+    request: &ExecRequest,
+    record: &Record,
+    pid: i32,
+    target: BorrowedFd<'_>,
+    mut inherited: Inherited,
+) -> Outcome {
     let path = context.layout.container(&record.id).join("config.json");
     let text = std::fs::read(&path)
         .map_err(|error| CommandError::host(format!("read {}: {}", path.display(), crate::error::reason(&error))))?;
@@ -152,6 +164,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
             dies_with_parent: false,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
+            inherited: &inherited,
             pause: false,
         },
     })
@@ -160,6 +173,7 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         let _ = nix::unistd::dup2_stderr(stderr);
     }
     let started = started?;
+    inherited.let_go();
     context.note(record, "exec");
     let Some(streams) = started.streams else { return Ok(0) };
     let policy = if request.interactive { StdinPolicy::Once } else { StdinPolicy::NotInteractive };

@@ -8,6 +8,7 @@ pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod descriptors;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;

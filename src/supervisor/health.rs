@@ -23,6 +23,7 @@ use runtime::init::steps::{BecomeOptions, InitError, has_private, keeps_groups};
 use runtime::monitor::attach::Answer;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::ClientId;
+use runtime::process::inherited::Inherited;
 use runtime::process::signal::Signal;
 use runtime::process::spawn::{Servant, servant};
 use runtime::process::stdio::{Input, Streams};
@@ -217,6 +218,9 @@ impl Supervisor {
         let _ = self.state.write(&self.layout, &self.record.id);
         if status != before {
             self.note_health(status);
+            if let (HealthStatus::Healthy, Some(notifications)) = (status, &self.launch.notifications) {
+                notifications.healthy();
+            }
         }
         self.answer_checks(Answer::Done(match code {
             0 => SUCCEEDED,
@@ -364,6 +368,7 @@ fn run(
             dies_with_parent: true,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
+            inherited: &Inherited::default(),
             pause: false,
         },
     });

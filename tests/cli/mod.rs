@@ -32,6 +32,7 @@ mod run_files;
 mod run_isolation;
 mod run_network;
 mod run_process;
+mod run_service;
 mod run_terminal;
 mod run_volumes;
 mod secrets;
@@ -51,6 +52,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
+        run_service::TESTS,
         run_terminal::TESTS,
         options::TESTS,
         malformed::TESTS,

@@ -18,6 +18,7 @@ use crate::mount::secrets::{self, SecretFile};
 use crate::mount::stage::Staged;
 use crate::mount::target::Append;
 use crate::mount::{MountError, masks, open_in_root, rootfs, target};
+use crate::process::inherited::Inherited;
 use crate::process::prctl;
 use crate::process::pty::{Pty, install_console};
 use crate::process::stdio::ContainerEnd;
@@ -160,6 +161,8 @@ pub struct Plan<'a> {
     pub pause: bool,
     /// Our binary, if it needs protection.
     pub seal: Option<&'a SealedExe>,
+    /// Descriptors that the program gets besides the standard ones.
+    pub inherited: &'a Inherited,
     /// Name of the session keyring.
     pub keyring: &'a std::ffi::CStr,
     /// The filter refuses every call that reaches a keyring.
@@ -250,6 +253,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
             dies_with_parent: true,
             filter: plan.filter,
             sealed: sealed.as_ref(),
+            inherited: plan.inherited,
             pause: plan.pause,
         },
         channel,
@@ -273,6 +277,8 @@ pub struct BecomeOptions<'a> {
     pub filter: Option<LoadFilter<'a>>,
     /// The read-only mount of our binary.
     pub sealed: Option<&'a super::sealed_exe::SealedFd>,
+    /// Descriptors that the program gets besides the standard ones.
+    pub inherited: &'a Inherited,
     /// Nothing is executed: the process waits.
     pub pause: bool,
 }
@@ -304,6 +310,7 @@ pub fn become_program(
     }
     let program = Program::find(process)?;
     sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
+    options.inherited.pass_on().map_err(SysError::of("fcntl", "F_SETFD"))?;
     Ok(program.exec(options.sealed, channel))
 }
 

@@ -10,7 +10,6 @@ pub(crate) struct OfContainers;
 const NO_IO: &str = "the io controller is not delegated to this user";
 const NO_REAL_TIME: &str = "version 2 of cgroups has no real-time limits";
 const NO_NAMES: &str = "this network has no names of its own";
-const NO_DESCRIPTORS: &str = "a container gets standard streams only";
 const NO_ENCRYPTION: &str = "encrypted layers are not supported";
 const BY_DIGEST: &str = "images are known by their digests";
 const GROWING_PAUSES: &str = "the pauses between attempts grow by themselves";
@@ -29,11 +28,7 @@ const fn switch(name: &'static str, why: &'static str) -> Ignored {
 pub(crate) struct OfExec;
 
 impl Table for OfExec {
-    const OPTIONS: &'static [Ignored] = &[
-        value("preserve-fds", &["0"], NO_DESCRIPTORS),
-        value("preserve-fd", &[], NO_DESCRIPTORS),
-        switch("no-session", "sessions leave nothing behind"),
-    ];
+    const OPTIONS: &'static [Ignored] = &[switch("no-session", "sessions leave nothing behind")];
 }
 
 /// Of `pull`.
@@ -89,9 +84,6 @@ impl Table for OfContainers {
         value("cgroups", &["enabled", "no-conmon", "split"], "containers have a cgroup where one can be made"),
         value("rdt-class", &[], "classes of service belong to root"),
         value("personality", &["LINUX", "linux"], "programs get the personality of this machine"),
-        value("shm-size-systemd", &[], "there is no systemd mode"),
-        value("systemd", &["true", "false", ""], "there is no systemd mode; see --init"),
-        value("sdnotify", &["container", "ignore"], "nothing but the container's own program notifies systemd"),
         value("seccomp-policy", &["default"], "the profile is the default one or that of --security-opt seccomp"),
         value("decryption-key", &[], NO_ENCRYPTION),
         switch("disable-content-trust", BY_DIGEST),
@@ -99,8 +91,6 @@ impl Table for OfContainers {
         value("volume-driver", &["local"], "volumes are directories"),
         value("runtime", &["coracle"], "containers are run by coracle itself"),
         value("chrootdirs", &[], "hosts and resolv.conf are in the root alone"),
-        value("preserve-fds", &["0"], NO_DESCRIPTORS),
-        value("preserve-fd", &[], NO_DESCRIPTORS),
         value("subuidname", &[], "ids are those of the user who runs the command"),
         value("subgidname", &[], "ids are those of the user who runs the command"),
         value("domainname", &[""], "only the host name is the container's own"),

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 mod accounts;
 mod mounts;
 mod network;
+mod service;
 
 pub use accounts::{Accounts, IdRange};
 pub use mounts::{
@@ -23,6 +24,7 @@ pub use mounts::{
     VolumeMount, VolumesFrom,
 };
 pub use network::{AddHost, ExposedPorts, Network, Protocol, PublishedPort};
+pub use service::{Notify, Service};
 
 /// Everything asked for of one container, defaults resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +96,8 @@ pub struct Request {
     pub pidfile: Option<PathBuf>,
     /// Where the pid of the supervisor is written.
     pub supervisor_pidfile: Option<PathBuf>,
+    /// What it has to do with systemd.
+    pub service: Service,
     /// Containers that are started before this one.
     pub requires: Vec<String>,
 
