@@ -133,8 +133,11 @@ pub(crate) fn new_record(
             Some(pull::ensure(context, &request.image, request.pull, &pull_options, options.life.quiet)?)
         }
     };
+    let is_docker = context.persona == crate::role::Persona::Docker;
     let asked = asked.with_image_health(image.as_ref().map(|image| image.raw_config.as_slice()));
     let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
+    // Tutorials for docker publish port 80 without a thought.
+    request.network.remap_low_ports = is_docker;
     super::pod::join(context, &options.life, &mut request)?;
     take_volumes_from(context, &mut request)?;
     resolve_image_mounts(context, &mut request, registry, options.life.quiet)?;

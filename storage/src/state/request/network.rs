@@ -13,6 +13,8 @@ pub struct Network {
     pub mode: String,
     /// Ports of the host that lead into the container.
     pub published: Vec<PublishedPort>,
+    /// Ports that this user may not open are published 8000 higher.
+    pub remap_low_ports: bool,
     /// Publish every exposed port on a free port of the host.
     pub publish_all: bool,
     /// Ports the container listens on, by the image and by `--expose`.
