@@ -244,13 +244,20 @@ impl Supervisor {
                     HealthAction::Restart => self.wants_restart = true,
                     _ => self.is_given_up = true,
                 }
-                let request = &self.record.request;
-                let signal = request.stop_signal.as_deref().and_then(|name| name.parse::<Signal>().ok());
-                let _ = pidfd_send_signal(self.run.init.as_fd(), signal.unwrap_or(Signal::TERM).number());
-                let patience = Duration::from_secs(u64::from(request.stop_timeout.unwrap_or(10)));
-                self.kill_at = Some(Instant::now() + patience);
+                self.ask_to_end();
             }
         }
+        // What is about to end needs no other check.
+        self.checks.next = None;
+    }
+
+    /// Sends the stop signal, and SIGKILL when the container has had its time.
+    pub(super) fn ask_to_end(&mut self) {
+        let request = &self.record.request;
+        let signal = request.stop_signal.as_deref().and_then(|name| name.parse::<Signal>().ok());
+        let _ = pidfd_send_signal(self.run.init.as_fd(), signal.unwrap_or(Signal::TERM).number());
+        let patience = Duration::from_secs(u64::from(request.stop_timeout.unwrap_or(10)));
+        self.kill_at = Some(Instant::now() + patience);
         // What is about to end needs no other check.
         self.checks.next = None;
     }

@@ -13,7 +13,7 @@ use runtime::identity::Notifier;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::{self, Relay, Request as RelayRequest};
 use runtime::mount::rootfs::Driver;
-use runtime::process::signal::SignalSource;
+use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::spawn::MapsPending;
 use runtime::process::{Exit, pidfd_send_signal, wait};
 use storage::state::container::{self, Record};
@@ -240,6 +240,12 @@ impl Supervisor {
                     }
                     Event::Signal => {
                         while let Ok(Some(arrived)) = self.signals.next() {
+                            // Whoever ends a session, or the machine. A user's `stop` would have left a note.
+                            if arrived.signal == Signal::TERM {
+                                self.is_given_up = true;
+                                self.ask_to_end();
+                                continue;
+                            }
                             let _ = pidfd_send_signal(self.run.init.as_fd(), arrived.signal.number());
                         }
                     }

@@ -2,6 +2,7 @@
 
 use crate::support::framework::Test;
 
+mod boot;
 mod commit;
 mod completion;
 mod cp;
@@ -61,6 +62,7 @@ pub(crate) fn tests() -> Vec<Test> {
         exec::TESTS,
         events::TESTS,
         export::TESTS,
+        boot::TESTS,
         stats::TESTS,
         cp::TESTS,
         ps::TESTS,
