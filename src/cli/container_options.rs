@@ -109,7 +109,7 @@ impl ContainerOptions {
         self.security.apply_namespaces(&mut request)?;
         self.life.apply(&mut request, caller)?;
         let process = self.process.apply(&mut request, caller)?;
-        self.accounts.apply(&mut request)?;
+        self.accounts.apply(&mut request, caller)?;
         let systemd = self.service.apply(&mut request)?;
         self.mounts.apply(&mut request, caller)?;
         self.network.apply(&mut request, caller)?;
@@ -156,8 +156,21 @@ impl Asked {
     pub(crate) fn warnings(&self, resources_supported: bool) -> Vec<&'static str> {
         const DISCARDED: &str =
             "warning: published ports are discarded: a host, container or none network has no ports of its own";
+        // Until then a name leads to the container alone, or to the host.
+        const ALIAS: &str = "Warning: --network-alias: other containers do not find it: each has a network of its own";
+        const LINK: &str = "Warning: --link: only what the other container publishes on this host can be reached: each has \
+                            a network of its own";
+        let network = &self.request.network;
+        let is_own = Mode::parse(&network.mode).is_ok_and(|mode| mode.can_publish());
+        let alias = (!network.aliases.is_empty()).then_some(ALIAS);
+        let link = (!network.links.is_empty() && is_own).then_some(LINK);
         let discarded = self.ports_discarded.then_some(DISCARDED);
-        discarded.into_iter().chain(resources::warning(&self.request.resources, resources_supported)).collect()
+        discarded
+            .into_iter()
+            .chain(alias)
+            .chain(link)
+            .chain(resources::warning(&self.request.resources, resources_supported))
+            .collect()
     }
 
     /// Has the health check of the image that [`Asked::finish`] will get, from the bytes of its configuration.

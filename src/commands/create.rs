@@ -120,6 +120,9 @@ pub(crate) fn new_record(
     for required in &asked.request().requires {
         container::find(&context.layout, required).map_err(CommandError::user)?;
     }
+    for link in &asked.request().network.links {
+        container::find(&context.layout, &link.container).map_err(CommandError::user)?;
+    }
     check_cidfile(asked.request())?;
     let image = match &asked.request().rootfs {
         Some(_) => None,

@@ -79,6 +79,7 @@ pub(crate) fn prepare(
     options.oom_score_adj = request.oom_score_adj;
     options.rlimits = limits(request)?;
     options.hostname = Some(hostname(record));
+    options.domainname = request.domainname.clone();
     options.init = request.init_path.clone().filter(|_| request.init);
     options.writable_cgroup = request.service.systemd || request.security.unmask.iter().any(|path| path == "ALL");
     options.privileged = request.privileged;
@@ -123,7 +124,12 @@ pub(crate) fn prepare(
     options.files = OWN_FILES
         .into_iter()
         .filter(|(name, _)| !skipped(name))
-        .map(|(name, target)| OwnFile { source: runtime_dir.join(name), target: PathBuf::from(target) })
+        .flat_map(|(name, target)| {
+            // Programs that change their root find them there as well.
+            let places = request.chroot_dirs.iter().filter(|_| name != ".containerenv");
+            let places = places.map(|dir| dir.join(target.trim_start_matches('/'))).chain([PathBuf::from(target)]);
+            places.map(|target| OwnFile { source: runtime_dir.join(name), target }).collect::<Vec<_>>()
+        })
         .collect();
     if shared.notifies {
         let source = runtime_dir.join(super::notify::SOCKET);

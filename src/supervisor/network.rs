@@ -237,11 +237,19 @@ impl Plan {
             let directory = shared.as_ref().map(|other| layout.runtime_container(&other.id))?;
             fs::read_to_string(directory.join(name)).ok()
         };
-        if let Some(text) = shared_text("hosts").filter(|_| !asked.no_hosts && asked.add_hosts.is_empty()) {
+        if let Some(text) =
+            shared_text("hosts").filter(|_| !asked.no_hosts && asked.add_hosts.is_empty() && asked.links.is_empty())
+        {
             // The names of whose network it is, and ours, which lead to the same place.
             write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
         } else if !asked.no_hosts {
-            let add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
+            let mut add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
+            // Where a container has a network of its own, what it publishes is all that can be reached of it.
+            let shares = matches!(self.mode, Mode::Host | Mode::Container(_));
+            add.extend(asked.links.iter().map(|link| AddHost {
+                names: vec![link.alias.clone()],
+                address: shares.then_some(IpAddr::from([127, 0, 0, 1])),
+            }));
             let base = asked.hosts_base.as_deref().unwrap_or(Path::new("/etc/hosts"));
             let base = fs::read_to_string(base).ok();
             let addresses: Vec<IpAddr> = self
@@ -252,6 +260,7 @@ impl Plan {
                 .collect();
             let names = [host_name.as_str(), record.name.as_str()];
             let names = if host_name == record.name { &names[..1] } else { &names[..] };
+            let names: Vec<&str> = names.iter().copied().chain(asked.aliases.iter().map(String::as_str)).collect();
             let host_network = self.mode == Mode::Host;
             let hosts = Hosts {
                 add: &add,
@@ -263,7 +272,7 @@ impl Plan {
                     None => None,
                 },
                 addresses: &addresses,
-                names,
+                names: &names,
             };
             write("hosts", &hosts.render().map_err(CommandError::user)?)?;
         }

@@ -29,6 +29,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(port_is_free_after_the_container).needs(&[Need::Tun]),
     test!(privileged_ports_are_free_inside),
     test!(low_ports_are_bound_moved_or_refused).needs(&[Need::Tun]),
+    test!(links_and_aliases_are_names_in_hosts).needs(&[Need::Tun]),
+    test!(domain_name_is_the_containers_own),
     test!(unknown_network_is_refused),
 ];
 
@@ -74,6 +76,37 @@ fn low_ports_are_bound_moved_or_refused(home: &Home) {
     std::fs::write(conf.join("containers.conf"), "[network]\nlow_ports = 7\n").unwrap();
     let line = home.fails(125, &format!("run --rm -p {port}:80 busybox true"));
     assert!(line.contains("containers.conf"), "{line}");
+}
+
+fn links_and_aliases_are_names_in_hosts(home: &Home) {
+    let port = free_port();
+    let serve = "while :; do echo linked | nc -l -p 80; done";
+    home.ok(&format!("run -d --name server -p {port}:80 busybox sh -c '{serve}'"));
+    let ask = format!("until nc -w 5 db {port} | grep linked; do sleep 0.1; done; grep -c other /etc/hosts");
+    let run = home.run(&format!("run --rm --link server:db --network-alias other busybox sh -c '{ask}'"));
+    run.exits(0);
+    assert_eq!(run.stdout().lines().last(), Some("2"), "one line for each address\n{}", run.transcript());
+    assert!(run.stdout().starts_with("linked\n"), "{}", run.transcript());
+    for what in ["Warning: --link: ", "Warning: --network-alias: "] {
+        assert!(run.stderr().contains(what), "{}", run.transcript());
+    }
+    // With a network in common there is nothing to warn of.
+    let ask = "until nc -w 5 db 80 | grep linked; do sleep 0.1; done";
+    let run = home.run(&format!("run --rm --network container:server --link server:db busybox sh -c '{ask}'"));
+    assert_eq!((run.stdout().as_str(), run.stderr().as_str()), ("linked\n", ""), "{}", run.transcript());
+    home.fails(125, "run --rm --link nosuch busybox true");
+    home.fails(125, "run --rm --link server --network none busybox true");
+    home.fails(125, "run --rm --network-alias a --network host busybox true");
+    home.fails(125, "run --rm --network-alias 'a b' busybox true");
+    home.ok("rm -f -t 0 server");
+}
+
+fn domain_name_is_the_containers_own(home: &Home) {
+    assert_eq!(
+        home.ok("run --rm --network none --domainname a.example busybox cat /proc/sys/kernel/domainname"),
+        "a.example"
+    );
+    home.fails(125, "run --rm --network none --uts host --domainname a.example busybox true");
 }
 
 fn none_has_loopback_only(home: &Home) {

@@ -215,6 +215,11 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     {
         nix::unistd::sethostname(name).map_err(SysError::of("sethostname", name))?;
     }
+    if has_private(spec, LinuxNamespaceType::Uts)
+        && let Some(name) = spec.domainname()
+    {
+        sys::set_domain_name(name).map_err(SysError::of("setdomainname", name))?;
+    }
     nix::unistd::fchdir(&root).map_err(SysError::of("fchdir", "root"))?;
     pivot_here()?;
     nix::unistd::chdir("/").map_err(SysError::of("chdir", "/"))?;

@@ -248,6 +248,16 @@ pub(crate) fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sets the domain name of the current UTS namespace.
+///
+/// # Source
+/// `setdomainname(2)`.
+pub(crate) fn set_domain_name(name: &str) -> Result<(), Errno> {
+    // SAFETY: pointer and length are those of one string, which is read only.
+    let result = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    Errno::result(result).map(drop)
+}
+
 /// Brings the loopback interface of the current network namespace up.
 ///
 /// # Source

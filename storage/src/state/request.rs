@@ -23,7 +23,7 @@ pub use mounts::{
     BindMount, Device, DevptsMount, ImageMount, Mount, Overlay, Propagation, SecretKind, SecretUse, TmpfsMount,
     VolumeMount, VolumesFrom,
 };
-pub use network::{AddHost, ExposedPorts, Network, Protocol, PublishedPort};
+pub use network::{AddHost, ExposedPorts, Link, Network, Protocol, PublishedPort};
 pub use service::{Notify, Service};
 
 /// Everything asked for of one container, defaults resolved.
@@ -115,11 +115,15 @@ pub struct Request {
     pub shm_size_bytes: Option<u64>,
     /// There is no `/dev/shm` (`--ipc none`).
     pub no_shm: bool,
+    /// Directories in the container that programs change their root to.
+    pub chroot_dirs: Vec<PathBuf>,
     /// Host devices made visible.
     pub devices: Vec<Device>,
     /// Rules for the device cgroup, as given.
     pub device_cgroup_rules: Vec<String>,
 
+    /// NIS domain name; none when absent.
+    pub domainname: Option<String>,
     /// Host name; the short container id when absent.
     pub hostname: Option<String>,
     /// The network and what is published on it.

@@ -21,6 +21,8 @@ pub struct Network {
     pub exposed: Vec<ExposedPorts>,
     /// Further names on the network.
     pub aliases: Vec<String>,
+    /// Containers that are known by name.
+    pub links: Vec<Link>,
     /// Further lines of the hosts file.
     pub add_hosts: Vec<AddHost>,
     /// The hosts file is the image's own.
@@ -43,6 +45,16 @@ pub struct Network {
     pub ip6: Option<Ipv6Addr>,
     /// A fixed hardware address, `92:d0:c6:0a:29:33`.
     pub mac: Option<String>,
+}
+
+/// A container that another one knows by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Link {
+    /// Its name or id.
+    pub container: String,
+    /// What it is called there.
+    pub alias: String,
 }
 
 /// A transport protocol with ports.
