@@ -16,7 +16,7 @@ use runtime::process::inherited::Inherited;
 use runtime::process::pty::{RawMode, Winsize, is_terminal};
 use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::stdio::Input;
-use runtime::process::{Exit, pidfd, pidfd_send_signal, wait};
+use runtime::process::{Exit, Forked, clone3, pidfd, pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::userns::Mapping;
 use storage::state::container::{self, Record};
@@ -190,6 +190,9 @@ fn start(
     });
     let exit = watch(&mut relay, started.pidfd.as_fd(), &signals);
     drop(raw);
+    if exit.is_none() {
+        hold(&mut relay, started.pidfd.as_fd())?;
+    }
     if let Some(exit) = exit {
         let died = Event::container(record, "exec_died").with_exit_code(i32::from(exit.code()));
         storage::state::events::note(&context.layout, &[died]);
@@ -231,6 +234,29 @@ fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> 
         }
         if relay.is_alone() {
             return ended;
+        }
+    }
+}
+
+/// Leaves a process behind that holds the terminal of a program whose client has detached: without it the program would be
+/// hung up.
+fn hold(relay: &mut Relay, program: BorrowedFd<'_>) -> Result<(), CommandError> {
+    let forked =
+        clone3(0, None).map_err(|errno| CommandError::host(format!("clone3(): {}", errno.desc().to_lowercase())))?;
+    if let Forked::Parent { .. } = forked {
+        return Ok(());
+    }
+    let _ = nix::unistd::setsid();
+    let _ = let_go_of_streams();
+    loop {
+        let mut turn = Turn::new();
+        relay.watch(&mut turn, Wake::Relay);
+        turn.watch(program, Interest::Read, Wake::Exited);
+        for one in turn.wait(None).unwrap_or_default() {
+            match one.event {
+                Wake::Relay(event) => drop(relay.on(event)),
+                Wake::Exited | Wake::Signal => std::process::exit(0),
+            }
         }
     }
 }

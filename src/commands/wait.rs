@@ -97,6 +97,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let selection =
         Selection { names: &args.containers, latest: args.latest, ignore: args.ignore, ..Selection::default() };
     let (selected, errors) = selection.resolve(context)?;
+    for _ in 0..missing(&args, selected.len()) {
+        output::print_line(NO_CODE)?;
+    }
     select::each(&selected, errors, |one| {
         let code = match conditions.iter().all(|condition| *condition == Condition::Ended) {
             true => wait_for_end(context, &one.record)?,
@@ -104,6 +107,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         };
         output::print_line(code)
     })
+}
+
+/// With `--ignore`, how many of the names are nobody's.
+fn missing(args: &Args, found: usize) -> usize {
+    if args.ignore { args.containers.len().saturating_sub(found) } else { 0 }
 }
 
 fn wait_for_end(context: &Context, record: &Record) -> Result<i32, CommandError> {
