@@ -5,10 +5,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
 
-use crate::support::command::{binary, words};
+use crate::support::docker::Docker;
 use crate::support::home::wait_until;
 use crate::support::image::{Image, Layer};
 use crate::support::prelude::*;
@@ -61,52 +59,9 @@ fn make_images(home: &Home) {
     server(6379, "redis-server").set("Volumes", json!({"/data": {}})).load(home, "docker.io/library/redis:4.0");
 }
 
-struct Docker<'h> {
-    home: &'h Home,
-}
-
-struct Answer {
-    line: String,
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Docker<'_> {
-    fn run(&self, line: &str) -> Answer {
-        self.run_with(line, "")
-    }
-
-    fn run_with(&self, line: &str, stdin: &str) -> Answer {
-        let link = self.home.tmp().join("docker");
-        if !link.exists() {
-            symlink(binary(), &link).unwrap();
-        }
-        let like = self.home.coracle("").to_command();
-        let mut command = Command::new(link);
-        command.args(words(line)).env_clear().current_dir(self.home.tmp());
-        command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // It may end without reading it.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-        let code = output.status.code().unwrap_or(-1);
-        Answer { line: line.to_owned(), code, out: text(&output.stdout), err: text(&output.stderr) }
-    }
-
-    #[track_caller]
-    fn ok(&self, line: &str) -> String {
-        let answer = self.run(line);
-        assert_eq!(answer.code, 0, "$ docker {}\n{}\n{}", answer.line, answer.out, answer.err);
-        answer.out
-    }
-}
-
 fn docker(home: &Home) -> Docker<'_> {
     make_images(home);
-    Docker { home }
+    Docker::new(home)
 }
 
 fn free_port() -> u16 {

@@ -53,6 +53,13 @@ fn debian(home: &Home, name: &str, packages: &str) -> Vec<u8> {
     fs::read(archive).expect("it was made")
 }
 
+/// Debian with these packages as an image.
+pub(super) fn debian_image(home: &Home, name: &str, packages: &str) -> Image {
+    let mut image = Image::scratch().set("Cmd", json!(["bash"]));
+    image.layers.push(debian(home, name, packages));
+    image
+}
+
 /// Debian with this configuration, pulled from a registry; returns its name.
 fn pulled(
     home: &Home,
@@ -61,11 +68,15 @@ fn pulled(
     packages: &str,
     config: &[(&str, serde_json::Value)],
 ) -> String {
-    let mut image = Image::scratch().set("Cmd", json!(["bash"]));
-    image.layers.push(debian(home, name, packages));
+    let image = debian_image(home, name, packages);
     let image = config.iter().fold(image, |image, (field, value)| image.set(field, value.clone()));
+    pull_from(home, registry, name, &image)
+}
+
+/// Pushes an image to a registry and pulls it from there; returns its name.
+pub(super) fn pull_from(home: &Home, registry: &Registry, name: &str, image: &Image) -> String {
     let mut blobs = Blobs::default();
-    blobs.add("it", &image, Packing::Gzip, Schema::Oci);
+    blobs.add("it", image, Packing::Gzip, Schema::Oci);
     let dir = home.tmp().join(name);
     blobs.write(&dir);
     registry.push(&format!("oci:{}:it", dir.display()), &format!("{name}:1"));
@@ -74,7 +85,7 @@ fn pulled(
     reference
 }
 
-const SERVICES: &str = "nginx-light,redis-server,python3,python3-yaml,python3-requests,python3-numpy";
+pub(super) const SERVICES: &str = "nginx-light,redis-server,python3,python3-yaml,python3-requests,python3-numpy";
 
 fn debian_installs_a_package(home: &Home) {
     let registry = Registry::start(home);

@@ -4,8 +4,9 @@
 use crate::support::framework::Test;
 
 mod debian;
+mod deployments;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    debian::TESTS.to_vec()
+    [debian::TESTS, deployments::TESTS].concat()
 }

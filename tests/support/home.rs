@@ -162,12 +162,12 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("the test's own file");
 }
 
-/// Looks again and again until it holds, for ten seconds.
+/// Looks again and again until it holds, for forty seconds.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(40);
     while !holds() {
-        assert!(Instant::now() < deadline, "after ten seconds it still does not hold that {what}");
+        assert!(Instant::now() < deadline, "after forty seconds it still does not hold that {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }

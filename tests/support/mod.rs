@@ -13,6 +13,8 @@ pub(crate) mod home;
 
 pub(crate) mod command;
 
+pub(crate) mod docker;
+
 pub(crate) mod transcript;
 
 pub(crate) mod pty;
