@@ -174,7 +174,7 @@ fn enable(context: &Context) -> Outcome {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(fail(&link, error)),
         _ => {}
     }
-    output::print_line(&format!("Created {}", path.display()))?;
+    output::print_line(format!("Created {}", path.display()))?;
     if !reload() {
         eprintln!("Warning: systemd of this user does not answer: the unit counts from its next start on");
     }
@@ -193,7 +193,7 @@ fn disable() -> Outcome {
         match std::fs::remove_file(&path) {
             Ok(()) => {
                 found = true;
-                output::print_line(&format!("Removed {}", path.display()))?;
+                output::print_line(format!("Removed {}", path.display()))?;
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(CommandError::host(format!("remove {}: {}", path.display(), reason(&error)))),
@@ -212,8 +212,8 @@ fn print_status(context: &Context) -> Outcome {
     output::print_line(if is_enabled { "enabled" } else { "disabled: see coracle boot enable" })?;
     let user = user_name();
     match lingers() {
-        true => output::print_line(&format!("lingering: on for {user}, at the start of the machine"))?,
-        false => output::print_line(&format!("lingering: off for {user}, not before the first login"))?,
+        true => output::print_line(format!("lingering: on for {user}, at the start of the machine"))?,
+        false => output::print_line(format!("lingering: off for {user}, not before the first login"))?,
     }
     for record in select::all(context)? {
         let observed = status::observe(&context.layout, &record)?;
@@ -227,7 +227,7 @@ fn print_status(context: &Context) -> Outcome {
             (false, State::Created) => "does not start: it has never run",
             (false, _) => "does not start: it was stopped",
         };
-        output::print_line(&format!("{}: {verdict} (--restart={policy})", record.name))?;
+        output::print_line(format!("{}: {verdict} (--restart={policy})", record.name))?;
     }
     // As systemctl is-enabled.
     Ok(u8::from(!is_enabled))
