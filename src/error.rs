@@ -137,6 +137,7 @@ macro_rules! host_errors {
 host_errors!(
     runtime::userns::UsernsError,
     runtime::process::SysError,
+    runtime::process::spawn::JoinError,
     storage::state::layout::LayoutError,
     storage::state::atomic::WriteError,
     storage::state::lock::LockError,
@@ -144,6 +145,9 @@ host_errors!(
     storage::volume::VolumeError,
     storage::secret::SecretError,
     storage::state::pod::PodError,
+    storage::state::oci::OciError,
+    runtime::cgroup::resources::ResourcesError,
+    runtime::hooks::HookError,
     storage::state::status::StatusError,
     storage::state::name::NameError,
     storage::state::container::ContainerError,

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Role::ContainerInit(args) => ExitCode::from(runtime::init::pid1::run(&args) as u8),
         Role::SealedExec(args) => ExitCode::from(runtime::init::sealed_exe::second_stage(args) as u8),
         Role::FuseOverlayfs { args, is_mount_helper } => end(commands::fuse_overlayfs::run(&args, is_mount_helper)),
+        Role::Oci { args } => end(commands::oci::run(args)),
         Role::Cli(program) => end(commands::run(program)),
     }
 }

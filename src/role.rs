@@ -21,6 +21,11 @@ pub(crate) enum Role {
         /// Executed by `mount(8)`.
         is_mount_helper: bool,
     },
+    /// An OCI runtime as a program of its own.
+    Oci {
+        /// Without the program's name.
+        args: Vec<OsString>,
+    },
     /// Executes a container's program from a sealed copy of the binary, see [`runtime::init::sealed_exe`].
     SealedExec(Vec<CString>),
 }
@@ -82,6 +87,13 @@ impl Role {
         // Parsed by itself in any case. The parser of all commands takes a third of the time that a mount may take.
         if args.get(1).is_some_and(|command| command == "fuse-overlayfs") {
             return Role::FuseOverlayfs { args: args.into_iter().skip(2).collect(), is_mount_helper: false };
+        }
+        // Its `--root` and `--log-level` are others than those of everything.
+        if args.get(1).is_some_and(|command| command == "oci") {
+            return Role::Oci { args: args.into_iter().skip(2).collect() };
+        }
+        if bytes.ends_with(b"coracle-oci") || bytes == b"crun" || bytes == b"runc" {
+            return Role::Oci { args: args.into_iter().skip(1).collect() };
         }
         Role::Cli(match name.to_str() {
             Some("docker") => Program::DOCKER,

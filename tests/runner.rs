@@ -17,6 +17,8 @@ mod lifecycle;
 
 mod single;
 
+mod oci;
+
 mod attack;
 
 mod crash;
@@ -30,6 +32,7 @@ fn main() -> std::process::ExitCode {
         cli::tests(),
         lifecycle::tests(),
         single::tests(),
+        oci::tests(),
         attack::tests(),
         crash::tests(),
         union::tests(),

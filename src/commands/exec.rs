@@ -157,7 +157,7 @@ fn start(
         seal: seal.as_ref(),
         notifier: notifier.as_ref().map(AsFd::as_fd),
         options: BecomeOptions {
-            keyring: &keyring,
+            keyring: Some(&keyring),
             filter_hides_keyrings: seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(&spec),
             emulation,
@@ -166,6 +166,8 @@ fn start(
             sealed: None,
             inherited: &inherited,
             pause: false,
+            gate: None,
+            preserved_fds: 0,
         },
     })
     .map_err(failure);
@@ -201,7 +203,7 @@ fn start(
 }
 
 /// Copies until the program has ended (`None`: the user detached).
-fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
+pub(super) fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
     let mut ended = None;
     loop {
         let mut turn = Turn::new();

@@ -31,6 +31,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod mount;
+pub(crate) mod oci;
 pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod pod;
@@ -198,6 +199,7 @@ const COMMANDS: &[Entry] = &[
     command!("load", "Load image(s) from a tar archive", load::Args, load::run),
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    command!("oci", "Run containers from bundles, as runc and crun do", oci::Words, oci::run_command),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
     group!("pod", "Manage pods", pod::Command, pod::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
@@ -272,7 +274,11 @@ fn named(entry: &Entry) -> clap::Command {
 
 /// The whole command line with everything in it, for completions and manual pages.
 fn defined(program: Program) -> clap::Command {
-    let commands = COMMANDS.iter().map(|entry| (entry.define)(named(entry)));
+    let commands = COMMANDS.iter().map(|entry| match entry.name {
+        // It has a parser of its own.
+        "oci" => oci::define(named(entry)),
+        _ => (entry.define)(named(entry)),
+    });
     globals::options(clap::Command::new(program.name).about("Rootless, daemonless containers")).subcommands(commands)
 }
 

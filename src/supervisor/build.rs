@@ -14,7 +14,8 @@ use runtime::cgroup::Cgroup;
 use runtime::identity::{self, Notifier};
 use runtime::init::credentials::LoadFilter;
 use runtime::init::handshake::{self, Report};
-use runtime::init::steps::{self, InitError, has_private};
+use runtime::init::namespaces::{clone_flags, has_private, pid_namespace};
+use runtime::init::steps::{self, InitError};
 use runtime::monitor::relay::{self, Relay};
 use runtime::mount::rootfs::{Connection, Driver, Rootfs};
 use runtime::mount::stage::{self, Staged};
@@ -415,9 +416,12 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         pause: launch.record.request.infra,
         seal: launch.seal.as_ref(),
         inherited: &launch.handed.descriptors,
-        keyring: &keyring,
+        keyring: Some(&keyring),
         filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
         filter: load.as_ref().map(|load| load as LoadFilter<'_>),
+        gate: None,
+        keep_groups: false,
+        preserved_fds: 0,
     };
     steps::run(plan, channel)
 }
@@ -449,30 +453,6 @@ fn own_tree(tree: std::os::fd::BorrowedFd<'_>, uid: u32, gid: u32) -> std::io::R
 
 fn record_tree(tree: std::os::fd::BorrowedFd<'_>, uid: u32, gid: u32) -> std::io::Result<()> {
     storage::volume::own_opened(".".as_ref(), tree, Owner::Recorded(uid, gid)).map_err(|error| error.source)
-}
-
-fn clone_flags(spec: &Spec) -> u64 {
-    let mut flags = 0;
-    for (kind, flag) in [
-        (LinuxNamespaceType::User, libc::CLONE_NEWUSER),
-        (LinuxNamespaceType::Mount, libc::CLONE_NEWNS),
-        (LinuxNamespaceType::Pid, libc::CLONE_NEWPID),
-        (LinuxNamespaceType::Network, libc::CLONE_NEWNET),
-        (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC),
-        (LinuxNamespaceType::Uts, libc::CLONE_NEWUTS),
-        (LinuxNamespaceType::Cgroup, libc::CLONE_NEWCGROUP),
-    ] {
-        if has_private(spec, kind) {
-            flags |= flag as u64;
-        }
-    }
-    flags
-}
-
-/// The pid namespace to join, if it is another container's.
-fn pid_namespace(spec: &Spec) -> Option<&std::path::Path> {
-    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
-    namespaces.iter().find(|one| one.typ() == LinuxNamespaceType::Pid)?.path().as_deref()
 }
 
 /// Maps the ids of a namespace inside the supervisor's, which has the privilege to map any of its own.

@@ -19,7 +19,8 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use runtime::exec;
 use runtime::identity::{self, Emulation};
 use runtime::init::credentials::LoadFilter;
-use runtime::init::steps::{BecomeOptions, InitError, has_private, keeps_groups};
+use runtime::init::namespaces::has_private;
+use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
 use runtime::monitor::attach::Answer;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::ClientId;
@@ -389,7 +390,7 @@ fn run(
         seal: launch.seal.as_ref(),
         notifier: (emulation == Some(Emulation::Notify)).then_some(directory),
         options: BecomeOptions {
-            keyring: &keyring,
+            keyring: Some(&keyring),
             filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(spec),
             emulation,
@@ -398,6 +399,8 @@ fn run(
             sealed: None,
             inherited: &Inherited::default(),
             pause: false,
+            gate: None,
+            preserved_fds: 0,
         },
     });
     let started = match started {

@@ -21,7 +21,7 @@ use oci_spec::runtime::{
 };
 
 pub use generate::generate;
-pub use validate::{InvalidSpec, validate};
+pub use validate::{InvalidSpec, validate, validate_bundle, validate_process};
 
 /// Everything that decides a specification. Names are resolved to numbers, paths of the host are absolute.
 #[derive(Clone, Debug)]
