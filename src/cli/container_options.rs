@@ -147,6 +147,21 @@ impl ContainerOptions {
 }
 
 impl Asked {
+    /// What was asked for otherwise than by options. Images' volumes are anonymous ones.
+    pub(crate) fn of(request: Request, process: AskedProcess, command: Vec<String>, health: Healthcheck) -> Self {
+        Self {
+            request,
+            process,
+            health,
+            image_health: None,
+            image_volumes: ImageVolumes::Anonymous,
+            systemd: Systemd::ByCommand,
+            command,
+            ports_discarded: false,
+            ids: (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+        }
+    }
+
     /// What the image has no say in: name to resolve, pull policy, platform, mounts and so on.
     pub(crate) fn request(&self) -> &Request {
         &self.request

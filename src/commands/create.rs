@@ -17,13 +17,13 @@ use storage::state::atomic::Durability;
 use storage::state::container::{self, Creation, ImageRecord, Record};
 use storage::state::layout::ContainerId;
 use storage::state::lock::FileLock;
-use storage::state::request::{Mount, Namespace, Request, SeccompProfile, UserNamespace};
+use storage::state::request::{InitContainer, Mount, Namespace, Request, RestartPolicy, SeccompProfile, UserNamespace};
 use storage::state::status;
 use storage::transport::PullOptions;
 
 use super::descriptors::Handed;
 use super::{Context, Outcome, pull};
-use crate::cli::container_options::ContainerOptions;
+use crate::cli::container_options::{Asked, ContainerOptions};
 use crate::cli::options::Caller;
 use crate::error::{CommandError, Kind};
 use crate::supervisor::bundle::{self, Shared};
@@ -39,6 +39,9 @@ const EXAMPLES: &str = r#"Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
+    /// Run it to its end before the other containers of its pod start: always, or once
+    #[arg(long, value_name = "WHEN")]
+    init_ctr: Option<String>,
     #[command(flatten)]
     registry: pull::RegistryArgs,
     #[command(flatten)]
@@ -47,7 +50,21 @@ pub(crate) struct Args {
 
 /// Runs `coracle create`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    let record = new_record(context, &args.container, &args.registry, false)?;
+    let life = &args.container.life;
+    let init = match args.init_ctr.as_deref() {
+        None => None,
+        Some(_) if life.pod.is_none() && life.pod_id_file.is_none() => {
+            return Err(CommandError::user("must specify pod value with init-ctr"));
+        }
+        Some("always") => Some(InitContainer::Always),
+        Some("once") => Some(InitContainer::Once),
+        Some(_) => return Err(CommandError::user("init-ctr value must be 'always' or 'once'")),
+    };
+    let mut record = new_record(context, &args.container, &args.registry, false)?;
+    if init.is_some() {
+        // What ends to make room for others does not come back.
+        (record.request.init_container, record.request.restart) = (init, RestartPolicy::No);
+    }
     let name = claim_place(context, &args.container)?;
     let prepared = prepare_for(context, record, Purpose::Create)?;
     let volumes = prepared.record.anonymous_volumes.clone();
@@ -124,6 +141,20 @@ pub(crate) fn new_record(
         container::find(&context.layout, &link.container).map_err(CommandError::user)?;
     }
     check_cidfile(asked.request())?;
+    complete(context, asked, registry, options.life.quiet, started_at_once, |request| {
+        super::pod::join(context, &options.life, request)
+    })
+}
+
+/// Finds the image, and merges what it says; `place` gives the container its place among others.
+pub(crate) fn complete(
+    context: &Context,
+    asked: Asked,
+    registry: &pull::RegistryArgs,
+    quiet: bool,
+    started_at_once: bool,
+    place: impl FnOnce(&mut Request) -> Result<(), CommandError>,
+) -> Result<Record, CommandError> {
     let image = match &asked.request().rootfs {
         Some(_) => None,
         None => {
@@ -133,7 +164,7 @@ pub(crate) fn new_record(
                 ..PullOptions::default()
             };
             let request = asked.request();
-            Some(pull::ensure(context, &request.image, request.pull, &pull_options, options.life.quiet)?)
+            Some(pull::ensure(context, &request.image, request.pull, &pull_options, quiet)?)
         }
     };
     let is_docker = context.persona == crate::role::Persona::Docker;
@@ -141,9 +172,9 @@ pub(crate) fn new_record(
     let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
     // Tutorials for docker publish port 80 without a thought.
     request.network.remap_low_ports = is_docker;
-    super::pod::join(context, &options.life, &mut request)?;
+    place(&mut request)?;
     take_volumes_from(context, &mut request)?;
-    resolve_image_mounts(context, &mut request, registry, options.life.quiet)?;
+    resolve_image_mounts(context, &mut request, registry, quiet)?;
     let mut record = Record {
         version: container::VERSION,
         id: ContainerId::random(),

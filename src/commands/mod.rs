@@ -27,6 +27,7 @@ pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;
+pub(crate) mod kube;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
@@ -182,6 +183,7 @@ const COMMANDS: &[Entry] = &[
     command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     command!("export", "Export container's filesystem contents as a tar archive", export::Args, export::run),
+    group!("generate", "Generate structured data for a Kubernetes cluster", kube::GenerateCommand, kube::run_generate),
     group!("healthcheck", "Manage health checks on containers", healthcheck::Command, healthcheck::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(
@@ -196,11 +198,13 @@ const COMMANDS: &[Entry] = &[
     command!("info", "Display system information", info::Args, info::run),
     command!("inspect", "Display the configuration of object denoted by ID", inspect::Args, inspect::run),
     command!("kill", "Kill one or more running containers with a specific signal", kill::Args, kill::run),
+    group!("kube", "Play containers, pods or volumes from a structured file", kube::Command, kube::run),
     command!("load", "Load image(s) from a tar archive", load::Args, load::run),
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
     command!("oci", "Run containers from bundles, as runc and crun do", oci::Words, oci::run_command),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
+    group!("play", "Play containers, pods or volumes from a structured file", kube::PlayCommand, kube::run_play),
     group!("pod", "Manage pods", pod::Command, pod::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
     command!("ps", "List containers", ps::Args, ps::run),

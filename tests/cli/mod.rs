@@ -15,6 +15,7 @@ mod fuse_overlayfs;
 mod images;
 mod inspect;
 mod inspect_keys;
+mod kube;
 mod limits;
 mod load;
 mod logs;
@@ -73,6 +74,7 @@ pub(crate) fn tests() -> Vec<Test> {
         load::TESTS,
         pull::TESTS,
         pull_faults::TESTS,
+        kube::TESTS,
         limits::TESTS,
         doctor::TESTS,
         transcripts::TESTS,

@@ -29,6 +29,8 @@ pub mod name;
 
 pub mod container;
 
+pub mod records;
+
 pub mod pod;
 
 pub mod status;

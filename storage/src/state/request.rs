@@ -88,6 +88,8 @@ pub struct Request {
     pub pod_name: String,
     /// It holds the namespaces of its pod, and executes nothing.
     pub infra: bool,
+    /// It runs to its end before the others of its pod start.
+    pub init_container: Option<InitContainer>,
     /// Delete the container when it exits.
     pub remove: bool,
     /// Where the container's id was asked to be written.
@@ -165,6 +167,16 @@ pub struct Request {
     pub restart: RestartPolicy,
     /// How the container's health is found out; absent when it is not.
     pub healthcheck: Option<Healthcheck>,
+}
+
+/// When a container runs that comes before the others of its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitContainer {
+    /// At each start of the pod.
+    Always,
+    /// At the first one; it is removed when it has ended.
+    Once,
 }
 
 /// When the image is looked for in its registry.

@@ -20,7 +20,10 @@ pub mod client;
 
 pub mod source;
 
+mod plain;
+
 pub use client::{ClientOptions, RegistryClient};
 pub use credentials::Credentials;
 pub use error::RegistryError;
+pub use plain::fetch;
 pub use source::RegistrySource;
