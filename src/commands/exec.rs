@@ -13,6 +13,7 @@ use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::log::Log;
 use runtime::monitor::relay::{self, Relay, StdinPolicy};
+use runtime::process::inherited::Inherited;
 use runtime::process::pty::{RawMode, Winsize, is_terminal};
 use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::stdio::Input;
@@ -24,6 +25,7 @@ use storage::state::events::Event;
 use storage::state::layout::ContainerId;
 use storage::state::status::{self, State};
 
+use super::descriptors::DescriptorOptions;
 use super::run::parse_detach_keys;
 use super::{Context, Outcome, create};
 use crate::cli::exec_options::{ExecOptions, ExecRequest};
@@ -44,6 +46,8 @@ const EXAMPLES: &str = r#"Examples:
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
+    descriptors: DescriptorOptions,
+    #[command(flatten)]
     options: ExecOptions,
 }
 
@@ -59,6 +63,7 @@ enum Wake {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let request = create::with_caller(|caller| args.options.ask(caller).map_err(CommandError::user))?;
     args.options.accepted.warn();
+    let inherited = args.descriptors.take()?;
     let record = match &request.container {
         Some(name) => container::find(&context.layout, name).map_err(|error| missing(context, error))?,
         None => super::select::latest(context)?,
@@ -71,9 +76,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let gone = |_| CommandError::user(format!("container {} is not running", record.name));
     let target = pidfd::open_checked(init.pid, init.start_time).map_err(gone)?;
     if request.detach {
-        return detach(context, &request, &record, init.pid, target.as_fd());
+        return detach(context, &request, &record, (init.pid, target.as_fd()), inherited);
     }
-    start(context, &request, &record, init.pid, target.as_fd(), || ())
+    start(context, &request, &record, (init.pid, target.as_fd()), inherited, || ())
 }
 
 /// Leaves the program to a process that waits for its end, so that somebody can say how it ended.
@@ -83,7 +88,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 ///  │ ◀── status, message ── │ (nothing but a zero once it has started)
 ///  id on stdout             waits, notes `exec_died`
 /// ```
-fn detach(context: &Context, request: &ExecRequest, record: &Record, pid: i32, target: BorrowedFd<'_>) -> Outcome {
+fn detach(
+    context: &Context,
+    request: &ExecRequest,
+    record: &Record,
+    init: (i32, BorrowedFd<'_>),
+    inherited: Inherited,
+) -> Outcome {
     let (mut answer, question) =
         std::io::pipe().map_err(|error| CommandError::host(format!("pipe(): {}", reason(&error))))?;
     let forked =
@@ -98,7 +109,7 @@ fn detach(context: &Context, request: &ExecRequest, record: &Record, pid: i32, t
                 let _ = pipe.write_all(&[&[code], message.as_bytes()].concat());
             }
         };
-        let started = let_go_of_streams().and_then(|()| start(context, request, record, pid, target, || say(0, "")));
+        let started = let_go_of_streams().and_then(|()| start(context, request, record, init, inherited, || say(0, "")));
         if let Err(error) = started {
             say(error.code(), &error.to_string());
         }
@@ -147,8 +158,8 @@ fn start(
     context: &Context,
     request: &ExecRequest,
     record: &Record,
-    pid: i32,
-    target: BorrowedFd<'_>,
+    (pid, target): (i32, BorrowedFd<'_>),
+    mut inherited: Inherited,
     started_well: impl FnOnce(),
 ) -> Outcome {
     let path = context.layout.container(&record.id).join("config.json");
@@ -206,6 +217,7 @@ fn start(
             dies_with_parent: false,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
+            inherited: &inherited,
             pause: false,
             gate: None,
             preserved_fds: 0,
@@ -213,6 +225,7 @@ fn start(
     })
     .map_err(failure);
     let started = started?;
+    inherited.let_go();
     context.note(record, "exec");
     started_well();
     let Some(streams) = started.streams else {
@@ -235,6 +248,9 @@ fn start(
     });
     let exit = watch(&mut relay, started.pidfd.as_fd(), &signals);
     drop(raw);
+    if exit.is_none() {
+        hold(&mut relay, started.pidfd.as_fd())?;
+    }
     if let Some(exit) = exit {
         note_end(context, record, exit);
     }
@@ -280,6 +296,29 @@ pub(super) fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &Signal
         }
         if relay.is_alone() {
             return ended;
+        }
+    }
+}
+
+/// Leaves a process behind that holds the terminal of a program whose client has detached: without it the program would be
+/// hung up.
+fn hold(relay: &mut Relay, program: BorrowedFd<'_>) -> Result<(), CommandError> {
+    let forked =
+        clone3(0, None).map_err(|errno| CommandError::host(format!("clone3(): {}", errno.desc().to_lowercase())))?;
+    if let Forked::Parent { .. } = forked {
+        return Ok(());
+    }
+    let _ = nix::unistd::setsid();
+    let _ = let_go_of_streams();
+    loop {
+        let mut turn = Turn::new();
+        relay.watch(&mut turn, Wake::Relay);
+        turn.watch(program, Interest::Read, Wake::Exited);
+        for one in turn.wait(None).unwrap_or_default() {
+            match one.event {
+                Wake::Relay(event) => drop(relay.on(event)),
+                Wake::Exited | Wake::Signal => std::process::exit(0),
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `logs`: what containers have written, and with `-f` what they go on to write.
 
+mod journal;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -93,8 +95,7 @@ fn show(args: &Args, context: &Context, span: &Span, one: &Selected, several: bo
     let driver = record.request.log.driver;
     let Some(path) = log_file(&context.layout, record) else {
         if driver == LogDriver::Journald {
-            return Err(CommandError::user("this container's output is in systemd's journal: cannot read it here")
-                .hinted(format!("journalctl --user CONTAINER_ID_FULL={}", record.id)));
+            return show_journal(args, context, span, record);
         }
         return Err(CommandError::user(format_args!(
             "this container is using the '{}' log driver, cannot read logs: this container is not logging output",
@@ -121,6 +122,22 @@ fn show(args: &Args, context: &Context, span: &Span, one: &Selected, several: bo
         Ok(()) => Ok(()),
         Err(ReadError::Show(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(CommandError::host(error)),
+    }
+}
+
+fn show_journal(args: &Args, context: &Context, span: &Span, record: &Record) -> Result<(), CommandError> {
+    let writer = if args.follow { writer(context, record)? } else { None };
+    let journal = journal::Journal { record, span };
+    let shown = if args.names {
+        let mut named = Named { name: record.name.clone(), timestamps: args.timestamps };
+        journal.read(writer.as_ref(), &mut named)
+    } else {
+        let printer = Printer::new(BufWriter::new(io::stdout()), BufWriter::new(io::stderr()), args.timestamps);
+        journal.read(writer.as_ref(), &mut InOrder { printer, last: None })
+    };
+    match shown {
+        Err(error) if error.is_printed() => Ok(()),
+        shown => shown,
     }
 }
 

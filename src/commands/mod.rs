@@ -1,6 +1,7 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod boot;
 pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod completion;
@@ -8,6 +9,7 @@ pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod descriptors;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -173,6 +175,7 @@ macro_rules! group {
 /// Every command, in the order of `--help`.
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
+    group!("boot", "Manage what starts with the machine", boot::Command, boot::run),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),

@@ -2,6 +2,7 @@
 
 use crate::support::framework::Test;
 
+mod boot;
 mod commit;
 mod completion;
 mod cp;
@@ -35,6 +36,7 @@ mod run_files;
 mod run_isolation;
 mod run_network;
 mod run_process;
+mod run_service;
 mod run_terminal;
 mod run_volumes;
 mod search;
@@ -57,6 +59,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
+        run_service::TESTS,
         run_terminal::TESTS,
         options::TESTS,
         malformed::TESTS,
@@ -65,6 +68,7 @@ pub(crate) fn tests() -> Vec<Test> {
         exec::TESTS,
         events::TESTS,
         export::TESTS,
+        boot::TESTS,
         stats::TESTS,
         cp::TESTS,
         ps::TESTS,

@@ -73,12 +73,17 @@ impl Coracle {
     }
 
     /// Through a link of that name, which decides as whom it answers.
-    pub(crate) fn called(mut self, home: &Home, name: &str) -> Self {
+    pub(crate) fn called(self, home: &Home, name: &str) -> Self {
         let link = home.tmp().join(name);
         if !link.exists() {
             std::os::unix::fs::symlink(binary(), &link).expect("tmp is ours");
         }
-        self.command[0] = link.into_os_string();
+        self.program(&link)
+    }
+
+    /// Calls the binary by another name.
+    pub(crate) fn program(mut self, path: &Path) -> Self {
+        path.as_os_str().clone_into(&mut self.command[0]);
         self
     }
 
