@@ -5,6 +5,7 @@
 mod build;
 mod cli;
 mod commands;
+mod config;
 mod error;
 mod role;
 mod supervisor;

@@ -187,7 +187,13 @@ fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) ->
         }
         Streams::Pipes(_) | Streams::Inherited => None,
     };
-    match clone3(libc::CLONE_PARENT as u64, request.cgroup).map_err(SysError::of("clone3", "CLONE_PARENT"))? {
+    let forked = match clone3(libc::CLONE_PARENT as u64, request.cgroup) {
+        // Who was started in a login's cgroup may not leave it for one of the user manager's: the program runs, and is
+        // counted with the login.
+        Err(nix::errno::Errno::EACCES) if request.cgroup.is_some() => clone3(libc::CLONE_PARENT as u64, None),
+        forked => forked,
+    };
+    match forked.map_err(SysError::of("clone3", "CLONE_PARENT"))? {
         Forked::Parent { pidfd, .. } => {
             channel.report(&Report::Process(pidfd))?;
             Ok(())

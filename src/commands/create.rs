@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 use runtime::init::sealed_exe::SealedExe;
+use runtime::process::inherited::Inherited;
 use runtime::process::pidfd;
 use runtime::userns::Mapping;
 use storage::image::{Image, ImageStore};
@@ -21,12 +22,14 @@ use storage::state::request::{InitContainer, Mount, Namespace, Request, RestartP
 use storage::state::status;
 use storage::transport::PullOptions;
 
+use super::descriptors::Handed;
 use super::{Context, Outcome, pull};
 use crate::cli::container_options::{Asked, ContainerOptions};
 use crate::cli::options::Caller;
 use crate::error::{CommandError, Kind};
 use crate::supervisor::bundle::{self, Shared};
 use crate::supervisor::launch::{Seccomp, seccomp_of};
+use crate::supervisor::notify::Notifications;
 use crate::supervisor::{self, Birth, FirstClient, Launch};
 
 const EXAMPLES: &str = r#"Examples:
@@ -135,6 +138,9 @@ pub(crate) fn new_record(
     for required in &asked.request().requires {
         container::find(&context.layout, required).map_err(CommandError::user)?;
     }
+    for link in &asked.request().network.links {
+        container::find(&context.layout, &link.container).map_err(CommandError::user)?;
+    }
     check_cidfile(asked.request())?;
     complete(context, asked, registry, options.life.quiet, started_at_once, |request| {
         super::pod::join(context, &options.life, request)
@@ -162,8 +168,11 @@ pub(crate) fn complete(
             Some(pull::ensure(context, &request.image, request.pull, &pull_options, quiet)?)
         }
     };
+    let is_docker = context.persona == crate::role::Persona::Docker;
     let asked = asked.with_image_health(image.as_ref().map(|image| image.raw_config.as_slice()));
     let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
+    // Tutorials for docker publish port 80 without a thought.
+    request.network.remap_low_ports = is_docker;
     place(&mut request)?;
     take_volumes_from(context, &mut request)?;
     resolve_image_mounts(context, &mut request, registry, quiet)?;
@@ -312,6 +321,9 @@ pub(crate) struct Prepared {
     chores: supervisor::mounts::Chores,
     secrets: supervisor::secrets::Secrets,
     mapping: Mapping,
+    notifications: Option<Notifications>,
+    /// Descriptors that the container gets besides the standard ones.
+    pub(crate) inherited: Inherited,
     beside: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
     ids: Option<FileLock>,
@@ -403,6 +415,11 @@ fn prepare_over(
             (rootfs, supervisor::rootfs::View::Layers(step.lowers))
         }
     };
+    let notifications = match purpose {
+        Purpose::Start if !is_step => Notifications::wanted(&record.request, std::env::var_os("NOTIFY_SOCKET"))?,
+        Purpose::Start | Purpose::Create => None,
+    };
+    let shared = Shared { notifies: notifications.as_ref().is_some_and(Notifications::is_served), ..shared };
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
     let seccomp = seccomp_of(&record.request, &bundle.spec)
         .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.planned.anonymous_volumes))?;
@@ -414,6 +431,7 @@ fn prepare_over(
     let new: Vec<_> = new.collect();
     record.anonymous_volumes.extend(new);
     let (fill, chores) = (planned.fill, planned.chores);
+    let inherited = Inherited::default();
     Ok(Prepared {
         record,
         spec,
@@ -425,6 +443,8 @@ fn prepare_over(
         chores,
         secrets,
         mapping,
+        notifications,
+        inherited,
         beside,
         ids,
         is_step,
@@ -476,6 +496,8 @@ impl Prepared {
             mapping: self.mapping,
             dies_with_starter: self.is_step,
             seal: SealedExe::of_self()?,
+            handed: Handed { descriptors: self.inherited, variables: Vec::new() }.with_sockets()?,
+            notifications: self.notifications,
             handed_over: None,
             record: self.record,
         })
@@ -546,13 +568,13 @@ fn shared_namespaces(
     let Some(record) = found else { return Ok((Shared::default(), None)) };
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
     if observed.state.init().is_none() && record.request.infra && purpose == Purpose::Create {
-        return Ok((Shared { pid: None, later: true }, None));
+        return Ok((Shared { later: true, ..Shared::default() }, None));
     }
     let not_running =
         || CommandError::user(format!("container {} is not running: its namespaces cannot be joined", record.name));
     let init = observed.state.init().ok_or_else(not_running)?;
     let fd = pidfd::open_checked(init.pid, init.start_time).map_err(|_| not_running())?;
-    Ok((Shared { pid: Some(init.pid), later: false }, Some(fd)))
+    Ok((Shared { pid: Some(init.pid), ..Shared::default() }, Some(fd)))
 }
 
 /// An internal error for what cannot happen.

@@ -1,6 +1,7 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod builder;
 mod buildx;
@@ -11,6 +12,7 @@ pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod descriptors;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -179,6 +181,7 @@ const COMMANDS: &[Entry] = &[
     command!("build", "Build an image using instructions from Containerfiles", build::Args, build::run),
     group!("builder", "Manage builds", builder::Command, builder::run),
     group!("buildx", "Manage builds, by the name of docker's plugin", builder::BuildxCommand, builder::run_buildx),
+    group!("boot", "Manage what starts with the machine", boot::Command, boot::run),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),

@@ -2,6 +2,7 @@
 //!
 //! **Runs in:** S, single-threaded, and where the init is born in C.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -24,11 +25,13 @@ use runtime::process::stdio::{self, Input, Streams};
 use runtime::process::{Forked, SysError, clone3, pidfd, prctl, wait};
 use storage::state::container;
 use storage::state::lock::FileLock;
+use storage::state::request::RestartPolicy;
 use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, StateFile};
 use storage::volume::Owner;
 
 use super::create::create;
 use super::launch::{Birth, Launch};
+use super::notify::{self, Notifications};
 use super::streams::{listener, open_log, stdin_policy};
 use super::supervise::{Failure, Run, Supervisor};
 use super::union_server::{self, UnionServer};
@@ -102,6 +105,9 @@ impl Supervisor {
     ) -> Result<Supervisor, CommandError> {
         let layout = launch.layout.clone();
         let record = launch.record.clone();
+        if let Some(notifications) = &mut launch.notifications {
+            notifications.listen(&layout.runtime_container(&record.id))?;
+        }
         let (waiting, streams) = Waiting::build(&mut launch, Some(maps))?;
         let mut relay =
             Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
@@ -114,6 +120,12 @@ impl Supervisor {
         // What another run needs differently: its volumes are filled, and nobody waits for it.
         launch.fill.clear();
         (launch.attach, launch.beside) = (None, None);
+        if record.request.restart == RestartPolicy::No {
+            launch.handed.descriptors.let_go();
+        }
+        if let Some(notifications) = &launch.notifications {
+            notifications.started(supervisor_pid());
+        }
         let lock = lock.take();
         Ok(Supervisor {
             layout,
@@ -210,6 +222,9 @@ impl Waiting {
         let host_pid = pidfd::host_pid(init.as_fd()).unwrap_or(pid);
         if nested {
             write_nested_maps(&launch.spec, host_pid)?;
+            if let (true, Some(cgroup)) = (request.service.systemd, &cgroup) {
+                give_cgroup(&launch.spec, cgroup);
+            }
         }
         // An init that changes its id on the host can no longer be looked into.
         let netns = match has_private(&launch.spec, LinuxNamespaceType::Network) {
@@ -348,14 +363,26 @@ fn because_of(union: &mut Option<UnionServer>, error: CommandError) -> CommandEr
     }
 }
 
-/// Makes ready what an init with other ids than ours cannot reach.
-fn stage(launch: &Launch, union: &mut Option<UnionServer>) -> Result<Staged, CommandError> {
+/// The ids that root of a nested user namespace has in ours.
+fn nested_root(spec: &Spec) -> (u32, u32) {
     let first = |mappings: &Option<Vec<LinuxIdMapping>>| {
         let root = mappings.iter().flatten().find(|one| one.container_id() == 0);
         root.map(LinuxIdMapping::host_id).unwrap_or_default()
     };
-    let linux = launch.spec.linux().as_ref();
-    let owner = linux.map(|linux| (first(linux.uid_mappings()), first(linux.gid_mappings()))).unwrap_or_default();
+    spec.linux().as_ref().map(|linux| (first(linux.uid_mappings()), first(linux.gid_mappings()))).unwrap_or_default()
+}
+
+/// Lets root of a nested user namespace make cgroups of its own. Where that fails it has as many as it had.
+fn give_cgroup(spec: &Spec, cgroup: &Cgroup) {
+    let (uid, gid) = nested_root(spec);
+    for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+        let _ = std::os::unix::fs::chown(cgroup.path().join(name), Some(uid), Some(gid));
+    }
+}
+
+/// Makes ready what an init with other ids than ours cannot reach.
+fn stage(launch: &Launch, union: &mut Option<UnionServer>) -> Result<Staged, CommandError> {
+    let owner = nested_root(&launch.spec);
     let request = stage::Request {
         rootfs: &launch.rootfs,
         mounts: launch.spec.mounts().as_deref().unwrap_or_default(),
@@ -373,7 +400,8 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let single_id = super::bundle::is_single(&launch.record.request.userns, &launch.mapping);
     // The bundle on disk does not have them.
-    let spec = launch.secrets.add_variables(&launch.spec);
+    let mut spec = launch.secrets.add_variables(&launch.spec);
+    add_own_variables(launch, &mut spec);
     let plan = steps::Plan {
         spec: &spec,
         early_sysctls: launch.network.sysctls(),
@@ -391,6 +419,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
         pause: launch.record.request.infra,
         seal: launch.seal.as_ref(),
+        inherited: &launch.handed.descriptors,
         keyring: Some(&keyring),
         filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
         filter: load.as_ref().map(|load| load as LoadFilter<'_>),
@@ -399,6 +428,23 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         preserved_fds: 0,
     };
     steps::run(plan, channel)
+}
+
+/// What only the container's first process is told: of descriptors that no other has, and of whom it may notify.
+fn add_own_variables(launch: &Launch, spec: &mut Cow<'_, Spec>) {
+    let is_served = launch.notifications.as_ref().is_some_and(Notifications::is_served);
+    let socket = is_served.then(|| format!("NOTIFY_SOCKET={}", notify::IN_CONTAINER));
+    let more: Vec<String> = launch.handed.variables.iter().cloned().chain(socket).collect();
+    if more.is_empty() {
+        return;
+    }
+    if let Some(process) = spec.to_mut().process_mut() {
+        let mut env = process.env().clone().unwrap_or_default();
+        let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+        env.retain(|pair| !more.iter().any(|other| name(other) == name(pair)));
+        env.extend(more);
+        process.set_env(Some(env));
+    }
 }
 
 fn copy_tree(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {

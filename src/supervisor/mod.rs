@@ -30,6 +30,8 @@ pub(crate) mod mounts;
 
 pub(crate) mod network;
 
+pub(crate) mod notify;
+
 pub(crate) mod rootfs;
 
 pub(crate) mod secrets;

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use net::driver::{self, Attachment, Driver, Netns, Started};
-use net::forward::{self, Forwarder, Listeners, Target};
+use net::forward::{self, Forwarder, Listeners, PublishError, Target};
 use net::hosts::{AddHost, Hosts};
 use net::mode::Mode;
 use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
@@ -17,6 +17,7 @@ use storage::state::layout::Layout;
 use storage::state::request;
 use storage::state::status;
 
+use crate::config::LowPorts;
 use crate::error::CommandError;
 
 /// What will be set up.
@@ -47,8 +48,53 @@ pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
         None => None,
     };
     let wanted = if mode.can_publish() { port_requests(&record.request.network) } else { Vec::new() };
-    let listeners = Listeners::bind(&wanted).map_err(CommandError::host)?;
+    let listeners = match Listeners::bind(&wanted) {
+        Err(error @ PublishError::Privileged { lowest, .. }) => {
+            let is_asked = record.request.network.remap_low_ports;
+            if !is_asked && crate::config::low_ports()? != LowPorts::Remap {
+                return Err(low_port(&error));
+            }
+            bind_remapped(wanted, lowest)?
+        }
+        bound => bound.map_err(CommandError::host)?,
+    };
     Ok(Plan { mode, driver, listeners })
+}
+
+/// How much higher a port is published that this user may not open.
+const REMAPPED_BY: u16 = 8000;
+
+/// Publishes ports below `lowest` elsewhere, and says so.
+fn bind_remapped(mut wanted: Vec<PortRequest>, lowest: u16) -> Result<Listeners, CommandError> {
+    let mut moved = Vec::new();
+    for one in &mut wanted {
+        let Some(range) = one.host_ports.filter(|range| range.first < lowest) else { continue };
+        let up = |port: u16| port.saturating_add(REMAPPED_BY);
+        one.host_ports = Some(PortRange { first: up(range.first), last: up(range.last) });
+        if range.first == range.last {
+            moved.push(format!("{} on {}", range.first, up(range.first)));
+        } else {
+            moved.push(format!("{}-{} on {}-{}", range.first, range.last, up(range.first), up(range.last)));
+        }
+    }
+    let listeners = Listeners::bind(&wanted).map_err(CommandError::host)?;
+    eprintln!("Warning: ports below {lowest} belong to root on this host: published {}", moved.join(", "));
+    Ok(listeners)
+}
+
+/// The error for a port that this user may not open, with the ways to have it.
+fn low_port(error: &PublishError) -> CommandError {
+    CommandError::host(error)
+        .hinted("sudo sysctl net.ipv4.ip_unprivileged_port_start=80 opens low ports to every user, until the next boot")
+        .hinted(format!(
+            "low_ports = \"remap\" below [network] in {} publishes port 80 on {}",
+            crate::config::own_file().display(),
+            80 + REMAPPED_BY
+        ))
+        .hinted(
+            "a socket unit of systemd can open it and start this command: the program gets the socket (see LISTEN_FDS \
+             in sd_listen_fds(3)), and needs no -p",
+        )
 }
 
 fn port_requests(network: &request::Network) -> Vec<PortRequest> {
@@ -191,11 +237,19 @@ impl Plan {
             let directory = shared.as_ref().map(|other| layout.runtime_container(&other.id))?;
             fs::read_to_string(directory.join(name)).ok()
         };
-        if let Some(text) = shared_text("hosts").filter(|_| !asked.no_hosts && asked.add_hosts.is_empty()) {
+        if let Some(text) =
+            shared_text("hosts").filter(|_| !asked.no_hosts && asked.add_hosts.is_empty() && asked.links.is_empty())
+        {
             // The names of whose network it is, and ours, which lead to the same place.
             write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
         } else if !asked.no_hosts {
-            let add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
+            let mut add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
+            // Where a container has a network of its own, what it publishes is all that can be reached of it.
+            let shares = matches!(self.mode, Mode::Host | Mode::Container(_));
+            add.extend(asked.links.iter().map(|link| AddHost {
+                names: vec![link.alias.clone()],
+                address: shares.then_some(IpAddr::from([127, 0, 0, 1])),
+            }));
             let base = asked.hosts_base.as_deref().unwrap_or(Path::new("/etc/hosts"));
             let base = fs::read_to_string(base).ok();
             let addresses: Vec<IpAddr> = self
@@ -206,6 +260,7 @@ impl Plan {
                 .collect();
             let names = [host_name.as_str(), record.name.as_str()];
             let names = if host_name == record.name { &names[..1] } else { &names[..] };
+            let names: Vec<&str> = names.iter().copied().chain(asked.aliases.iter().map(String::as_str)).collect();
             let host_network = self.mode == Mode::Host;
             let hosts = Hosts {
                 add: &add,
@@ -217,7 +272,7 @@ impl Plan {
                     None => None,
                 },
                 addresses: &addresses,
-                names,
+                names: &names,
             };
             write("hosts", &hosts.render().map_err(CommandError::user)?)?;
         }

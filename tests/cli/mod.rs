@@ -2,6 +2,7 @@
 
 use crate::support::framework::Test;
 
+mod boot;
 mod commit;
 mod completion;
 mod cp;
@@ -23,7 +24,6 @@ mod malformed;
 mod manifest;
 mod mount;
 mod options;
-mod oracle;
 mod persona;
 mod pods;
 mod prune;
@@ -36,6 +36,7 @@ mod run_files;
 mod run_isolation;
 mod run_network;
 mod run_process;
+mod run_service;
 mod run_terminal;
 mod run_volumes;
 mod search;
@@ -49,13 +50,16 @@ mod volumes;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
+    let transcripts = transcripts::tests();
     [
+        &*transcripts,
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
         run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
+        run_service::TESTS,
         run_terminal::TESTS,
         options::TESTS,
         malformed::TESTS,
@@ -64,6 +68,7 @@ pub(crate) fn tests() -> Vec<Test> {
         exec::TESTS,
         events::TESTS,
         export::TESTS,
+        boot::TESTS,
         stats::TESTS,
         cp::TESTS,
         ps::TESTS,
@@ -81,10 +86,8 @@ pub(crate) fn tests() -> Vec<Test> {
         manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,
-        transcripts::TESTS,
         tutorials::TESTS,
         tools::TESTS,
-        oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,

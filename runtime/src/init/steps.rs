@@ -21,6 +21,7 @@ use crate::mount::secrets::{self, SecretFile};
 use crate::mount::stage::Staged;
 use crate::mount::target::Append;
 use crate::mount::{MountError, dev, masks, open_in_root, rootfs, target};
+use crate::process::inherited::Inherited;
 use crate::process::prctl;
 use crate::process::pty::{Pty, install_console};
 use crate::process::stdio::ContainerEnd;
@@ -168,6 +169,8 @@ pub struct Plan<'a> {
     pub pause: bool,
     /// Our binary, if it needs protection.
     pub seal: Option<&'a SealedExe>,
+    /// Descriptors that the program gets besides the standard ones.
+    pub inherited: &'a Inherited,
     /// Name of the session keyring; without one it is the starter's.
     pub keyring: Option<&'a std::ffi::CStr>,
     /// The filter refuses every call that reaches a keyring.
@@ -280,6 +283,7 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
             dies_with_parent: plan.gate.is_none(),
             filter: plan.filter,
             sealed: sealed.as_ref(),
+            inherited: plan.inherited,
             pause: plan.pause,
             gate: plan.gate,
             preserved_fds: plan.preserved_fds,
@@ -305,6 +309,8 @@ pub struct BecomeOptions<'a> {
     pub filter: Option<LoadFilter<'a>>,
     /// The read-only mount of our binary.
     pub sealed: Option<&'a super::sealed_exe::SealedFd>,
+    /// Descriptors that the program gets besides the standard ones.
+    pub inherited: &'a Inherited,
     /// Nothing is executed: the process waits.
     pub pause: bool,
     /// Where to wait before the program is executed.
@@ -348,6 +354,7 @@ pub fn become_program(
     };
     let first = 3 + i32::try_from(options.preserved_fds).unwrap_or(0);
     sys::close_from(first, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
+    options.inherited.pass_on().map_err(SysError::of("fcntl", "F_SETFD"))?;
     let Some(gate) = &options.gate else {
         return Ok(program.map_or(InitError::NoCommand, |program| program.exec(options.sealed, channel)));
     };

@@ -166,6 +166,13 @@ pub(crate) fn close_others(first: RawFd, keep: &[BorrowedFd<'_>]) -> Result<(), 
     Ok(())
 }
 
+/// Whether a descriptor is open and not close-on-exec.
+pub(crate) fn is_inherited(fd: RawFd) -> bool {
+    // SAFETY: takes integers, and gives flags or -1.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
 /// Sets or clears close-on-exec on one descriptor.
 pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
     // SAFETY: takes integers.

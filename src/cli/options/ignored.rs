@@ -9,8 +9,6 @@ pub(crate) struct OfContainers;
 
 const NO_IO: &str = "the io controller is not delegated to this user";
 const NO_REAL_TIME: &str = "version 2 of cgroups has no real-time limits";
-const NO_NAMES: &str = "this network has no names of its own";
-const NO_DESCRIPTORS: &str = "a container gets standard streams only";
 const NO_ENCRYPTION: &str = "encrypted layers are not supported";
 const BY_DIGEST: &str = "images are known by their digests";
 const WINDOWS: &str = "it is an option of Windows containers";
@@ -33,11 +31,7 @@ const fn idle_switch(name: &'static str, why: &'static str) -> Ignored {
 pub(crate) struct OfExec;
 
 impl Table for OfExec {
-    const OPTIONS: &'static [Ignored] = &[
-        value("preserve-fds", &["0"], NO_DESCRIPTORS),
-        value("preserve-fd", &[], NO_DESCRIPTORS),
-        switch("no-session", "sessions leave nothing behind"),
-    ];
+    const OPTIONS: &'static [Ignored] = &[switch("no-session", "sessions leave nothing behind")];
 }
 
 /// Of `pull`.
@@ -173,30 +167,16 @@ impl Table for OfContainers {
         value("memory-swappiness", &["-1"], "version 2 of cgroups has no swappiness"),
         value("kernel-memory", &["0"], "version 2 of cgroups counts it with the other memory"),
         switch("oom-kill-disable", "version 2 of cgroups has no such switch"),
-        value("device-cgroup-rule", &[], "a user namespace has no rules for devices; see --device"),
         value("cgroup-parent", &[""], "containers have a cgroup below that of their command"),
         value("cgroup-conf", &[], "no cgroup controller is delegated to this user"),
         value("cgroups", &["enabled", "no-conmon", "split"], "containers have a cgroup where one can be made"),
         value("rdt-class", &[], "classes of service belong to root"),
         value("personality", &["LINUX", "linux"], "programs get the personality of this machine"),
-        value("shm-size-systemd", &[], "there is no systemd mode"),
-        value("systemd", &["true", "false", ""], "there is no systemd mode; see --init"),
-        value("sdnotify", &["container", "ignore"], "nothing but the container's own program notifies systemd"),
-        value("seccomp-policy", &["default"], "the profile is the default one or that of --security-opt seccomp"),
         value("decryption-key", &[], NO_ENCRYPTION),
         switch("disable-content-trust", BY_DIGEST),
         value("storage-opt", &[], "the writable layer of a container has no options"),
         value("volume-driver", &["local"], "volumes are directories"),
         value("runtime", &["coracle"], "containers are run by coracle itself"),
-        value("chrootdirs", &[], "hosts and resolv.conf are in the root alone"),
-        value("preserve-fds", &["0"], NO_DESCRIPTORS),
-        value("preserve-fd", &[], NO_DESCRIPTORS),
-        value("subuidname", &[], "ids are those of the user who runs the command"),
-        value("subgidname", &[], "ids are those of the user who runs the command"),
-        value("domainname", &[""], "only the host name is the container's own"),
-        value("network-alias", &[], NO_NAMES),
-        value("net-alias", &[], NO_NAMES),
-        value("link", &[], NO_NAMES),
         value("link-local-ip", &[], "the network gives addresses"),
         switch("use-api-socket", "there is no daemon to talk to"),
         value("isolation", &["default", "process", ""], WINDOWS),

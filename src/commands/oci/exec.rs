@@ -9,6 +9,7 @@ use runtime::exec::{self, ExecError, Streams, namespaces_unlike_ours};
 use runtime::init::credentials::LoadFilter;
 use runtime::init::sealed_exe::SealedExe;
 use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
+use runtime::process::inherited::Inherited;
 use runtime::process::pidfd;
 use runtime::process::pty::Winsize;
 use runtime::security::capabilities::{CapabilitySet, Selection, Sets};
@@ -129,6 +130,7 @@ pub(super) fn run(args: Args, runtime: &Runtime) -> Outcome {
             pause: false,
             gate: None,
             preserved_fds,
+            inherited: &Inherited::default(),
         },
     })
     .map_err(failure)?;

@@ -19,6 +19,7 @@ use runtime::init::sealed_exe::SealedExe;
 use runtime::init::steps::{self, InitError};
 use runtime::mount::rootfs::Rootfs;
 use runtime::mount::stage::{self, Staged};
+use runtime::process::inherited::Inherited;
 use runtime::process::spawn::{self, Birth, JoinError};
 use runtime::process::{Forked, SysError, clone3, pidfd};
 use runtime::security::seccomp::Filter;
@@ -264,6 +265,7 @@ fn run(plan: &Plan, staged: Staged, channel: Channel) -> i32 {
         }),
         keep_groups: !wants_groups && plan.maps.denies_setgroups(),
         preserved_fds: plan.preserved_fds,
+        inherited: &Inherited::default(),
     };
     steps::run(plan, channel)
 }

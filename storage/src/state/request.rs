@@ -16,13 +16,15 @@ use serde::{Deserialize, Serialize};
 mod accounts;
 mod mounts;
 mod network;
+mod service;
 
 pub use accounts::{Accounts, IdRange};
 pub use mounts::{
     BindMount, Device, DevptsMount, ImageMount, Mount, Overlay, Propagation, SecretKind, SecretUse, TmpfsMount,
     VolumeMount, VolumesFrom,
 };
-pub use network::{AddHost, ExposedPorts, Network, Protocol, PublishedPort};
+pub use network::{AddHost, ExposedPorts, Link, Network, Protocol, PublishedPort};
+pub use service::{Notify, Service};
 
 /// Everything asked for of one container, defaults resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +98,8 @@ pub struct Request {
     pub pidfile: Option<PathBuf>,
     /// Where the pid of the supervisor is written.
     pub supervisor_pidfile: Option<PathBuf>,
+    /// What it has to do with systemd.
+    pub service: Service,
     /// Containers that are started before this one.
     pub requires: Vec<String>,
 
@@ -113,11 +117,15 @@ pub struct Request {
     pub shm_size_bytes: Option<u64>,
     /// There is no `/dev/shm` (`--ipc none`).
     pub no_shm: bool,
+    /// Directories in the container that programs change their root to.
+    pub chroot_dirs: Vec<PathBuf>,
     /// Host devices made visible.
     pub devices: Vec<Device>,
     /// Rules for the device cgroup, as given.
     pub device_cgroup_rules: Vec<String>,
 
+    /// NIS domain name; none when absent.
+    pub domainname: Option<String>,
     /// Host name; the short container id when absent.
     pub hostname: Option<String>,
     /// The network and what is published on it.
