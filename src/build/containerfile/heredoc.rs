@@ -114,8 +114,9 @@ mod tests {
 
     #[test]
     fn words_that_open_heredocs() {
-        #[expect(clippy::type_complexity, reason = "a table")]
-        let cases: &[(&str, Option<(&str, bool, bool, u32)>)] = &[
+        /// Name, expanded, tabs removed, descriptor.
+        type Wanted = Option<(&'static str, bool, bool, u32)>;
+        let cases: &[(&str, Wanted)] = &[
             ("<<EOF", Some(("EOF", true, false, 0))),
             ("<<-EOF", Some(("EOF", true, true, 0))),
             ("<<'EOF'", Some(("EOF", false, false, 0))),

@@ -113,17 +113,23 @@ pub(crate) fn parse_step(source: &str, escape: char) -> Result<Step, ParseError>
         return Err(ParseError::new(more.whole().span(), "expected one instruction only"));
     }
     match parsed {
-        Parsed::Step(step) => Ok(step),
+        Parsed::Step(step) => Ok(*step),
         Parsed::From(stage) => Err(ParseError::new(stage.span, "FROM cannot stand alone")),
     }
 }
 
 fn add(out: &mut Containerfile, parsed: Parsed) -> Result<(), ParseError> {
-    match (parsed, out.stages.last_mut()) {
-        (Parsed::From(stage), _) => out.stages.push(*stage),
-        (Parsed::Step(Step { instruction: Instruction::Arg(mut args), .. }), None) => out.global_args.append(&mut args),
-        (Parsed::Step(step), Some(stage)) => stage.steps.push(step),
-        (Parsed::Step(step), None) => {
+    let step = match parsed {
+        Parsed::From(stage) => {
+            out.stages.push(*stage);
+            return Ok(());
+        }
+        Parsed::Step(step) => *step,
+    };
+    match (out.stages.last_mut(), step) {
+        (None, Step { instruction: Instruction::Arg(mut args), .. }) => out.global_args.append(&mut args),
+        (Some(stage), step) => stage.steps.push(step),
+        (None, step) => {
             let name = step.original.split_whitespace().next().unwrap_or_default();
             let message = format!("no build stage in current context: expected FROM or ARG before {name}");
             return Err(ParseError::new(step.span, message));

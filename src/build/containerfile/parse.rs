@@ -22,7 +22,7 @@ pub(super) enum Parsed {
     /// FROM: what follows belongs to it.
     From(Box<Stage>),
     /// Anything else.
-    Step(Step),
+    Step(Box<Step>),
 }
 
 /// Every instruction.
@@ -121,7 +121,7 @@ impl<'a> Statement<'a> {
             "ONBUILD" => Instruction::OnBuild(Box::new(self.on_build()?)),
             _ => Instruction::Maintainer(self.maintainer()?),
         };
-        Ok(Parsed::Step(Step { span, original: self.line.as_str().to_owned(), instruction }))
+        Ok(Parsed::Step(Box::new(Step { span, original: self.line.as_str().to_owned(), instruction })))
     }
 
     /// Where an argument is missing.
@@ -485,7 +485,7 @@ impl<'a> Statement<'a> {
         match Statement::read(self.arguments, heredocs, self.escape, self.warnings)?.parse()? {
             Parsed::Step(mut step) => {
                 step.original.push_str(&bodies);
-                Ok(step)
+                Ok(*step)
             }
             Parsed::From(stage) => Err(ParseError::new(stage.span, "FROM isn't allowed as an ONBUILD trigger")),
         }

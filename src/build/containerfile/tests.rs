@@ -486,7 +486,8 @@ fn expand_all(instruction: &Instruction) {
         }
         Instruction::Expose(words) => words.iter().for_each(|word| drop(word.expand_words('\\', &value))),
         Instruction::Run(run) => {
-            drop((run.form(), run.mounts.iter().map(|m| m.expand('\\', &value)).collect::<Vec<_>>()))
+            drop(run.form());
+            run.mounts.iter().for_each(|mount| drop(mount.expand('\\', &value)));
         }
         Instruction::Copy(Copy { transfer, .. }) => {
             for source in &transfer.sources {
