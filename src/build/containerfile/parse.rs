@@ -17,7 +17,6 @@ use super::text::{Logical, Text};
 use super::word::Word;
 
 /// What a line is.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 pub(super) enum Parsed {
     /// FROM: what follows belongs to it.
     From(Box<Stage>),
