@@ -1,7 +1,5 @@
 //! The lines of the introductions to docker that people begin with, typed as printed, through a link named `docker`, by an
 //! ordinary user; stand-in images under the same names. Ports of the host are free ones instead of the printed ones.
-//!
-//! What cannot work yet stands in [`MISSING`] with what it waits for, and the test says when it no longer does.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -25,11 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(copy_inspect_commit_save_load),
     test!(private_registry_in_a_container).needs(&[Need::Registry]).limit_secs(120),
     test!(search_and_login),
-    test!(what_is_missing_is_listed),
 ];
-
-/// Lines that wait for something, and the command or option that is not there.
-const MISSING: &[(&str, &str)] = &[];
 
 /// Images of the introductions: shells, and servers that answer on their port.
 fn make_images(home: &Home) {
@@ -327,13 +321,4 @@ fn search_and_login(home: &Home) {
     assert_eq!((answer.code, answer.out.as_str()), (0, "Login Succeeded"), "{}", answer.err);
     let kept = std::fs::read_to_string(home.path().join(".docker/config.json")).unwrap();
     assert!(kept.contains(&hub.host()), "{kept}");
-}
-
-fn what_is_missing_is_listed(home: &Home) {
-    let docker = docker(home);
-    for (line, waits_for) in MISSING {
-        let answer = docker.run(line);
-        let is_missing = answer.err.contains(&format!("unrecognized command `{waits_for}`"));
-        assert!(is_missing, "docker {line}: it does not wait for {waits_for} any more:\n{}", answer.err);
-    }
 }
