@@ -29,6 +29,8 @@ pub(crate) enum Output {
     Image {
         /// A name, besides those of `--tag`.
         name: Option<String>,
+        /// And in the registries of its names.
+        is_pushed: bool,
     },
     /// docker's archive.
     DockerArchive(Destination),
@@ -88,8 +90,8 @@ impl Output {
                 other => return Err(format!("unknown key {other:?}: expected type, dest, name, tar or push")),
             }
         }
-        if is_pushed || kind == Some("registry") {
-            return Err("images are not pushed by a build: push the name that --tag gives".to_owned());
+        if is_pushed && kind != Some("image") {
+            return Err("push=true: only type=image is pushed".to_owned());
         }
         let destination = || match dest {
             None => Err("expected dest=PATH".to_owned()),
@@ -97,8 +99,9 @@ impl Output {
             Some(path) => Ok(Destination::File(PathBuf::from(path))),
         };
         Ok(match kind {
-            Some("image") => Output::Image { name },
-            Some("docker") if dest.is_none() => Output::Image { name },
+            Some("image") => Output::Image { name, is_pushed },
+            Some("registry") => Output::Image { name, is_pushed: true },
+            Some("docker") if dest.is_none() => Output::Image { name, is_pushed: false },
             Some("docker") => Output::DockerArchive(destination()?),
             Some("oci") if is_tar => Output::OciArchive(destination()?),
             Some("tar") => Output::Tar(destination()?),
@@ -109,7 +112,9 @@ impl Output {
                 (Destination::File(path), _) => Output::Local(path),
             },
             Some(other) => {
-                return Err(format!("unknown type {other:?}: expected local, tar, oci, docker, image or cacheonly"));
+                return Err(format!(
+                    "unknown type {other:?}: expected local, tar, oci, docker, image, registry or cacheonly"
+                ));
             }
             None => return Err("expected type=TYPE".to_owned()),
         })
@@ -200,9 +205,10 @@ mod tests {
             ("type=tar,dest=-", Output::Tar(Destination::Stdout)),
             ("type=oci,dest=a.tar", Output::OciArchive(file("a.tar"))),
             ("type=oci,dest=a,tar=false", Output::OciDirectory("a".into())),
-            ("type=docker", Output::Image { name: None }),
+            ("type=docker", Output::Image { name: None, is_pushed: false }),
             ("type=docker,dest=-", Output::DockerArchive(Destination::Stdout)),
-            ("type=image,name=a:1,push=false", Output::Image { name: Some("a:1".to_owned()) }),
+            ("type=image,name=a:1,push=false", Output::Image { name: Some("a:1".to_owned()), is_pushed: false }),
+            ("type=registry", Output::Image { name: None, is_pushed: true }),
             ("type=cacheonly", Output::Nothing),
         ];
         for (text, wanted) in cases {
@@ -217,8 +223,7 @@ mod tests {
             ("type=tar,dest", "expected KEY=VALUE"),
             ("type=tar,dest=a,other=1", "unknown key"),
             ("type=oci,dest=a,tar=maybe", "expected true or false"),
-            ("type=image,push=true", "not pushed"),
-            ("type=registry", "not pushed"),
+            ("type=oci,dest=a,push=true", "only type=image is pushed"),
         ] {
             let error = Output::parse(text).expect_err(text);
             assert!(error.contains(wanted), "{text}: {error}");

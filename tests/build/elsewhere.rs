@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::support::command::binary;
 use crate::support::image::Layer;
 use crate::support::prelude::*;
+use crate::support::registry::Registry;
 
 pub(crate) const TESTS: &[Test] = &[
     test!(url_is_added_as_a_private_file_of_its_time),
@@ -19,6 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(repositories_are_contexts_and_sources),
     test!(links_of_a_repository_choose_no_file_of_ours),
     test!(results_go_where_they_are_asked_for),
+    test!(images_are_pushed_to_all_of_their_names).needs(&[Need::Registry]),
     test!(check_tells_what_is_hardly_meant),
     test!(bake_builds_what_targets_need),
     test!(plugin_of_docker_is_asked_as_docker_asks),
@@ -187,6 +189,20 @@ fn results_go_where_they_are_asked_for(home: &Home) {
         let failed = home.coracle("build -o").arg(value).arg(&context).run().fails(125);
         assert!(failed.contains(wanted), "{failed}");
     }
+}
+
+fn images_are_pushed_to_all_of_their_names(home: &Home) {
+    let registry = Registry::start(home);
+    let context = context(home, "FROM busybox\nRUN echo made > /file\n");
+    let host = registry.host();
+    let build = |options: &str| home.coracle(&format!("build {options}")).arg(&context).limit_secs(60).run();
+    build(&format!("-q --push -t {host}/a:1 -t {host}/b:2")).ok();
+    build(&format!("-q -o type=registry,name={host}/c:3")).ok();
+    for name in ["a:1", "b:2", "c:3"] {
+        home.ok(&format!("rmi {host}/{name}"));
+        assert_eq!(home.ok(&format!("run --rm {host}/{name} cat /file")), "made");
+    }
+    assert!(build("-q --push").fails(125).contains("no name that says where to"));
 }
 
 fn check_tells_what_is_hardly_meant(home: &Home) {

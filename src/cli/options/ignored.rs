@@ -135,7 +135,6 @@ impl Table for NotOfBuild {
         value("manifest", &[], "manifest lists are not made by a build"),
         value("os-feature", &[], "it is an option of Windows images"),
         value("os-version", &[], "it is an option of Windows images"),
-        switch("push", "push the image when it is built"),
         value("sbom", &["false"], NO_SBOM),
         value("sbom-image-output", &[], NO_SBOM),
         value("sbom-image-purl-output", &[], NO_SBOM),
