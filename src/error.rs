@@ -77,6 +77,11 @@ impl CommandError {
         self.code.unwrap_or(FAILED)
     }
 
+    /// What to do about it.
+    pub(crate) fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
     /// Prints the error and its hints on stderr.
     pub(crate) fn print(&self) {
         if self.message.is_empty() {
@@ -137,6 +142,7 @@ macro_rules! host_errors {
 host_errors!(
     runtime::userns::UsernsError,
     runtime::process::SysError,
+    runtime::process::spawn::JoinError,
     storage::state::layout::LayoutError,
     storage::state::atomic::WriteError,
     storage::state::lock::LockError,
@@ -144,6 +150,9 @@ host_errors!(
     storage::volume::VolumeError,
     storage::secret::SecretError,
     storage::state::pod::PodError,
+    storage::state::oci::OciError,
+    runtime::cgroup::resources::ResourcesError,
+    runtime::hooks::HookError,
     storage::state::status::StatusError,
     storage::state::name::NameError,
     storage::state::container::ContainerError,
@@ -151,4 +160,5 @@ host_errors!(
     storage::state::undo::UndoError,
     storage::image::StoreError,
     storage::prune::SweepError,
+    storage::build::BuildError,
 );

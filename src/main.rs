@@ -2,8 +2,10 @@
 //!
 //! Picks the role of this process before any thread exists, prints the error, exits.
 
+mod build;
 mod cli;
 mod commands;
+mod config;
 mod error;
 mod role;
 mod supervisor;
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
         Role::ContainerInit(args) => ExitCode::from(runtime::init::pid1::run(&args) as u8),
         Role::SealedExec(args) => ExitCode::from(runtime::init::sealed_exe::second_stage(args) as u8),
         Role::FuseOverlayfs { args, is_mount_helper } => end(commands::fuse_overlayfs::run(&args, is_mount_helper)),
+        Role::Oci { args } => end(commands::oci::run(args)),
         Role::Cli(program) => end(commands::run(program)),
     }
 }

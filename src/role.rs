@@ -21,6 +21,11 @@ pub(crate) enum Role {
         /// Executed by `mount(8)`.
         is_mount_helper: bool,
     },
+    /// An OCI runtime as a program of its own.
+    Oci {
+        /// Without the program's name.
+        args: Vec<OsString>,
+    },
     /// Executes a container's program from a sealed copy of the binary, see [`runtime::init::sealed_exe`].
     SealedExec(Vec<CString>),
 }
@@ -41,14 +46,16 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     /// Whom we answer like.
     pub(crate) persona: Persona,
+    /// Whether it is docker's plugin `docker-buildx`, whose commands are those of `docker buildx`.
+    pub(crate) is_buildx: bool,
 }
 
 impl Program {
     /// Ourselves.
-    pub(crate) const CORACLE: Self = Self { name: "coracle", persona: Persona::Podman };
+    pub(crate) const CORACLE: Self = Self { name: "coracle", persona: Persona::Podman, is_buildx: false };
 
-    const PODMAN: Self = Self { name: "podman", persona: Persona::Podman };
-    const DOCKER: Self = Self { name: "docker", persona: Persona::Docker };
+    const PODMAN: Self = Self { name: "podman", persona: Persona::Podman, is_buildx: false };
+    const DOCKER: Self = Self { name: "docker", persona: Persona::Docker, is_buildx: false };
 
     /// The version whose command line is offered. Tools decide by it what they may ask for.
     pub(crate) fn version(self) -> &'static str {
@@ -83,8 +90,16 @@ impl Role {
         if args.get(1).is_some_and(|command| command == "fuse-overlayfs") {
             return Role::FuseOverlayfs { args: args.into_iter().skip(2).collect(), is_mount_helper: false };
         }
+        // Its `--root` and `--log-level` are others than those of everything.
+        if args.get(1).is_some_and(|command| command == "oci") {
+            return Role::Oci { args: args.into_iter().skip(2).collect() };
+        }
+        if bytes.ends_with(b"coracle-oci") || bytes == b"crun" || bytes == b"runc" {
+            return Role::Oci { args: args.into_iter().skip(1).collect() };
+        }
         Role::Cli(match name.to_str() {
             Some("docker") => Program::DOCKER,
+            Some("docker-buildx") => Program { is_buildx: true, ..Program::DOCKER },
             Some("podman") => Program::PODMAN,
             _ => Program::CORACLE,
         })

@@ -13,9 +13,13 @@ mod support;
 
 mod cli;
 
+mod build;
+
 mod lifecycle;
 
 mod single;
+
+mod oci;
 
 mod attack;
 
@@ -28,8 +32,10 @@ mod union;
 fn main() -> std::process::ExitCode {
     let areas = [
         cli::tests(),
+        build::tests(),
         lifecycle::tests(),
         single::tests(),
+        oci::tests(),
         attack::tests(),
         crash::tests(),
         union::tests(),

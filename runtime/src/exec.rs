@@ -55,9 +55,11 @@ pub struct Request<'a> {
 pub enum Streams {
     /// A terminal of the container's own, of this size.
     Terminal(Option<Winsize>),
+    /// The same, whose master goes to somebody else.
+    Console(Option<Winsize>),
     /// Pipes; standard input is this.
     Pipes(Input),
-    /// Where the caller's lead: to `/dev/null`, or the container would have them.
+    /// Where the caller's lead: to `/dev/null` or what the container shall have.
     Inherited,
 }
 
@@ -66,8 +68,10 @@ pub enum Streams {
 pub struct Started {
     /// Its pidfd; it is a child of the caller.
     pub pidfd: OwnedFd,
-    /// Our ends of its streams; `None` for those it inherited.
+    /// Our ends of its streams; `None` for those it inherited, and with [`Streams::Console`].
     pub streams: Option<stdio::Streams>,
+    /// The master of [`Streams::Console`].
+    pub console: Option<OwnedFd>,
 }
 
 /// Why a program could not be executed in a container.
@@ -94,7 +98,7 @@ pub enum ExecError {
 pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
     let (theirs, ours) = pair()?;
     let (ends, streams) = match request.streams {
-        Streams::Terminal(_) | Streams::Inherited => (None, None),
+        Streams::Terminal(_) | Streams::Console(_) | Streams::Inherited => (None, None),
         Streams::Pipes(stdin) => {
             let (container, supervisor) = pipes(stdin).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
             (Some(container), Some(supervisor))
@@ -111,14 +115,18 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
         Forked::Parent { pidfd, .. } => pidfd,
     };
     drop((ends, theirs));
-    let (mut process, mut streams) = (None, streams);
+    let (mut process, mut streams, mut console) = (None, streams, None);
     let outcome = loop {
         match ours.receive()? {
             Report::Process(pidfd) => process = Some(pidfd),
             Report::Console(master) => {
-                if let Streams::Terminal(Some(size)) = wanted {
+                if let Streams::Terminal(Some(size)) | Streams::Console(Some(size)) = wanted {
                     // A size that cannot be set is one the program will not see; it still runs.
                     let _ = size.apply(&master);
+                }
+                if matches!(wanted, Streams::Console(_)) {
+                    console = Some(master);
+                    continue;
                 }
                 streams = Some(stdio::Streams::terminal(master).map_err(SysError::of("ioctl", "TIOCGPTPEER"))?);
             }
@@ -139,7 +147,7 @@ pub fn start(request: Request<'_>) -> Result<Started, ExecError> {
     }
     outcome?;
     let pidfd = process.ok_or(ExecError::Gone)?;
-    Ok(Started { pidfd, streams })
+    Ok(Started { pidfd, streams, console })
 }
 
 /// J: everything until X exists.
@@ -173,13 +181,19 @@ fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) ->
     }
     join_namespaces(request.init, flags)?;
     let pty = match request.streams {
-        Streams::Terminal(_) => {
+        Streams::Terminal(_) | Streams::Console(_) => {
             let single_id = request.options.emulation.is_some();
             Some(open_pty(request.process, single_id, channel)?)
         }
         Streams::Pipes(_) | Streams::Inherited => None,
     };
-    match clone3(libc::CLONE_PARENT as u64, request.cgroup).map_err(SysError::of("clone3", "CLONE_PARENT"))? {
+    let forked = match clone3(libc::CLONE_PARENT as u64, request.cgroup) {
+        // Who was started in a login's cgroup may not leave it for one of the user manager's: the program runs, and is
+        // counted with the login.
+        Err(nix::errno::Errno::EACCES) if request.cgroup.is_some() => clone3(libc::CLONE_PARENT as u64, None),
+        forked => forked,
+    };
+    match forked.map_err(SysError::of("clone3", "CLONE_PARENT"))? {
         Forked::Parent { pidfd, .. } => {
             channel.report(&Report::Process(pidfd))?;
             Ok(())
@@ -203,7 +217,7 @@ fn run(
     let attempt = || {
         crate::userns::become_root()?;
         nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
-        let streams = ends.map_or(steps::Streams::Terminal, steps::Streams::Pipes);
+        let streams = ends.map_or(steps::Streams::Inherited, steps::Streams::Pipes);
         steps::connect_streams(streams, terminal, process)?;
         let root =
             nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
@@ -211,6 +225,30 @@ fn run(
         steps::become_program(process, root, options, channel)
     };
     attempt().unwrap_or_else(|error| error)
+}
+
+/// The namespaces of process `pid` that are others than the caller's, `CLONE_NEW*`: what there is to join.
+///
+/// # Errors
+/// `/proc` does not say: the process has ended, or is not the caller's to look into.
+pub fn namespaces_unlike_ours(pid: i32) -> std::io::Result<i32> {
+    let kinds = [
+        ("user", libc::CLONE_NEWUSER),
+        ("mnt", libc::CLONE_NEWNS),
+        ("pid", libc::CLONE_NEWPID),
+        ("net", libc::CLONE_NEWNET),
+        ("ipc", libc::CLONE_NEWIPC),
+        ("uts", libc::CLONE_NEWUTS),
+        ("cgroup", libc::CLONE_NEWCGROUP),
+        ("time", libc::CLONE_NEWTIME),
+    ];
+    kinds.into_iter().try_fold(0, |flags, (name, flag)| {
+        let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/{name}"));
+        match of("self") {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(flags),
+            ours => Ok(if ours? == of(&pid.to_string())? { flags } else { flags | flag }),
+        }
+    })
 }
 
 fn join_namespaces(init: BorrowedFd<'_>, flags: i32) -> Result<(), SysError> {

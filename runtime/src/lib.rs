@@ -15,6 +15,8 @@ pub mod mount;
 
 pub mod init;
 
+pub mod hooks;
+
 pub mod exec;
 
 pub mod process;

@@ -62,6 +62,15 @@ impl<T> Accepted<T> {
         lines
     }
 
+    /// The first that was given, where having no effect would be a wrong result.
+    pub(crate) fn refuse(&self) -> Result<(), crate::error::CommandError> {
+        let asked = self.given.iter().find(|(option, value)| !option.idle.contains(&value.as_str()));
+        match asked {
+            Some((option, _)) => Err(crate::error::CommandError::user(format!("--{}: {}", option.name, option.why))),
+            None => Ok(()),
+        }
+    }
+
     /// Prints them.
     pub(crate) fn warn(&self) {
         for line in self.warnings() {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 use net::mode::Mode;
 use oci_spec::image::{Config, ImageConfiguration};
-use storage::state::request::{Healthcheck, LogDriver, Mount, Request, TmpfsMount, UserNamespace, VolumeMount};
+use storage::state::request::{Healthcheck, LogDriver, Mount, Notify, Request, TmpfsMount, UserNamespace, VolumeMount};
 
 use super::accepted::Accepted;
 use super::options::Caller;
@@ -25,8 +25,12 @@ use super::options::network::NetworkOptions;
 use super::options::process::{AskedProcess, ProcessOptions, image_signal, workdir};
 use super::options::resources::{self, ResourceOptions};
 use super::options::security::SecurityOptions;
+use super::options::service::{ServiceOptions, Systemd};
 use super::parse::{mount_flags, pairs, ports};
 use super::usage::{Checked, InvalidOption, one, valued_flag};
+
+/// What makes systemd halt; it does not end at SIGTERM.
+const SYSTEMD_STOP_SIGNAL: &str = "SIGRTMIN+3";
 
 /// The options of `run` and `create`, then the image, then everything after it as it is.
 #[derive(Args, Clone, Debug)]
@@ -40,6 +44,8 @@ pub(crate) struct ContainerOptions {
     pub(crate) process: ProcessOptions,
     #[command(flatten)]
     pub(crate) accounts: AccountOptions,
+    #[command(flatten)]
+    pub(crate) service: ServiceOptions,
     #[command(flatten)]
     pub(crate) mounts: MountOptions,
     #[command(flatten)]
@@ -68,6 +74,7 @@ pub(crate) struct Asked {
     health: Healthcheck,
     image_health: Option<Healthcheck>,
     image_volumes: ImageVolumes,
+    systemd: Systemd,
     command: Vec<String>,
     /// Ports were to be published on a network that has none.
     ports_discarded: bool,
@@ -102,7 +109,8 @@ impl ContainerOptions {
         self.security.apply_namespaces(&mut request)?;
         self.life.apply(&mut request, caller)?;
         let process = self.process.apply(&mut request, caller)?;
-        self.accounts.apply(&mut request)?;
+        self.accounts.apply(&mut request, caller)?;
+        let systemd = self.service.apply(&mut request)?;
         self.mounts.apply(&mut request, caller)?;
         self.network.apply(&mut request, caller)?;
         self.security.apply(&mut request, caller)?;
@@ -124,11 +132,36 @@ impl ContainerOptions {
         let image_volumes = self.mounts.image_volumes()?;
         let command = self.image_and_command.iter().skip(1).cloned().collect();
         let (health, ids) = (self.health.ask()?, (caller.uid, caller.gid));
-        Ok(Asked { request, process, health, image_health: None, image_volumes, command, ports_discarded, ids })
+        Ok(Asked {
+            request,
+            process,
+            health,
+            image_health: None,
+            image_volumes,
+            systemd,
+            command,
+            ports_discarded,
+            ids,
+        })
     }
 }
 
 impl Asked {
+    /// What was asked for otherwise than by options. Images' volumes are anonymous ones.
+    pub(crate) fn of(request: Request, process: AskedProcess, command: Vec<String>, health: Healthcheck) -> Self {
+        Self {
+            request,
+            process,
+            health,
+            image_health: None,
+            image_volumes: ImageVolumes::Anonymous,
+            systemd: Systemd::ByCommand,
+            command,
+            ports_discarded: false,
+            ids: (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+        }
+    }
+
     /// What the image has no say in: name to resolve, pull policy, platform, mounts and so on.
     pub(crate) fn request(&self) -> &Request {
         &self.request
@@ -138,8 +171,21 @@ impl Asked {
     pub(crate) fn warnings(&self, resources_supported: bool) -> Vec<&'static str> {
         const DISCARDED: &str =
             "warning: published ports are discarded: a host, container or none network has no ports of its own";
+        // Until then a name leads to the container alone, or to the host.
+        const ALIAS: &str = "Warning: --network-alias: other containers do not find it: each has a network of its own";
+        const LINK: &str = "Warning: --link: only what the other container publishes on this host can be reached: each has \
+                            a network of its own";
+        let network = &self.request.network;
+        let is_own = Mode::parse(&network.mode).is_ok_and(|mode| mode.can_publish());
+        let alias = (!network.aliases.is_empty()).then_some(ALIAS);
+        let link = (!network.links.is_empty() && is_own).then_some(LINK);
         let discarded = self.ports_discarded.then_some(DISCARDED);
-        discarded.into_iter().chain(resources::warning(&self.request.resources, resources_supported)).collect()
+        discarded
+            .into_iter()
+            .chain(alias)
+            .chain(link)
+            .chain(resources::warning(&self.request.resources, resources_supported))
+            .collect()
     }
 
     /// Has the health check of the image that [`Asked::finish`] will get, from the bytes of its configuration.
@@ -160,6 +206,10 @@ impl Asked {
         self.merge_places(config)?;
         self.merge_ports(config)?;
         self.request.healthcheck = health::merge(std::mem::take(&mut self.health), self.image_health.take())?;
+        if self.request.service.notify == Notify::Healthy && self.request.healthcheck.is_none() {
+            let reason = "needs a health check; see --health-cmd".to_owned();
+            return Err(InvalidOption { flag: "--sdnotify", value: "healthy".to_owned(), reason }.into());
+        }
         let mut labels: BTreeMap<String, String> = config.labels().iter().flatten().map(owned).collect();
         labels.append(&mut self.request.labels);
         self.request.labels = labels;
@@ -167,6 +217,10 @@ impl Asked {
             && self.request.stop_signal.is_none()
         {
             self.request.stop_signal = Some(image_signal(signal)?);
+        }
+        self.request.service.systemd = self.systemd.applies_to(&self.request.args);
+        if self.request.service.systemd && self.request.stop_signal.is_none() {
+            self.request.stop_signal = Some(SYSTEMD_STOP_SIGNAL.to_owned());
         }
         Ok(self.request)
     }

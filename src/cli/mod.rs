@@ -40,5 +40,6 @@ pub(crate) mod output;
 pub(crate) mod pattern;
 pub(crate) mod printable;
 pub(crate) mod progress;
+pub(crate) mod prompt;
 pub(crate) mod table;
 pub(crate) mod units;

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use storage::digest::Digest;
 use storage::progress::{Event, Kind, Progress};
 
 /// Draws on stderr.
+#[derive(Default)]
 pub(crate) struct Bars {
     all: MultiProgress,
     by_digest: Mutex<HashMap<String, ProgressBar>>,
@@ -22,10 +23,133 @@ pub(crate) fn for_terminal(quiet: bool) -> Box<dyn Progress> {
     if quiet {
         return Box::new(storage::progress::Silent);
     }
-    if std::io::stderr().is_terminal() {
-        Box::new(Bars { all: MultiProgress::new(), by_digest: Mutex::default() })
-    } else {
-        Box::new(Lines)
+    if std::io::stderr().is_terminal() { Box::new(Bars::default()) } else { Box::new(Lines) }
+}
+
+/// Whose words a push is reported in.
+pub(crate) enum Style {
+    /// podman's, on stderr.
+    Podman,
+    /// docker's, on stdout; with the layers by their blobs, bottom first.
+    Docker(Vec<(Digest, String)>),
+}
+
+/// What reports a push: bars on a terminal, lines elsewhere, nothing if `quiet`.
+pub(crate) fn for_push(quiet: bool, style: Style) -> Box<dyn Progress> {
+    if quiet {
+        return Box::new(storage::progress::Silent);
+    }
+    match style {
+        Style::Podman => {
+            let bars = std::io::stderr().is_terminal().then(Bars::default);
+            eprintln!("Getting image source signatures");
+            Box::new(PodmanPush { bars })
+        }
+        Style::Docker(layers) => {
+            let bars = std::io::stdout().is_terminal().then(|| {
+                let bars = Bars::default();
+                bars.all.set_draw_target(ProgressDrawTarget::stdout());
+                bars
+            });
+            if bars.is_none() {
+                layers.iter().rev().for_each(|(_, name)| println!("{name}: Preparing"));
+            }
+            Box::new(DockerPush { bars, layers })
+        }
+    }
+}
+
+struct PodmanPush {
+    bars: Option<Bars>,
+}
+
+impl Progress for PodmanPush {
+    fn event(&self, event: Event<'_>) {
+        let what = |kind| if kind == Kind::Config { "config" } else { "blob" };
+        match (event, &self.bars) {
+            (Event::Started { kind: Kind::Manifest, .. }, _) => {
+                self.line("Writing manifest to image destination");
+            }
+            (Event::Started { digest, total_bytes, kind }, Some(bars)) => {
+                bars.add(digest, ProgressBar::new(total_bytes), "Uploading");
+                bars.with(digest, |bar| bar.set_prefix(format!("Copying {} {}", what(kind), short(digest))));
+            }
+            (Event::Exists { digest, kind }, Some(bars)) => {
+                bars.add(digest, ProgressBar::new(0), "Exists");
+                bars.with(digest, |bar| bar.set_prefix(format!("Copying {} {}", what(kind), short(digest))));
+                bars.with(digest, ProgressBar::finish);
+            }
+            (Event::Started { digest, kind, .. } | Event::Exists { digest, kind }, None) => {
+                eprintln!("Copying {} {digest}", what(kind));
+            }
+            (Event::Advanced { digest, done_bytes }, Some(bars)) => {
+                bars.with(digest, |bar| bar.set_position(done_bytes));
+            }
+            (Event::Mounted { digest, .. }, Some(bars)) => bars.with(digest, |bar| bar.finish_with_message("Mounted")),
+            (Event::Done { digest }, Some(bars)) => bars.with(digest, |bar| bar.finish_with_message("Done")),
+            (Event::Message(text), _) => self.line(text),
+            _ => {}
+        }
+    }
+}
+
+impl PodmanPush {
+    fn line(&self, text: &str) {
+        match &self.bars {
+            // A terminal that is gone needs no message.
+            Some(bars) => drop(bars.all.println(text)),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+struct DockerPush {
+    bars: Option<Bars>,
+    layers: Vec<(Digest, String)>,
+}
+
+impl DockerPush {
+    fn name(&self, digest: &Digest) -> Option<&str> {
+        self.layers.iter().find(|(blob, _)| blob == digest).map(|(_, name)| name.as_str())
+    }
+
+    fn ended(&self, digest: &Digest, how: &str) {
+        let Some(name) = self.name(digest) else { return };
+        match &self.bars {
+            Some(bars) => bars.with(digest, |bar| bar.finish_with_message(how.to_owned())),
+            None => println!("{name}: {how}"),
+        }
+    }
+
+    fn begun(&self, digest: &Digest, total_bytes: u64) {
+        if let (Some(bars), Some(name)) = (&self.bars, self.name(digest)) {
+            bars.add(digest, ProgressBar::new(total_bytes), "Pushing");
+            bars.with(digest, |bar| bar.set_prefix(name.to_owned()));
+        }
+    }
+}
+
+impl Progress for DockerPush {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Started { digest, total_bytes, kind: Kind::Layer } => self.begun(digest, total_bytes),
+            Event::Advanced { digest, done_bytes } => {
+                if let Some(bars) = &self.bars {
+                    bars.with(digest, |bar| bar.set_position(done_bytes));
+                }
+            }
+            Event::Exists { digest, kind: Kind::Layer } => {
+                self.begun(digest, 0);
+                self.ended(digest, "Layer already exists");
+            }
+            Event::Mounted { digest, from } => self.ended(digest, &format!("Mounted from {from}")),
+            Event::Done { digest } => self.ended(digest, "Pushed"),
+            Event::Message(text) => match &self.bars {
+                Some(bars) => drop(bars.all.println(text)),
+                None => eprintln!("{text}"),
+            },
+            _ => {}
+        }
     }
 }
 

@@ -114,7 +114,7 @@ pub(crate) fn command_of(error: &clap::Error) -> String {
         _ => return String::new(),
     };
     let words = usage.trim().strip_prefix("Usage:").unwrap_or_default().split_whitespace();
-    let is_command = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let is_command = |word: &&str| !word.starts_with('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
     words.take_while(is_command).collect::<Vec<_>>().join(" ")
 }
 

@@ -5,9 +5,11 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 use runtime::init::sealed_exe::SealedExe;
+use runtime::process::inherited::Inherited;
 use runtime::process::pidfd;
 use runtime::userns::Mapping;
 use storage::image::{Image, ImageStore};
@@ -16,16 +18,18 @@ use storage::state::atomic::Durability;
 use storage::state::container::{self, Creation, ImageRecord, Record};
 use storage::state::layout::ContainerId;
 use storage::state::lock::FileLock;
-use storage::state::request::{Mount, Namespace, Request, SeccompProfile, UserNamespace};
+use storage::state::request::{InitContainer, Mount, Namespace, Request, RestartPolicy, SeccompProfile, UserNamespace};
 use storage::state::status;
 use storage::transport::PullOptions;
 
+use super::descriptors::Handed;
 use super::{Context, Outcome, pull};
-use crate::cli::container_options::ContainerOptions;
+use crate::cli::container_options::{Asked, ContainerOptions};
 use crate::cli::options::Caller;
 use crate::error::{CommandError, Kind};
 use crate::supervisor::bundle::{self, Shared};
 use crate::supervisor::launch::{Seccomp, seccomp_of};
+use crate::supervisor::notify::Notifications;
 use crate::supervisor::{self, Birth, FirstClient, Launch};
 
 const EXAMPLES: &str = r#"Examples:
@@ -36,6 +40,9 @@ const EXAMPLES: &str = r#"Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
+    /// Run it to its end before the other containers of its pod start: always, or once
+    #[arg(long, value_name = "WHEN")]
+    init_ctr: Option<String>,
     #[command(flatten)]
     registry: pull::RegistryArgs,
     #[command(flatten)]
@@ -44,7 +51,21 @@ pub(crate) struct Args {
 
 /// Runs `coracle create`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    let record = new_record(context, &args.container, &args.registry, false)?;
+    let life = &args.container.life;
+    let init = match args.init_ctr.as_deref() {
+        None => None,
+        Some(_) if life.pod.is_none() && life.pod_id_file.is_none() => {
+            return Err(CommandError::user("must specify pod value with init-ctr"));
+        }
+        Some("always") => Some(InitContainer::Always),
+        Some("once") => Some(InitContainer::Once),
+        Some(_) => return Err(CommandError::user("init-ctr value must be 'always' or 'once'")),
+    };
+    let mut record = new_record(context, &args.container, &args.registry, false)?;
+    if init.is_some() {
+        // What ends to make room for others does not come back.
+        (record.request.init_container, record.request.restart) = (init, RestartPolicy::No);
+    }
     let name = claim_place(context, &args.container)?;
     let prepared = prepare_for(context, record, Purpose::Create)?;
     let volumes = prepared.record.anonymous_volumes.clone();
@@ -117,7 +138,24 @@ pub(crate) fn new_record(
     for required in &asked.request().requires {
         container::find(&context.layout, required).map_err(CommandError::user)?;
     }
+    for link in &asked.request().network.links {
+        container::find(&context.layout, &link.container).map_err(CommandError::user)?;
+    }
     check_cidfile(asked.request())?;
+    complete(context, asked, registry, options.life.quiet, started_at_once, |request| {
+        super::pod::join(context, &options.life, request)
+    })
+}
+
+/// Finds the image, and merges what it says; `place` gives the container its place among others.
+pub(crate) fn complete(
+    context: &Context,
+    asked: Asked,
+    registry: &pull::RegistryArgs,
+    quiet: bool,
+    started_at_once: bool,
+    place: impl FnOnce(&mut Request) -> Result<(), CommandError>,
+) -> Result<Record, CommandError> {
     let image = match &asked.request().rootfs {
         Some(_) => None,
         None => {
@@ -127,14 +165,17 @@ pub(crate) fn new_record(
                 ..PullOptions::default()
             };
             let request = asked.request();
-            Some(pull::ensure(context, &request.image, request.pull, &pull_options, options.life.quiet)?)
+            Some(pull::ensure(context, &request.image, request.pull, &pull_options, quiet)?)
         }
     };
+    let is_docker = context.persona == crate::role::Persona::Docker;
     let asked = asked.with_image_health(image.as_ref().map(|image| image.raw_config.as_slice()));
     let mut request = asked.finish(image.as_ref().map(|image| &image.config)).map_err(CommandError::user)?;
-    super::pod::join(context, &options.life, &mut request)?;
+    // Tutorials for docker publish port 80 without a thought.
+    request.network.remap_low_ports = is_docker;
+    place(&mut request)?;
     take_volumes_from(context, &mut request)?;
-    resolve_image_mounts(context, &mut request, registry, options.life.quiet)?;
+    resolve_image_mounts(context, &mut request, registry, quiet)?;
     let mut record = Record {
         version: container::VERSION,
         id: ContainerId::random(),
@@ -280,9 +321,27 @@ pub(crate) struct Prepared {
     chores: supervisor::mounts::Chores,
     secrets: supervisor::secrets::Secrets,
     mapping: Mapping,
+    notifications: Option<Notifications>,
+    /// Descriptors that the container gets besides the standard ones.
+    pub(crate) inherited: Inherited,
     beside: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
     ids: Option<FileLock>,
+    /// It is a step of a build.
+    is_step: bool,
+}
+
+/// The root file system of a step of a build, which is no image's.
+#[derive(Debug)]
+pub(crate) struct StepRoot {
+    /// The trees below, topmost first.
+    pub(crate) lowers: Vec<PathBuf>,
+    /// What the step changes.
+    pub(crate) upper: PathBuf,
+    /// On the same file system, empty.
+    pub(crate) work: PathBuf,
+    /// The step's secrets.
+    pub(crate) secrets: supervisor::secrets::Secrets,
 }
 
 /// What a container is prepared for.
@@ -299,8 +358,22 @@ pub(crate) fn prepare(context: &Context, record: Record) -> Result<Prepared, Com
     prepare_for(context, record, Purpose::Start)
 }
 
+/// Makes the bundle of a step of a build.
+pub(crate) fn prepare_step(context: &Context, record: Record, root: StepRoot) -> Result<Prepared, CommandError> {
+    prepare_over(context, record, Purpose::Start, Some(root))
+}
+
 /// Makes the bundle and finds the layers.
-pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpose) -> Result<Prepared, CommandError> {
+pub(crate) fn prepare_for(context: &Context, record: Record, purpose: Purpose) -> Result<Prepared, CommandError> {
+    prepare_over(context, record, purpose, None)
+}
+
+fn prepare_over(
+    context: &Context,
+    mut record: Record,
+    purpose: Purpose,
+    step: Option<StepRoot>,
+) -> Result<Prepared, CommandError> {
     if record.request.pod.is_some() && purpose == Purpose::Start {
         super::pod::wake(context, &record)?;
     }
@@ -311,7 +384,7 @@ pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpos
         record.request.userns = UserNamespace::Single;
     }
     let is_single = bundle::is_single(&record.request.userns, &mapping);
-    let secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
+    let mut secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
     let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request, purpose)?;
     let ids = match mapping.single {
@@ -330,8 +403,23 @@ pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpos
     if record.driver.is_empty() && record.request.rootfs.is_none() {
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
-    let rootfs = supervisor::rootfs::of(&context.layout, &record, ownership, drivers);
-    let view = supervisor::rootfs::view(&context.layout, &record, ownership);
+    let is_step = step.is_some();
+    let (rootfs, view) = match step {
+        None => (
+            supervisor::rootfs::of(&context.layout, &record, ownership, drivers),
+            supervisor::rootfs::view(&context.layout, &record, ownership),
+        ),
+        Some(step) => {
+            secrets = step.secrets;
+            let rootfs = supervisor::rootfs::of_step(&context.layout, &step.lowers, &step.upper, &step.work, drivers);
+            (rootfs, supervisor::rootfs::View::Layers(step.lowers))
+        }
+    };
+    let notifications = match purpose {
+        Purpose::Start if !is_step => Notifications::wanted(&record.request, std::env::var_os("NOTIFY_SOCKET"))?,
+        Purpose::Start | Purpose::Create => None,
+    };
+    let shared = Shared { notifies: notifications.as_ref().is_some_and(Notifications::is_served), ..shared };
     let bundle = bundle::prepare(&context.layout, &record, &mapping, &view, &shared)?;
     let seccomp = seccomp_of(&record.request, &bundle.spec)
         .inspect_err(|_| bundle::forget_volumes(&context.layout, &bundle.planned.anonymous_volumes))?;
@@ -343,7 +431,24 @@ pub(crate) fn prepare_for(context: &Context, mut record: Record, purpose: Purpos
     let new: Vec<_> = new.collect();
     record.anonymous_volumes.extend(new);
     let (fill, chores) = (planned.fill, planned.chores);
-    Ok(Prepared { record, spec, seccomp, rootfs, layer_ids, fill, accounts, chores, secrets, mapping, beside, ids })
+    let inherited = Inherited::default();
+    Ok(Prepared {
+        record,
+        spec,
+        seccomp,
+        rootfs,
+        layer_ids,
+        fill,
+        accounts,
+        chores,
+        secrets,
+        mapping,
+        notifications,
+        inherited,
+        beside,
+        ids,
+        is_step,
+    })
 }
 
 /// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
@@ -389,7 +494,10 @@ impl Prepared {
             beside: self.beside,
             ids: self.ids,
             mapping: self.mapping,
+            dies_with_starter: self.is_step,
             seal: SealedExe::of_self()?,
+            handed: Handed { descriptors: self.inherited, variables: Vec::new() }.with_sockets()?,
+            notifications: self.notifications,
             handed_over: None,
             record: self.record,
         })
@@ -460,13 +568,13 @@ fn shared_namespaces(
     let Some(record) = found else { return Ok((Shared::default(), None)) };
     let observed = status::observe(&context.layout, &record).map_err(CommandError::host)?;
     if observed.state.init().is_none() && record.request.infra && purpose == Purpose::Create {
-        return Ok((Shared { pid: None, later: true }, None));
+        return Ok((Shared { later: true, ..Shared::default() }, None));
     }
     let not_running =
         || CommandError::user(format!("container {} is not running: its namespaces cannot be joined", record.name));
     let init = observed.state.init().ok_or_else(not_running)?;
     let fd = pidfd::open_checked(init.pid, init.start_time).map_err(|_| not_running())?;
-    Ok((Shared { pid: Some(init.pid), later: false }, Some(fd)))
+    Ok((Shared { pid: Some(init.pid), ..Shared::default() }, Some(fd)))
 }
 
 /// An internal error for what cannot happen.

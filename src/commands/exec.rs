@@ -1,5 +1,6 @@
 //! `coracle exec`: a program more in a running container.
 
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
@@ -12,16 +13,19 @@ use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::log::Log;
 use runtime::monitor::relay::{self, Relay, StdinPolicy};
+use runtime::process::inherited::Inherited;
 use runtime::process::pty::{RawMode, Winsize, is_terminal};
 use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::stdio::Input;
-use runtime::process::{Exit, pidfd, pidfd_send_signal, wait};
+use runtime::process::{Exit, Forked, clone3, pidfd, pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Selection, process_sets};
 use runtime::userns::Mapping;
 use storage::state::container::{self, Record};
 use storage::state::events::Event;
+use storage::state::layout::ContainerId;
 use storage::state::status::{self, State};
 
+use super::descriptors::DescriptorOptions;
 use super::run::parse_detach_keys;
 use super::{Context, Outcome, create};
 use crate::cli::exec_options::{ExecOptions, ExecRequest};
@@ -42,6 +46,8 @@ const EXAMPLES: &str = r#"Examples:
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     #[command(flatten)]
+    descriptors: DescriptorOptions,
+    #[command(flatten)]
     options: ExecOptions,
 }
 
@@ -57,6 +63,7 @@ enum Wake {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let request = create::with_caller(|caller| args.options.ask(caller).map_err(CommandError::user))?;
     args.options.accepted.warn();
+    let inherited = args.descriptors.take()?;
     let record = match &request.container {
         Some(name) => container::find(&context.layout, name).map_err(|error| missing(context, error))?,
         None => super::select::latest(context)?,
@@ -68,7 +75,64 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     };
     let gone = |_| CommandError::user(format!("container {} is not running", record.name));
     let target = pidfd::open_checked(init.pid, init.start_time).map_err(gone)?;
-    start(context, &request, &record, init.pid, target.as_fd())
+    if request.detach {
+        return detach(context, &request, &record, (init.pid, target.as_fd()), inherited);
+    }
+    start(context, &request, &record, (init.pid, target.as_fd()), inherited, || ())
+}
+
+/// Leaves the program to a process that waits for its end, so that somebody can say how it ended.
+///
+/// ```text
+/// CLI ── fork ──▶ watcher: starts the program
+///  │ ◀── status, message ── │ (nothing but a zero once it has started)
+///  id on stdout             waits, notes `exec_died`
+/// ```
+fn detach(
+    context: &Context,
+    request: &ExecRequest,
+    record: &Record,
+    init: (i32, BorrowedFd<'_>),
+    inherited: Inherited,
+) -> Outcome {
+    let (mut answer, question) =
+        std::io::pipe().map_err(|error| CommandError::host(format!("pipe(): {}", reason(&error))))?;
+    let forked =
+        clone3(0, None).map_err(|errno| CommandError::host(format!("clone3(): {}", errno.desc().to_lowercase())))?;
+    if let Forked::Child = forked {
+        drop(answer);
+        let _ = nix::unistd::setsid();
+        let mut question = Some(question);
+        let mut say = |code: u8, message: &str| {
+            if let Some(mut pipe) = question.take() {
+                // Nobody to read it means nobody to tell.
+                let _ = pipe.write_all(&[&[code], message.as_bytes()].concat());
+            }
+        };
+        let started =
+            let_go_of_streams().and_then(|()| start(context, request, record, init, inherited, || say(0, "")));
+        if let Err(error) = started {
+            say(error.code(), &error.to_string());
+        }
+        std::process::exit(0);
+    }
+    drop(question);
+    let mut told = Vec::new();
+    answer
+        .read_to_end(&mut told)
+        .map_err(|error| CommandError::host(format!("read from a process of ours: {}", reason(&error))))?;
+    match told.split_first() {
+        Some((0, _)) => {}
+        Some((code, message)) => {
+            return Err(CommandError::user(String::from_utf8_lossy(message)).with_code(*code));
+        }
+        None => return Err(create::internal("exec was given up without a word")),
+    }
+    if context.persona == crate::role::Persona::Podman {
+        // The id of the session; sessions end with their programs, and nothing asks for them by id.
+        crate::cli::output::print_line(ContainerId::random())?;
+    }
+    Ok(0)
 }
 
 fn missing(context: &Context, error: container::ContainerError) -> CommandError {
@@ -91,7 +155,14 @@ fn not_running(context: &Context, record: &Record, state: &State) -> CommandErro
     }
 }
 
-fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, target: BorrowedFd<'_>) -> Outcome {
+fn start(
+    context: &Context,
+    request: &ExecRequest,
+    record: &Record,
+    (pid, target): (i32, BorrowedFd<'_>),
+    mut inherited: Inherited,
+    started_well: impl FnOnce(),
+) -> Outcome {
     let path = context.layout.container(&record.id).join("config.json");
     let text = std::fs::read(&path)
         .map_err(|error| CommandError::host(format!("read {}: {}", path.display(), crate::error::reason(&error))))?;
@@ -122,14 +193,9 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     let keep = |fd: BorrowedFd<'_>| {
         fd.try_clone_to_owned().map_err(|error| CommandError::host(format!("dup(): {}", reason(&error))))
     };
-    let mut kept_stderr = None;
     let streams = match (request.detach, request.tty) {
-        (true, _) => {
-            // Kept for what there may be to say; close-on-exec, so the program does not have it.
-            kept_stderr = Some(keep(stderr.as_fd())?);
-            let_go_of_streams()?;
-            exec::Streams::Inherited
-        }
+        // The watcher's, which lead nowhere.
+        (true, _) => exec::Streams::Inherited,
         (false, true) => exec::Streams::Terminal(size),
         (false, false) => exec::Streams::Pipes(if request.interactive { Input::Pipe } else { Input::Null }),
     };
@@ -145,23 +211,30 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
         seal: seal.as_ref(),
         notifier: notifier.as_ref().map(AsFd::as_fd),
         options: BecomeOptions {
-            keyring: &keyring,
+            keyring: Some(&keyring),
             filter_hides_keyrings: seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(&spec),
             emulation,
             dies_with_parent: false,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
+            inherited: &inherited,
             pause: false,
+            gate: None,
+            preserved_fds: 0,
         },
     })
     .map_err(failure);
-    if let Some(stderr) = &kept_stderr {
-        let _ = nix::unistd::dup2_stderr(stderr);
-    }
     let started = started?;
+    inherited.let_go();
     context.note(record, "exec");
-    let Some(streams) = started.streams else { return Ok(0) };
+    started_well();
+    let Some(streams) = started.streams else {
+        if let Ok(Some(exit)) = wait(started.pidfd.as_fd(), true) {
+            note_end(context, record, exit);
+        }
+        return Ok(0);
+    };
     let policy = if request.interactive { StdinPolicy::Once } else { StdinPolicy::NotInteractive };
     let errno = |errno: nix::errno::Errno| CommandError::host(format!("dup(): {}", errno.desc().to_lowercase()));
     let mut relay = Relay::new(streams, policy, Log::none()).map_err(errno)?;
@@ -176,15 +249,22 @@ fn start(context: &Context, request: &ExecRequest, record: &Record, pid: i32, ta
     });
     let exit = watch(&mut relay, started.pidfd.as_fd(), &signals);
     drop(raw);
+    if exit.is_none() {
+        hold(&mut relay, started.pidfd.as_fd())?;
+    }
     if let Some(exit) = exit {
-        let died = Event::container(record, "exec_died").with_exit_code(i32::from(exit.code()));
-        storage::state::events::note(&context.layout, &[died]);
+        note_end(context, record, exit);
     }
     Ok(exit.map_or(0, Exit::code))
 }
 
+fn note_end(context: &Context, record: &Record, exit: Exit) {
+    let died = Event::container(record, "exec_died").with_exit_code(i32::from(exit.code()));
+    storage::state::events::note(&context.layout, &[died]);
+}
+
 /// Copies until the program has ended (`None`: the user detached).
-fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
+pub(super) fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> Option<Exit> {
     let mut ended = None;
     loop {
         let mut turn = Turn::new();
@@ -217,6 +297,29 @@ fn watch(relay: &mut Relay, program: BorrowedFd<'_>, signals: &SignalSource) -> 
         }
         if relay.is_alone() {
             return ended;
+        }
+    }
+}
+
+/// Leaves a process behind that holds the terminal of a program whose client has detached: without it the program would be
+/// hung up.
+fn hold(relay: &mut Relay, program: BorrowedFd<'_>) -> Result<(), CommandError> {
+    let forked =
+        clone3(0, None).map_err(|errno| CommandError::host(format!("clone3(): {}", errno.desc().to_lowercase())))?;
+    if let Forked::Parent { .. } = forked {
+        return Ok(());
+    }
+    let _ = nix::unistd::setsid();
+    let _ = let_go_of_streams();
+    loop {
+        let mut turn = Turn::new();
+        relay.watch(&mut turn, Wake::Relay);
+        turn.watch(program, Interest::Read, Wake::Exited);
+        for one in turn.wait(None).unwrap_or_default() {
+            match one.event {
+                Wake::Relay(event) => drop(relay.on(event)),
+                Wake::Exited | Wake::Signal => std::process::exit(0),
+            }
         }
     }
 }

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Do not truncate the output
     #[arg(long, alias = "notruncate")]
     no_trunc: bool,
+    /// Platform that the image must be of, OS/ARCH[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
     /// Display the numeric IDs only
     #[arg(short, long)]
     quiet: bool,
@@ -58,6 +61,7 @@ struct Configuration {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let store = ImageStore::open(&context.layout);
     let image = store.resolve(&args.image)?.ok_or_else(|| images::not_known(&args.image))?;
+    images::must_be_of(&image, args.platform.as_deref(), &args.image)?;
     let steps = steps(&image);
     let now = Timestamp::now();
     if args.format.as_deref() == Some("json") {

@@ -167,14 +167,12 @@ fn rows(args: &Args, context: &Context) -> Result<Vec<Row>, CommandError> {
         rows.extend(names.into_iter().map(|name| Row { image: image.clone(), name, containers }));
     }
     let repository = |row: &Row| row.name.as_ref().map(Reference::name);
+    let tag = |row: &Row| row.name.as_ref().and_then(|name| name.tag().map(str::to_owned));
     match args.sort.as_str() {
         "id" => rows.sort_by(|a, b| a.image.id.cmp(&b.image.id)),
-        "repository" => rows.sort_by_key(repository),
+        "repository" => rows.sort_by_key(|row| (repository(row), tag(row))),
         "size" => rows.sort_by_key(|row| row.image.size),
-        "tag" => rows.sort_by(|a, b| {
-            let tag = |row: &Row| row.name.as_ref().and_then(|name| name.tag().map(str::to_owned));
-            tag(a).cmp(&tag(b))
-        }),
+        "tag" => rows.sort_by_key(tag),
         _ => {}
     }
     Ok(rows)
@@ -281,9 +279,34 @@ pub(crate) fn not_known(name: &str) -> CommandError {
     CommandError::user(format_args!("{name}: image not known"))
 }
 
+/// Refuses an image of another platform than one asked for. An image here is of one platform.
+pub(crate) fn must_be_of(image: &Image, asked: Option<&str>, typed: &str) -> Result<(), CommandError> {
+    use crate::cli::{parse::words, usage};
+    let Some(asked) =
+        usage::maybe("--platform", asked.map(str::to_owned).as_ref(), words::platform).map_err(CommandError::user)?
+    else {
+        return Ok(());
+    };
+    let has = image.platform.to_string();
+    // `linux/arm64` is any variant of it.
+    match has == asked || has.starts_with(&format!("{asked}/")) {
+        true => Ok(()),
+        false => Err(CommandError::user(format_args!("{typed}: image is of platform {has}, not {asked}")).with_code(1)),
+    }
+}
+
 /// When an image was built.
 pub(crate) fn created(image: &Image) -> Option<Timestamp> {
     image.created.as_deref().and_then(|text| text.parse().ok())
+}
+
+/// The size of an image as a persona counts it: docker's is that of its layers; podman's store has its manifest, under two
+/// names, and its configuration besides, and counts what is there.
+pub(crate) fn size(image: &Image, persona: Persona) -> u64 {
+    match persona {
+        Persona::Docker => image.size,
+        Persona::Podman => image.size + image.raw_config.len() as u64 + 2 * image.manifest.size,
+    }
 }
 
 /// The first twelve digits of an image's id.
@@ -325,7 +348,8 @@ impl View {
         };
         let tag = name.as_ref().and_then(Reference::tag).unwrap_or("<none>");
         let id = if self.no_trunc { image.id.to_string() } else { short_id(image).to_owned() };
-        let size = if docker { units::human_size(image.size, 3) } else { units::human_size_spaced(image.size) };
+        let bytes = size(image, self.persona);
+        let size = if docker { units::human_size(bytes, 3) } else { units::human_size_spaced(bytes) };
         let digest = match (docker, image.names.is_empty()) {
             (true, true) => "<none>".to_owned(),
             _ => image.manifest.digest.to_string(),
@@ -343,7 +367,7 @@ impl View {
             ("Size", size.clone().into()),
             ("SharedSize", if docker { "N/A".into() } else { Value::Int(0) }),
             ("UniqueSize", "N/A".into()),
-            ("VirtualSize", if docker { size.into() } else { image.size.into() }),
+            ("VirtualSize", if docker { size.into() } else { bytes.into() }),
             ("Containers", if docker { containers.to_string().into() } else { (*containers).into() }),
             ("ParentId", "".into()),
             ("Labels", labels(image, false)),
@@ -391,9 +415,9 @@ impl View {
             ("RepoTags", Value::strings_or_nil(repo_tags(image))),
             ("RepoDigests", Value::strings_or_nil(repo_digests(image))),
             ("Created", Value::Int(created(image).unwrap_or_default().as_second())),
-            ("Size", image.size.into()),
+            ("Size", size(image, self.persona).into()),
             ("SharedSize", Value::Int(0)),
-            ("VirtualSize", image.size.into()),
+            ("VirtualSize", size(image, self.persona).into()),
             ("Labels", labels(image, true)),
             ("Containers", containers.into()),
             ("Digest", image.manifest.digest.to_string().into()),
@@ -410,9 +434,9 @@ impl View {
             ("ParentId", "".into()),
             ("RepoTags", Value::NilList),
             ("RepoDigests", Value::strings_or_nil(repo_digests(image))),
-            ("Size", image.size.into()),
+            ("Size", size(image, self.persona).into()),
             ("SharedSize", Value::Int(0)),
-            ("VirtualSize", image.size.into()),
+            ("VirtualSize", size(image, self.persona).into()),
             ("Labels", labels(image, true)),
             ("Containers", (*containers).into()),
         ];

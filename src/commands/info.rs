@@ -167,6 +167,11 @@ fn storage(context: &Context, mapping: &Mapping) -> Result<(&'static str, BTreeM
         ("Native Overlay", word(&possible.overlay)),
         ("FUSE", word(&possible.fuse)),
         ("Supports shifting", shifts.to_string()),
+        // Of the overlay as we mount it.
+        ("Native Overlay Diff", possible.overlay.is_ok().to_string()),
+        ("Supports d_type", "true".to_owned()),
+        ("Supports volatile", possible.overlay.is_ok().to_string()),
+        ("Using metacopy", "false".to_owned()),
     ];
     Ok((driver, status.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()))
 }
@@ -184,6 +189,17 @@ fn backing_file_system(dir: &Path) -> String {
 /// Our own binary, which is runtime, network and all.
 fn own_path() -> String {
     std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+fn own_version() -> String {
+    format!("coracle {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// How many more files the runtime directory has room for.
+fn free_locks(runtime_dir: &Path) -> Value {
+    // It is made with the first container: until then its parent knows.
+    let room = runtime_dir.ancestors().find_map(|dir| nix::sys::statvfs::statvfs(dir).ok());
+    Value::from(room.map_or(0, |room| room.files_available()))
 }
 
 /// What a container may do unless it is told otherwise.
@@ -245,6 +261,11 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                 ("cgroupManager", "cgroupfs".into()),
                 ("cgroupVersion", cgroup_version().into()),
                 ("cgroupControllers", Value::strings(cgroup_controllers())),
+                // What stands in its place is our own.
+                (
+                    "conmon",
+                    map([("package", "".into()), ("path", own_path().into()), ("version", own_version().into())]),
+                ),
                 ("cpus", Value::Int(cpus())),
                 ("cpuUtilization", cpu_utilization(&word("/proc/stat"))),
                 (
@@ -255,7 +276,10 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                         ("codename", os_release("VERSION_CODENAME").into()),
                     ]),
                 ),
+                ("databaseBackend", "files".into()),
                 ("eventLogger", "file".into()),
+                // Each is a file of the runtime directory.
+                ("freeLocks", free_locks(layout.runtime_dir())),
                 ("hostname", hostname().into()),
                 ("idMappings", map([("gidmap", id_map(&mapping.gids)), ("uidmap", id_map(&mapping.uids))])),
                 ("kernel", kernel().into()),
@@ -271,6 +295,14 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                         ("version", env!("CARGO_PKG_VERSION").into()),
                         ("package", "".into()),
                         ("path", own_path().into()),
+                        (
+                            "dns",
+                            map([
+                                ("version", own_version().into()),
+                                ("package", "".into()),
+                                ("path", own_path().into()),
+                            ]),
+                        ),
                     ]),
                 ),
                 (
@@ -309,10 +341,10 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
         (
             "plugins",
             map([
-                ("authorization", Value::NilList),
-                ("log", Value::strings(["k8s-file", "json-file", "none"])),
-                ("network", Value::strings(["none", "host", "slirp4netns", "pasta"])),
                 ("volume", Value::strings(["local"])),
+                ("network", Value::strings(["none", "host", "slirp4netns", "pasta"])),
+                ("log", Value::strings(["k8s-file", "json-file", "journald", "none", "passthrough"])),
+                ("authorization", Value::NilList),
             ]),
         ),
         ("registries", Value::Map(BTreeMap::new())),
@@ -438,38 +470,37 @@ fn docker_text(info: &Value) -> String {
 
 /// The document as templates see it: other fields than these do not exist.
 fn go_document(info: &Value) -> Value {
-    let sections = [
-        ("Host", "host"),
-        ("Plugins", "plugins"),
-        ("Registries", "registries"),
-        ("Store", "store"),
-        ("Version", "version"),
-    ];
-    let section = |(name, key)| Some((name, go_named(info.get(key)?)));
-    Value::Struct(sections.into_iter().filter_map(section).collect())
+    go_named(info)
 }
 
-/// The document with its keys as podman's templates have them: `.Host.CgroupsVersion` for `cgroupVersion`.
+/// The names that templates have for keys: `.Host.CgroupsVersion` for `cgroupVersion`. Every other key only begins with a
+/// capital letter there.
+const GO_NAMES: [(&str, &str); 11] = [
+    ("cgroupVersion", "CgroupsVersion"),
+    ("idMappings", "IDMappings"),
+    ("uidmap", "UIDMap"),
+    ("gidmap", "GIDMap"),
+    ("cpus", "CPUs"),
+    ("os", "OS"),
+    ("ociRuntime", "OCIRuntime"),
+    ("selinuxEnabled", "SELinuxEnabled"),
+    ("apparmorEnabled", "AppArmorEnabled"),
+    ("seccompEnabled", "SECCOMPEnabled"),
+    ("seccompProfilePath", "SECCOMPProfilePath"),
+];
+
+/// The document with the names of templates; as JSON it is what it was.
 fn go_named(value: &Value) -> Value {
-    let name = |name: &str| match name {
-        "cgroupVersion" => "CgroupsVersion".to_owned(),
-        "idMappings" => "IDMappings".to_owned(),
-        "uidmap" => "UIDMap".to_owned(),
-        "gidmap" => "GIDMap".to_owned(),
-        "cpus" => "CPUs".to_owned(),
-        "os" => "OS".to_owned(),
-        "ociRuntime" => "OCIRuntime".to_owned(),
-        "selinuxEnabled" => "SELinuxEnabled".to_owned(),
-        "apparmorEnabled" => "AppArmorEnabled".to_owned(),
-        "seccompEnabled" => "SECCOMPEnabled".to_owned(),
-        "seccompProfilePath" => "SECCOMPProfilePath".to_owned(),
-        name => {
-            let mut chars = name.chars();
-            chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
-        }
+    let name = |key: &str| match GO_NAMES.iter().find(|(of, _)| *of == key) {
+        Some((_, name)) => (*name).to_owned(),
+        None => key.chars().take(1).flat_map(char::to_uppercase).chain(key.chars().skip(1)).collect(),
     };
     match value {
-        Value::Struct(fields) => Value::Map(fields.iter().map(|(key, value)| (name(key), go_named(value))).collect()),
+        Value::Struct(fields) => {
+            // Once per process: templates want names that live as long as it does.
+            let named = |(key, value): &(&'static str, Value)| (&*name(key).leak(), go_named(value));
+            Value::Row(fields.iter().map(named).collect(), Box::new(value.clone()))
+        }
         Value::List(list) => Value::List(list.iter().map(go_named).collect()),
         value => value.clone(),
     }

@@ -1,5 +1,7 @@
 //! `logs`: what containers have written, and with `-f` what they go on to write.
 
+mod journal;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,7 +43,7 @@ pub(crate) struct Args {
     /// Act on the latest container
     #[arg(short, long)]
     latest: bool,
-    /// Output the container name in the log
+    /// Output the names of containers in the log instead of their IDs, where there are several
     #[arg(short, long)]
     names: bool,
     /// Show logs since TIMESTAMP
@@ -71,8 +73,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         Span { tail: tail(&args.tail)?, since: moment(&args.since)?, until: moment(&args.until)?, ..Span::default() };
     let selection = Selection { names: &args.containers, latest: args.latest, ..Selection::default() };
     let (selected, errors) = selection.resolve(context)?;
+    // Of several containers each line says whose it is. What holds a pod together says nothing.
+    let several = selected.iter().filter(|one| !one.record.request.infra).count() > 1;
     // Following, one container is shown after the other: docker takes one, podman mixes them.
-    super::select::each(&selected, errors, |one| show(&args, context, &span, one))
+    super::select::each(&selected, errors, |one| show(&args, context, &span, one, several))
 }
 
 /// `all`, a number, or less than none for all.
@@ -86,13 +90,12 @@ fn tail(text: &str) -> Result<Option<u64>, CommandError> {
     Ok(u64::try_from(lines).ok())
 }
 
-fn show(args: &Args, context: &Context, span: &Span, one: &Selected) -> Result<(), CommandError> {
+fn show(args: &Args, context: &Context, span: &Span, one: &Selected, several: bool) -> Result<(), CommandError> {
     let record = &one.record;
     let driver = record.request.log.driver;
     let Some(path) = log_file(&context.layout, record) else {
         if driver == LogDriver::Journald {
-            return Err(CommandError::user("this container's output is in systemd's journal: cannot read it here")
-                .hinted(format!("journalctl --user CONTAINER_ID_FULL={}", record.id)));
+            return show_journal(args, context, span, record);
         }
         return Err(CommandError::user(format_args!(
             "this container is using the '{}' log driver, cannot read logs: this container is not logging output",
@@ -107,8 +110,9 @@ fn show(args: &Args, context: &Context, span: &Span, one: &Selected) -> Result<(
     let stdout = io::stdout();
     let follow =
         writer.as_ref().map(|writer| Follow { writer_ended: writer.as_fd(), reader_gone: Some(stdout.as_fd()) });
-    let shown = if args.names {
-        let mut named = Named { name: record.name.clone(), timestamps: args.timestamps };
+    let shown = if several {
+        let name = if args.names { record.name.as_str() } else { record.id.short() };
+        let mut named = Named { name: name.to_owned(), timestamps: args.timestamps };
         reader.read(span, follow, &mut named)
     } else {
         let printer = Printer::new(BufWriter::new(io::stdout()), BufWriter::new(io::stderr()), args.timestamps);
@@ -118,6 +122,22 @@ fn show(args: &Args, context: &Context, span: &Span, one: &Selected) -> Result<(
         Ok(()) => Ok(()),
         Err(ReadError::Show(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(CommandError::host(error)),
+    }
+}
+
+fn show_journal(args: &Args, context: &Context, span: &Span, record: &Record) -> Result<(), CommandError> {
+    let writer = if args.follow { writer(context, record)? } else { None };
+    let journal = journal::Journal { record, span };
+    let shown = if args.names {
+        let mut named = Named { name: record.name.clone(), timestamps: args.timestamps };
+        journal.read(writer.as_ref(), &mut named)
+    } else {
+        let printer = Printer::new(BufWriter::new(io::stdout()), BufWriter::new(io::stderr()), args.timestamps);
+        journal.read(writer.as_ref(), &mut InOrder { printer, last: None })
+    };
+    match shown {
+        Err(error) if error.is_printed() => Ok(()),
+        shown => shown,
     }
 }
 
@@ -149,7 +169,7 @@ impl<P: Visitor> Visitor for InOrder<P> {
     }
 }
 
-/// Prints each line behind the name of its container.
+/// Prints each line behind the name or the id of its container.
 struct Named {
     name: String,
     timestamps: bool,

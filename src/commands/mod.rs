@@ -1,6 +1,10 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod boot;
+pub(crate) mod build;
+pub(crate) mod builder;
+mod buildx;
 pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod completion;
@@ -8,6 +12,7 @@ pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod descriptors;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -25,22 +30,28 @@ pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;
+pub(crate) mod kube;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
+pub(crate) mod login;
 pub(crate) mod logs;
+pub(crate) mod manifest;
 pub(crate) mod mount;
+pub(crate) mod oci;
 pub(crate) mod pause;
 pub(crate) mod plan;
 pub(crate) mod pod;
 pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod rename;
 pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
+pub(crate) mod search;
 pub(crate) mod secret;
 pub(crate) mod select;
 pub(crate) mod space;
@@ -98,7 +109,7 @@ pub(crate) struct Context {
 impl Context {
     /// The name that the command line was called by, and whose it is.
     pub(crate) fn program(&self) -> Program {
-        Program { name: self.program, persona: self.persona }
+        Program { name: self.program, persona: self.persona, is_buildx: false }
     }
 
     /// What is to mount root file systems: `--storage-driver`, else `$STORAGE_DRIVER`.
@@ -167,6 +178,10 @@ macro_rules! group {
 /// Every command, in the order of `--help`.
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
+    command!("build", "Build an image using instructions from Containerfiles", build::Args, build::run),
+    group!("builder", "Manage builds", builder::Command, builder::run),
+    group!("buildx", "Manage builds, by the name of docker's plugin", builder::BuildxCommand, builder::run_buildx),
+    group!("boot", "Manage what starts with the machine", boot::Command, boot::run),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
     command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),
@@ -178,6 +193,7 @@ const COMMANDS: &[Entry] = &[
     command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     command!("export", "Export container's filesystem contents as a tar archive", export::Args, export::run),
+    group!("generate", "Generate structured data for a Kubernetes cluster", kube::GenerateCommand, kube::run_generate),
     group!("healthcheck", "Manage health checks on containers", healthcheck::Command, healthcheck::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(
@@ -192,20 +208,28 @@ const COMMANDS: &[Entry] = &[
     command!("info", "Display system information", info::Args, info::run),
     command!("inspect", "Display the configuration of object denoted by ID", inspect::Args, inspect::run),
     command!("kill", "Kill one or more running containers with a specific signal", kill::Args, kill::run),
+    group!("kube", "Play containers, pods or volumes from a structured file", kube::Command, kube::run),
     command!("load", "Load image(s) from a tar archive", load::Args, load::run),
+    command!("login", "Log in to a container registry", login::Args, login::run),
+    command!("logout", "Log out of a container registry", login::LogoutArgs, login::run_logout),
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
+    group!("manifest", "Manage manifest lists and image indexes", manifest::Command, manifest::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    command!("oci", "Run containers from bundles, as runc and crun do", oci::Words, oci::run_command),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
+    group!("play", "Play containers, pods or volumes from a structured file", kube::PlayCommand, kube::run_play),
     group!("pod", "Manage pods", pod::Command, pod::run),
     command!("port", "List port mappings or a specific mapping for the container", port::Args, port::run),
     command!("ps", "List containers", ps::Args, ps::run),
     command!("pull", "Pull an image from a registry, an archive or a layout", pull::Args, pull::run),
+    command!("push", "Push an image to a registry, an archive or a layout", push::Args, push::run),
     command!("rename", "Rename an existing container", rename::Args, rename::run),
     command!("restart", "Restart one or more containers", restart::Args, restart::run),
     command!("rm", "Remove one or more containers", rm::Args, rm::run),
     command!("rmi", "Remove one or more images from local storage", rmi::Args, rmi::run),
     command!("run", "Run a command in a new container", run::Args, run::run),
     command!("save", "Save image(s) to an archive", save::Args, save::run),
+    command!("search", "Search registry for image", search::Args, search::run),
     group!("secret", "Manage secrets", secret::Command, secret::run),
     command!("start", "Start one or more containers", start::Args, start::run),
     command!("stats", "Display a live stream of container resource usage statistics", stats::Args, stats::run),
@@ -269,7 +293,11 @@ fn named(entry: &Entry) -> clap::Command {
 
 /// The whole command line with everything in it, for completions and manual pages.
 fn defined(program: Program) -> clap::Command {
-    let commands = COMMANDS.iter().map(|entry| (entry.define)(named(entry)));
+    let commands = COMMANDS.iter().map(|entry| match entry.name {
+        // It has a parser of its own.
+        "oci" => oci::define(named(entry)),
+        _ => (entry.define)(named(entry)),
+    });
     globals::options(clap::Command::new(program.name).about("Rootless, daemonless containers")).subcommands(commands)
 }
 
@@ -285,8 +313,11 @@ const EXAMPLES: &str = "Examples:
 
 pub(crate) use space::empty_trash;
 
-/// `help run` is `run --help`; docker's `logs -n` is what podman calls `--tail`.
+/// `help run` is `run --help`; docker's `logs -n` is what podman calls `--tail`; as docker's plugin we are `buildx`.
 fn arranged(program: Program, mut args: Vec<OsString>) -> Vec<OsString> {
+    if program.is_buildx {
+        args = buildx::arranged(args);
+    }
     if args.get(1).is_some_and(|word| word == "help") {
         args.remove(1);
         args.push("--help".into());

@@ -6,10 +6,12 @@ use runtime::userns::Mapping;
 use storage::image::index::Platform;
 use storage::image::{Image, ImageStore};
 use storage::layer::IdPolicy;
+use storage::reference::Reference;
 use storage::state::request::PullPolicy;
-use storage::transport::registry::{ClientOptions, Credentials};
-use storage::transport::{PullOptions, Source};
+use storage::transport::registry::{ClientOptions, Credentials, RegistryError, credentials, search};
+use storage::transport::{PullOptions, Source, TransportError};
 
+use super::filter::go_duration;
 use super::{Context, Outcome};
 use crate::cli::accepted::Accepted;
 use crate::cli::options::ignored::OfPull;
@@ -35,6 +37,9 @@ pub(crate) struct Args {
     /// Print nothing but the image's ID
     #[arg(short, long)]
     quiet: bool,
+    /// Pull all tags of the repository
+    #[arg(short, long)]
+    all_tags: bool,
     /// When to pull: always, missing, never or newer
     #[arg(long, value_name = "POLICY", default_value = "always")]
     policy: String,
@@ -61,6 +66,9 @@ pub(crate) struct RegistryArgs {
     /// How often a request that failed for a passing reason is repeated [default: 3]
     #[arg(long, value_name = "N")]
     retry: Option<u32>,
+    /// How long to wait before repeating a request [default: 1s, then longer each time]
+    #[arg(long, value_name = "DURATION")]
+    retry_delay: Option<String>,
     /// Directory with certificates for the registry
     #[arg(long, value_name = "DIR")]
     cert_dir: Option<PathBuf>,
@@ -73,12 +81,17 @@ impl RegistryArgs {
             Some(text) => Some(Credentials::parse(text).map_err(CommandError::user)?),
             None => None,
         };
+        let delay = |text: &str| {
+            let known = go_duration(text).and_then(|delay| std::time::Duration::try_from(delay).ok());
+            known.ok_or_else(|| CommandError::user(format!("time: invalid duration {text:?}")))
+        };
         Ok(ClientOptions {
             tls_verify: self.tls_verify,
             cert_dir: self.cert_dir.clone(),
             credentials,
             authfile: self.authfile.clone(),
             retries: self.retry.unwrap_or_else(|| ClientOptions::default().retries),
+            retry_delay: self.retry_delay.as_deref().map(delay).transpose()?,
             ..ClientOptions::default()
         })
     }
@@ -93,7 +106,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         client: args.registry.to_client_options()?,
         ..PullOptions::default()
     };
-    for name in &args.images {
+    let images = match args.all_tags {
+        true => args.images.iter().map(|name| all_tags(name, &options)).collect::<Result<Vec<_>, _>>()?.concat(),
+        false => args.images,
+    };
+    for name in &images {
         let image = match policy {
             PullPolicy::Always => pull(context, name, &options, args.quiet)?,
             _ => ensure(context, name, policy, &options, args.quiet)?,
@@ -101,6 +118,23 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         println!("{}", image.id.hex());
     }
     Ok(0)
+}
+
+/// The names of every tag that a repository has.
+fn all_tags(name: &str, options: &PullOptions) -> Result<Vec<String>, CommandError> {
+    let Source::Registry(repository) = Source::parse(name).map_err(CommandError::user)? else {
+        return Err(CommandError::user(format!("{name}: only a registry has tags to list")));
+    };
+    if repository.tag().is_some() || repository.digest().is_some() {
+        return Err(CommandError::user(format!("{name}: tag can't be used with --all-tags/-a")));
+    }
+    let tags = super::in_userns_with_output(&Mapping::of_user(), || {
+        let tags = search::tags(&repository, usize::MAX, &options.client);
+        Ok(tags.map_err(|error| CommandError::host(error).while_doing("getting repository tags"))?.join("\n"))
+    })?;
+    // A registry may say anything; what is no tag is no reference.
+    let names = tags.lines().map(|tag| repository.with_tag(tag).map(|name| name.to_string()));
+    names.collect::<Result<_, _>>().map_err(CommandError::host)
 }
 
 /// Parses `--platform`.
@@ -151,13 +185,20 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
     if mapping.single.is_some() {
         options.ids = IdPolicy::Single;
     }
+    let registry = match &source {
+        Source::Registry(reference) => {
+            ask_helper(&mut options.client, reference)?;
+            reference.registry().to_owned()
+        }
+        _ => String::new(),
+    };
     let id = super::in_userns_with_output(&mapping, || {
         if !quiet {
             eprintln!("Trying to pull {}...", Printable::line(name));
         }
         let progress = crate::cli::progress::for_terminal(quiet);
-        let image =
-            storage::transport::pull(&store, &source, &options, progress.as_ref()).map_err(CommandError::host)?;
+        let image = storage::transport::pull(&store, &source, &options, progress.as_ref());
+        let image = image.map_err(|error| with_login_hint(&registry, is_refused(&error.reason), error))?;
         Ok(image.id.to_string())
     })?;
     let image = store.resolve(&id).map_err(CommandError::host)?;
@@ -165,6 +206,30 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
         image.ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))?;
     context.note_image("pull", &image.id, name);
     Ok(image)
+}
+
+/// Asks the credential helper that the user has for a registry, if there is one: here, where we still are the user.
+pub(crate) fn ask_helper(options: &mut ClientOptions, reference: &Reference) -> Result<(), CommandError> {
+    let (registry, repository) = (reference.registry(), reference.repository());
+    let (authfile, env) = (options.authfile.clone(), |name: &str| std::env::var_os(name));
+    if options.credentials.is_none()
+        && credentials::has_helper(registry, repository, authfile.as_deref(), &env).map_err(CommandError::host)?
+    {
+        let found = credentials::find(registry, repository, authfile.as_deref(), &env);
+        options.credentials = found.map_err(CommandError::host)?;
+    }
+    Ok(())
+}
+
+/// Whether a registry wants to know, or knows and does not like, who asks.
+pub(crate) fn is_refused(reason: &TransportError) -> bool {
+    matches!(reason, TransportError::Registry(RegistryError::Unauthorized { .. } | RegistryError::Denied { .. }))
+}
+
+/// A transfer that failed, with what to do about it.
+pub(crate) fn with_login_hint(registry: &str, is_refused: bool, error: impl std::fmt::Display) -> CommandError {
+    let error = CommandError::host(error);
+    if is_refused { error.hinted(format!("coracle login {registry}")) } else { error }
 }
 
 /// The user's ids, and the options of a transfer that asks no registry.

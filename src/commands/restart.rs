@@ -23,8 +23,11 @@ pub(crate) struct Args {
     #[arg(long)]
     running: bool,
     /// Seconds to wait for stop before killing the container, -1 for ever [default: 10]
-    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(short, long, visible_alias = "timeout", value_name = "SECONDS", allow_negative_numbers = true)]
     time: Option<i64>,
+    /// Signal to send instead of the container's stop signal
+    #[arg(short, long, value_name = "SIGNAL")]
+    signal: Option<String>,
 }
 
 /// Runs the command.
@@ -33,7 +36,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     args.chosen.required(narrowed || args.running)?;
     let mut selection = Selection { filters: &args.filters, ..args.chosen.selection() };
     selection.all |= args.running && !narrowed;
-    let (selected, errors) = selection.resolve(context)?;
+    let (mut selected, errors) = selection.resolve(context)?;
+    stop::with_signal(&mut selected, args.signal.as_deref())?;
     select::each(&selected, errors, |one| {
         let record = &one.record;
         if args.running && !status::observe(&context.layout, record)?.state.is_alive() {

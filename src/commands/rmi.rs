@@ -1,6 +1,7 @@
 //! `rmi`: takes names away, and with the last one the image.
 
 use storage::image::store::{Image, ImageStore};
+use storage::reference::Reference;
 use storage::state::container::Record;
 use storage::state::undo::Removal;
 
@@ -34,6 +35,9 @@ pub(crate) struct Args {
     /// Do not remove dangling images (none are left behind)
     #[arg(long)]
     no_prune: bool,
+    /// Remove an image of this platform only, OS/ARCH[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
 }
 
 /// Exit status when an image is not there.
@@ -75,6 +79,10 @@ fn one(
     gone: &mut Vec<Image>,
 ) -> Result<(), CommandError> {
     let Some(image) = store.resolve(typed)? else {
+        if let Some(list) = store.find_list(typed)? {
+            store.remove_list(&list)?;
+            return output::print_line(format_args!("Untagged: {}\nDeleted: {}", list.name, list.id.hex()));
+        }
         let before = |image: &Image| {
             image.id.hex().starts_with(typed.trim_start_matches("sha256:"))
                 || image.names.iter().any(|name| tag::answers(name, typed))
@@ -83,9 +91,13 @@ fn one(
             true => Ok(()),
             // podman has nothing against forcing what is not there; a bad name is one all the same.
             false if args.force => Ok(()),
+            false if Reference::parse(typed).is_err() => {
+                Err(CommandError::user(format_args!("parsing reference {typed:?}: invalid reference format")))
+            }
             false => Err(images::not_known(typed).with_code(MISSING)),
         };
     };
+    images::must_be_of(&image, args.platform.as_deref(), typed)?;
     let named = image.names.iter().find(|name| tag::answers(name, typed));
     match named {
         // By one of several names: only that name goes.

@@ -9,6 +9,7 @@ use runtime::process::pty::{RawMode, Winsize, is_terminal};
 use storage::state::container::Record;
 use storage::state::request::Stream;
 
+use super::descriptors::DescriptorOptions;
 use super::{Context, Outcome, create, pull};
 use crate::cli::container_options::ContainerOptions;
 use crate::cli::options::run::RunOptions;
@@ -29,6 +30,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunOptions,
     #[command(flatten)]
+    descriptors: DescriptorOptions,
+    #[command(flatten)]
     registry: pull::RegistryArgs,
     #[command(flatten)]
     container: ContainerOptions,
@@ -37,11 +40,13 @@ pub(crate) struct Args {
 /// Runs `coracle run`.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let keys = parse_detach_keys(args.run.detach_keys.as_deref())?;
+    let inherited = args.descriptors.take()?;
     let mut record = create::new_record(context, &args.container, &args.registry, true)?;
     record.request.remove |= args.run.rmi;
     super::start::start_required(context, &record.request)?;
     let name = create::claim_place(context, &args.container)?;
-    let prepared = create::prepare(context, record)?;
+    let mut prepared = create::prepare(context, record)?;
+    prepared.inherited = inherited;
     let record = prepared.record.clone();
     let attach = if args.run.detach { None } else { Some(first_client(context, &record, keys)?) };
     if attach.is_some() {

@@ -98,7 +98,10 @@ fn archive(store: &ImageStore, saved: &[Saved<'_>], format: Format, out: &mut dy
 }
 
 /// Writes beside the file and renames: a save that fails leaves what was there.
-fn to_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), CommandError>) -> Result<(), CommandError> {
+pub(crate) fn to_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
     let fail = |error: std::io::Error| CommandError::host(format!("save: {}: {}", path.display(), reason(&error)));
     // A device or a pipe is written as it is.
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {

@@ -101,7 +101,9 @@ impl Selection<'_> {
         if self.all || self.latest || !self.filters.is_empty() {
             let mut records = all(context)?;
             if self.latest {
-                records = records.pop().into_iter().collect();
+                // Filters may leave none; that there is none to begin with is an error.
+                let last = records.pop().ok_or_else(|| CommandError::user("no such container"))?;
+                records = vec![last];
             }
             if !self.filters.is_empty() {
                 let filters = ContainerFilters::parse(context, self.filters)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use storage::state::container::Record;
 
-use super::select::{self, Chosen, Selection};
+use super::select::{self, Chosen, Selected, Selection};
 use super::{Context, Outcome, lifecycle};
 use crate::cli::output;
 use crate::cli::parse::words;
@@ -42,12 +42,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     args.chosen.required(!args.filters.is_empty())?;
     let selection = Selection { filters: &args.filters, ignore: args.ignore, ..args.chosen.selection() };
     let (mut selected, mut errors) = selection.resolve(context)?;
-    if let Some(signal) = &args.signal {
-        let signal = one("-s, --signal", signal, words::signal).map_err(CommandError::user)?;
-        for one in &mut selected {
-            one.record.request.stop_signal = Some(signal.clone());
-        }
-    }
+    with_signal(&mut selected, args.signal.as_deref())?;
     // All get their signal before one is waited for.
     let mut stopping = Vec::new();
     for one in &selected {
@@ -63,6 +58,16 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
     }
     select::finish(errors)
+}
+
+/// What `--signal` says instead of the containers' own stop signals.
+pub(crate) fn with_signal(selected: &mut [Selected], signal: Option<&str>) -> Result<(), CommandError> {
+    let Some(signal) = signal else { return Ok(()) };
+    let signal = one("-s, --signal", signal, words::signal).map_err(CommandError::user)?;
+    for one in selected {
+        one.record.request.stop_signal = Some(signal.clone());
+    }
+    Ok(())
 }
 
 /// The time a container gets: by the command line, by its own request, ten seconds.

@@ -9,30 +9,29 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach commit container context cp create diff events exec export healthcheck history image images import info inspect kill load logs \
-    mount pause pod port ps pull rename restart rm rmi run save secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
+const HERE: &str = "attach build builder buildx commit container context cp create diff events exec export generate healthcheck history image images import info inspect kill kube load login logout logs \
+    manifest mount pause play pod port ps pull push rename restart rm rmi run save search secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
     container:export container:inspect container:kill container:list container:logs container:ls container:mount container:pause container:port \
     container:prune container:ps container:rename container:restart container:rm container:run container:start container:stats \
     container:stop container:top container:unmount container:unpause container:update container:wait \
-    image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
-    image:prune image:pull image:rm image:save image:tag image:tree image:unmount image:untag \
+    image:build image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
+    image:prune image:pull image:push image:rm image:save image:search image:tag image:tree image:unmount image:untag \
     context:inspect context:list context:ls context:show context:use \
-    pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:prune pod:ps pod:restart pod:rm pod:start \
-    pod:stop pod:top \
+    generate:kube kube:apply kube:down kube:generate kube:play play:kube \
+    pod:clone pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:pause pod:prune pod:ps pod:restart pod:rm pod:start \
+    pod:stats pod:stop pod:top pod:unpause \
     secret:create secret:exists secret:inspect secret:list secret:ls secret:rm \
     system:df system:events system:info system:migrate system:prune system:renumber \
     volume:create volume:exists volume:export volume:import volume:inspect volume:list volume:ls volume:mount volume:prune \
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "auto-update build compose generate init kube login logout manifest \
-    network push search \
+const MISSING: &str = "auto-update compose generate:systemd init network \
     container:checkpoint container:cleanup container:clone container:init \
     container:restore container:runlabel \
-    image:build image:push image:scp image:search image:sign image:trust \
-    pod:clone pod:pause pod:stats pod:unpause \
+    image:scp image:sign image:trust \
     system:connection system:reset system:service";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {

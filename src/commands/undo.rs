@@ -106,8 +106,19 @@ fn bring_back(context: &Context, lock: &UndoLock, entry: &Entry, name: Option<&s
     let store = ImageStore::open(layout);
     match entry.kind {
         Kind::Container => {
+            let before = entry.container();
             let record = lock.restore_container(layout, entry, name).map_err(|error| refused(entry, error))?;
             context.note(&record, "undo");
+            if let Ok(before) = before
+                && before.request.pod.is_some()
+                && record.request.pod.is_none()
+            {
+                let pod = &before.request.pod_name;
+                eprintln!(
+                    "Warning: container {}: its pod {pod} is gone: it is a container of its own now",
+                    record.name
+                );
+            }
             if let Some(image) = &record.image
                 && store.resolve(&image.id.to_string())?.is_none()
             {

@@ -97,6 +97,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let selection =
         Selection { names: &args.containers, latest: args.latest, ignore: args.ignore, ..Selection::default() };
     let (selected, errors) = selection.resolve(context)?;
+    // What is not there has no code.
+    let missing = args.containers.len().saturating_sub(selected.len() + errors.len());
+    for _ in 0..missing {
+        output::print_line(NO_CODE)?;
+    }
     select::each(&selected, errors, |one| {
         let code = match conditions.iter().all(|condition| *condition == Condition::Ended) {
             true => wait_for_end(context, &one.record)?,

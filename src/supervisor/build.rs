@@ -2,6 +2,7 @@
 //!
 //! **Runs in:** S, single-threaded, and where the init is born in C.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -12,22 +13,25 @@ use runtime::cgroup::Cgroup;
 use runtime::identity::{self, Notifier};
 use runtime::init::credentials::LoadFilter;
 use runtime::init::handshake::{self, Report};
-use runtime::init::steps::{self, InitError, has_private};
+use runtime::init::namespaces::{clone_flags, has_private, pid_namespace};
+use runtime::init::steps::{self, InitError};
 use runtime::monitor::relay::{self, Relay};
 use runtime::mount::rootfs::{Connection, Driver, Rootfs};
 use runtime::mount::stage::{self, Staged};
 use runtime::process::signal::SignalSource;
 use runtime::process::spawn::MapsPending;
 use runtime::process::stdio::{self, Input, Streams};
-use runtime::process::{Forked, SysError, clone3, pidfd, wait};
+use runtime::process::{Forked, SysError, clone3, pidfd, prctl, wait};
 use storage::state::container;
 use storage::state::lock::FileLock;
+use storage::state::request::RestartPolicy;
 use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, StateFile};
 use storage::volume::Owner;
 
 use super::create::create;
 use super::launch::{Birth, Launch};
 use super::network::Started;
+use super::notify::{self, Notifications};
 use super::streams::{listener, open_log, stdin_policy};
 use super::supervise::{Failure, Run, Supervisor};
 use super::union_server::{self, UnionServer};
@@ -101,6 +105,9 @@ impl Supervisor {
     ) -> Result<Supervisor, CommandError> {
         let layout = launch.layout.clone();
         let record = launch.record.clone();
+        if let Some(notifications) = &mut launch.notifications {
+            notifications.listen(&layout.runtime_container(&record.id))?;
+        }
         let (waiting, streams) = Waiting::build(&mut launch, Some(maps))?;
         let mut relay =
             Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
@@ -113,6 +120,12 @@ impl Supervisor {
         // What another run needs differently: its volumes are filled, and nobody waits for it.
         launch.fill.clear();
         (launch.attach, launch.beside) = (None, None);
+        if record.request.restart == RestartPolicy::No {
+            launch.handed.descriptors.let_go();
+        }
+        if let Some(notifications) = &launch.notifications {
+            notifications.started(supervisor_pid());
+        }
         let lock = lock.take();
         Ok(Supervisor {
             layout,
@@ -201,10 +214,17 @@ impl Waiting {
         if !maps.take().map_or(Ok(true), MapsPending::wait)? {
             return Err(gone());
         }
+        if launch.dies_with_starter {
+            // Not before: taking id 0 undoes it.
+            let _ = prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+        }
         // From here on /proc/<pid> of the host's procfs says what the kernel thinks of init.
         let host_pid = pidfd::host_pid(init.as_fd()).unwrap_or(pid);
         if nested {
             write_nested_maps(&launch.spec, host_pid)?;
+            if let (true, Some(cgroup)) = (request.service.systemd, &cgroup) {
+                give_cgroup(&launch.spec, cgroup);
+            }
         }
         // An init that changes its id on the host can no longer be looked into.
         let netns = match has_private(&launch.spec, LinuxNamespaceType::Network) {
@@ -347,14 +367,26 @@ fn because_of(union: &mut Option<UnionServer>, error: CommandError) -> CommandEr
     }
 }
 
-/// Makes ready what an init with other ids than ours cannot reach.
-fn stage(launch: &Launch, union: &mut Option<UnionServer>) -> Result<Staged, CommandError> {
+/// The ids that root of a nested user namespace has in ours.
+fn nested_root(spec: &Spec) -> (u32, u32) {
     let first = |mappings: &Option<Vec<LinuxIdMapping>>| {
         let root = mappings.iter().flatten().find(|one| one.container_id() == 0);
         root.map(LinuxIdMapping::host_id).unwrap_or_default()
     };
-    let linux = launch.spec.linux().as_ref();
-    let owner = linux.map(|linux| (first(linux.uid_mappings()), first(linux.gid_mappings()))).unwrap_or_default();
+    spec.linux().as_ref().map(|linux| (first(linux.uid_mappings()), first(linux.gid_mappings()))).unwrap_or_default()
+}
+
+/// Lets root of a nested user namespace make cgroups of its own. Where that fails it has as many as it had.
+fn give_cgroup(spec: &Spec, cgroup: &Cgroup) {
+    let (uid, gid) = nested_root(spec);
+    for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+        let _ = std::os::unix::fs::chown(cgroup.path().join(name), Some(uid), Some(gid));
+    }
+}
+
+/// Makes ready what an init with other ids than ours cannot reach.
+fn stage(launch: &Launch, union: &mut Option<UnionServer>) -> Result<Staged, CommandError> {
+    let owner = nested_root(&launch.spec);
     let request = stage::Request {
         rootfs: &launch.rootfs,
         mounts: launch.spec.mounts().as_deref().unwrap_or_default(),
@@ -372,7 +404,8 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let single_id = super::bundle::is_single(&launch.record.request.userns, &launch.mapping);
     // The bundle on disk does not have them.
-    let spec = launch.secrets.add_variables(&launch.spec);
+    let mut spec = launch.secrets.add_variables(&launch.spec);
+    add_own_variables(launch, &mut spec);
     let plan = steps::Plan {
         spec: &spec,
         early_sysctls: launch.network.sysctls(),
@@ -390,11 +423,32 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         init: launch.record.request.init && launch.record.request.init_path.is_none(),
         pause: launch.record.request.infra,
         seal: launch.seal.as_ref(),
-        keyring: &keyring,
+        inherited: &launch.handed.descriptors,
+        keyring: Some(&keyring),
         filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
         filter: load.as_ref().map(|load| load as LoadFilter<'_>),
+        gate: None,
+        keep_groups: false,
+        preserved_fds: 0,
     };
     steps::run(plan, channel)
+}
+
+/// What only the container's first process is told: of descriptors that no other has, and of whom it may notify.
+fn add_own_variables(launch: &Launch, spec: &mut Cow<'_, Spec>) {
+    let is_served = launch.notifications.as_ref().is_some_and(Notifications::is_served);
+    let socket = is_served.then(|| format!("NOTIFY_SOCKET={}", notify::IN_CONTAINER));
+    let more: Vec<String> = launch.handed.variables.iter().cloned().chain(socket).collect();
+    if more.is_empty() {
+        return;
+    }
+    if let Some(process) = spec.to_mut().process_mut() {
+        let mut env = process.env().clone().unwrap_or_default();
+        let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+        env.retain(|pair| !more.iter().any(|other| name(other) == name(pair)));
+        env.extend(more);
+        process.set_env(Some(env));
+    }
 }
 
 fn copy_tree(from: std::os::fd::BorrowedFd<'_>, to: std::os::fd::BorrowedFd<'_>) -> std::io::Result<()> {
@@ -407,30 +461,6 @@ fn own_tree(tree: std::os::fd::BorrowedFd<'_>, uid: u32, gid: u32) -> std::io::R
 
 fn record_tree(tree: std::os::fd::BorrowedFd<'_>, uid: u32, gid: u32) -> std::io::Result<()> {
     storage::volume::own_opened(".".as_ref(), tree, Owner::Recorded(uid, gid)).map_err(|error| error.source)
-}
-
-fn clone_flags(spec: &Spec) -> u64 {
-    let mut flags = 0;
-    for (kind, flag) in [
-        (LinuxNamespaceType::User, libc::CLONE_NEWUSER),
-        (LinuxNamespaceType::Mount, libc::CLONE_NEWNS),
-        (LinuxNamespaceType::Pid, libc::CLONE_NEWPID),
-        (LinuxNamespaceType::Network, libc::CLONE_NEWNET),
-        (LinuxNamespaceType::Ipc, libc::CLONE_NEWIPC),
-        (LinuxNamespaceType::Uts, libc::CLONE_NEWUTS),
-        (LinuxNamespaceType::Cgroup, libc::CLONE_NEWCGROUP),
-    ] {
-        if has_private(spec, kind) {
-            flags |= flag as u64;
-        }
-    }
-    flags
-}
-
-/// The pid namespace to join, if it is another container's.
-fn pid_namespace(spec: &Spec) -> Option<&std::path::Path> {
-    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
-    namespaces.iter().find(|one| one.typ() == LinuxNamespaceType::Pid)?.path().as_deref()
 }
 
 /// Maps the ids of a namespace inside the supervisor's, which has the privilege to map any of its own.

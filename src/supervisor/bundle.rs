@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) pid: Option<i32>,
     /// It does not run yet, and will when its namespaces are needed: the bundle is made again then.
     pub(crate) later: bool,
+    /// Somebody outside listens to what it says to a service manager.
+    pub(crate) notifies: bool,
 }
 
 /// The group that terminals belong to, by every distribution's convention.
@@ -77,8 +79,9 @@ pub(crate) fn prepare(
     options.oom_score_adj = request.oom_score_adj;
     options.rlimits = limits(request)?;
     options.hostname = Some(hostname(record));
+    options.domainname = request.domainname.clone();
     options.init = request.init_path.clone().filter(|_| request.init);
-    options.writable_cgroup = request.security.unmask.iter().any(|path| path == "ALL");
+    options.writable_cgroup = request.service.systemd || request.security.unmask.iter().any(|path| path == "ALL");
     options.privileged = request.privileged;
     options.annotations = request.annotations.clone();
     if request.group_add.iter().any(|group| group == KEEP_GROUPS) {
@@ -121,8 +124,17 @@ pub(crate) fn prepare(
     options.files = OWN_FILES
         .into_iter()
         .filter(|(name, _)| !skipped(name))
-        .map(|(name, target)| OwnFile { source: runtime_dir.join(name), target: PathBuf::from(target) })
+        .flat_map(|(name, target)| {
+            // Programs that change their root find them there as well.
+            let places = request.chroot_dirs.iter().filter(|_| name != ".containerenv");
+            let places = places.map(|dir| dir.join(target.trim_start_matches('/'))).chain([PathBuf::from(target)]);
+            places.map(|target| OwnFile { source: runtime_dir.join(name), target }).collect::<Vec<_>>()
+        })
         .collect();
+    if shared.notifies {
+        let source = runtime_dir.join(super::notify::SOCKET);
+        options.files.push(OwnFile { source, target: PathBuf::from(super::notify::IN_CONTAINER) });
+    }
     for device in &request.devices {
         check_device(&device.source)?;
         options.devices.push(DeviceBind {
@@ -148,6 +160,7 @@ pub(crate) fn prepare(
     };
     let mut finish = || {
         options.mounts = mounts::plan(&plan, &mut planned)?;
+        options.mounts.extend(mounts::of_systemd(request));
         let spec = bundle::generate(&options);
         bundle::validate(&spec).map_err(CommandError::user)?;
         Ok(spec)
@@ -233,6 +246,10 @@ fn environment(record: &Record, user: &ResolvedUser) -> Vec<String> {
     }
     if !has(&env, "HOME") {
         env.push(format!("HOME={}", user.home));
+    }
+    if record.request.service.systemd && !has(&env, "container_uuid") {
+        // What systemd makes its machine id of.
+        env.push(format!("container_uuid={}", record.id.as_str().get(..32).unwrap_or_default()));
     }
     env
 }

@@ -10,7 +10,7 @@
 //!
 //! **Runs in:** S, single-threaded; the prober is a fork of it.
 
-use std::io::{PipeReader, Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,12 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use runtime::exec;
 use runtime::identity::{self, Emulation};
 use runtime::init::credentials::LoadFilter;
-use runtime::init::steps::{BecomeOptions, InitError, has_private, keeps_groups};
+use runtime::init::namespaces::has_private;
+use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
 use runtime::monitor::attach::Answer;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::ClientId;
+use runtime::process::inherited::Inherited;
 use runtime::process::signal::Signal;
 use runtime::process::spawn::{Servant, servant};
 use runtime::process::stdio::{Input, Streams};
@@ -48,6 +50,9 @@ const TOOK_TOO_LONG: u8 = 2;
 /// How long a prober may take beyond the time of its program: one that does not come back cannot enter the container.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a prober may take to end when it is told to.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
 /// No output is kept beyond this: it must fit into the pipe between the prober and us.
 const MAX_OUTPUT_BYTES: usize = 48 * 1024;
 
@@ -70,9 +75,27 @@ pub(super) struct Checks {
 struct Probe {
     prober: OwnedFd,
     result: PipeReader,
+    /// Closed, it asks the prober to end.
+    order: PipeWriter,
     start: Timestamp,
     deadline: Instant,
     is_early: bool,
+}
+
+impl Probe {
+    /// Has the prober end its program and itself. Killed at once it would leave the program to us, unwaited for, and a pid
+    /// namespace cannot end before the last of its processes has been waited for.
+    fn end(self) {
+        let Self { prober, order, .. } = self;
+        drop(order);
+        let mut turn = Turn::new();
+        turn.watch(prober.as_fd(), Interest::Read, ());
+        if turn.wait(Some(Instant::now() + LAST_MOMENT)).is_ok_and(|ready| ready.is_empty()) {
+            // It waits for something that cannot be hurried.
+            let _ = pidfd_send_signal(prober.as_fd(), libc::SIGKILL);
+        }
+        let _ = wait(prober.as_fd(), true);
+    }
 }
 
 impl Checks {
@@ -112,8 +135,7 @@ impl Supervisor {
     /// The run is over, and with it what was at work.
     pub(super) fn end_checks(&mut self) {
         if let Some(probe) = self.checks.current.take() {
-            let _ = pidfd_send_signal(probe.prober.as_fd(), libc::SIGKILL);
-            let _ = wait(probe.prober.as_fd(), true);
+            probe.end();
         }
         self.answer_checks(Answer::Refused);
         self.checks = Checks::default();
@@ -149,10 +171,10 @@ impl Supervisor {
             if probe.deadline > now {
                 return;
             }
-            let _ = pidfd_send_signal(probe.prober.as_fd(), libc::SIGKILL);
-            let _ = wait(probe.prober.as_fd(), true);
             if let Some(probe) = self.checks.current.take() {
-                self.conclude(probe.start, probe.is_early, TIMED_OUT, String::new());
+                let (start, is_early) = (probe.start, probe.is_early);
+                probe.end();
+                self.conclude(start, is_early, TIMED_OUT, String::new());
             }
             return;
         }
@@ -217,6 +239,9 @@ impl Supervisor {
         let _ = self.state.write(&self.layout, &self.record.id);
         if status != before {
             self.note_health(status);
+            if let (HealthStatus::Healthy, Some(notifications)) = (status, &self.launch.notifications) {
+                notifications.healthy();
+            }
         }
         self.answer_checks(Answer::Done(match code {
             0 => SUCCEEDED,
@@ -240,13 +265,20 @@ impl Supervisor {
                     HealthAction::Restart => self.wants_restart = true,
                     _ => self.is_given_up = true,
                 }
-                let request = &self.record.request;
-                let signal = request.stop_signal.as_deref().and_then(|name| name.parse::<Signal>().ok());
-                let _ = pidfd_send_signal(self.run.init.as_fd(), signal.unwrap_or(Signal::TERM).number());
-                let patience = Duration::from_secs(u64::from(request.stop_timeout.unwrap_or(10)));
-                self.kill_at = Some(Instant::now() + patience);
+                self.ask_to_end();
             }
         }
+        // What is about to end needs no other check.
+        self.checks.next = None;
+    }
+
+    /// Sends the stop signal, and SIGKILL when the container has had its time.
+    pub(super) fn ask_to_end(&mut self) {
+        let request = &self.record.request;
+        let signal = request.stop_signal.as_deref().and_then(|name| name.parse::<Signal>().ok());
+        let _ = pidfd_send_signal(self.run.init.as_fd(), signal.unwrap_or(Signal::TERM).number());
+        let patience = Duration::from_secs(u64::from(request.stop_timeout.unwrap_or(10)));
+        self.kill_at = Some(Instant::now() + patience);
         // What is about to end needs no other check.
         self.checks.next = None;
     }
@@ -263,19 +295,20 @@ impl Supervisor {
         self.checks.next = None;
         let start = Timestamp::now();
         match self.start_prober(&check) {
-            Ok((prober, result)) => {
+            Ok((prober, result, order)) => {
                 let deadline = Instant::now() + timeout_of(&check) + PATIENCE;
-                self.checks.current = Some(Probe { prober, result, start, deadline, is_early });
+                self.checks.current = Some(Probe { prober, result, order, start, deadline, is_early });
             }
             Err(error) => self.conclude(start, is_early, 125, error.to_string()),
         }
     }
 
-    fn start_prober(&self, check: &Healthcheck) -> Result<(OwnedFd, PipeReader), CommandError> {
+    fn start_prober(&self, check: &Healthcheck) -> Result<(OwnedFd, PipeReader, PipeWriter), CommandError> {
         let fail = |error: std::io::Error| CommandError::host(format!("pipe2(): {}", crate::error::reason(&error)));
         let (result, writer) = std::io::pipe().map_err(fail)?;
+        let (orders, order) = std::io::pipe().map_err(fail)?;
         let directory = std::fs::File::open(self.layout.runtime_container(&self.record.id)).map_err(fail)?;
-        let mut keep = vec![writer.as_fd(), self.run.init.as_fd(), directory.as_fd()];
+        let mut keep = vec![writer.as_fd(), orders.as_fd(), self.run.init.as_fd(), directory.as_fd()];
         keep.extend(self.run.cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd()));
         let limit = match check.max_log_size {
             None => 500,
@@ -286,11 +319,11 @@ impl Supervisor {
         let prober = servant(&role, || {
             let init = self.run.init.as_fd();
             let cgroup = self.run.cgroup.as_ref().map(|cgroup| cgroup.fd.as_fd());
-            let (code, output) = run(&self.launch, check, init, cgroup, directory.as_fd(), limit);
+            let (code, output) = run(&self.launch, check, init, cgroup, directory.as_fd(), (orders.as_fd(), limit));
             let _ = (&writer).write_all(&[&code.to_le_bytes()[..], &output].concat());
             0
         })?;
-        Ok((prober, result))
+        Ok((prober, result, order))
     }
 }
 
@@ -330,7 +363,7 @@ fn run(
     init: std::os::fd::BorrowedFd<'_>,
     cgroup: Option<std::os::fd::BorrowedFd<'_>>,
     directory: std::os::fd::BorrowedFd<'_>,
-    limit: usize,
+    (orders, limit): (std::os::fd::BorrowedFd<'_>, usize),
 ) -> (i32, Vec<u8>) {
     let spec: &Spec = &launch.spec;
     let Some(mut process) = spec.process().clone() else { return (125, b"a bundle without a process".to_vec()) };
@@ -357,14 +390,17 @@ fn run(
         seal: launch.seal.as_ref(),
         notifier: (emulation == Some(Emulation::Notify)).then_some(directory),
         options: BecomeOptions {
-            keyring: &keyring,
+            keyring: Some(&keyring),
             filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
             keep_groups: keeps_groups(spec),
             emulation,
             dies_with_parent: true,
             filter: load.as_ref().map(|load| load as LoadFilter<'_>),
             sealed: None,
+            inherited: &Inherited::default(),
             pause: false,
+            gate: None,
+            preserved_fds: 0,
         },
     });
     let started = match started {
@@ -375,7 +411,7 @@ fn run(
     let Some(Streams::Pipes { stdout, stderr, .. }) = started.streams else { return (125, Vec::new()) };
     let mut output = Vec::new();
     let deadline = Instant::now() + timeout_of(check);
-    let exit = collect(&started.pidfd, [Some(stdout), Some(stderr)], deadline, limit, &mut output);
+    let exit = collect((&started.pidfd, orders), [Some(stdout), Some(stderr)], deadline, limit, &mut output);
     if exit.is_none() {
         // Not left to others: a pid namespace cannot end before the last of its processes has been waited for.
         let _ = pidfd_send_signal(started.pidfd.as_fd(), libc::SIGKILL);
@@ -388,10 +424,13 @@ fn timeout_of(check: &Healthcheck) -> Duration {
     check.timeout.unwrap_or(Duration::from_secs(30))
 }
 
+/// The event of an order to end.
+const ORDER: usize = usize::MAX;
+
 /// Reads what a program prints until it ends: what it leaves behind may hold its streams for ever. `None` if its time is up
 /// before.
 fn collect(
-    program: &OwnedFd,
+    (program, orders): (&OwnedFd, std::os::fd::BorrowedFd<'_>),
     mut streams: [Option<OwnedFd>; 2],
     deadline: Instant,
     limit: usize,
@@ -407,11 +446,16 @@ fn collect(
         }
         if ended.is_none() {
             turn.watch(program.as_fd(), Interest::Read, streams.len());
+            // Nothing is ever written there.
+            turn.watch(orders, Interest::Hangup, ORDER);
         }
         // Once it has ended, only what is there already is read.
         let ready = turn.wait(Some(ended.map_or(deadline, |_| Instant::now()))).unwrap_or_default();
         if ended.is_some() && ready.is_empty() || ended.is_none() && deadline <= Instant::now() {
             return ended;
+        }
+        if ready.iter().any(|one| one.event == ORDER) {
+            return None;
         }
         for one in ready {
             let mut bytes = [0; 4096];

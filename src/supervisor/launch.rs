@@ -77,8 +77,14 @@ pub(crate) struct Launch {
     pub(crate) ids: Option<storage::state::lock::FileLock>,
     /// The user's ids.
     pub(crate) mapping: Mapping,
+    /// It ends with the process that starts it: a step of a build.
+    pub(crate) dies_with_starter: bool,
     /// Our binary, if it needs protection.
     pub(crate) seal: Option<SealedExe>,
+    /// What the container gets of its starter's besides.
+    pub(crate) handed: crate::commands::descriptors::Handed,
+    /// Who wants to hear of it.
+    pub(crate) notifications: Option<super::notify::Notifications>,
     /// Descriptors 0, 1 and 2 of the container, where those are the command's; the supervisor fills it in.
     pub(crate) handed_over: Option<[OwnedFd; 3]>,
 }

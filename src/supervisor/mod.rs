@@ -32,6 +32,8 @@ pub(crate) mod network;
 
 mod leader;
 
+pub(crate) mod notify;
+
 pub(crate) mod rootfs;
 
 pub(crate) mod secrets;

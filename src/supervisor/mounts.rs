@@ -13,7 +13,7 @@ use runtime::bundle::defaults;
 use runtime::userns::IdMap;
 use storage::state::container::Record;
 use storage::state::layout::{Layout, Ownership, create_dir};
-use storage::state::request::{ImageMount, Mount, Overlay, Propagation, TmpfsMount, VolumeMount};
+use storage::state::request::{ImageMount, Mount, Overlay, Propagation, Request, TmpfsMount, VolumeMount};
 use storage::volume::{self, Backing, Owner, Volume};
 use storage::whiteout;
 
@@ -270,6 +270,18 @@ fn tmpfs(plan: &Plan<'_>, mount: &TmpfsMount) -> OciMount {
         made.set_typ(Some("ramfs".to_owned())).set_source(Some("ramfs".into()));
     }
     made
+}
+
+/// The directories that systemd wants to find empty, or as the image has them, and to write in.
+const SYSTEMD_TMPFS: [&str; 4] = ["/run", "/run/lock", "/tmp", "/var/log/journal"];
+
+/// What systemd finds mounted, where nothing else was asked for.
+pub(crate) fn of_systemd(request: &Request) -> Vec<OciMount> {
+    let is_asked = |target: &Path| request.mounts.iter().any(|mount| mount.target() == target);
+    let size: Vec<String> =
+        request.service.systemd_tmpfs_bytes.map(|bytes| format!("size={bytes}")).into_iter().collect();
+    let targets = SYSTEMD_TMPFS.iter().map(Path::new).filter(|target| request.service.systemd && !is_asked(target));
+    targets.map(|target| defaults::tmpfs(target, &size, true)).collect()
 }
 
 fn ensure_volume(layout: &Layout, mount: &VolumeMount, out: &mut Planned) -> Result<Volume, CommandError> {

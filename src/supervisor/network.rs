@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use net::driver::{self, Attachment, Driver, Netns};
-use net::forward::{self, Forwarder, Listeners, Target};
+use net::forward::{self, Forwarder, Listeners, PublishError, Target};
 use net::hosts::{AddHost, Hosts};
 use net::leader::{Answer, Connection, Endpoint, Joined};
 use net::mode::Mode;
@@ -19,6 +19,7 @@ use storage::state::layout::Layout;
 use storage::state::request;
 use storage::state::status;
 
+use crate::config::LowPorts;
 use crate::error::CommandError;
 
 /// What will be set up.
@@ -40,6 +41,8 @@ enum Way {
     Bridge {
         /// Its places in networks.
         endpoints: Vec<Endpoint>,
+        /// What is known before there are addresses: where the host answers.
+        known: Attachment,
         /// The leader, from when the supervisor is forked.
         leader: Option<Connection>,
     },
@@ -130,11 +133,23 @@ impl std::fmt::Debug for Plan {
 pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
     let mode = Mode::parse(&record.request.network.mode).map_err(CommandError::user)?;
     let way = match &mode {
-        Mode::Default => Way::Bridge { endpoints: vec![endpoint(record)], leader: None },
+        Mode::Default => {
+            let known = Attachment { host: driver::outward_address(), ..Attachment::default() };
+            Way::Bridge { endpoints: vec![endpoint(record)], known, leader: None }
+        }
         mode => helper(mode)?,
     };
     let wanted = if mode.can_publish() { port_requests(&record.request.network) } else { Vec::new() };
-    let listeners = Listeners::bind(&wanted).map_err(CommandError::host)?;
+    let listeners = match Listeners::bind(&wanted) {
+        Err(error @ PublishError::Privileged { lowest, .. }) => {
+            let is_asked = record.request.network.remap_low_ports;
+            if !is_asked && crate::config::low_ports()? != LowPorts::Remap {
+                return Err(low_port(&error));
+            }
+            bind_remapped(wanted, lowest)?
+        }
+        bound => bound.map_err(CommandError::host)?,
+    };
     Ok(Plan { mode, way, listeners })
 }
 
@@ -159,6 +174,42 @@ fn endpoint(record: &Record) -> Endpoint {
         names: vec![record.name.to_lowercase()],
         leads_out: true,
     }
+}
+
+/// How much higher a port is published that this user may not open.
+const REMAPPED_BY: u16 = 8000;
+
+/// Publishes ports below `lowest` elsewhere, and says so.
+fn bind_remapped(mut wanted: Vec<PortRequest>, lowest: u16) -> Result<Listeners, CommandError> {
+    let mut moved = Vec::new();
+    for one in &mut wanted {
+        let Some(range) = one.host_ports.filter(|range| range.first < lowest) else { continue };
+        let up = |port: u16| port.saturating_add(REMAPPED_BY);
+        one.host_ports = Some(PortRange { first: up(range.first), last: up(range.last) });
+        if range.first == range.last {
+            moved.push(format!("{} on {}", range.first, up(range.first)));
+        } else {
+            moved.push(format!("{}-{} on {}-{}", range.first, range.last, up(range.first), up(range.last)));
+        }
+    }
+    let listeners = Listeners::bind(&wanted).map_err(CommandError::host)?;
+    eprintln!("Warning: ports below {lowest} belong to root on this host: published {}", moved.join(", "));
+    Ok(listeners)
+}
+
+/// The error for a port that this user may not open, with the ways to have it.
+fn low_port(error: &PublishError) -> CommandError {
+    CommandError::host(error)
+        .hinted("sudo sysctl net.ipv4.ip_unprivileged_port_start=80 opens low ports to every user, until the next boot")
+        .hinted(format!(
+            "low_ports = \"remap\" below [network] in {} publishes port 80 on {}",
+            crate::config::own_file().display(),
+            80 + REMAPPED_BY
+        ))
+        .hinted(
+            "a socket unit of systemd can open it and start this command: the program gets the socket (see LISTEN_FDS \
+             in sd_listen_fds(3)), and needs no -p",
+        )
 }
 
 fn port_requests(network: &request::Network) -> Vec<PortRequest> {
@@ -233,7 +284,8 @@ impl Plan {
     fn attachment(&self) -> Option<&Attachment> {
         match &self.way {
             Way::Helper(_, plan) => Some(&plan.attachment),
-            _ => None,
+            Way::Bridge { known, .. } => Some(known),
+            Way::Nothing => None,
         }
     }
 
@@ -277,7 +329,7 @@ impl Plan {
                 let started = driver.start(plan.clone(), Netns { fd: netns, pid, scratch });
                 started.map(|started| Some(Started::Helper(started))).map_err(CommandError::host)
             }
-            Way::Bridge { endpoints, leader } => {
+            Way::Bridge { endpoints, leader, .. } => {
                 let failed = |errno: nix::errno::Errno| {
                     CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
                 };
@@ -342,17 +394,26 @@ impl Plan {
             let directory = shared.as_ref().map(|other| layout.runtime_container(&other.id))?;
             fs::read_to_string(directory.join(name)).ok()
         };
-        if let Some(text) = shared_text("hosts").filter(|_| !asked.no_hosts && asked.add_hosts.is_empty()) {
+        if let Some(text) =
+            shared_text("hosts").filter(|_| !asked.no_hosts && asked.add_hosts.is_empty() && asked.links.is_empty())
+        {
             // The names of whose network it is, and ours, which lead to the same place.
             write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
         } else if !asked.no_hosts {
-            let add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
+            let mut add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
+            // Where a container has a network of its own, what it publishes is all that can be reached of it.
+            let shares = matches!(self.mode, Mode::Host | Mode::Container(_));
+            add.extend(asked.links.iter().map(|link| AddHost {
+                names: vec![link.alias.clone()],
+                address: shares.then_some(IpAddr::from([127, 0, 0, 1])),
+            }));
             let base = asked.hosts_base.as_deref().unwrap_or(Path::new("/etc/hosts"));
             let base = fs::read_to_string(base).ok();
             let addresses: Vec<IpAddr> =
                 attachment.iter().flat_map(|attachment| &attachment.addresses).map(|address| address.ip).collect();
             let names = [host_name.as_str(), record.name.as_str()];
             let names = if host_name == record.name { &names[..1] } else { &names[..] };
+            let names: Vec<&str> = names.iter().copied().chain(asked.aliases.iter().map(String::as_str)).collect();
             let host_network = self.mode == Mode::Host;
             let hosts = Hosts {
                 add: &add,
@@ -364,7 +425,7 @@ impl Plan {
                     None => None,
                 },
                 addresses: &addresses,
-                names,
+                names: &names,
             };
             write("hosts", &hosts.render().map_err(CommandError::user)?)?;
         }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxNamespaceType;
-use runtime::init::steps::has_private;
+use runtime::init::namespaces::has_private;
 use runtime::monitor::attach::{Answer, Question};
 use runtime::monitor::relay::ClientId;
 use runtime::process::standstill;

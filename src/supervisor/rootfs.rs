@@ -182,6 +182,24 @@ pub(crate) fn of(layout: &Layout, record: &Record, ownership: Ownership, drivers
     })
 }
 
+/// The root file system of a step of a build: `lowers`, topmost first, below `upper`.
+pub(crate) fn of_step(
+    layout: &Layout,
+    lowers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    drivers: &'static [Driver],
+) -> Rootfs {
+    let base = layout.data_dir();
+    let relative = |path: &Path| path.strip_prefix(base).unwrap_or(path).to_owned();
+    Rootfs::Stack(Stack {
+        base: base.to_owned(),
+        lowers: lowers.iter().map(|path| relative(path)).collect(),
+        writable: Some(Writable { upper: relative(upper), work: relative(work), volatile: true }),
+        drivers,
+    })
+}
+
 /// The same root file system, to be looked into.
 pub(crate) fn view(layout: &Layout, record: &Record, ownership: Ownership) -> View {
     match &record.request.rootfs {

@@ -26,20 +26,28 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    /// Secrets that somebody else has looked up.
+    pub(crate) fn given(files: Vec<SecretFile>, variables: Vec<String>) -> Self {
+        Self { files, variables }
+    }
+
     /// Looks them up.
     pub(crate) fn find(layout: &Layout, asked: &[SecretUse]) -> Result<Self, CommandError> {
         let mut found = Self::default();
         for one in asked {
             let secret = secret::find(layout, &one.name).map_err(CommandError::user)?;
+            let data = match &one.key {
+                None => secret.data.0,
+                Some(key) => secret.keys().and_then(|mut keys| keys.remove(key)).ok_or_else(|| {
+                    CommandError::user(format!("secret {}: it has no key {:?} any more", one.name, key))
+                })?,
+            };
             match &one.kind {
-                SecretKind::Mount { target, uid, gid, mode } => found.files.push(SecretFile {
-                    target: target.clone(),
-                    owner: (*uid, *gid),
-                    mode: *mode,
-                    data: secret.data.0,
-                }),
+                SecretKind::Mount { target, uid, gid, mode } => {
+                    found.files.push(SecretFile { target: target.clone(), owner: (*uid, *gid), mode: *mode, data })
+                }
                 SecretKind::Env { variable } => {
-                    let text = String::from_utf8(secret.data.0).ok().filter(|text| !text.contains('\0'));
+                    let text = String::from_utf8(data).ok().filter(|text| !text.contains('\0'));
                     let text = text.ok_or_else(|| {
                         CommandError::user(format!("secret {}: not a text that a variable could hold", one.name))
                     })?;

@@ -12,7 +12,7 @@ use runtime::identity::Notifier;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::{self, Relay, Request as RelayRequest};
 use runtime::mount::rootfs::Driver;
-use runtime::process::signal::SignalSource;
+use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::spawn::MapsPending;
 use runtime::process::{Exit, pidfd_send_signal, wait};
 use storage::state::container::{self, Record};
@@ -24,6 +24,7 @@ use storage::state::trash;
 use super::channel::ResultWriter;
 use super::launch::Launch;
 use super::network::Started;
+use super::notify::Notifications;
 use super::restart::Rests;
 use super::streams::{first_client, handed_over, let_go_of_streams};
 use super::union_server::{self, UnionServer};
@@ -40,6 +41,8 @@ pub(super) enum Event {
     Notifier,
     Union,
     Prober,
+    /// The container says something to the service manager.
+    Notify,
 }
 
 /// Becomes the supervisor; returns its exit status.
@@ -216,6 +219,9 @@ impl Supervisor {
                 turn.watch(union.pidfd(), Interest::Read, Event::Union);
             }
             self.checks.watch(&mut turn, Event::Prober);
+            if let Some(fd) = self.launch.notifications.as_ref().and_then(Notifications::fd) {
+                turn.watch(fd, Interest::Read, Event::Notify);
+            }
             let soonest = [deadline, self.kill_at, self.checks.deadline()].into_iter().flatten().min();
             let Ok(ready) = turn.wait(soonest) else { continue };
             for one in ready {
@@ -233,6 +239,12 @@ impl Supervisor {
                     }
                     Event::Signal => {
                         while let Ok(Some(arrived)) = self.signals.next() {
+                            // Whoever ends a session, or the machine. A user's `stop` would have left a note.
+                            if arrived.signal == Signal::TERM {
+                                self.is_given_up = true;
+                                self.ask_to_end();
+                                continue;
+                            }
                             let _ = pidfd_send_signal(self.run.init.as_fd(), arrived.signal.number());
                         }
                     }
@@ -260,6 +272,11 @@ impl Supervisor {
                         let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                     }
                     Event::Prober => self.on_prober(),
+                    Event::Notify => {
+                        if let Some(notifications) = &self.launch.notifications {
+                            notifications.pass_on();
+                        }
+                    }
                     Event::Helper => {
                         // The container goes on without a way out; there is nobody to tell but its network.
                         if let Some(helper) = self.run.helper.take() {

@@ -106,7 +106,9 @@ impl Supervisor {
     fn end_pod(&self) {
         let id = self.record.request.pod.as_deref().and_then(|id| ContainerId::parse(id).ok());
         let pod = id.and_then(|id| pod::load(&self.layout, &id).ok().flatten());
-        let Some(pod) = pod.filter(|pod| pod.exit_policy == ExitPolicy::Stop && !self.record.request.infra) else {
+        // The end of one that comes before the others is their beginning.
+        let counts = !self.record.request.infra && self.record.request.init_container.is_none();
+        let Some(pod) = pod.filter(|pod| pod.exit_policy == ExitPolicy::Stop && counts) else {
             return;
         };
         let mut infra_runs = false;

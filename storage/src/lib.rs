@@ -42,6 +42,8 @@ pub mod volume;
 
 pub mod secret;
 
+pub mod build;
+
 pub mod prune;
 
 #[allow(unsafe_code)]

@@ -42,6 +42,13 @@ pub enum Event<'a> {
         /// Whether it is a layer, or a manifest or configuration.
         kind: Kind,
     },
+    /// The registry has taken a blob from another of its repositories.
+    Mounted {
+        /// The blob.
+        digest: &'a Digest,
+        /// The other repository.
+        from: &'a str,
+    },
     /// Something to tell the user in a line of its own, such as a repeated request.
     Message(&'a str),
 }

@@ -6,18 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::state::atomic::{Durability, TEMPORARY_PREFIX, WriteError, write_atomic};
-use crate::state::layout::{Layout, LayoutError, create_dir, random_hex};
-use crate::state::lock::{FileLock, LockError};
-use crate::state::version::{self, ReadError};
+use crate::state::layout::{Layout, random_hex};
+use crate::state::records::{Records, RecordsError};
 
 /// The newest format this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;
@@ -43,28 +39,9 @@ pub enum SecretError {
     /// Nothing, or too much.
     #[error("secret data must be larger than 0 and less than 512000 bytes")]
     BadSize,
-    /// The file cannot be used.
+    /// Its file cannot be used.
     #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The file cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The lock cannot be taken.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// `secrets/` cannot be made.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// Another kernel call failed.
-    #[error("cannot {action} {}: {}", path.display(), crate::sys::reason(source))]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Records(#[from] RecordsError),
 }
 
 /// What is to be kept secret. It has no `Debug` that would show it.
@@ -133,12 +110,26 @@ impl Secret {
     }
 }
 
-fn directory(layout: &Layout) -> PathBuf {
-    layout.data_dir().join("secrets")
+/// A secret of Kubernetes: `data` in base64, `stringData` as it is.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Keyed {
+    data: BTreeMap<String, Data>,
+    string_data: BTreeMap<String, String>,
 }
 
-fn file(layout: &Layout, name: &str) -> PathBuf {
-    directory(layout).join(format!("{name}.json"))
+impl Secret {
+    /// The values of an object of Kubernetes, kept as JSON; `None` if this is something else.
+    pub fn keys(&self) -> Option<BTreeMap<String, Vec<u8>>> {
+        let keyed: Keyed = serde_json::from_slice(&self.data.0).ok()?;
+        let mut keys: BTreeMap<String, Vec<u8>> = keyed.data.into_iter().map(|(key, data)| (key, data.0)).collect();
+        keys.extend(keyed.string_data.into_iter().map(|(key, text)| (key, text.into_bytes())));
+        Some(keys)
+    }
+}
+
+fn records(layout: &Layout) -> Records {
+    Records::of(layout, "secrets", VERSION)
 }
 
 /// Checks a name: podman's grammar.
@@ -161,13 +152,12 @@ pub fn create(layout: &Layout, secret: &Secret, replace: bool) -> Result<(), Sec
     if secret.data.0.is_empty() || secret.data.0.len() >= MAX_BYTES {
         return Err(SecretError::BadSize);
     }
-    create_dir(&directory(layout))?;
-    let _lock = FileLock::exclusive(&layout.data_dir().join("secrets.lock"))?;
-    let path = file(layout, &secret.name);
-    if !replace && fs::symlink_metadata(&path).is_ok() {
+    let records = records(layout);
+    let _lock = records.lock()?;
+    if !replace && fs::symlink_metadata(records.file(&secret.name)).is_ok() {
         return Err(SecretError::Exists(secret.name.clone()));
     }
-    Ok(write_atomic(&path, &serde_json::to_vec(secret).unwrap_or_default(), Durability::Data)?)
+    Ok(records.write(&secret.name, secret)?)
 }
 
 /// Every secret by name.
@@ -175,20 +165,7 @@ pub fn create(layout: &Layout, secret: &Secret, replace: bool) -> Result<(), Sec
 /// # Errors
 /// [`SecretError`]: one that cannot be read is an error for all, since nothing may be overlooked.
 pub fn list(layout: &Layout) -> Result<Vec<Secret>, SecretError> {
-    let path = directory(layout);
-    let failed = |source| SecretError::Io { action: "list", path: path.clone(), source };
-    let entries = match fs::read_dir(&path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut secrets = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        let name = name.to_str().filter(|name| !name.starts_with(TEMPORARY_PREFIX));
-        let Some(name) = name.and_then(|name| name.strip_suffix(".json")) else { continue };
-        secrets.extend(version::read::<Secret>(&file(layout, name), VERSION)?);
-    }
+    let mut secrets: Vec<Secret> = records(layout).list(|_| true)?;
     secrets.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(secrets)
 }
@@ -199,7 +176,7 @@ pub fn list(layout: &Layout) -> Result<Vec<Secret>, SecretError> {
 /// [`SecretError::NotFound`].
 pub fn find(layout: &Layout, text: &str) -> Result<Secret, SecretError> {
     if check_name(text).is_ok()
-        && let Some(secret) = version::read(&file(layout, text), VERSION)?
+        && let Some(secret) = records(layout).read(text)?
     {
         return Ok(secret);
     }
@@ -215,11 +192,11 @@ pub fn find(layout: &Layout, text: &str) -> Result<Secret, SecretError> {
 /// # Errors
 /// [`SecretError::NotFound`].
 pub fn remove(layout: &Layout, text: &str) -> Result<Secret, SecretError> {
-    let _lock = FileLock::exclusive(&layout.data_dir().join("secrets.lock"))?;
+    let records = records(layout);
+    let _lock = records.lock()?;
     let secret = find(layout, text)?;
-    let path = file(layout, &secret.name);
     // Not by way of the trash: it shall be gone.
-    fs::remove_file(&path).map_err(|source| SecretError::Io { action: "remove", path, source })?;
+    records.remove(&secret.name)?;
     Ok(secret)
 }
 
@@ -236,7 +213,7 @@ mod tests {
         let secret = Secret::new("s", b"hush\0".to_vec());
         create(&layout, &secret, false).unwrap();
         assert!(matches!(create(&layout, &secret, false), Err(SecretError::Exists(_))));
-        let path = file(&layout, "s");
+        let path = records(&layout).file("s");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!String::from_utf8(fs::read(&path).unwrap()).unwrap().contains("hush"));
         assert_eq!(find(&layout, &secret.id[..6]).unwrap(), secret);
@@ -245,6 +222,14 @@ mod tests {
         assert_eq!(list(&layout).unwrap()[0].data.0, b"other");
         remove(&layout, "s").unwrap();
         assert!(matches!(remove(&layout, "s"), Err(SecretError::NotFound(_))));
+    }
+
+    #[test]
+    fn a_secret_of_kubernetes_has_keys_and_another_has_none() {
+        let text = r#"{"kind":"Secret","data":{"a":"aHVzaA=="},"stringData":{"b":"text"}}"#;
+        let keys = Secret::new("s", text.into()).keys().unwrap();
+        assert_eq!((keys["a"].as_slice(), keys["b"].as_slice()), (&b"hush"[..], &b"text"[..]));
+        assert_eq!(Secret::new("s", b"hush".to_vec()).keys(), None);
     }
 
     #[test]

@@ -28,10 +28,14 @@ mod copy_up;
 
 mod backing;
 
+mod files;
+
 mod own;
 
 pub use backing::{Backing, BadOption};
+pub(crate) use copy_up::copy_data;
 pub use copy_up::{CopyUpError, copy_up};
+pub use files::{PutError, put_file};
 pub use own::{OwnError, Owner, own, own_opened};
 
 /// The newest format of `volume.json` this coracle reads, and the one it writes.

@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(exec_needs_a_running_container),
     test!(exec_ends_with_the_container),
     test!(exec_privileged_lifts_the_limits),
+    test!(the_end_of_a_detached_program_is_an_event),
 ];
 
 fn exec_joins_every_namespace(home: &Home) {
@@ -87,4 +88,15 @@ fn exec_privileged_lifts_the_limits(home: &Home) {
     home.ok("run -d --name c busybox sleep 1000");
     home.run("exec c sh -c 'mkdir -p /m && mount -t tmpfs none /m'").exits(1);
     home.ok("exec --privileged c sh -c 'mkdir -p /m && mount -t tmpfs none /m'");
+}
+
+fn the_end_of_a_detached_program_is_an_event(home: &Home) {
+    home.ok("run -d --name box --network none busybox sleep 1000");
+    let id = home.ok("exec -d box sh -c 'exit 7'");
+    assert!(id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    crate::support::home::wait_until("its status is known", || {
+        let line = "events --stream=false --since 5m --filter event=exec_died --format {{.ContainerExitCode}}";
+        home.ok(line) == "7"
+    });
+    home.fails(127, "exec -d box no-such-command");
 }

@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(unshare_is_root_of_the_users_ids),
     test!(mount_shows_the_root_inside_of_unshare),
     test!(bundle_is_a_real_one).needs(&[Need::Crun]),
+    test!(bundle_is_what_oci_run_takes),
     test!(bundle_holds_the_specification),
 ];
 
@@ -142,13 +143,24 @@ fn bundle_holds_the_specification(home: &Home) {
 }
 
 fn bundle_is_a_real_one(home: &Home) {
-    let id = home.ok("create --name b --network none busybox echo from the bundle");
+    bundle_is_run_by(home, "crun");
+}
+
+fn bundle_is_what_oci_run_takes(home: &Home) {
+    bundle_is_run_by(home, &format!("{} oci", crate::support::command::binary().display()));
+}
+
+#[track_caller]
+fn bundle_is_run_by(home: &Home, runtime: &str) {
+    // Its start writes the files that the bundle binds: hosts, hostname.
+    assert_eq!(home.ok("run --name b --network none busybox echo from the bundle"), "from the bundle");
+    let id = home.inspect("b", "{{.Id}}");
     let bundle = home.data().join("containers").join(&id);
-    let root = bundle.join("rootfs-for-crun");
-    // crun wants the root file system where config.json says; the layers are laid there by a bind in our namespace.
+    let root = bundle.join("rootfs-of-its-own");
+    // A runtime wants the root file system where config.json says; the layers are laid there by a bind in our namespace.
     let script = format!(
         "cd {0} && sed 's#\"path\": *\"[^\"]*\"#\"path\":\"{1}\"#' config.json > {0}/c.json; mkdir -p {1} && \
-         tar -C {1} -xf {2} && mv c.json config.json && crun --root {0}/state run --bundle {0} from-coracle",
+         tar -C {1} -xf {2} && mv c.json config.json && {runtime} --root {0}/state run --bundle {0} from-coracle",
         bundle.display(),
         root.display(),
         crate::support::image::busybox_archive().unwrap().display()

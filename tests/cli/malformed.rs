@@ -317,7 +317,6 @@ const REFUSED: &[&str] = &[
     "ps --sort nosuch",
     "ps -n x",
     "ps -l -n 1",
-    "ps -q --format '{{.ID}}'",
     "ps -a --format '{{.ID'",
     "ps -a --format '{{.Nope}}'",
     "ps -a --format '{{nosuch .ID}}'",

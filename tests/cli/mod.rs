@@ -2,6 +2,7 @@
 
 use crate::support::framework::Test;
 
+mod boot;
 mod commit;
 mod completion;
 mod cp;
@@ -14,26 +15,31 @@ mod fuse_overlayfs;
 mod images;
 mod inspect;
 mod inspect_keys;
+mod kube;
 mod limits;
 mod load;
+mod login;
 mod logs;
 mod malformed;
+mod manifest;
 mod mount;
 mod options;
-mod oracle;
 mod persona;
 mod pods;
 mod prune;
 mod ps;
 mod pull;
 mod pull_faults;
+mod push;
 mod run;
 mod run_files;
 mod run_isolation;
 mod run_network;
 mod run_process;
+mod run_service;
 mod run_terminal;
 mod run_volumes;
+mod search;
 mod secrets;
 mod stats;
 mod tools;
@@ -44,13 +50,16 @@ mod volumes;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
+    let transcripts = transcripts::tests();
     [
+        &*transcripts,
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
         run_volumes::TESTS,
         run_isolation::TESTS,
         run_network::TESTS,
+        run_service::TESTS,
         run_terminal::TESTS,
         options::TESTS,
         malformed::TESTS,
@@ -59,6 +68,7 @@ pub(crate) fn tests() -> Vec<Test> {
         exec::TESTS,
         events::TESTS,
         export::TESTS,
+        boot::TESTS,
         stats::TESTS,
         cp::TESTS,
         ps::TESTS,
@@ -69,12 +79,15 @@ pub(crate) fn tests() -> Vec<Test> {
         load::TESTS,
         pull::TESTS,
         pull_faults::TESTS,
+        kube::TESTS,
+        push::TESTS,
+        login::TESTS,
+        search::TESTS,
+        manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,
-        transcripts::TESTS,
         tutorials::TESTS,
         tools::TESTS,
-        oracle::TESTS,
         fuse_overlayfs::TESTS,
         diff::TESTS,
         commit::TESTS,

@@ -18,6 +18,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(host_files_are_chosen),
     test!(pids_are_written_to_files),
     test!(options_without_effect_say_so_once),
+    test!(options_that_a_user_cannot_have_are_refused),
+    test!(managed_files_are_in_the_roots_of_programs_too),
     test!(lists_are_split_at_commas),
     test!(booleans_and_short_options_combine),
     test!(stop_sends_another_signal),
@@ -144,7 +146,6 @@ fn options_without_effect_say_so_once(home: &Home) {
         ("--memory-swappiness 10", "--memory-swappiness is ignored"),
         ("--oom-kill-disable", "--oom-kill-disable is ignored"),
         ("--cgroup-parent x", "--cgroup-parent is ignored"),
-        ("--link other", "--link is ignored"),
         ("--isolation hyperv", "--isolation is ignored"),
     ] {
         let run = home.run(&format!("run --rm {option} busybox true"));
@@ -169,6 +170,27 @@ fn options_without_effect_say_so_once(home: &Home) {
     home.fails(125, "-H ssh://nobody@nowhere ps");
     home.fails(125, "run --rm --ip 10.88.0.9 --network none busybox true");
     home.fails(125, "run --rm --gpus all busybox true");
+}
+
+fn options_that_a_user_cannot_have_are_refused(home: &Home) {
+    for (option, why) in [
+        ("--device-cgroup-rule 'c 1:3 rw'", "rootless"),
+        ("--subuidname nosuchuser", "subordinate ids"),
+        ("--subgidname nosuchuser", "subordinate ids"),
+        ("--seccomp-policy image", "--security-opt seccomp=FILE"),
+        ("--seccomp-policy other", "default or image"),
+    ] {
+        let line = home.fails(125, &format!("run --rm {option} busybox true"));
+        assert!(line.contains(why), "{line}");
+    }
+    let own = nix::unistd::geteuid();
+    home.ok(&format!("run --rm --network none --subuidname {own} --seccomp-policy default busybox true"));
+}
+
+fn managed_files_are_in_the_roots_of_programs_too(home: &Home) {
+    let show = "sh -c 'cd /jail/etc && cmp hosts /etc/hosts && cmp resolv.conf /etc/resolv.conf && cmp hostname /etc/hostname'";
+    home.ok(&format!("run --rm --network none --chrootdirs /jail busybox {show}"));
+    home.fails(125, "run --rm --network none --chrootdirs jail busybox true");
 }
 
 fn lists_are_split_at_commas(home: &Home) {

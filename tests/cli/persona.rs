@@ -17,14 +17,14 @@ pub(crate) const TESTS: &[Test] = &[
     test!(nearly_right_words_are_found),
 ];
 
-struct Answer {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Answer {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 /// Runs a line through a link of that name.
-fn called(home: &Home, name: &str, line: &str) -> Answer {
+pub(crate) fn called(home: &Home, name: &str, line: &str) -> Answer {
     let link = home.tmp().join(name);
     if !link.exists() {
         symlink(binary(), &link).unwrap();

@@ -15,6 +15,12 @@ pub(crate) const TESTS: &[Test] = &[
     test!(pod_works_in_every_id_mode),
     test!(bad_pods_are_refused_as_podman_does),
     test!(pods_are_pruned_and_killed),
+    test!(pods_are_paused_and_go_on),
+    test!(a_pod_is_cloned_with_its_containers),
+    test!(what_pods_use_is_shown),
+    test!(a_container_without_its_pod_comes_back_alone),
+    test!(options_of_a_pod_reach_its_containers),
+    test!(init_containers_run_at_each_start_or_once),
 ];
 
 fn containers_of_a_pod_share_its_namespaces(home: &Home) {
@@ -178,6 +184,109 @@ fn pods_are_pruned_and_killed(home: &Home) {
     home.ok("pod prune -f");
     assert_eq!(home.ok("pod ps --format {{.Name}}"), "q");
     home.ok("run --name q2 --pod q busybox echo words");
-    assert_eq!(home.ok("pod logs q"), "words");
+    // Of several containers each line says whose it is.
+    let logs = home.ok("pod logs q");
+    assert_eq!(logs.split_once(' ').map(|(id, words)| (id.len(), words)), Some((12, "words")), "{logs}");
     home.ok("pod rm -f -t 0 q");
+}
+
+fn pods_are_paused_and_go_on(home: &Home) {
+    let id = home.ok("pod create --network none p");
+    home.ok("run -d --name a --pod p busybox sleep 1000");
+    let status = || home.ok("pod ps --format {{.Status}}");
+    assert_eq!(home.ok("pod pause p"), id);
+    assert_eq!((status().as_str(), home.inspect("a", "{{.State.Status}}").as_str()), ("Paused", "paused"));
+    assert_eq!(home.ok("pod pause p"), id);
+    assert_eq!(home.ok("pod unpause --all"), id);
+    assert_eq!(status(), "Running");
+    assert_eq!(home.ok("pod unpause --all"), "");
+    home.fails(125, "pod pause none");
+    home.ok("pod rm -f -t 0 p");
+}
+
+fn a_pod_is_cloned_with_its_containers(home: &Home) {
+    home.ok("pod create --network none -l a=b p");
+    home.ok("run -d --name a --pod p -v v:/v busybox sh -c 'hostname > /v/name; sleep 1000'");
+    let id = home.ok("pod clone --start p");
+    assert_eq!(home.ok("pod inspect --format '{{.Name}} {{.Labels.a}} {{.State}}' p-clone"), "p-clone b Running");
+    assert_eq!(home.inspect("a-clone", "{{.Pod}} {{.State.Status}}"), format!("{id} running"));
+    wait_until("the clone has written its name", || home.ok("exec a cat /v/name") == "p-clone");
+    let namespace = |name: &str| home.ok(&format!("exec {name} readlink /proc/self/ns/net"));
+    assert_ne!(namespace("a"), namespace("a-clone"));
+    home.ok("pod rm -f -t 0 p-clone");
+    home.ok("pod clone p");
+    home.ok("pod stop -t 0 p");
+    home.ok("pod clone --destroy p q");
+    assert_eq!(home.ok("pod ps --sort name --format {{.Name}}"), "p-clone\nq");
+    assert_eq!(home.ok("ps -a --filter pod=q --filter name=^a-clone1$ --format {{.Names}}"), "a-clone1");
+    home.ok("pod rm -f -t 0 p-clone q");
+}
+
+fn what_pods_use_is_shown(home: &Home) {
+    let id = home.ok("pod create --network none --pod-id-file id p");
+    home.ok("run -d --name a --pod p busybox sleep 1000");
+    let table = home.ok("pod stats --no-stream");
+    let heading: Vec<_> =
+        table.lines().next().unwrap().split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+    assert_eq!(heading, ["POD", "CID", "NAME", "CPU %", "MEM USAGE/ LIMIT", "MEM %", "NET IO", "BLOCK IO", "PIDS"]);
+    assert_eq!(table.lines().count(), 3);
+    assert_eq!(
+        home.ok("pod stats --no-stream --format '{{.Pod}} {{.Name}}' p").lines().last().unwrap(),
+        format!("{} a", &id[..12])
+    );
+    assert!(home.ok("pod stats --no-stream --latest --format json").contains("\"CID\": \""));
+    assert!(home.ok("pod top --latest args").contains("sleep 1000"));
+    assert!(home.ok("pod top p").contains("sleep 1000"));
+    home.ok("pod stop -t 0 --pod-id-file id");
+    home.ok("pod start --pod-id-file id");
+    assert_eq!(home.ok("pod rm -f -t 0 --pod-id-file id"), id);
+    home.fails(125, "pod stats --no-stream");
+}
+
+fn a_container_without_its_pod_comes_back_alone(home: &Home) {
+    home.ok("pod create --network none p");
+    home.ok("create --name a --pod p busybox hostname");
+    home.ok("rm a");
+    home.ok("undo a");
+    assert_eq!(home.inspect("a", "{{.Pod}}"), home.ok("pod ps -q --no-trunc"));
+    home.ok("pod rm -f p");
+    assert!(home.run("undo a").stderr().contains("container a: its pod p is gone"));
+    assert_eq!(home.ok("ps -a --filter name=a --format '{{.Names}}|{{.Pod}}|{{.PodName}}'"), "a||");
+    assert_eq!(home.inspect("a", "{{.Pod}}|{{.HostConfig.IpcMode}}"), "|shareable");
+    // It has a network of its own now, which not every machine has: a pod without any namespaces shows that it starts.
+    home.ok("rm a");
+    home.ok("pod create --share ipc,uts q");
+    home.ok("create --name b --network none --pod q busybox hostname");
+    home.ok("pod rm -f q");
+    home.ok("undo b");
+    assert_eq!(home.ok("start -a b"), "q");
+    home.ok("rm b");
+}
+
+fn options_of_a_pod_reach_its_containers(home: &Home) {
+    home.write("labels", "x=y\n");
+    home.ok("pod create --network none --restart on-failure:2 --label-file labels --sysctl net.ipv4.ip_forward=1 p");
+    assert_eq!(home.ok("pod inspect --format {{.Labels.x}} p"), "y");
+    home.ok("create --name a --pod p busybox cat /proc/sys/net/ipv4/ip_forward");
+    assert_eq!(home.inspect("a", "{{.HostConfig.RestartPolicy.Name}}"), "on-failure");
+    assert_eq!(home.ok("start -a a"), "1");
+    let line = home.fails(125, "pod create --userns auto q");
+    assert!(line.contains("use host, keep-id or single"), "{line}");
+    home.fails(125, "pod create --network host --sysctl net.ipv4.ip_forward=1 q");
+    home.ok("pod rm -f -t 0 p");
+}
+
+fn init_containers_run_at_each_start_or_once(home: &Home) {
+    home.ok("pod create --network none p");
+    home.ok("create --init-ctr always --name always --pod p -v v:/v busybox sh -c 'echo always >> /v/log'");
+    home.ok("create --init-ctr once --name once --pod p -v v:/v busybox sh -c 'echo once >> /v/log'");
+    home.ok("create --stop-timeout 0 --name a --pod p -v v:/v busybox sleep 1000");
+    home.ok("pod start p");
+    assert_eq!(home.ok("exec a cat /v/log"), "always\nonce");
+    home.run("container exists once").exits(1);
+    assert_eq!(home.ok("pod ps --format {{.Status}}"), "Running");
+    home.ok("pod stop p");
+    home.ok("pod start p");
+    assert_eq!(home.ok("exec a cat /v/log"), "always\nonce\nalways");
+    home.ok("pod rm -f -t 0 p");
 }

@@ -28,8 +28,86 @@ pub(crate) const TESTS: &[Test] = &[
     test!(malformed_ports_are_one_line),
     test!(port_is_free_after_the_container).needs(&[Need::Tun]),
     test!(privileged_ports_are_free_inside),
+    test!(low_ports_are_bound_moved_or_refused).needs(&[Need::Tun]),
+    test!(links_and_aliases_are_names_in_hosts).needs(&[Need::Tun]),
+    test!(domain_name_is_the_containers_own),
     test!(unknown_network_is_refused),
 ];
+
+/// A port below 1024 that nobody has, if this host keeps it for root.
+fn low_port() -> Option<u16> {
+    let lowest = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok()?;
+    let lowest: u16 = lowest.trim().parse().ok()?;
+    (700..lowest.min(1024)).find(|port| {
+        // Root's ports cannot be tried, so those that are moved to are.
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port + 8000)).is_ok()
+    })
+}
+
+fn low_ports_are_bound_moved_or_refused(home: &Home) {
+    let Some(port) = low_port() else {
+        home.ok("run --rm -p 127.0.0.1:700:80 busybox true");
+        return;
+    };
+    let refused = home.run(&format!("run --rm -p {port}:80 busybox true"));
+    let line = refused.fails(125);
+    assert!(line.contains(&format!(":{port}/tcp")) && line.contains("ip_unprivileged_port_start"), "{line}");
+    for way in ["sysctl", "low_ports = \"remap\"", "socket unit"] {
+        assert!(refused.stderr().lines().any(|line| line.starts_with("Hint: ") && line.contains(way)), "{way}");
+    }
+    // docker's users publish port 80 without a thought.
+    let docker = home.tmp().join("docker");
+    std::os::unix::fs::symlink(crate::support::command::binary(), &docker).unwrap();
+    let run = home.coracle(&format!("run -d --name c -p 127.0.0.1:{port}:80 busybox sleep 1000"));
+    let run = run.program(&docker).run();
+    run.exits(0);
+    assert_eq!(run.stderr().lines().count(), 1, "{}", run.transcript());
+    let moved = port + 8000;
+    assert!(run.stderr().contains(&format!("published {port} on {moved}")), "{}", run.transcript());
+    assert_eq!(home.ok("port c"), format!("80/tcp -> 127.0.0.1:{moved}"));
+    assert!(home.ok("ps --format {{.Ports}}").contains(&format!("127.0.0.1:{moved}->80/tcp")));
+    let inspected = home.inspect("c", "{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}");
+    assert_eq!(inspected, moved.to_string());
+    home.ok("rm -f -t 0 c");
+    let conf = home.path().join(".config/containers");
+    std::fs::create_dir_all(&conf).unwrap();
+    std::fs::write(conf.join("containers.conf"), "[network]\nlow_ports = \"remap\"\n").unwrap();
+    home.ok(&format!("run --rm -p {port}:80 busybox true"));
+    std::fs::write(conf.join("containers.conf"), "[network]\nlow_ports = 7\n").unwrap();
+    let line = home.fails(125, &format!("run --rm -p {port}:80 busybox true"));
+    assert!(line.contains("containers.conf"), "{line}");
+}
+
+fn links_and_aliases_are_names_in_hosts(home: &Home) {
+    let port = free_port();
+    let serve = "while :; do echo linked | nc -l -p 80; done";
+    home.ok(&format!("run -d --name server -p {port}:80 busybox sh -c '{serve}'"));
+    let ask = format!("until nc -w 5 db {port} | grep linked; do sleep 0.1; done; grep -c other /etc/hosts");
+    let run = home.run(&format!("run --rm --link server:db --network-alias other busybox sh -c '{ask}'"));
+    run.exits(0);
+    assert_eq!(run.stdout().lines().last(), Some("2"), "one line for each address\n{}", run.transcript());
+    assert!(run.stdout().starts_with("linked\n"), "{}", run.transcript());
+    for what in ["Warning: --link: ", "Warning: --network-alias: "] {
+        assert!(run.stderr().contains(what), "{}", run.transcript());
+    }
+    // With a network in common there is nothing to warn of.
+    let ask = "until nc -w 5 db 80 | grep linked; do sleep 0.1; done";
+    let run = home.run(&format!("run --rm --network container:server --link server:db busybox sh -c '{ask}'"));
+    assert_eq!((run.stdout().as_str(), run.stderr().as_str()), ("linked\n", ""), "{}", run.transcript());
+    home.fails(125, "run --rm --link nosuch busybox true");
+    home.fails(125, "run --rm --link server --network none busybox true");
+    home.fails(125, "run --rm --network-alias a --network host busybox true");
+    home.fails(125, "run --rm --network-alias 'a b' busybox true");
+    home.ok("rm -f -t 0 server");
+}
+
+fn domain_name_is_the_containers_own(home: &Home) {
+    assert_eq!(
+        home.ok("run --rm --network none --domainname a.example busybox cat /proc/sys/kernel/domainname"),
+        "a.example"
+    );
+    home.fails(125, "run --rm --network none --uts host --domainname a.example busybox true");
+}
 
 fn none_has_loopback_only(home: &Home) {
     assert_eq!(home.ok("run --rm --network none busybox ls /sys/class/net"), "lo");

@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(tty_without_a_terminal_still_gives_one),
     test!(term_is_set_with_a_terminal),
     test!(exec_in_a_terminal),
+    test!(exec_that_is_detached_from_goes_on),
     test!(hangup_ends_an_attached_run),
 ];
 
@@ -37,6 +38,19 @@ fn shell_with_job_control(home: &Home) {
     terminal.expect("job-2");
     terminal.send("exit 5\n");
     assert_eq!(terminal.wait(), 5);
+}
+
+fn exec_that_is_detached_from_goes_on(home: &Home) {
+    home.ok("run -d --init --name c busybox sleep 1000");
+    let mut terminal = shell(home, "exec -it c sh");
+    terminal.send("echo $$ >/pid; until test -e /go; do echo here; sleep 0.05; done; echo went >/done; sleep 1000\n");
+    wait_until("it is at it", || home.run("exec c test -s /pid").code() == 0);
+    terminal.send("\x10\x11");
+    assert_eq!(terminal.wait(), 0);
+    home.ok("exec c touch /go");
+    wait_until("it has gone on", || home.run("exec c cat /done").stdout() == "went\n");
+    home.ok("exec c sh -c 'kill -0 $(cat /pid)'");
+    home.ok("rm -f -t 0 c");
 }
 
 fn window_size_is_passed_on_and_follows(home: &Home) {

@@ -1,15 +1,16 @@
 //! The lines of the introductions to docker that people begin with, typed as printed, through a link named `docker`, by an
 //! ordinary user; stand-in images under the same names. Ports of the host are free ones instead of the printed ones.
-//!
-//! What cannot work yet stands in [`MISSING`] with what it waits for, and the test says when it no longer does.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::Command;
 
 use crate::support::docker::Docker;
 use crate::support::home::wait_until;
 use crate::support::image::{Image, Layer};
 use crate::support::prelude::*;
+use crate::support::registry::{run_program, tool};
+use crate::support::sink::{Sink, Trouble};
 use serde_json::json;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -20,16 +21,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(environment_volumes_and_arguments),
     test!(unreadable_host_paths_are_named),
     test!(copy_inspect_commit_save_load),
-    test!(what_is_missing_is_listed),
-];
-
-/// Lines that wait for something, and the command or option that is not there.
-const MISSING: &[(&str, &str)] = &[
-    ("search centos", "docker search"),
-    ("search redis:4.0", "docker search"),
-    ("push localhost:5000/nginx:latest", "docker push"),
-    ("login --username=xxx@aliyun.com registry.example", "docker login"),
-    ("build -t mycentos:1.1 .", "docker build"),
+    test!(private_registry_in_a_container).needs(&[Need::Registry]).limit_secs(120),
+    test!(search_and_login),
 ];
 
 /// Images of the introductions: shells, and servers that answer on their port.
@@ -225,11 +218,107 @@ fn copy_inspect_commit_save_load(home: &Home) {
     docker.ok("rm -f mynginx mycentos2");
 }
 
-fn what_is_missing_is_listed(home: &Home) {
+/// Debian's registry in an image, with what its program is linked to.
+fn registry_image() -> Image {
+    let program = tool("docker-registry");
+    let listed = run_program(Command::new("ldd").arg(&program));
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    let config = "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: /var/lib/registry\n  delete:\n    \
+                  enabled: true\nhttp:\n  addr: :5000\n  secret: test\n";
+    let layer = Layer::new()
+        .dir("etc")
+        .dir("etc/docker")
+        .dir("etc/docker/registry")
+        .file("etc/docker/registry/config.yml", config)
+        .dir("var")
+        .dir("var/lib")
+        .dir("var/lib/registry")
+        .executable("bin/registry", std::fs::read(&program).unwrap());
+    let mut made: Vec<String> = Vec::new();
+    let layer = libraries.fold(layer, |layer, library| {
+        let parts: Vec<&str> = library.trim_start_matches('/').split('/').collect();
+        let dirs = (1..parts.len()).map(|end| parts[..end].join("/"));
+        let layer = dirs.fold(layer, |layer, dir| {
+            if made.contains(&dir) {
+                return layer;
+            }
+            made.push(dir.clone());
+            layer.dir(&dir)
+        });
+        layer.executable(library.trim_start_matches('/'), std::fs::read(library).unwrap())
+    });
+    Image::busybox()
+        .layer(layer)
+        .set("Entrypoint", json!(["/bin/registry"]))
+        .set("Cmd", json!(["serve", "/etc/docker/registry/config.yml"]))
+        .set("Env", json!(["PATH=/bin", "OTEL_TRACES_EXPORTER=none"]))
+        .set("Volumes", json!({"/var/lib/registry": {}}))
+        .set("ExposedPorts", json!({"5000/tcp": {}}))
+}
+
+fn private_registry_in_a_container(home: &Home) {
     let docker = docker(home);
-    for (line, waits_for) in MISSING {
-        let answer = docker.run(line);
-        let is_missing = answer.err.contains(&format!("unrecognized command `{waits_for}`"));
-        assert!(is_missing, "docker {line}: it does not wait for {waits_for} any more:\n{}", answer.err);
+    registry_image().load(home, "docker.io/library/registry:2");
+    let (port, data) = (free_port(), home.tmp().join("opt/registry"));
+    std::fs::create_dir_all(&data).unwrap();
+    docker.ok(&format!("run -di -v {}:/var/lib/registry -p {port}:5000 --name myregistry registry:2", data.display()));
+    let catalog = || {
+        let mut text = String::new();
+        if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+            let _ = stream.write_all(b"GET /v2/_catalog HTTP/1.0\r\n\r\n");
+            let _ = stream.read_to_string(&mut text);
+        }
+        text.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.trim().to_owned())
+    };
+    wait_until("the registry answers", || catalog() == r#"{"repositories":[]}"#);
+    docker.ok(&format!("tag nginx:latest localhost:{port}/nginx:latest"));
+    let pushed = docker.ok(&format!("push localhost:{port}/nginx:latest"));
+    assert!(pushed.starts_with(&format!("The push refers to repository [localhost:{port}/nginx]")), "{pushed}");
+    assert!(pushed.lines().last().unwrap().starts_with("latest: digest: sha256:"), "{pushed}");
+    assert_eq!(catalog(), r#"{"repositories":["nginx"]}"#);
+    assert!(data.join("docker/registry/v2/repositories/nginx").exists());
+    let id = docker.ok("images -q --no-trunc nginx");
+    docker.ok(&format!("rmi localhost:{port}/nginx:latest"));
+    docker.ok("rmi -f nginx");
+    docker.ok(&format!("pull localhost:{port}/nginx:latest"));
+    assert_eq!(docker.ok(&format!("images -q --no-trunc localhost:{port}/nginx")), id);
+    assert_eq!(docker.ok(&format!("run --rm localhost:{port}/nginx:latest cat /www/index.html")), "from nginx");
+    docker.ok("rm -f myregistry");
+}
+
+fn search_and_login(home: &Home) {
+    let hub = Sink::start(|request| {
+        let answer = r#"{"results":[
+            {"name":"centos","description":"The official build of CentOS.","star_count":7000,"is_official":true},
+            {"name":"me/centos","description":"mine","star_count":1,"is_automated":true}]}"#;
+        let is_search = request.path.starts_with("/v1/search?q=centos") || request.path.contains("q=redis%3A4.0");
+        let is_known = request.headers.contains_key("authorization");
+        let challenge = vec![("WWW-Authenticate".to_owned(), r#"Basic realm="x""#.to_owned())];
+        match (is_search, is_known) {
+            (true, _) => Some(Trouble::Status(200, Vec::new(), answer.to_owned())),
+            (false, true) => None,
+            (false, false) => Some(Trouble::Status(401, challenge, String::new())),
+        }
+    });
+    let conf = home.path().join(".config/containers");
+    std::fs::create_dir_all(&conf).unwrap();
+    let text = format!("unqualified-search-registries = [\"{}\"]\n", hub.host());
+    std::fs::write(conf.join("registries.conf"), text).unwrap();
+    let docker = docker(home);
+    for (line, found) in [
+        ("search centos", 2),
+        ("search redis:4.0", 2),
+        ("search --no-trunc centos", 2),
+        ("search -s 5 centos", 1),
+        ("search --automated centos", 1),
+    ] {
+        let table = docker.ok(line);
+        assert_eq!(table.lines().count(), 1 + found, "{line}\n{table}");
     }
+    let answer =
+        docker.run_with(&format!("login --username=xxx@aliyun.com --password-stdin {}", hub.host()), "secret\n");
+    assert_eq!((answer.code, answer.out.as_str()), (0, "Login Succeeded"), "{}", answer.err);
+    let kept = std::fs::read_to_string(home.path().join(".docker/config.json")).unwrap();
+    assert!(kept.contains(&hub.host()), "{kept}");
 }

@@ -190,7 +190,7 @@ fn wait_for_conditions(home: &Home) {
     home.ok("create --name n busybox true");
     assert!(home.fails(125, "wait --condition bogus n").contains("unknown container state: bogus: invalid argument"));
     home.fails(125, "wait --condition running -i bogus n");
-    assert_eq!(home.ok("wait --ignore nosuch"), "");
+    assert_eq!(home.ok("wait --ignore nosuch"), "-1", "as podman prints it");
 }
 
 fn update_changes_policy_and_check(home: &Home) {

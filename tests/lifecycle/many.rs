@@ -17,7 +17,9 @@ fn files(home: &Home) -> Vec<std::path::PathBuf> {
     for name in ["containers", "names", "volumes", "trash"] {
         files.extend(entries(&home.data().join(name)));
     }
-    files.extend(entries(&home.runtime_dir().join("coracle")));
+    // The lock of the user's network namespace stays, as a lock must.
+    let runtime = entries(&home.runtime_dir().join("coracle"));
+    files.extend(runtime.into_iter().filter(|path| !path.ends_with("net")));
     files
 }
 

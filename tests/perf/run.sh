@@ -118,6 +118,57 @@ measure "start" 0.10 "%T start made-%S" "%T stop -t 0 made-%S"
 measure "stop -t 0" 0.10 "%T stop -t 0 made-%S" "%T start made-%S"
 measure "rm -f" 0.10 "%T rm -f -t 0 d-%S" "%T run -d --replace --name d-%S --network none $image sleep 100000"
 
+# Builds: ten steps with next to no work of their own, new and known; one changed file among 20,000; eight stages at once.
+if chosen build; then
+    mkdir -p "$place/ten" "$place/many/d" "$place/wide"
+    {
+        printf 'FROM %s\nENV A=1\nRUN echo a > /a\nCOPY f /f\nLABEL l=1\nRUN echo b > /b\nWORKDIR /w\nCOPY f g\n' $image
+        printf 'RUN echo c > c\nCMD ["sh"]\n'
+    } >"$place/ten/Dockerfile"
+    echo text >"$place/ten/f"
+    printf 'FROM %s\nCOPY . /src\n' $image >"$place/many/Dockerfile"
+    (cd "$place/many/d" && seq 20000 | split -l 1 -a 5 -d -)
+    for stage in 1 2 3 4 5 6 7 8; do
+        printf 'FROM %s AS s%s\nRUN i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; echo > /out\n' $image $stage
+    done >"$place/wide/Dockerfile"
+    printf 'FROM %s\n' $image >>"$place/wide/Dockerfile"
+    for stage in 1 2 3 4 5 6 7 8; do printf 'COPY --from=s%s /out /%s\n' $stage $stage; done >>"$place/wide/Dockerfile"
+fi
+measure "build 10 steps" 0.10 "%T build --no-cache -q --network none -t ten-%S $place/ten"
+measure "build 10 known steps" 0.05 "%T build -q --network none -t known-%S $place/ten"
+measure "build, 1 of 20k new" 0.30 "%T build -q -t many-%S $place/many" "sh -c 'date +%N > $place/many/d/x00042'"
+measure "build 8 stages" 1.00 "%T build --no-cache -q --network none --jobs 8 -t wide-%S $place/wide"
+# Long lists, in a store of their own: a thousand containers that have not run, five hundred images; and the end of a
+# long log.
+containers=1000 images=500 log_bytes=1073741824
+many() { printf '%s --root %s --runroot %s' "$1" "$place/many-$2" "$XDG_RUNTIME_DIR/many-$2"; }
+if chosen "ps -a, $containers containers" || chosen "images, $images images" || chosen "logs --tail 10 of 1 GB"; then
+    mkdir "$place/root" && echo >"$place/root/file" && tar -C "$place/root" -cf "$place/root.tar" file
+    for side in theirs ours; do
+        tool=$(many "${!side}" $side)
+        $tool import "$archive" $image >/dev/null 2>&1 || fail "${!side} cannot import the image"
+        if chosen "ps -a, $containers containers"; then
+            seq $containers | xargs -P 2 -I {} $tool create --pull never --name c{} --network none $image true >/dev/null
+        fi
+        if chosen "images, $images images"; then
+            seq $((images - 1)) | xargs -P 2 -I {} $tool import -q --change 'LABEL number={}' "$place/root.tar" localhost/i{} >/dev/null 2>&1
+        fi
+        if chosen "logs --tail 10 of 1 GB"; then
+            $tool run --pull never --name talks --network none --log-driver k8s-file $image \
+                sh -c "yes 'a line of a log that is as long as lines of logs are' | head -c $log_bytes" >/dev/null
+        fi
+    done
+fi
+ours_many=$(many "$ours" ours) theirs_many=$(many "$theirs" theirs)
+# measure_many NAME MUST COMMAND
+measure_many() {
+    local ours=$ours_many theirs=$theirs_many
+    measure "$1" "$2" "%T $3"
+}
+measure_many "ps -a, $containers containers" 0.06 "ps -a"
+measure_many "images, $images images" 0.06 "images"
+measure_many "logs --tail 10 of 1 GB" 0.06 "logs --tail 10 talks"
+
 # Twenty-four starts, four at a time.
 for side in theirs ours; do
     printf '#!/bin/sh\nseq 24 | xargs -P 4 -I {} "%s" run --rm --network none %s true\n' "${!side}" $image >"$place/rate-$side"

@@ -72,6 +72,21 @@ impl Coracle {
         self
     }
 
+    /// Through a link of that name, which decides as whom it answers.
+    pub(crate) fn called(self, home: &Home, name: &str) -> Self {
+        let link = home.tmp().join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(binary(), &link).expect("tmp is ours");
+        }
+        self.program(&link)
+    }
+
+    /// Calls the binary by another name.
+    pub(crate) fn program(mut self, path: &Path) -> Self {
+        path.as_os_str().clone_into(&mut self.command[0]);
+        self
+    }
+
     /// Puts other words in front: `strace -f`, `prlimit --nofile=64`, `setsid`.
     pub(crate) fn under(mut self, line: &str) -> Self {
         self.command.splice(0..0, words(line).into_iter().map(OsString::from));

@@ -27,6 +27,8 @@ pub(crate) mod registry;
 
 pub(crate) mod http;
 
+pub(crate) mod sink;
+
 pub(crate) mod peer;
 
 /// What a test file needs at its top.

@@ -1,5 +1,6 @@
 //! The podman to compare with, if there is one: `$PODMAN` (a program, or a script that brings one), else from PATH.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -49,10 +50,15 @@ impl<'h> Podman<'h> {
     /// Status, stdout, stderr.
     pub(crate) fn run(&self, line: &str) -> (i32, String, String) {
         let dir = self.home.tmp().join("podman");
-        let mut command = Command::new(podman().expect("the test needs it"));
+        // Files that a line names are not those of the same line to coracle.
+        let cwd = dir.join("cwd");
+        fs::create_dir_all(&cwd).expect("tmp is ours");
+        // It has been seen to wait for itself.
+        let mut command = Command::new("timeout");
+        command.args(["-k", "1", "60"]).arg(podman().expect("the test needs it"));
         command.arg("--root").arg(dir.join("root")).arg("--runroot").arg(dir.join("run"));
         command.args(&self.options);
-        command.env("XDG_RUNTIME_DIR", self.home.runtime_dir()).current_dir(self.home.tmp());
+        command.env("XDG_RUNTIME_DIR", self.home.runtime_dir()).current_dir(cwd);
         let output = command.args(words(line)).stdin(Stdio::null()).output().expect("podman was there before");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().unwrap_or(255), text(&output.stdout), text(&output.stderr))
@@ -60,8 +66,10 @@ impl<'h> Podman<'h> {
 }
 
 impl Drop for Podman<'_> {
-    /// Ends podman's pause process, which outlives its containers.
+    /// Removes the containers, and ends podman's pause process, which outlives them.
     fn drop(&mut self) {
+        self.run("pod rm --all --force --time 0");
+        self.run("rm --all --force --time 0");
         let file = self.home.runtime_dir().join("libpod/tmp/pause.pid");
         let pid = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
         if let Some(pid) = pid {

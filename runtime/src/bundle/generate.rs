@@ -24,6 +24,7 @@ pub fn generate(options: &Options) -> Spec {
         .set_root(Some(root))
         .set_process(Some(process(options)))
         .set_hostname(options.hostname.clone().filter(|_| private_uts))
+        .set_domainname(options.domainname.clone().filter(|_| private_uts))
         .set_mounts(Some(mounts(options)))
         .set_annotations(Some(annotations.into_iter().collect()))
         .set_linux(Some(linux(options)));

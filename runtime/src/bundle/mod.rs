@@ -21,7 +21,7 @@ use oci_spec::runtime::{
 };
 
 pub use generate::generate;
-pub use validate::{InvalidSpec, validate};
+pub use validate::{InvalidSpec, validate, validate_bundle, validate_process};
 
 /// Everything that decides a specification. Names are resolved to numbers, paths of the host are absolute.
 #[derive(Clone, Debug)]
@@ -77,6 +77,8 @@ pub struct Options {
     pub masked_paths: Vec<String>,
     /// Paths that are read-only.
     pub readonly_paths: Vec<String>,
+    /// Domain name; needs a private UTS namespace.
+    pub domainname: Option<String>,
     /// Kernel parameters of the private namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// Data of the proc mount, such as `hidepid=2`.
@@ -118,6 +120,7 @@ impl Default for Options {
             oom_score_adj: None,
             init: None,
             hostname: None,
+            domainname: None,
             namespaces: Namespaces::default(),
             uid_mappings: Vec::new(),
             gid_mappings: Vec::new(),

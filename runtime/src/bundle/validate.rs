@@ -71,11 +71,29 @@ pub enum InvalidSpec {
 
 use InvalidSpec as E;
 
-/// Checks a specification.
+/// Checks a specification of ours.
 ///
 /// # Errors
 /// The first rule that it breaks.
 pub fn validate(spec: &Spec) -> Result<(), InvalidSpec> {
+    let process = spec.process().as_ref().ok_or(E::Missing("process"))?;
+    if process.args().as_deref().unwrap_or_default().is_empty() {
+        return Err(E::NoCommand);
+    }
+    let is_wrong = |entry: &&String| entry.find('=').is_none_or(|at| at == 0);
+    if let Some(entry) = process.env().iter().flatten().find(is_wrong) {
+        return Err(E::Environment(entry.clone()));
+    }
+    validate_bundle(spec)?;
+    order(spec.mounts().as_deref().unwrap_or_default())
+}
+
+/// Checks a specification of somebody else's: only what the runtime specification demands, and what init relies on.
+/// There may be no process, and mounts may cover each other.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn validate_bundle(spec: &Spec) -> Result<(), InvalidSpec> {
     if !spec.version().starts_with("1.") {
         return Err(E::Version(spec.version().clone()));
     }
@@ -85,7 +103,9 @@ pub fn validate(spec: &Spec) -> Result<(), InvalidSpec> {
     }
     let linux = spec.linux().as_ref().ok_or(E::Missing("linux"))?;
     namespaces(linux)?;
-    process(spec.process().as_ref().ok_or(E::Missing("process"))?, linux)?;
+    if let Some(process) = spec.process() {
+        self::process(process, linux)?;
+    }
     mounts(spec.mounts().as_deref().unwrap_or_default())?;
     if let Some(name) = spec.hostname() {
         no_nul("hostname", name)?;
@@ -176,24 +196,28 @@ fn id_mappings(
 }
 
 fn process(process: &Process, linux: &Linux) -> Result<(), InvalidSpec> {
-    let args = process.args().as_deref().unwrap_or_default();
-    if args.first().is_none_or(String::is_empty) {
-        return Err(E::NoCommand);
-    }
-    args.iter().try_for_each(|arg| no_nul("process.args", arg))?;
-    for entry in process.env().iter().flatten() {
-        no_nul("process.env", entry)?;
-        if entry.find('=').is_none_or(|at| at == 0) {
-            return Err(E::Environment(entry.clone()));
-        }
-    }
-    inside("process.cwd", process.cwd())?;
+    validate_process(process)?;
     let user = process.user();
     is_mapped("uid", user.uid(), linux.uid_mappings().as_deref())?;
     let gids = user.additional_gids().iter().flatten().copied();
     for gid in std::iter::once(user.gid()).chain(gids) {
         is_mapped("gid", gid, linux.gid_mappings().as_deref())?;
     }
+    Ok(())
+}
+
+/// Checks a process that is to run in a container, without the ids that the container has.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn validate_process(process: &Process) -> Result<(), InvalidSpec> {
+    let args = process.args().as_deref();
+    if args.is_some_and(|args| args.first().is_none_or(String::is_empty)) {
+        return Err(E::NoCommand);
+    }
+    args.unwrap_or_default().iter().try_for_each(|arg| no_nul("process.args", arg))?;
+    process.env().iter().flatten().try_for_each(|entry| no_nul("process.env", entry))?;
+    inside("process.cwd", process.cwd())?;
     capabilities(process)?;
     let mut seen = Vec::new();
     for limit in process.rlimits().iter().flatten() {
@@ -232,20 +256,12 @@ fn capabilities(process: &Process) -> Result<(), InvalidSpec> {
 }
 
 fn mounts(mounts: &[Mount]) -> Result<(), InvalidSpec> {
-    let mut seen: Vec<&PathBuf> = Vec::with_capacity(mounts.len());
     for mount in mounts {
         let target = mount.destination();
         inside("mounts", target)?;
         if target == Path::new("/") {
             return Err(E::RootMount(target.clone()));
         }
-        if seen.contains(&target) {
-            return Err(E::DuplicateMount(target.clone()));
-        }
-        if let Some(child) = seen.iter().find(|child| child.starts_with(target)) {
-            return Err(E::Order { child: (*child).clone(), parent: target.clone() });
-        }
-        seen.push(target);
         let options = mount.options().as_deref().unwrap_or_default();
         options.iter().try_for_each(|option| no_nul("mounts", option))?;
         let is_bind = mount.typ().as_deref() == Some("bind") || options.iter().any(|o| o == "bind" || o == "rbind");
@@ -254,6 +270,21 @@ fn mounts(mounts: &[Mount]) -> Result<(), InvalidSpec> {
             None if is_bind => return Err(E::NoSource(target.clone())),
             _ => {}
         }
+    }
+    Ok(())
+}
+
+/// No mount is covered by another.
+fn order(mounts: &[Mount]) -> Result<(), InvalidSpec> {
+    let mut seen: Vec<&PathBuf> = Vec::with_capacity(mounts.len());
+    for target in mounts.iter().map(Mount::destination) {
+        if seen.contains(&target) {
+            return Err(E::DuplicateMount(target.clone()));
+        }
+        if let Some(child) = seen.iter().find(|child| child.starts_with(target)) {
+            return Err(E::Order { child: (*child).clone(), parent: target.clone() });
+        }
+        seen.push(target);
     }
     Ok(())
 }

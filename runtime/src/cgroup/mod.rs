@@ -2,6 +2,8 @@
 //!
 //! Without a delegated cgroup a container runs in its starter's, and nothing here has an effect.
 
+pub mod resources;
+
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -44,6 +46,65 @@ impl Cgroup {
         })
     }
 
+    /// Makes the cgroup `path` of the hierarchy, or if it is relative below the one this process is in, with what is missing
+    /// on the way.
+    ///
+    /// # Errors
+    /// There is no version 2, or the user may not make it.
+    pub fn create_at(path: &Path) -> std::io::Result<Cgroup> {
+        let mount = MOUNTS.iter().find(|mount| Path::new(mount).join("cgroup.procs").exists());
+        let mount = mount.ok_or(std::io::ErrorKind::Unsupported)?;
+        let own = cgroup_of("self").ok_or(std::io::ErrorKind::Unsupported)?;
+        let base = if path.is_absolute() { Path::new(mount) } else { &own };
+        let inside = path.components().filter(|one| matches!(one, std::path::Component::Normal(_)));
+        let path = base.join(inside.collect::<PathBuf>());
+        let missing = path.ancestors().take_while(|one| !one.exists()).map(Path::to_owned).collect::<Vec<_>>();
+        missing.iter().rev().try_for_each(fs::create_dir)?;
+        // Processes may be moved only where the user may write the common ancestor's list as well.
+        let common = path.ancestors().find(|ancestor| own.starts_with(ancestor)).unwrap_or(base);
+        let may = |cgroup: &Path| nix::unistd::access(&cgroup.join("cgroup.procs"), nix::unistd::AccessFlags::W_OK);
+        let checked = may(common).and_then(|()| may(&path)).map_err(std::io::Error::from);
+        match checked.and_then(|()| open_directory(&path).ok_or(std::io::ErrorKind::NotFound.into())) {
+            Ok(fd) => Ok(Cgroup { path, fd }),
+            Err(error) => {
+                missing.iter().for_each(|made| drop(fs::remove_dir(made)));
+                Err(error)
+            }
+        }
+    }
+
+    /// One that was made before.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn existing(path: PathBuf) -> std::io::Result<Cgroup> {
+        let fd = open_directory(&path).ok_or(std::io::ErrorKind::NotFound)?;
+        Ok(Cgroup { path, fd })
+    }
+
+    /// The processes in it and in those below it, as the `/proc` that the caller sees counts.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn processes(&self) -> std::io::Result<Vec<i32>> {
+        let mut all = Vec::new();
+        let mut directories = vec![self.path.clone()];
+        while let Some(directory) = directories.pop() {
+            let text = fs::read_to_string(directory.join("cgroup.procs"))?;
+            all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            let below = fs::read_dir(&directory)?.flatten();
+            directories
+                .extend(below.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir())).map(|one| one.path()));
+        }
+        all.sort_unstable();
+        Ok(all)
+    }
+
+    /// Whether its processes stand still.
+    pub fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -80,6 +141,14 @@ impl Cgroup {
         thaw(&self.path)
     }
 
+    /// Waits until the last process has left it, but not for long.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn wait_empty(&self) -> std::io::Result<()> {
+        wait_for(&self.path, "populated 0")
+    }
+
     /// Removes it; it must be empty.
     pub fn remove(&self) -> std::io::Result<()> {
         fs::remove_dir(&self.path)
@@ -110,11 +179,16 @@ impl Drop for Frozen {
 /// Stops every process of a cgroup and waits until they stand.
 fn freeze(cgroup: &Path) -> std::io::Result<()> {
     fs::write(cgroup.join("cgroup.freeze"), "1")?;
-    let events = cgroup.join("cgroup.events");
     // A process that waits for a device cannot be stopped: go on without it after a while.
+    wait_for(cgroup, "frozen 1")
+}
+
+/// Waits until `cgroup.events` has this line, but not for long.
+fn wait_for(cgroup: &Path, line: &str) -> std::io::Result<()> {
+    let events = cgroup.join("cgroup.events");
     for _ in 0..50 {
         let file = fs::File::open(&events)?;
-        if std::io::read_to_string(&file)?.lines().any(|line| line == "frozen 1") {
+        if std::io::read_to_string(&file)?.lines().any(|other| other == line) {
             break;
         }
         let mut changed = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];

@@ -5,9 +5,15 @@
 
 pub mod handshake;
 
+pub mod gate;
+
 pub mod sealed_exe;
 
 pub mod steps;
+
+pub mod namespaces;
+
+mod limits;
 
 pub mod program;
 

@@ -1,5 +1,6 @@
 //! The container's program: found in its `PATH`, executed.
 
+use std::borrow::Cow;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -36,7 +37,7 @@ impl Program {
         Ok(Program {
             path: CString::new(path.into_os_string().as_bytes()).map_err(|_| InitError::NulByte)?,
             args: args.iter().map(|arg| c(arg)).collect::<Result<_, _>>()?,
-            env: env.iter().map(|pair| c(pair)).collect::<Result<_, _>>()?,
+            env: env.iter().map(|pair| c(&with_own_pid(pair))).collect::<Result<_, _>>()?,
         })
     }
 
@@ -55,6 +56,17 @@ impl Program {
         }
         let errno = crate::sys::process::exec(Some(sealed.as_fd()), c"", &args, &self.env);
         failure(c"/proc/self/exe", errno)
+    }
+}
+
+/// Sockets that were passed on are for the process that is named with them. Nobody but itself knows its number.
+///
+/// # Source
+/// `sd_listen_fds(3)`.
+fn with_own_pid(pair: &str) -> Cow<'_, str> {
+    match pair {
+        "LISTEN_PID=" => format!("LISTEN_PID={}", nix::unistd::getpid()).into(),
+        pair => pair.into(),
     }
 }
 

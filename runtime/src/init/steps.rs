@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
-use oci_spec::runtime::{LinuxNamespaceType, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::credentials::{self, LoadFilter};
+use super::gate::Gate;
 use super::handshake::{Channel, Report};
+use super::limits::set_limits;
+use super::namespaces::{has_private, join_shared};
 use super::program::Program;
 use super::sealed_exe::SealedExe;
 use crate::identity::Emulation;
@@ -17,7 +20,8 @@ use crate::mount::rootfs::{Driver, Rootfs};
 use crate::mount::secrets::{self, SecretFile};
 use crate::mount::stage::Staged;
 use crate::mount::target::Append;
-use crate::mount::{MountError, masks, open_in_root, rootfs, target};
+use crate::mount::{MountError, dev, masks, open_in_root, rootfs, target};
+use crate::process::inherited::Inherited;
 use crate::process::prctl;
 use crate::process::pty::{Pty, install_console};
 use crate::process::stdio::ContainerEnd;
@@ -44,6 +48,9 @@ pub enum InitError {
     /// The container cannot have a session keyring of its own.
     #[error(transparent)]
     Keyring(#[from] crate::security::keyring::Error),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] crate::hooks::HookError),
     /// A sysctl could not be set.
     #[error("sysctl {name}={value}: {source}")]
     Sysctl {
@@ -124,6 +131,8 @@ pub enum Streams {
     Terminal,
     /// Pipes.
     Pipes(ContainerEnd),
+    /// Where the starter's lead.
+    Inherited,
 }
 
 /// Everything init needs to know.
@@ -160,12 +169,20 @@ pub struct Plan<'a> {
     pub pause: bool,
     /// Our binary, if it needs protection.
     pub seal: Option<&'a SealedExe>,
-    /// Name of the session keyring.
-    pub keyring: &'a std::ffi::CStr,
+    /// Descriptors that the program gets besides the standard ones.
+    pub inherited: &'a Inherited,
+    /// Name of the session keyring; without one it is the starter's.
+    pub keyring: Option<&'a std::ffi::CStr>,
     /// The filter refuses every call that reaches a keyring.
     pub filter_hides_keyrings: bool,
     /// Loads the system call filter.
     pub filter: Option<LoadFilter<'a>>,
+    /// The starter does not stay: the container lives on without it.
+    pub gate: Option<Gate<'a>>,
+    /// The starter's supplementary groups stay, whatever the bundle says.
+    pub keep_groups: bool,
+    /// How many descriptors from 3 upward are the program's.
+    pub preserved_fds: u32,
 }
 
 /// Runs init to `execve`; returns only the exit status of a failure, which has been reported.
@@ -201,16 +218,32 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
     nix::unistd::setsid().map_err(SysError::of("setsid", ""))?;
 
     join_shared(spec)?;
-    let sealed = plan.seal.map(SealedExe::open).transpose()?;
+    let sealed = match plan.staged.sealed.take() {
+        Some(sealed) => Some(sealed),
+        None => plan.seal.map(SealedExe::open).transpose()?,
+    };
     let binary = if plan.init { Some(super::sealed_exe::own_binary(sealed.as_ref())?) } else { None };
-    let Root { root, dev, driver } = make_root(&mut plan, channel)?;
+    let Root { root, read_only_at_last, driver } = make_root(&mut plan, channel)?;
     if has_private(spec, LinuxNamespaceType::Network) {
         sys::loopback_up().map_err(SysError::of("ioctl", "lo, SIOCSIFFLAGS, IFF_UP"))?;
     }
-    if has_private(spec, LinuxNamespaceType::Uts)
-        && let Some(name) = spec.hostname()
-    {
-        nix::unistd::sethostname(name).map_err(SysError::of("sethostname", name))?;
+    // A host name is for the namespace that the bundle names, its own or not; ours has one only of its own.
+    if has_private(spec, LinuxNamespaceType::Uts) || plan.gate.is_some() {
+        if let Some(name) = spec.hostname() {
+            nix::unistd::sethostname(name).map_err(SysError::of("sethostname", name))?;
+        }
+        if let Some(name) = spec.domainname() {
+            sys::set_domain_name(name).map_err(SysError::of("setdomainname", name))?;
+        }
+    }
+    if let Some(gate) = &plan.gate {
+        // The network may be made by a hook of the creator's.
+        channel.report(&Report::Ready)?;
+        if !channel.wait_go() {
+            return Ok(None);
+        }
+        (gate.before_pivot)()?;
+        rootfs::propagate(root.as_fd(), spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref()))?;
     }
     nix::unistd::fchdir(&root).map_err(SysError::of("fchdir", "root"))?;
     pivot_here()?;
@@ -218,9 +251,9 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
 
     let terminal = match &plan.streams {
         Streams::Terminal => Some(open_console(root.as_fd(), process, plan.single_id, channel)?),
-        Streams::Pipes(_) => None,
+        Streams::Pipes(_) | Streams::Inherited => None,
     };
-    if let Some(dev) = dev {
+    if let Some(dev) = read_only_at_last {
         apply::make_read_only(dev.as_fd())?;
     }
     if spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
@@ -245,12 +278,15 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
         &BecomeOptions {
             keyring: plan.keyring,
             filter_hides_keyrings: plan.filter_hides_keyrings,
-            keep_groups: keeps_groups(spec),
+            keep_groups: plan.keep_groups || keeps_groups(spec),
             emulation: plan.single_id.then_some(Emulation::Notify),
-            dies_with_parent: true,
+            dies_with_parent: plan.gate.is_none(),
             filter: plan.filter,
             sealed: sealed.as_ref(),
+            inherited: plan.inherited,
             pause: plan.pause,
+            gate: plan.gate,
+            preserved_fds: plan.preserved_fds,
         },
         channel,
     )
@@ -259,8 +295,8 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
 
 /// What [`become_program`] needs besides the process.
 pub struct BecomeOptions<'a> {
-    /// Name of the session keyring.
-    pub keyring: &'a std::ffi::CStr,
+    /// Name of the session keyring; without one it is the caller's.
+    pub keyring: Option<&'a std::ffi::CStr>,
     /// The filter refuses every call that reaches a keyring.
     pub filter_hides_keyrings: bool,
     /// The caller's supplementary groups stay.
@@ -273,8 +309,14 @@ pub struct BecomeOptions<'a> {
     pub filter: Option<LoadFilter<'a>>,
     /// The read-only mount of our binary.
     pub sealed: Option<&'a super::sealed_exe::SealedFd>,
+    /// Descriptors that the program gets besides the standard ones.
+    pub inherited: &'a Inherited,
     /// Nothing is executed: the process waits.
     pub pause: bool,
+    /// Where to wait before the program is executed.
+    pub gate: Option<Gate<'a>>,
+    /// How many descriptors from 3 upward are the program's.
+    pub preserved_fds: u32,
 }
 
 /// The part that init and `exec` share: limits, directory, credentials, program. The standard streams are in place and
@@ -288,7 +330,7 @@ pub fn become_program(
     set_limits(process)?;
     let entered = change_directory(root.as_fd(), process.cwd());
     drop(root);
-    match crate::security::keyring::new_session(options.keyring) {
+    match options.keyring.map(crate::security::keyring::new_session).transpose() {
         // With the user's keyring, which nothing in the container can ask for: quotas are small, 200 keys.
         Err(_) if options.filter.is_some() && options.filter_hides_keyrings => {}
         joined => drop(joined?),
@@ -296,36 +338,38 @@ pub fn become_program(
     let umask = process.user().umask().unwrap_or(0o022);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
     crate::process::signal::reset_for_exec();
+    if let Some(gate) = &options.gate {
+        gate.prepare()?;
+    }
     let BecomeOptions { keep_groups, emulation, dies_with_parent, filter, .. } = *options;
     credentials::apply(process, keep_groups, emulation, dies_with_parent, filter, channel)?;
     entered?;
     if options.pause {
         std::process::exit(super::pause::run());
     }
-    let program = Program::find(process)?;
-    sys::close_from(3, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
-    Ok(program.exec(options.sealed, channel))
-}
-
-/// Whether the bundle asks for a new namespace of this kind.
-pub fn has_private(spec: &Spec, kind: LinuxNamespaceType) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    namespaces.is_some_and(|all| all.iter().any(|one| one.typ() == kind && one.path().is_none()))
-}
-
-/// Joins the namespaces that the bundle names by path. A pid namespace is joined by the supervisor: it holds for
-/// children only.
-fn join_shared(spec: &Spec) -> Result<(), InitError> {
-    for namespace in spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
-        let Some(path) = namespace.path() else { continue };
-        if namespace.typ() == LinuxNamespaceType::Pid {
-            continue;
-        }
-        let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-            .map_err(SysError::of("open", path.display()))?;
-        sys::setns(fd.as_fd(), 0).map_err(SysError::of("setns", path.display()))?;
-    }
-    Ok(())
+    // A bundle without a process can be created; it cannot be started.
+    let program = match options.gate {
+        Some(_) if process.args().is_none() => None,
+        _ => Some(Program::find(process)?),
+    };
+    let first = 3 + i32::try_from(options.preserved_fds).unwrap_or(0);
+    sys::close_from(first, true).map_err(SysError::of("close_range", "3, CLOSE_RANGE_CLOEXEC"))?;
+    options.inherited.pass_on().map_err(SysError::of("fcntl", "F_SETFD"))?;
+    let Some(gate) = &options.gate else {
+        return Ok(program.map_or(InitError::NoCommand, |program| program.exec(options.sealed, channel)));
+    };
+    // What the creator had open stays with nobody: its lock, its caller's pipes.
+    let mut keep = vec![channel.as_fd(), gate.listener];
+    keep.extend(options.sealed.map(AsFd::as_fd));
+    sys::close_others(first, &keep).map_err(SysError::of("close_range", first))?;
+    let Some(starter) = gate.wait(channel)? else { std::process::exit(125) };
+    let failure = match (gate.before_program)() {
+        Ok(()) => program.map_or(InitError::NoCommand, |program| program.exec(options.sealed, &starter)),
+        Err(error) => error,
+    };
+    // The creator has gone; this one is told.
+    let _ = starter.report(&Report::Failed { code: failure.code(), message: failure.to_string() });
+    Ok(failure)
 }
 
 /// crun's annotation for containers that keep the user's groups.
@@ -339,7 +383,7 @@ struct Root {
     /// The root directory.
     root: OwnedFd,
     /// A `/dev` that is to become read-only.
-    dev: Option<OwnedFd>,
+    read_only_at_last: Option<OwnedFd>,
     /// What mounted the layers.
     driver: Option<Driver>,
 }
@@ -375,11 +419,17 @@ fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> 
     };
     let made = apply::all(root.as_fd(), mounts, &request)?;
     secrets::mount(root.as_fd(), plan.secrets, plan.single_id)?;
+    if plan.gate.is_some() && !mounts.iter().any(|mount| mount.destination() == Path::new("/dev")) {
+        dev::add_defaults(root.as_fd())?;
+    }
     if let Some(linux) = plan.spec.linux() {
         for device in linux.devices().iter().flatten() {
             // The bundle of a rootless container names devices of the host; their nodes are bound, not made.
-            if !crate::mount::dev::DEFAULT.iter().any(|name| Path::new("/dev").join(name) == *device.path()) {
-                crate::mount::dev::bind(root.as_fd(), device.path(), device.path())?;
+            if !dev::DEFAULT.iter().any(|name| Path::new("/dev").join(name) == *device.path()) {
+                match plan.gate {
+                    Some(_) => dev::make(root.as_fd(), device)?,
+                    None => dev::bind(root.as_fd(), device.path(), device.path())?,
+                }
             }
         }
         if let Some(sysctls) = linux.sysctl().as_ref().filter(|all| !all.is_empty()) {
@@ -405,7 +455,7 @@ fn make_root(plan: &mut Plan<'_>, channel: &Channel) -> Result<Root, InitError> 
         masks::make_read_only(root.as_fd(), linux.readonly_paths().as_deref().unwrap_or_default())?;
         masks::mask(root.as_fd(), linux.masked_paths().as_deref().unwrap_or_default())?;
     }
-    Ok(Root { root, dev: made.read_only_at_last, driver })
+    Ok(Root { root, read_only_at_last: made.read_only_at_last, driver })
 }
 
 fn host_proc() -> Result<OwnedFd, InitError> {
@@ -480,9 +530,25 @@ pub fn connect_streams(streams: Streams, terminal: Option<OwnedFd>, process: &Pr
             }
             ends.install().map_err(SysError::of("dup2", "standard streams"))?;
         }
+        (Streams::Inherited, None) => give_streams(process),
         (Streams::Terminal, None) => {}
     }
     Ok(())
+}
+
+/// Gives the inherited streams to the process's user, so that it can open them anew through `/dev/stdout`: pipes, sockets
+/// and terminals only, files and `/dev/null` have owners of their own. What is refused stays as it is.
+fn give_streams(process: &Process) {
+    let uid = process.user().uid();
+    let streams = [std::io::stdin().as_fd().try_clone_to_owned(), std::io::stdout().as_fd().try_clone_to_owned()];
+    let streams = streams.into_iter().chain([std::io::stderr().as_fd().try_clone_to_owned()]).flatten();
+    for stream in streams.filter(|_| uid != 0) {
+        let kind = nix::sys::stat::fstat(&stream).map(|stat| stat.st_mode & libc::S_IFMT);
+        let is_terminal = crate::process::pty::is_terminal(stream.as_fd());
+        if is_terminal || matches!(kind, Ok(libc::S_IFIFO | libc::S_IFSOCK)) {
+            let _ = nix::unistd::fchown(&stream, Some(nix::unistd::Uid::from_raw(uid)), None);
+        }
+    }
 }
 
 /// Enters the working directory, which must lie inside the root (CVE-2024-21626).
@@ -492,43 +558,4 @@ fn change_directory(root: BorrowedFd<'_>, path: &Path) -> Result<(), InitError> 
     nix::unistd::fchdir(&directory).map_err(fail)?;
     let inside = nix::unistd::getcwd().map_err(fail)?;
     if inside.is_absolute() { Ok(()) } else { Err(fail(Errno::EXDEV)) }
-}
-
-fn set_limits(process: &Process) -> Result<(), InitError> {
-    for limit in process.rlimits().iter().flatten() {
-        let (resource, name) = resource_of(limit.typ());
-        sys::set_limit(resource, limit.soft(), limit.hard()).map_err(|errno| InitError::Limit {
-            name: name.to_owned(),
-            soft: limit.soft(),
-            hard: limit.hard(),
-            errno,
-        })?;
-    }
-    if let Some(adjustment) = process.oom_score_adj() {
-        // Only root of the host may lower it; the kernel keeps the inherited value then.
-        let _ = std::fs::write("/proc/self/oom_score_adj", adjustment.to_string());
-    }
-    Ok(())
-}
-
-fn resource_of(kind: PosixRlimitType) -> (u32, &'static str) {
-    use PosixRlimitType as T;
-    match kind {
-        T::RlimitAs => (9, "as"),
-        T::RlimitCore => (4, "core"),
-        T::RlimitCpu => (0, "cpu"),
-        T::RlimitData => (2, "data"),
-        T::RlimitFsize => (1, "fsize"),
-        T::RlimitLocks => (10, "locks"),
-        T::RlimitMemlock => (8, "memlock"),
-        T::RlimitMsgqueue => (12, "msgqueue"),
-        T::RlimitNice => (13, "nice"),
-        T::RlimitNofile => (7, "nofile"),
-        T::RlimitNproc => (6, "nproc"),
-        T::RlimitRss => (5, "rss"),
-        T::RlimitRtprio => (14, "rtprio"),
-        T::RlimitRttime => (15, "rttime"),
-        T::RlimitSigpending => (11, "sigpending"),
-        T::RlimitStack => (3, "stack"),
-    }
 }

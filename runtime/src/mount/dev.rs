@@ -8,8 +8,10 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use super::MountError;
+use super::target::make_directories;
 use crate::sys::SysError;
 use crate::sys::mount::{attach, clone_tree, open_in_root};
 
@@ -66,6 +68,50 @@ pub fn bind(root: BorrowedFd<'_>, host: &Path, path: &Path) -> Result<(), MountE
     let device = host_device(host).map_err(fail)?;
     let target = super::target::open_or_make(root, path, super::target::Kind::File).map_err(fail)?;
     attach(device.as_fd(), target.as_fd(), path.display()).map_err(fail)
+}
+
+/// Adds what every container has to a `/dev` that the bundle does not mount anything on.
+pub fn add_defaults(root: BorrowedFd<'_>) -> Result<(), MountError> {
+    for name in DEFAULT {
+        let path = Path::new("/dev").join(name);
+        bind(root, &path, &path)?;
+    }
+    let dev = open_in_root(root, Path::new("/dev"), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    for (target, name) in LINKS {
+        match nix::unistd::symlinkat(target, dev.as_fd(), name) {
+            // The root file system's own.
+            Err(Errno::EEXIST | Errno::EROFS) => {}
+            made => made.map_err(SysError::of("symlinkat", name))?,
+        }
+    }
+    Ok(())
+}
+
+/// Gives the container a device that a bundle describes: a FIFO is made, a device is the host's of the same name, which
+/// must be that device.
+pub fn make(root: BorrowedFd<'_>, device: &LinuxDevice) -> Result<(), MountError> {
+    let path = device.path();
+    let failed = |call: &'static str, errno| {
+        let source = SysError { call, args: path.display().to_string(), errno };
+        MountError::Mount { source_name: path.display().to_string(), target: path.display().to_string(), source }
+    };
+    if device.typ() == LinuxDeviceType::P {
+        let parent = make_directories(root, path.parent().unwrap_or(Path::new("/")), 0o755)?;
+        let mode = Mode::from_bits_truncate(device.file_mode().unwrap_or(0o666));
+        let name = path.file_name().unwrap_or_default();
+        return nix::sys::stat::mknodat(&parent, name, nix::sys::stat::SFlag::S_IFIFO, mode, 0)
+            .map_err(|errno| failed("mknodat", errno));
+    }
+    let stat = nix::sys::stat::stat(path).map_err(|errno| failed("stat", errno))?;
+    let (major, minor) = (u64::try_from(device.major()), u64::try_from(device.minor()));
+    let is_block = stat.st_mode & libc::S_IFMT == libc::S_IFBLK;
+    let is_same = (nix::sys::stat::major(stat.st_rdev), nix::sys::stat::minor(stat.st_rdev))
+        == (major.unwrap_or(u64::MAX), minor.unwrap_or(u64::MAX));
+    if !is_same || is_block != (device.typ() == LinuxDeviceType::B) {
+        // Nobody but root of the host can make another.
+        return Err(failed("mknod", Errno::EPERM));
+    }
+    bind(root, path, path)
 }
 
 /// A detached bind mount of a device of the host.

@@ -139,6 +139,19 @@ pub fn stop_propagation() -> Result<(), MountError> {
     Ok(())
 }
 
+/// Lets mounts below the container's root travel to namespaces that are made from its own, as `linux.rootfsPropagation`
+/// says. Nothing travels between it and the host's: what is bound has an option for that.
+pub fn propagate(root: BorrowedFd<'_>, kind: Option<&str>) -> Result<(), MountError> {
+    let (flag, recursive) = match kind {
+        Some("shared") => (MsFlags::MS_SHARED, false),
+        Some("rshared") => (MsFlags::MS_SHARED, true),
+        Some("unbindable") => (MsFlags::MS_UNBINDABLE, false),
+        // It is private, and so a slave of nobody.
+        _ => return Ok(()),
+    };
+    Ok(set_attributes(root, Attributes { propagation: flag.bits(), ..Attributes::default() }, recursive)?)
+}
+
 impl Rootfs {
     /// Mounts the root file system over the directory `at`; returns its root, and what mounted a stack.
     pub fn mount(&self, at: &Path, serve: Serve<'_>) -> Result<(OwnedFd, Option<Driver>), MountError> {

@@ -16,6 +16,7 @@ use oci_spec::runtime::Mount;
 
 use super::rootfs::{self, Driver, Rootfs, Serve, Stack, Writable};
 use super::{MountError, options};
+use crate::init::sealed_exe::SealedFd;
 use crate::sys::SysError;
 use crate::sys::mount::{clone_tree, open_in_root};
 use crate::sys::process::setns;
@@ -27,6 +28,8 @@ pub struct Staged {
     pub root: Option<OwnedFd>,
     /// What mounted it, if it is a stack.
     pub driver: Option<Driver>,
+    /// Our binary, if it needs protection.
+    pub sealed: Option<SealedFd>,
     /// By the target in the container: several may have one source.
     binds: Vec<(PathBuf, OwnedFd)>,
 }

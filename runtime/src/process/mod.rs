@@ -4,6 +4,9 @@ pub mod spawn;
 
 pub mod daemon;
 
+/// What the command was given besides the standard streams.
+pub mod inherited;
+
 pub mod pidfd;
 
 /// Signals by name, and their actions in a new process.

@@ -18,6 +18,16 @@ pub fn host_pid(pidfd: BorrowedFd<'_>) -> Option<i32> {
     text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).filter(|pid| *pid > 0)
 }
 
+/// Whether the process that started at `start` still runs. One that has ended and waits for its parent to notice does not.
+///
+/// # Source
+/// `proc_pid_stat(5)`, fields 3 and 22.
+pub fn is_running(pid: i32, start: u64) -> bool {
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
+    !matches!(state, None | Some(b'Z' | b'X' | b'x')) && start_time(pid) == Some(start)
+}
+
 /// When a process started, in clock ticks since boot.
 ///
 /// # Source

@@ -76,6 +76,15 @@ impl MapsPending {
     }
 }
 
+/// Marks every descriptor from `first` upward to be closed by `execve`: what the caller's caller left open is for nobody
+/// that we start.
+///
+/// # Errors
+/// The call that failed.
+pub fn keep_from_programs(first: i32) -> Result<(), SysError> {
+    crate::sys::process::close_from(first, true).map_err(SysError::of("close_range", format!("{first}, CLOEXEC")))
+}
+
 /// How a process is to live that serves its parent, or what its parent made.
 #[derive(Debug)]
 pub struct Servant<'a> {
@@ -106,7 +115,7 @@ pub fn servant(servant: &Servant<'_>, work: impl FnOnce() -> i32) -> Result<Owne
 
 fn settle(servant: &Servant<'_>, parent: nix::unistd::Pid) -> Result<(), SysError> {
     crate::sys::process::hide_command_line(servant.name);
-    crate::sys::process::close_others(servant.keep).map_err(SysError::of("close_range", ""))?;
+    crate::sys::process::close_others(3, servant.keep).map_err(SysError::of("close_range", ""))?;
     if servant.dies_with_parent {
         let _ = crate::sys::process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
         // It may have died before.
@@ -169,21 +178,43 @@ pub fn supervisor_beside(pidfd: BorrowedFd<'_>, own_pids: bool) -> Result<Side, 
     }
 }
 
-/// Clones a child of the caller into the pid namespace at `path`, which only children can join.
+/// One end of the fork of [`child_by_joiner`].
+#[derive(Debug)]
+pub enum Birth<T> {
+    /// In the child: what the joiner has prepared.
+    Child(T),
+    /// In the caller.
+    Parent {
+        /// The child's pid, as the `/proc` that the caller sees counts.
+        pid: i32,
+        /// The child's pidfd.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Clones a child of the caller by way of a joiner, which does `prepare` first and exits: whatever that joins, makes its
+/// own or opens, the caller does not.
 ///
-/// The namespace is entered by a joiner that exits, so that whatever the caller clones later stays out of it.
-pub fn child_in_pid_namespace(path: &Path, flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, SysError> {
+/// # Errors
+/// What `prepare` failed with, as text, or the call that failed.
+pub fn child_by_joiner<T>(
+    prepare: impl FnOnce() -> Result<T, String>,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Birth<T>, JoinError> {
     let (ours, theirs) = crate::init::handshake::pair()?;
     match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
         Forked::Child => {
             drop(ours);
-            let cloned = join_for_children(path).and_then(|()| {
-                clone3(flags | libc::CLONE_PARENT as u64, cgroup).map_err(SysError::of("clone3", "CLONE_PARENT"))
+            let cloned = prepare().and_then(|prepared| {
+                let cloned = clone3(flags | libc::CLONE_PARENT as u64, cgroup);
+                let cloned = cloned.map_err(SysError::of("clone3", format!("{flags:#x}")));
+                cloned.map(|cloned| (prepared, cloned)).map_err(|error| error.to_string())
             });
             let told = match cloned {
-                Ok(Forked::Child) => return Ok(Forked::Child),
-                Ok(Forked::Parent { pidfd, .. }) => theirs.report(&Report::Process(pidfd)),
-                Err(error) => theirs.report(&Report::Failed { code: 125, message: error.to_string() }),
+                Ok((prepared, Forked::Child)) => return Ok(Birth::Child(prepared)),
+                Ok((_, Forked::Parent { pidfd, .. })) => theirs.report(&Report::Process(pidfd)),
+                Err(message) => theirs.report(&Report::Failed { code: 125, message }),
             };
             std::process::exit(i32::from(told.is_err()))
         }
@@ -194,22 +225,51 @@ pub fn child_in_pid_namespace(path: &Path, flags: u64, cgroup: Option<BorrowedFd
             match report {
                 Report::Process(pidfd) => {
                     let pid = super::pidfd::host_pid(pidfd.as_fd()).unwrap_or(0);
-                    Ok(Forked::Parent { pid, pidfd })
+                    Ok(Birth::Parent { pid, pidfd })
                 }
-                Report::Failed { message, .. } => Err(SysError {
-                    call: "join",
-                    args: format!("{}: {message}", path.display()),
-                    errno: nix::errno::Errno::EPERM,
-                }),
-                _ => Err(SysError { call: "join", args: path.display().to_string(), errno: nix::errno::Errno::ESRCH }),
+                Report::Failed { message, .. } => Err(JoinError::Failed(message)),
+                _ => Err(JoinError::Gone),
             }
         }
     }
 }
 
-fn join_for_children(path: &Path) -> Result<(), SysError> {
+/// Why there is no child of a joiner.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// A kernel call of the caller's failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// The joiner failed, and said why.
+    #[error("{0}")]
+    Failed(String),
+    /// The joiner was killed.
+    #[error("the process that makes the container was killed")]
+    Gone,
+}
+
+/// Clones a child of the caller into the pid namespace at `path`, which only children can join.
+///
+/// The namespace is entered by a joiner that exits, so that whatever the caller clones later stays out of it.
+///
+/// # Errors
+/// [`JoinError`].
+pub fn child_in_pid_namespace(path: &Path, flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Forked, JoinError> {
+    let prepare = || join(path, libc::CLONE_NEWPID).map_err(|error| error.to_string());
+    Ok(match child_by_joiner(prepare, flags, cgroup)? {
+        Birth::Child(()) => Forked::Child,
+        Birth::Parent { pid, pidfd } => Forked::Parent { pid, pidfd },
+    })
+}
+
+/// Joins the namespace at `path`, which must be of this kind, `CLONE_NEW*`.
+///
+/// # Errors
+/// The call that failed.
+pub fn join(path: &Path, kind: i32) -> Result<(), SysError> {
     let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
     let fd =
         nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).map_err(SysError::of("open", path.display()))?;
-    crate::sys::process::setns(fd.as_fd(), libc::CLONE_NEWPID).map_err(SysError::of("setns", path.display()))
+    crate::sys::process::setns(fd.as_fd(), kind).map_err(SysError::of("setns", path.display()))
 }

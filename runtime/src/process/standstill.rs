@@ -27,9 +27,17 @@ use crate::sys::process::setns;
 /// # Errors
 /// What `clone3`, `setns` or `kill` say.
 pub fn stop(init: BorrowedFd<'_>) -> Result<(), Errno> {
+    stop_in(init, libc::CLONE_NEWPID)
+}
+
+/// The same for a container that is reached by joining these namespaces, `CLONE_NEW*`.
+///
+/// # Errors
+/// As [`stop`].
+pub fn stop_in(init: BorrowedFd<'_>, namespaces: i32) -> Result<(), Errno> {
     // Init first: it sees none of its children stop.
     pidfd_send_signal(init, libc::SIGSTOP)?;
-    signal_all(init, Signal::SIGSTOP)
+    signal_all(init, namespaces, Signal::SIGSTOP)
 }
 
 /// Lets them go on.
@@ -37,15 +45,26 @@ pub fn stop(init: BorrowedFd<'_>) -> Result<(), Errno> {
 /// # Errors
 /// As [`stop`].
 pub fn go_on(init: BorrowedFd<'_>) -> Result<(), Errno> {
-    let rest = signal_all(init, Signal::SIGCONT);
+    go_on_in(init, libc::CLONE_NEWPID)
+}
+
+/// As [`stop_in`].
+///
+/// # Errors
+/// As [`stop`].
+pub fn go_on_in(init: BorrowedFd<'_>, namespaces: i32) -> Result<(), Errno> {
+    let rest = signal_all(init, namespaces, Signal::SIGCONT);
     pidfd_send_signal(init, libc::SIGCONT)?;
     rest
 }
 
 /// Sends a signal to all but init.
-fn signal_all(init: BorrowedFd<'_>, signal: Signal) -> Result<(), Errno> {
+///
+/// # Errors
+/// As [`stop`].
+pub fn signal_all(init: BorrowedFd<'_>, namespaces: i32, signal: Signal) -> Result<(), Errno> {
     in_child(|| {
-        setns(init, libc::CLONE_NEWPID)?;
+        setns(init, namespaces)?;
         // Only a child is in the namespace.
         in_child(|| match kill(Pid::from_raw(-1), signal) {
             // There is nobody but init.

@@ -146,24 +146,31 @@ pub(crate) fn close_from(first: RawFd, close_on_exec: bool) -> Result<(), Errno>
     Errno::result(result).map(drop)
 }
 
-/// Closes every descriptor but the standard ones and `keep`.
+/// Closes every descriptor from `first` upward but `keep`.
 ///
 /// # Source
 /// `close_range(2)`, Linux 5.9.
-pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+pub(crate) fn close_others(first: RawFd, keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut kept: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     kept.sort_unstable();
-    let mut first = 3;
+    let mut first = first;
     for fd in kept.into_iter().filter(|fd| *fd >= 3).chain([i32::MAX]) {
         if fd > first {
-            // SAFETY: a servant is forked to keep these descriptors only; whatever owned the others is never used again and
-            // never dropped, since the servant ends by exit.
+            // SAFETY: the caller was forked to keep these descriptors only; whatever owned the others is never used again and
+            // never dropped, since it ends by exit or execve.
             let result = unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
             Errno::result(result)?;
         }
         first = fd.saturating_add(1);
     }
     Ok(())
+}
+
+/// Whether a descriptor is open and not close-on-exec.
+pub(crate) fn is_inherited(fd: RawFd) -> bool {
+    // SAFETY: takes integers, and gives flags or -1.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// Sets or clears close-on-exec on one descriptor.
@@ -239,6 +246,13 @@ pub(crate) fn adopt_fd(fd: RawFd) -> Result<OwnedFd, Errno> {
     Errno::result(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
     // SAFETY: it is open, and the caller that passed its number gave it away.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sets the NIS domain name of the UTS namespace.
+pub(crate) fn set_domain_name(name: &str) -> Result<(), Errno> {
+    // SAFETY: the bytes and their number belong together; the kernel copies them.
+    let result = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    Errno::result(result).map(drop)
 }
 
 /// Brings the loopback interface of the current network namespace up.

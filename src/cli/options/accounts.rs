@@ -3,6 +3,7 @@
 use clap::Args;
 use storage::state::request::{Accounts, IdRange, Request, UserNamespace};
 
+use super::Caller;
 use crate::cli::parse::{Parsed, namespaces};
 use crate::cli::usage::{Checked, InvalidOption, each};
 
@@ -24,6 +25,12 @@ pub(crate) struct AccountOptions {
     /// Map user ids, CONTAINER:ID[:COUNT]; ID counts the ids of this user, of which 0 is their own
     #[arg(long = "uidmap", value_name = "MAP", value_delimiter = ',')]
     pub(crate) uid_maps: Vec<String>,
+    /// Whose subordinate user ids the container has; only this user's can be
+    #[arg(long = "subuidname", value_name = "NAME", hide = true)]
+    pub(crate) subuid_name: Option<String>,
+    /// Whose subordinate group ids the container has; only this user's can be
+    #[arg(long = "subgidname", value_name = "NAME", hide = true)]
+    pub(crate) subgid_name: Option<String>,
     /// Map group ids; the same as --uidmap if that is given alone
     #[arg(long = "gidmap", value_name = "MAP", value_delimiter = ',')]
     pub(crate) gid_maps: Vec<String>,
@@ -31,7 +38,14 @@ pub(crate) struct AccountOptions {
 
 impl AccountOptions {
     /// Expects the namespaces of the request to be set.
-    pub(crate) fn apply(&self, request: &mut Request) -> Checked<()> {
+    pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
+        for (flag, name) in [("--subuidname", &self.subuid_name), ("--subgidname", &self.subgid_name)] {
+            let Some(name) = name else { continue };
+            if !is_own_name(name, caller.uid) {
+                let reason = "containers have the subordinate ids of the user who runs them, and no others".to_owned();
+                return Err(InvalidOption { flag, value: name.clone(), reason });
+            }
+        }
         let line = |line: &String| line.trim_end_matches('\n').to_owned();
         for (flag, entry) in [("--passwd-entry", &self.passwd_entry), ("--group-entry", &self.group_entry)] {
             if let Some(text) = entry.as_ref().filter(|text| !is_line(text)) {
@@ -62,6 +76,11 @@ impl AccountOptions {
         request.userns = UserNamespace::Maps { uids, gids };
         Ok(())
     }
+}
+
+/// Whether that is the user who types.
+fn is_own_name(name: &str, uid: u32) -> bool {
+    name == uid.to_string() || runtime::userns::subid::Owner::of(uid).name() == name
 }
 
 /// Whether it can be a line of a file, whatever its end.

@@ -9,11 +9,8 @@ pub(crate) struct OfContainers;
 
 const NO_IO: &str = "the io controller is not delegated to this user";
 const NO_REAL_TIME: &str = "version 2 of cgroups has no real-time limits";
-const NO_NAMES: &str = "this network has no names of its own";
-const NO_DESCRIPTORS: &str = "a container gets standard streams only";
 const NO_ENCRYPTION: &str = "encrypted layers are not supported";
 const BY_DIGEST: &str = "images are known by their digests";
-const GROWING_PAUSES: &str = "the pauses between attempts grow by themselves";
 const WINDOWS: &str = "it is an option of Windows containers";
 
 const fn value(name: &'static str, idle: &'static [&'static str], why: &'static str) -> Ignored {
@@ -24,16 +21,17 @@ const fn switch(name: &'static str, why: &'static str) -> Ignored {
     Ignored { name, form: Switch, idle: &[], why }
 }
 
+/// A switch that asks for what is so anyway.
+const fn idle_switch(name: &'static str, why: &'static str) -> Ignored {
+    Ignored { name, form: Switch, idle: &["true"], why }
+}
+
 /// Of `exec`.
 #[derive(Clone, Debug)]
 pub(crate) struct OfExec;
 
 impl Table for OfExec {
-    const OPTIONS: &'static [Ignored] = &[
-        value("preserve-fds", &["0"], NO_DESCRIPTORS),
-        value("preserve-fd", &[], NO_DESCRIPTORS),
-        switch("no-session", "sessions leave nothing behind"),
-    ];
+    const OPTIONS: &'static [Ignored] = &[switch("no-session", "sessions leave nothing behind")];
 }
 
 /// Of `pull`.
@@ -41,10 +39,30 @@ impl Table for OfExec {
 pub(crate) struct OfPull;
 
 impl Table for OfPull {
+    const OPTIONS: &'static [Ignored] =
+        &[value("decryption-key", &[], NO_ENCRYPTION), switch("disable-content-trust", BY_DIGEST)];
+}
+
+/// Of `push`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfPush;
+
+impl Table for OfPush {
     const OPTIONS: &'static [Ignored] = &[
-        value("decryption-key", &[], NO_ENCRYPTION),
         switch("disable-content-trust", BY_DIGEST),
-        value("retry-delay", &[], GROWING_PAUSES),
+        switch("compress", "layers keep the compression that they have"),
+        switch("remove-signatures", "images here have no signatures"),
+    ];
+}
+
+/// Of `manifest push`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfManifestPush;
+
+impl Table for OfManifestPush {
+    const OPTIONS: &'static [Ignored] = &[
+        value("add-compression", &[], "images are pushed once, see --compression-format"),
+        switch("remove-signatures", "images here have no signatures"),
     ];
 }
 
@@ -71,6 +89,71 @@ impl Table for OfCommit {
     ];
 }
 
+/// Of `build`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfBuild;
+
+impl Table for OfBuild {
+    const OPTIONS: &'static [Ignored] = &[
+        value("cache-from", &[], "what was built on this machine is known; a registry is not asked"),
+        value("cache-ttl", &[], "see builder prune --filter until="),
+        value("cgroup-parent", &[""], "steps have a cgroup below that of their command"),
+        switch("compress", "layers are compressed when they are pushed"),
+        switch("disable-compression", "layers are compressed when they are pushed"),
+        switch("disable-content-trust", BY_DIGEST),
+        idle_switch("force-rm", "a step leaves no container behind"),
+        idle_switch("rm", "a step leaves no container behind"),
+        value("hooks-dir", &[], "steps are run by coracle itself"),
+        value("identity-label", &["false"], "images are not labelled with their builder"),
+        value("isolation", &["default", "oci", "rootless", ""], "steps are isolated as containers are"),
+        idle_switch("load", "the image is in the store of this machine anyway"),
+        switch("logsplit", "each step is told by its own lines"),
+        value("provenance", &["false"], "images have no attestations"),
+        value("runtime-flag", &[], "steps are run by coracle itself"),
+        value("builder", &["", "default"], "there is one builder"),
+    ];
+}
+
+/// Of `build`: what is refused, because the result would not be what was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct NotOfBuild;
+
+const NO_SBOM: &str = "bills of materials are not made";
+const NO_NESTED_IDS: &str = "steps have the ids of this user's containers";
+
+impl Table for NotOfBuild {
+    const OPTIONS: &'static [Ignored] = &[
+        switch("all-platforms", "one platform is built at a time; see --platform"),
+        value("attest", &[], "attestations are not made"),
+        value("allow", &["network.host"], "steps are always confined"),
+        value("cache-to", &[], "the cache is not exported to registries"),
+        switch("compat-volumes", "what a step puts into a volume is kept"),
+        value("cpp-flag", &[], "Dockerfiles are not preprocessed"),
+        value("cw", &[], "confidential workloads are not made"),
+        value("decryption-key", &[], NO_ENCRYPTION),
+        value("layer-label", &[], "layers have no labels of their own"),
+        value("manifest", &[], "manifest lists are not made by a build"),
+        value("os-feature", &[], "it is an option of Windows images"),
+        value("os-version", &[], "it is an option of Windows images"),
+        value("sbom", &["false"], NO_SBOM),
+        value("sbom-image-output", &[], NO_SBOM),
+        value("sbom-image-purl-output", &[], NO_SBOM),
+        value("sbom-merge-strategy", &[], NO_SBOM),
+        value("sbom-output", &[], NO_SBOM),
+        value("sbom-purl-output", &[], NO_SBOM),
+        value("sbom-scanner-command", &[], NO_SBOM),
+        value("sbom-scanner-image", &[], NO_SBOM),
+        value("sign-by", &[], "images are not signed"),
+        switch("squash", "only all layers can become one; see --squash-all"),
+        switch("stdin", "steps have no input"),
+        value("userns", &["", "host", "container"], NO_NESTED_IDS),
+        value("userns-gid-map", &[], NO_NESTED_IDS),
+        value("userns-gid-map-group", &[], NO_NESTED_IDS),
+        value("userns-uid-map", &[], NO_NESTED_IDS),
+        value("userns-uid-map-user", &[], NO_NESTED_IDS),
+    ];
+}
+
 impl Table for OfContainers {
     const OPTIONS: &'static [Ignored] = &[
         value("blkio-weight-device", &[], NO_IO),
@@ -83,32 +166,17 @@ impl Table for OfContainers {
         value("memory-swappiness", &["-1"], "version 2 of cgroups has no swappiness"),
         value("kernel-memory", &["0"], "version 2 of cgroups counts it with the other memory"),
         switch("oom-kill-disable", "version 2 of cgroups has no such switch"),
-        value("device-cgroup-rule", &[], "a user namespace has no rules for devices; see --device"),
         value("cgroup-parent", &[""], "containers have a cgroup below that of their command"),
         value("cgroup-conf", &[], "no cgroup controller is delegated to this user"),
         value("cgroups", &["enabled", "no-conmon", "split"], "containers have a cgroup where one can be made"),
         value("rdt-class", &[], "classes of service belong to root"),
         value("personality", &["LINUX", "linux"], "programs get the personality of this machine"),
-        value("shm-size-systemd", &[], "there is no systemd mode"),
-        value("systemd", &["true", "false", ""], "there is no systemd mode; see --init"),
-        value("sdnotify", &["container", "ignore"], "nothing but the container's own program notifies systemd"),
-        value("seccomp-policy", &["default"], "the profile is the default one or that of --security-opt seccomp"),
         value("decryption-key", &[], NO_ENCRYPTION),
         switch("disable-content-trust", BY_DIGEST),
         value("storage-opt", &[], "the writable layer of a container has no options"),
         value("volume-driver", &["local"], "volumes are directories"),
         value("runtime", &["coracle"], "containers are run by coracle itself"),
-        value("chrootdirs", &[], "hosts and resolv.conf are in the root alone"),
-        value("preserve-fds", &["0"], NO_DESCRIPTORS),
-        value("preserve-fd", &[], NO_DESCRIPTORS),
-        value("subuidname", &[], "ids are those of the user who runs the command"),
-        value("subgidname", &[], "ids are those of the user who runs the command"),
-        value("domainname", &[""], "only the host name is the container's own"),
-        value("network-alias", &[], NO_NAMES),
-        value("net-alias", &[], NO_NAMES),
-        value("link", &[], NO_NAMES),
         value("link-local-ip", &[], "the network gives addresses"),
-        value("retry-delay", &[], GROWING_PAUSES),
         switch("use-api-socket", "there is no daemon to talk to"),
         value("isolation", &["default", "process", ""], WINDOWS),
         value("cpu-count", &["0"], WINDOWS),

@@ -19,6 +19,9 @@ pub(crate) mod process;
 /// Which platform of an image.
 pub(crate) mod platform;
 
+/// What it has to do with systemd.
+pub(crate) mod service;
+
 /// Its users and groups.
 pub(crate) mod accounts;
 

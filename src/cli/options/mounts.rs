@@ -34,6 +34,12 @@ pub(crate) struct MountOptions {
     /// With --read-only, keep /run, /tmp and /var/tmp writable in memory
     #[arg(long, default_value_t = true)]
     pub(crate) read_only_tmpfs: bool,
+    /// A directory in the container that a program changes its root to: hosts and resolv.conf are there as well
+    #[arg(long = "chrootdirs", value_name = "DIR", value_delimiter = ',')]
+    pub(crate) chroot_dirs: Vec<String>,
+    /// Rules of the device cgroup, which a container without root does not have
+    #[arg(long = "device-cgroup-rule", value_name = "RULE", hide = true)]
+    pub(crate) device_rules: Vec<String>,
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE")]
     pub(crate) shm_size: Option<String>,
@@ -66,6 +72,11 @@ impl MountOptions {
     }
 
     pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
+        if let Some(rule) = self.device_rules.first() {
+            let reason = "device cgroup rules are not supported in rootless mode; see --device".to_owned();
+            return Err(InvalidOption { flag: "--device-cgroup-rule", value: rule.clone(), reason });
+        }
+        request.chroot_dirs = each("--chrootdirs", &self.chroot_dirs, mount_flags::target)?;
         let mut seen = Vec::new();
         for (flag, values, parse) in [
             ("--mount", &self.mounts, &(|value: &str| mount::mount(value, caller.cwd)) as &dyn Fn(&str) -> _),

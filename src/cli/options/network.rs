@@ -25,6 +25,12 @@ pub(crate) struct NetworkOptions {
     /// Expose a port, PORT[-PORT][/PROTOCOL]
     #[arg(long = "expose", value_name = "PORT", value_delimiter = ',')]
     pub(crate) expose: Vec<String>,
+    /// A further name of the container on its network
+    #[arg(long = "network-alias", visible_alias = "net-alias", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) aliases: Vec<String>,
+    /// Know another container by name, CONTAINER[:ALIAS]
+    #[arg(long = "link", value_name = "CONTAINER", value_delimiter = ',')]
+    pub(crate) links: Vec<String>,
     /// Host name of the container
     #[arg(short = 'h', long, value_name = "NAME")]
     pub(crate) hostname: Option<String>,
@@ -40,6 +46,9 @@ pub(crate) struct NetworkOptions {
     /// A fixed hardware address
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) mac_address: Option<String>,
+    /// Domain name of the container, for programs that ask the kernel
+    #[arg(long, value_name = "NAME")]
+    pub(crate) domainname: Option<String>,
     /// Leave /etc/hostname as the image has it
     #[arg(long)]
     pub(crate) no_hostname: bool,
@@ -72,6 +81,13 @@ impl NetworkOptions {
         {
             return bad("-h, --hostname", hostname, "the container has no UTS namespace of its own");
         }
+        request.domainname =
+            maybe("--domainname", self.domainname.as_ref().filter(|name| !name.is_empty()), names::hostname)?;
+        if let Some(name) = &request.domainname
+            && request.uts != Namespace::Private
+        {
+            return bad("--domainname", name, "the container has no UTS namespace of its own");
+        }
         let network = &mut request.network;
         match self.networks.as_slice() {
             [] => {}
@@ -86,6 +102,16 @@ impl NetworkOptions {
         network.publish_all = self.publish_all;
         network.exposed = each("--expose", &self.expose, ports::exposed)?;
         network.add_hosts = each("--add-host", &self.add_hosts, names::add_host)?;
+        network.aliases = each("--network-alias", &self.aliases, names::hostname)?;
+        network.links = each("--link", &self.links, names::link)?;
+        let mode = Mode::parse(&network.mode);
+        if let Some(alias) = network.aliases.first().filter(|_| !mode.as_ref().is_ok_and(Mode::can_publish)) {
+            let reason = "a host, container or none network has no names of its own";
+            return bad("--network-alias", alias, reason);
+        }
+        if let Some(link) = self.links.first().filter(|_| mode == Ok(Mode::None)) {
+            return bad("--link", link, "conflicts with --network none");
+        }
         network.no_hosts = self.no_hosts || self.hosts_file.as_deref() == Some("image");
         network.no_hostname = self.no_hostname;
         network.hosts_base = match self.hosts_file.as_deref() {
@@ -102,8 +128,10 @@ impl NetworkOptions {
                 return bad(flag, address, reason);
             }
         }
-        if let Some(host) = self.add_hosts.first().filter(|_| self.no_hosts) {
-            return bad("--add-host", host, "conflicts with --no-hosts");
+        for (flag, values) in [("--add-host", &self.add_hosts), ("--link", &self.links)] {
+            if let Some(value) = values.first().filter(|_| self.no_hosts) {
+                return bad(flag, value, "conflicts with --no-hosts");
+            }
         }
         let servers = each("--dns", &self.dns, names::dns)?;
         network.no_resolv_conf = servers.iter().any(Option::is_none);

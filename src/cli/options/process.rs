@@ -143,13 +143,7 @@ impl ProcessOptions {
         if self.env_host {
             env.extend(caller.environment.iter().cloned());
         }
-        pairs::set(&mut env, "container", "coracle");
-        if !env.iter().any(|(name, _)| name == "PATH") {
-            pairs::set(&mut env, "PATH", DEFAULT_PATH);
-        }
-        if self.tty {
-            pairs::set(&mut env, "TERM", "xterm");
-        }
+        set_defaults(&mut env, self.tty);
         if self.http_proxy {
             for (name, value) in caller.environment {
                 let lower = name.to_ascii_lowercase();
@@ -172,6 +166,17 @@ impl ProcessOptions {
             pairs::set(&mut env, name, value);
         }
         Ok(env)
+    }
+}
+
+/// The variables of every container.
+pub(crate) fn set_defaults(env: &mut Vec<(String, String)>, tty: bool) {
+    pairs::set(env, "container", "coracle");
+    if !env.iter().any(|(name, _)| name == "PATH") {
+        pairs::set(env, "PATH", DEFAULT_PATH);
+    }
+    if tty {
+        pairs::set(env, "TERM", "xterm");
     }
 }
 

@@ -20,6 +20,9 @@ pub(crate) struct SecurityOptions {
     /// Drop a capability, or ALL
     #[arg(long = "cap-drop", value_name = "CAPABILITY", value_delimiter = ',')]
     pub(crate) cap_drop: Vec<String>,
+    /// Where the system call filter comes from: default; profiles in images are not supported
+    #[arg(long, value_name = "POLICY", default_value = "default", hide = true)]
+    pub(crate) seccomp_policy: String,
     /// Set a security option, such as seccomp=unconfined or no-new-privileges
     #[arg(long = "security-opt", value_name = "OPTION")]
     pub(crate) security_options: Vec<String>,
@@ -70,6 +73,12 @@ impl SecurityOptions {
             let reason = "no specification of such devices (CDI) is known: name their nodes with --device".to_owned();
             return Err(InvalidOption { flag: "--gpus", value: gpu.clone(), reason });
         }
+        let policy = one("--seccomp-policy", &self.seccomp_policy, |policy| match policy {
+            "default" | "" => Ok(()),
+            "image" => Err("profiles in images are not supported; see --security-opt seccomp=FILE".to_owned()),
+            _ => Err("must be default or image".to_owned()),
+        });
+        policy?;
         request.cap_add = each("--cap-add", &self.cap_add, security::capability)?;
         request.cap_drop = each("--cap-drop", &self.cap_drop, security::capability)?;
         if let Some(both) = request.cap_add.iter().find(|name| *name != "ALL" && request.cap_drop.contains(name)) {

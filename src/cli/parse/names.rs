@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use storage::state::request::AddHost;
+use storage::state::request::{AddHost, Link};
 
 use super::Parsed;
 
@@ -23,6 +23,15 @@ pub(crate) fn add_host(value: &str) -> Parsed<AddHost> {
         bare.parse::<IpAddr>().map_err(|_| format!("invalid IP address in add-host: {address:?}"))?;
     }
     Ok(AddHost { names, address: bare.to_owned() })
+}
+
+/// `--link`: a container, and what it is called here; its own name without that.
+pub(crate) fn link(value: &str) -> Parsed<Link> {
+    let (container, alias) = value.split_once(':').unwrap_or((value, value));
+    if !is_name(container) || !is_name(alias) {
+        return Err(format!("bad format for links: {value}"));
+    }
+    Ok(Link { container: container.to_owned(), alias: alias.to_owned() })
 }
 
 /// An address of a name server; `none` (no value) leaves resolv.conf alone.

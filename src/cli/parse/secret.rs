@@ -46,7 +46,7 @@ pub(crate) fn secret(value: &str) -> Parsed<SecretUse> {
             SecretKind::Mount { target, uid: uid.unwrap_or(0), gid: gid.unwrap_or(0), mode: mode.unwrap_or(0o444) }
         }
     };
-    Ok(SecretUse { name, kind })
+    Ok(SecretUse { name, key: None, kind })
 }
 
 #[cfg(test)]
@@ -56,10 +56,12 @@ mod tests {
     #[test]
     fn every_form_of_secret_is_read() {
         let mount = |target: &str, uid, gid, mode| SecretUse {
+            key: None,
             name: "s".to_owned(),
             kind: SecretKind::Mount { target: target.into(), uid, gid, mode },
         };
         let env = |variable: &str| SecretUse {
+            key: None,
             name: "s".to_owned(),
             kind: SecretKind::Env { variable: variable.to_owned() },
         };

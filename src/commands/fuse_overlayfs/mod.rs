@@ -175,6 +175,7 @@ fn serve_until_unmounted(union: Union, device: OwnedFd, settings: Settings, targ
     let mut signals = SigSet::empty();
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().for_each(|signal| signals.add(signal));
     signals.thread_block().map_err(CommandError::host)?;
+    union.make_room();
     let target = target.to_owned();
     std::thread::Builder::new()
         .name("signals".to_owned())

@@ -7,11 +7,13 @@ mod tree;
 use clap::Subcommand;
 
 use super::inspect::{self, Kind};
-use super::{Context, Outcome, diff, exists, history, images, import, load, pull, rmi, save, tag};
+use super::{Context, Outcome, build, diff, exists, history, images, import, load, pull, push, rmi, save, search, tag};
 
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Build an image using instructions from Containerfiles
+    Build(Box<build::Args>),
     /// Inspect changes to the image's file systems
     Diff(diff::Args),
     /// Check if an image exists in local storage
@@ -33,11 +35,15 @@ pub(crate) enum Command {
     Prune(prune::Args),
     /// Pull an image from a registry, an archive or a layout
     Pull(pull::Args),
+    /// Push an image to a registry, an archive or a layout
+    Push(push::Args),
     /// Remove one or more images from local storage
     #[command(visible_alias = "remove")]
     Rm(rmi::Args),
     /// Save image(s) to an archive
     Save(save::Args),
+    /// Search registry for image
+    Search(search::Args),
     /// Add an additional name to a local image
     Tag(tag::Args),
     /// Print layer hierarchy of an image in a tree format
@@ -52,6 +58,7 @@ pub(crate) enum Command {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
+        Command::Build(args) => build::run(*args, context),
         Command::Diff(args) => diff::run_of(diff::Kind::Image, args, context),
         Command::Exists(args) => exists::image(args, context),
         Command::History(args) => history::run(args, context),
@@ -63,7 +70,9 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Mount(args) => mount::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Pull(args) => pull::run(args, context),
+        Command::Push(args) => push::run(args, context),
         Command::Rm(args) => rmi::run(args, context),
+        Command::Search(args) => search::run(args, context),
         Command::Tag(args) => tag::run(args, context),
         Command::Tree(args) => tree::run(args, context),
         Command::Unmount(args) => mount::run_unmount(args, context),

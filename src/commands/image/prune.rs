@@ -5,7 +5,7 @@ use storage::image::store::Image;
 
 use crate::cli::{output, units};
 use crate::commands::filter::{self, label_fits};
-use crate::commands::{Context, Outcome, images, plan, select, space};
+use crate::commands::{Context, Outcome, builder, images, plan, select, space};
 use crate::error::CommandError;
 use crate::role::Persona;
 
@@ -22,8 +22,8 @@ pub(crate) struct Args {
     /// Remove all images not in use by containers, not just dangling ones
     #[arg(short, long)]
     all: bool,
-    /// Remove persistent build cache (there is none)
-    #[arg(long, hide = true)]
+    /// Remove what builds keep, too
+    #[arg(long)]
     build_cache: bool,
     /// Remove images even when they are used by external containers (there are none)
     #[arg(long, hide = true)]
@@ -53,7 +53,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
     }
     let removal = if args.now { None } else { context.removal() };
-    let (ids, freed) = plan::remove_images(context, plan, removal)?;
+    let (ids, mut freed) = plan::remove_images(context, plan, removal)?;
+    if args.build_cache {
+        freed += builder::remove(context, None, true)?.bytes;
+    }
     let list: String = ids.iter().flat_map(|id| [id.as_str(), "\n"]).collect();
     output::print(&list)?;
     if context.persona == Persona::Docker {

@@ -26,7 +26,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         "Image ID: {}\nTags:     [{}]\nSize:     {}\n",
         images::short_id(&image),
         images::repo_tags(&image).join(" "),
-        units::human_size(image.size, 4)
+        units::human_size(images::size(&image, context.persona), 4)
     );
     if image.layers.is_empty() {
         text.push_str("No Image Layers\n");
@@ -38,6 +38,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     } else {
         own(&image, &all, &mut text);
     }
+    // podman ends the drawing with an empty line.
+    text.push('\n');
     output::print(&text)?;
     Ok(0)
 }

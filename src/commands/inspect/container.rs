@@ -49,6 +49,9 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
     });
     let image_digest = record.image.as_ref().map(|image| image.manifest.to_string());
     let name = if docker { format!("/{}", record.name) } else { record.name.clone() };
+    let pid_file = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()
+    };
     let mut fields = vec![
         ("Id", record.id.as_str().into()),
         ("Created", Value::Time(Some(record.created))),
@@ -66,8 +69,8 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("StaticDir", path(&directory)),
         ("OCIConfigPath", path(&directory.join("config.json"))),
         ("OCIRuntime", "coracle".into()),
-        ("ConmonPidFile", "".into()),
-        ("PidFile", request.pidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
+        ("ConmonPidFile", pid_file(&request.supervisor_pidfile)),
+        ("PidFile", pid_file(&request.pidfile)),
         ("Name", name.into()),
         ("RestartCount", Value::from(u64::from(observed.restarts))),
         ("Driver", driver(record).into()),
@@ -233,11 +236,12 @@ fn config(record: &Record, spec: &Raw) -> Value {
         ("HealthcheckMaxLogCount", Value::from(u64::from(check.max_log_count.unwrap_or(5)))),
         ("HealthcheckMaxLogSize", Value::from(u64::from(check.max_log_size.unwrap_or(500)))),
         ("CreateCommand", Value::strings_or_nil(request.create_command.iter().map(String::as_str))),
+        ("SystemdMode", Value::from(request.service.systemd).omitempty()),
         ("Umask", format!("{:04o}", request.umask.unwrap_or(0o022)).into()),
         ("Timeout", Value::from(u64::from(request.timeout.unwrap_or(0)))),
         ("StopTimeout", Value::from(u64::from(request.stop_timeout.unwrap_or(10)))),
         ("Passwd", (!request.accounts.untouched).into()),
-        ("sdNotifyMode", "container".into()),
+        ("sdNotifyMode", request.service.notify.as_str().into()),
     ]);
     let mut exposed: BTreeMap<String, Value> =
         exposed_keys(request).map(|key| (key, Value::Struct(Vec::new()))).collect();

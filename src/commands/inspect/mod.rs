@@ -110,6 +110,8 @@ fn inspect(
 ) -> Outcome {
     if all && kind == Kind::Volume {
         names = storage::volume::list(&context.layout)?.0.into_iter().map(|volume| volume.name).collect();
+    } else if latest && !names.is_empty() {
+        return Err(CommandError::user("--latest and arguments cannot be used together"));
     } else if latest {
         let last = super::select::all(context)?.pop();
         names.extend(last.map(|record| record.id.to_string()));

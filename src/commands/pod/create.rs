@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use net::mode::Mode;
 use storage::state::container::{self, Record};
 use storage::state::layout::ContainerId;
 use storage::state::pod::{self, ExitPolicy, Pod};
-use storage::state::request::{Mount, Request};
+use storage::state::request::{Mount, Request, RestartPolicy, UserNamespace};
 
 use crate::cli::options::network::NetworkOptions;
 use crate::cli::output;
-use crate::cli::parse::{pairs, size, volume};
-use crate::cli::usage::{each, maybe};
+use crate::cli::parse::{limits, namespaces, pairs, size, volume, words};
+use crate::cli::usage::{each, maybe, one};
 use crate::commands::create::{self, Purpose};
 use crate::commands::{Context, Outcome};
 use crate::error::{CommandError, reason};
@@ -61,6 +62,18 @@ pub(crate) struct Args {
     /// Behaviour when the last container exits: continue or stop
     #[arg(long, value_name = "POLICY", default_value = "continue")]
     exit_policy: String,
+    /// When to start its containers again: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<String>,
+    /// User namespace of its containers: host, keep-id[:uid=,gid=,size=] or single
+    #[arg(long, value_name = "MODE")]
+    userns: Option<String>,
+    /// Add the labels in this file
+    #[arg(long = "label-file", value_name = "FILE")]
+    label_files: Vec<String>,
+    /// Set a kernel parameter of the pod's namespaces, KEY=VALUE
+    #[arg(long = "sysctl", value_name = "SYSCTL", value_delimiter = ',')]
+    sysctls: Vec<String>,
     /// Write the pod ID to the file
     #[arg(long, value_name = "FILE")]
     pod_id_file: Option<PathBuf>,
@@ -78,6 +91,8 @@ pub(crate) struct Args {
 /// A pod that is to be.
 #[derive(Debug, Default)]
 pub(crate) struct NewPod {
+    /// Its id; a random one if absent.
+    pub(crate) id: Option<ContainerId>,
     /// Its name; a random one if absent.
     pub(crate) name: Option<String>,
     /// Its labels.
@@ -90,6 +105,10 @@ pub(crate) struct NewPod {
     pub(crate) infra_name: Option<String>,
     /// What happens when the last container ends.
     pub(crate) exit_policy: ExitPolicy,
+    /// What happens to its containers when they end, unless they have a policy of their own.
+    pub(crate) restart: RestartPolicy,
+    /// The user namespace of its containers.
+    pub(crate) userns: UserNamespace,
     /// Network, ports, host name, volumes of that container.
     pub(crate) request: Request,
 }
@@ -120,9 +139,30 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         "stop" => ExitPolicy::Stop,
         other => return Err(CommandError::user(format_args!("invalid pod exit policy: {other:?}"))),
     };
+    let restart = match &args.restart {
+        Some(text) => one("--restart", text, words::restart_policy).map_err(CommandError::user)?,
+        None => RestartPolicy::default(),
+    };
+    let userns =
+        maybe("--userns", args.userns.as_ref(), namespaces::user).map_err(CommandError::user)?.unwrap_or_default();
+    if !matches!(userns, UserNamespace::Host | UserNamespace::KeepId { .. } | UserNamespace::Single) {
+        return Err(CommandError::user(format_args!(
+            "--userns {}: containers of a pod share its namespaces: use host, keep-id or single",
+            args.userns.as_deref().unwrap_or_default()
+        )));
+    }
+    let mut labels = Vec::new();
     let request = create::with_caller(|caller| {
         let mut request = Request::default();
         args.network.apply(&mut request, caller).map_err(CommandError::user)?;
+        let of_file = |path: &str| pairs::label_file(&caller.file(path)?);
+        labels = each("--label-file", &args.label_files, of_file).map_err(CommandError::user)?.concat();
+        let private = Mode::parse(&request.network.mode).is_ok_and(|mode| mode.is_private());
+        for (name, value) in each("--sysctl", &args.sysctls, limits::sysctl).map_err(CommandError::user)? {
+            one("--sysctl", &name, |name| limits::sysctl_fits(name, private, &request.ipc))
+                .map_err(CommandError::user)?;
+            request.sysctls.insert(name, value);
+        }
         let volumes = each("-v, --volume", &args.volumes, |value| volume::volume(value, caller.cwd));
         request.mounts = volumes.map_err(CommandError::user)?;
         request.shm_size_bytes =
@@ -136,7 +176,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     {
         super::act::remove(context, &old, Some(0))?;
     }
-    let labels = each("-l, --label", &args.labels, pairs::label).map_err(CommandError::user)?;
+    labels.extend(each("-l, --label", &args.labels, pairs::label).map_err(CommandError::user)?);
     let new = NewPod {
         name,
         labels: labels.into_iter().collect(),
@@ -144,7 +184,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         no_infra: !args.infra,
         infra_name: args.infra_name,
         exit_policy,
+        restart,
+        userns,
         request,
+        ..NewPod::default()
     };
     let pod = make(context, new)?;
     if let Some(path) = &args.pod_id_file {
@@ -158,7 +201,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 /// Makes a pod and the container that holds its namespaces, which does not run yet.
 pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> {
     let layout = &context.layout;
-    let id = ContainerId::random();
+    let id = new.id.unwrap_or_else(ContainerId::random);
     let name = new.name.unwrap_or_else(|| format!("pod_{}", id.short()));
     storage::volume::check_name(&name).map_err(|_| {
         CommandError::user(format!("pod name {name:?}: names must match [a-zA-Z0-9][a-zA-Z0-9_.-]*: invalid argument"))
@@ -176,6 +219,8 @@ pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> 
         labels: new.labels,
         create_command: std::env::args().collect(),
         exit_policy: new.exit_policy,
+        restart: new.restart,
+        userns: new.userns,
     };
     if new.no_infra {
         pod::create(layout, &pod)?;

@@ -3,7 +3,7 @@
 use storage::state::container::{self, ContainerError, Record};
 use storage::state::layout::ContainerId;
 use storage::state::pod::{self, Pod};
-use storage::state::request::{Namespace, Request, VolumesFrom};
+use storage::state::request::{Namespace, Request, RestartPolicy, UserNamespace, VolumesFrom};
 use storage::state::status;
 
 use super::create::{NewPod, make};
@@ -36,9 +36,15 @@ pub(crate) fn join(context: &Context, life: &LifeOptions, request: &mut Request)
 }
 
 /// Points the namespaces of a container at those of its pod.
-fn take_place(context: &Context, pod: &Pod, request: &mut Request) -> Result<(), CommandError> {
+pub(crate) fn take_place(context: &Context, pod: &Pod, request: &mut Request) -> Result<(), CommandError> {
     request.pod = Some(pod.id.to_string());
     request.pod_name.clone_from(&pod.name);
+    if request.restart == RestartPolicy::No && !request.remove && request.init_container.is_none() {
+        request.restart = pod.restart;
+    }
+    if request.userns == UserNamespace::Host {
+        request.userns.clone_from(&pod.userns);
+    }
     let Some(infra) = &pod.infra else { return Ok(()) };
     let shares = |name: &str| pod.share.iter().any(|shared| shared == name);
     let target = || Namespace::Container(infra.to_string());

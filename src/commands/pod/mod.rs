@@ -1,9 +1,14 @@
 //! `pod`: containers that share namespaces. See `storage::state::pod` for how these are kept alive.
 
 mod act;
+mod copy;
 mod create;
 mod join;
+mod pause;
 mod show;
+mod stats;
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use storage::state::container::Record;
@@ -12,14 +17,18 @@ use storage::state::pod::{self, Pod, PodError};
 use storage::state::status::{self, Observed};
 
 use super::{Context, Outcome, exists};
-use crate::error::CommandError;
+use crate::error::{CommandError, reason};
 
-pub(crate) use join::{join, wake};
+pub(crate) use act::{remove, start_pod, stop_pod};
+pub(crate) use create::{NewPod, make};
+pub(crate) use join::{join, take_place, wake};
 pub(crate) use show::inspect;
 
 /// What to do with pods.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Clone an existing pod
+    Clone(copy::Args),
     /// Create a new empty pod
     Create(Box<create::Args>),
     /// Check if a pod exists in local storage
@@ -30,6 +39,8 @@ pub(crate) enum Command {
     Kill(act::KillArgs),
     /// Fetch logs for pod with one or more containers
     Logs(act::LogsArgs),
+    /// Pause one or more pods
+    Pause(pause::PauseArgs),
     /// Remove all stopped pods and their containers
     Prune(act::PruneArgs),
     /// List pods
@@ -41,27 +52,35 @@ pub(crate) enum Command {
     Rm(act::RmArgs),
     /// Start one or more pods
     Start(act::StartArgs),
+    /// Display a live stream of resource usage statistics for the containers in one or more pods
+    Stats(stats::Args),
     /// Stop one or more pods
     Stop(act::StopArgs),
     /// Display the running processes of containers in a pod
     Top(act::TopArgs),
+    /// Unpause one or more pods
+    Unpause(pause::UnpauseArgs),
 }
 
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
+        Command::Clone(args) => copy::run(args, context),
         Command::Create(args) => create::run(*args, context),
         Command::Exists(args) => exists::pod(args, context),
         Command::Inspect(args) => show::run_inspect(args, context),
         Command::Kill(args) => act::kill(args, context),
         Command::Logs(args) => act::logs(args, context),
+        Command::Pause(args) => pause::pause(args, context),
         Command::Prune(args) => act::prune(args, context),
         Command::Ps(args) => show::ps(args, context),
         Command::Restart(args) => act::restart(args, context),
         Command::Rm(args) => act::rm(args, context),
         Command::Start(args) => act::start(args, context),
+        Command::Stats(args) => stats::run(args, context),
         Command::Stop(args) => act::stop(args, context),
         Command::Top(args) => act::top(args, context),
+        Command::Unpause(args) => pause::unpause(args, context),
     }
 }
 
@@ -83,9 +102,15 @@ pub(crate) struct Chosen {
 type Found = (Vec<(String, Pod)>, Vec<PodError>);
 
 impl Chosen {
-    /// The pods by what was typed, and what is wrong with the others.
-    fn find(&self, context: &Context) -> Result<Found, CommandError> {
-        if self.pods.is_empty() != (self.all || self.latest) {
+    /// The pods by what was typed, and what is wrong with the others. Ids may be in files, too.
+    fn find(&self, context: &Context, files: &[PathBuf]) -> Result<Found, CommandError> {
+        let mut names = self.pods.clone();
+        for path in files {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| CommandError::user(format!("--pod-id-file {}: {}", path.display(), reason(&error))))?;
+            names.push(text.trim().to_owned());
+        }
+        if names.is_empty() != (self.all || self.latest) {
             return Err(CommandError::user("you must provide at least one pod name or id, --all or --latest"));
         }
         let typed = |pod: Pod| (pod.name.clone(), pod);
@@ -96,7 +121,7 @@ impl Chosen {
             return Ok((pod::list(&context.layout)?.pop().into_iter().map(typed).collect(), Vec::new()));
         }
         let (mut found, mut errors) = (Vec::new(), Vec::new());
-        for name in &self.pods {
+        for name in &names {
             match pod::find(&context.layout, name) {
                 Ok(pod) => found.push((name.clone(), pod)),
                 Err(error) => errors.push(error),
@@ -121,6 +146,8 @@ fn observed_members(context: &Context, pod: &Pod) -> Result<Vec<(Record, Observe
 
 /// What a pod does, in podman's words: it follows from what its containers do.
 fn state_of(members: &[(Record, Observed)]) -> &'static str {
+    // Those that come before the others have ended when these run.
+    let members: Vec<_> = members.iter().filter(|(record, _)| record.request.init_container.is_none()).collect();
     let count =
         |words: &[&str]| members.iter().filter(|(_, observed)| words.contains(&observed.state.as_str())).count();
     let (running, all) = (count(&["running"]), members.len());

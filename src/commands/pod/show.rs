@@ -75,6 +75,9 @@ struct Row {
     members: Vec<(String, String, String)>,
 }
 
+/// What a pod may be said to be.
+const STATES: [&str; 7] = ["stopped", "running", "paused", "exited", "dead", "created", "degraded"];
+
 /// Runs `pod ps`.
 pub(crate) fn ps(args: PsArgs, context: &Context) -> Outcome {
     let mut rows = Vec::new();
@@ -94,6 +97,9 @@ pub(crate) fn ps(args: PsArgs, context: &Context) -> Outcome {
             "name" => rows.retain(|row| regex_is_found(value, &row.pod.name)),
             "label" => rows.retain(|row| label_fits(row.pod.labels.iter(), value)),
             "label!" => rows.retain(|row| !label_fits(row.pod.labels.iter(), value)),
+            "status" if !STATES.contains(&value.to_ascii_lowercase().as_str()) => {
+                return Err(CommandError::user(format_args!("{value} is not a valid pod status")));
+            }
             "status" => rows.retain(|row| row.state.eq_ignore_ascii_case(value)),
             "ctr-names" => rows.retain(|row| row.members.iter().any(|(_, name, _)| name == value)),
             "ctr-ids" => rows.retain(|row| row.members.iter().any(|(id, ..)| id.starts_with(value))),

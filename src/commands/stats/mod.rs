@@ -51,6 +51,20 @@ pub(crate) struct Args {
     /// Do not truncate output
     #[arg(long)]
     no_trunc: bool,
+    /// The rows are those of `pod stats`.
+    #[arg(skip)]
+    of_pods: bool,
+}
+
+/// Shows the containers of pods, as `pod stats` does.
+pub(crate) fn of_pods(
+    containers: Vec<String>,
+    format: Option<String>,
+    (no_reset, no_stream): (bool, bool),
+    context: &Context,
+) -> Outcome {
+    let (all, interval, latest, no_trunc) = (false, 5, false, false);
+    run(Args { containers, all, format, interval, latest, no_reset, no_stream, no_trunc, of_pods: true }, context)
 }
 
 /// Runs the command.
@@ -164,8 +178,12 @@ fn percent(cpu_ns: u64, time: Duration) -> f64 {
 }
 
 fn print(args: &Args, docker: bool, readings: &[Reading]) -> Result<(), CommandError> {
-    let rows: Vec<Value> = readings.iter().map(|one| row(one, args.no_trunc, docker)).collect();
+    let row = |one| if args.of_pods { pod_row(one) } else { row(one, args.no_trunc, docker) };
+    let rows: Vec<Value> = readings.iter().map(row).collect();
     let default = match docker {
+        _ if args.of_pods => {
+            r"table {{.Pod}}\t{{.CID}}\t{{.Name}}\t{{.CPU}}\t{{.MemUsage}}\t{{.Mem}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDS}}"
+        }
         false => {
             r"table {{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDS}}\t{{.UpTime}}\t{{.AVGCPU}}"
         }
@@ -175,7 +193,9 @@ fn print(args: &Args, docker: bool, readings: &[Reading]) -> Result<(), CommandE
     };
     let format = match args.format.as_deref() {
         Some(format) if is_json(format) && !docker => {
-            let style = Json { indent: Some(1), escape_html: true, open_empty_maps: false };
+            // podman has another width for pods.
+            let indent = Some(if args.of_pods { 5 } else { 1 });
+            let style = Json { indent, escape_html: true, open_empty_maps: false };
             return output::print_line(Value::List(rows).to_json(style));
         }
         None | Some("" | "table") => default,
@@ -186,7 +206,9 @@ fn print(args: &Args, docker: bool, readings: &[Reading]) -> Result<(), CommandE
     let headings = [
         ("Container", "CONTAINER ID"),
         ("CPUPerc", "CPU %"),
-        ("MemUsage", "MEM USAGE / LIMIT"),
+        ("MemUsage", if args.of_pods { "MEM USAGE/ LIMIT" } else { "MEM USAGE / LIMIT" }),
+        ("CPU", "CPU %"),
+        ("Mem", "MEM %"),
         ("MemUsageBytes", "MEM USAGE / LIMIT"),
         ("MemPerc", "MEM %"),
         ("NetIO", net),
@@ -207,6 +229,32 @@ fn print(args: &Args, docker: bool, readings: &[Reading]) -> Result<(), CommandE
     let (text, error) = listing.render(rows);
     output::print(&text)?;
     error.map_or(Ok(()), Err)
+}
+
+/// A row of `pod stats`.
+fn pod_row(one: &Reading) -> Value {
+    let Usage { memory_bytes, memory_limit_bytes, .. } = one.usage;
+    let share = match memory_limit_bytes {
+        0 => 0.0,
+        limit => memory_bytes as f64 * 100.0 / limit as f64,
+    };
+    let pair = |a, b, size: fn(u64, i32) -> String| Value::from(format!("{} / {}", size(a, 4), size(b, 4)));
+    let pod = one.record.request.pod.as_deref().and_then(|id| id.get(..12)).unwrap_or_default();
+    let fields = || {
+        vec![
+            ("CPU", format!("{:.2}%", one.cpu_percent).into()),
+            ("MemUsage", pair(memory_bytes, memory_limit_bytes, units::human_size)),
+            ("MemUsageBytes", pair(memory_bytes, memory_limit_bytes, units::binary_size)),
+            ("Mem", format!("{share:.2}%").into()),
+            ("NetIO", pair(one.usage.received_bytes, one.usage.sent_bytes, units::human_size)),
+            ("BlockIO", pair(one.usage.read_bytes, one.usage.written_bytes, units::human_size)),
+            ("PIDS", one.usage.pids.to_string().into()),
+            ("Pod", pod.into()),
+            ("CID", one.record.id.short().into()),
+            ("Name", one.record.name.as_str().into()),
+        ]
+    };
+    Value::Row(fields(), Box::new(Value::Struct(fields())))
 }
 
 fn row(one: &Reading, no_trunc: bool, docker: bool) -> Value {

@@ -13,7 +13,7 @@ use crate::commands::filter::ContainerFilters;
 use crate::commands::plan::{self, Images, upper};
 use crate::commands::space::{bytes_of, layers_of};
 use crate::commands::volume::{VolumeFilters, all as all_volumes};
-use crate::commands::{Context, Outcome, images, select, trash};
+use crate::commands::{Context, Outcome, builder, images, select, trash};
 use crate::error::CommandError;
 use crate::role::Persona;
 
@@ -96,6 +96,11 @@ fn summary(context: &Context, records: &[Record], images: &Images) -> Result<Vec
             idle.iter().map(|(_, bytes)| bytes).sum(),
         ),
     ];
+    let built = builder::usage(context)?;
+    if built.count > 0 {
+        let reclaimable = if built.in_use { 0 } else { built.bytes };
+        rows.push(row("Build Cache", built.count, 0, built.bytes, reclaimable));
+    }
     let entries = undo::list(&context.layout);
     if !entries.is_empty() {
         let bytes = trash::total(&entries, context)?;

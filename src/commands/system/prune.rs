@@ -8,7 +8,7 @@ use crate::cli::{output, units};
 use crate::commands::filter::ContainerFilters;
 use crate::commands::image::prune::Check;
 use crate::commands::volume::VolumeFilters;
-use crate::commands::{Context, Outcome, container, image, plan, select, space, trash, volume};
+use crate::commands::{Context, Outcome, builder, container, image, plan, select, space, trash, volume};
 use crate::error::CommandError;
 use crate::role::Persona;
 
@@ -23,8 +23,8 @@ pub(crate) struct Args {
     /// Remove all unused data
     #[arg(short, long)]
     all: bool,
-    /// Remove build containers (there are none)
-    #[arg(long, hide = true)]
+    /// Remove what builds keep, too
+    #[arg(long)]
     build: bool,
     /// Remove container data in storage not controlled by coracle (there is none)
     #[arg(long, hide = true)]
@@ -83,6 +83,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let (image_ids, bytes) = plan::remove_images(context, images, removal)?;
     freed += bytes;
     text.push_str(&section("Deleted Images", &image_ids));
+    if args.all || args.build {
+        // What a build that runs needs stays.
+        freed += builder::remove(context, None, true)?.bytes;
+    }
     if args.now {
         let lock = UndoLock::take(&context.layout)?;
         let entries = list(&context.layout);

@@ -100,7 +100,7 @@ fn columns(words: &[String]) -> Result<Vec<&'static (&'static str, &'static str,
             Some(_) => return Err(CommandError::user(format_args!("unsupported ps(1) flag {word:?}"))),
             None => word,
         };
-        wanted.extend(list.split(',').filter(|one| !one.is_empty() && *one != "aux"));
+        wanted.extend(list.split(',').map(str::trim).filter(|one| !one.is_empty() && *one != "aux"));
     }
     if wanted.is_empty() {
         wanted = DEFAULT.split(',').collect();

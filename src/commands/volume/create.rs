@@ -54,21 +54,25 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     };
     volume.labels = args.labels.iter().map(|label| pair(label)).collect();
     volume.options = args.options.iter().map(|option| pair(option)).collect();
+    // docker answers with the name of what is there.
+    make(context, &volume, args.ignore || context.persona == crate::role::Persona::Docker)?;
+    output::print_line(&volume.name)?;
+    Ok(0)
+}
+
+/// Makes a volume; with `ignore` one of its name will do.
+pub(crate) fn make(context: &Context, volume: &Volume, ignore: bool) -> Result<(), CommandError> {
     let backing = volume.backing().map_err(CommandError::user)?;
     if let Backing::Bind { source, .. } = &backing
         && !source.is_dir()
     {
         return Err(CommandError::user(format_args!("volume option device={}: not a directory", source.display())));
     }
-    match volume::create(&context.layout, &volume) {
-        Ok(()) => give(context, &volume, &backing)?,
-        Err(VolumeError::Exists(_)) if args.ignore => {}
-        // docker answers with the name of what is there.
-        Err(VolumeError::Exists(_)) if context.persona == crate::role::Persona::Docker => {}
-        Err(error) => return Err(error.into()),
+    match volume::create(&context.layout, volume) {
+        Ok(()) => give(context, volume, &backing),
+        Err(VolumeError::Exists(_)) if ignore => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    output::print_line(&volume.name)?;
-    Ok(0)
 }
 
 /// `o=uid=…,gid=…`

@@ -70,6 +70,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         no_heading: args.noheading,
         docker,
     };
+    // Without a row podman prints no heading either.
+    if rows.is_empty() && !docker {
+        return Ok(0);
+    }
     let (text, error) = listing.render(rows);
     output::print(&text)?;
     error.map_or(Ok(0), Err)

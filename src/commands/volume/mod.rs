@@ -12,6 +12,7 @@ use clap::Subcommand;
 use super::inspect::{self, Kind};
 use super::{Context, Outcome, exists};
 
+pub(crate) use create::make;
 pub(crate) use ls::{VolumeFilters, all};
 pub(crate) use prune::list as list_of_pruned;
 

@@ -41,7 +41,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let mut errors = Vec::new();
     for name in &names {
         match one(&args, context, name) {
-            Ok(()) => output::print_line(name)?,
+            Ok(true) => output::print_line(name)?,
+            Ok(false) => {}
             Err(error) => errors.push(error),
         }
     }
@@ -49,10 +50,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     select::finish(errors)
 }
 
-fn one(args: &Args, context: &Context, typed: &str) -> Result<(), CommandError> {
+/// Whether there is something to report: docker prints also what was not there.
+fn one(args: &Args, context: &Context, typed: &str) -> Result<bool, CommandError> {
     let volume = match volume::find(&context.layout, typed) {
         Ok(volume) => volume,
-        Err(VolumeError::NotFound(_)) if args.force => return Ok(()),
+        Err(VolumeError::NotFound(_)) if args.force => {
+            return Ok(context.persona == crate::role::Persona::Docker);
+        }
         Err(error @ VolumeError::NotFound(_)) => return Err(CommandError::user(error).with_code(1)),
         Err(error) => return Err(error.into()),
     };
@@ -69,7 +73,7 @@ fn one(args: &Args, context: &Context, typed: &str) -> Result<(), CommandError> 
         users.into_iter().map(String::from).collect()
     };
     match volume::remove_to(&context.layout, &volume.name, context.removal(), users) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         Err(error @ VolumeError::InUse { .. }) => Err(CommandError::user(error).with_code(2)),
         Err(error) => Err(error.into()),
     }

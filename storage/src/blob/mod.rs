@@ -7,6 +7,8 @@
 
 pub mod ingest;
 
+pub mod spool;
+
 pub mod store;
 
 use std::io;

@@ -8,9 +8,15 @@ pub mod config;
 
 pub mod record;
 
+mod error;
+
 pub mod store;
 
+mod garbage;
+
 pub mod undo;
+
+pub mod list;
 
 pub mod space;
 

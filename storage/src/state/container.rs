@@ -9,6 +9,10 @@
 //! rename containers/<id> into trash/ (now it does not) → names/<name> → <runtime>/<id>
 //! ```
 
+mod creation;
+
+mod find;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,15 +21,19 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{Durability, WriteError, write_atomic};
-use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
+use super::layout::{ContainerId, Layout, LayoutError, create_dir};
 use super::lock::{FileLock, LockError};
 use super::name::{self, NameError, NamesLock};
 use super::request::Request;
 use super::status::StatusError;
-use super::trash::{self, TrashError};
+use super::trash::TrashError;
 use super::undo::{self, Kind, Removal};
 use super::version::{self, ReadError};
 use crate::digest::{DiffId, Digest};
+
+pub use creation::Creation;
+pub use find::{find, ids, list};
+pub(crate) use find::{ids_in, name_of};
 
 /// The newest format of `container.json` this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;
@@ -151,82 +159,6 @@ impl Record {
         let bytes =
             serde_json::to_vec(self).map_err(|source| ContainerError::Serialise { id: self.id.clone(), source })?;
         Ok(write_atomic(&directory.join(FILE), &bytes, durability)?)
-    }
-}
-
-/// A container that is being created: its lock is held, its directory is there, its record is not.
-///
-/// Dropped without [`Creation::publish`], everything is taken away again.
-#[derive(Debug)]
-pub struct Creation<'a> {
-    layout: &'a Layout,
-    id: ContainerId,
-    lock: Option<FileLock>,
-    name: Option<String>,
-}
-
-impl<'a> Creation<'a> {
-    /// Takes the lock of a new container and makes its two directories.
-    ///
-    /// # Errors
-    /// [`ContainerError::Layout`] and [`ContainerError::Lock`].
-    pub fn begin(layout: &'a Layout, id: ContainerId) -> Result<Self, ContainerError> {
-        let lock = lock_new(layout, &id)?;
-        let creation = Self { layout, id, lock: Some(lock), name: None };
-        create_dir(&layout.container(&creation.id))?;
-        trash::prepare(layout)?;
-        Ok(creation)
-    }
-
-    /// Claims the name it shall have.
-    ///
-    /// # Errors
-    /// [`NameError`].
-    pub fn claim_name(&mut self, name: &str) -> Result<(), NameError> {
-        name::claim(self.layout, name, &self.id)?;
-        self.name = Some(name.to_owned());
-        Ok(())
-    }
-
-    /// Claims a random name and returns it.
-    ///
-    /// # Errors
-    /// [`NameError`].
-    pub fn claim_random_name(&mut self) -> Result<String, NameError> {
-        let name = name::claim_random(self.layout, &self.id)?;
-        self.name = Some(name.clone());
-        Ok(name)
-    }
-
-    /// The id.
-    pub fn id(&self) -> &ContainerId {
-        &self.id
-    }
-
-    /// The container's own directory, for everything that goes beside the record.
-    pub fn directory(&self) -> PathBuf {
-        self.layout.container(&self.id)
-    }
-
-    /// Writes the record; from here on the container exists. Returns the lock: a supervisor keeps it for life, `create`
-    /// drops it.
-    ///
-    /// # Errors
-    /// [`ContainerError::Write`]; everything is taken away again then.
-    pub fn publish(mut self, record: &Record, durability: Durability) -> Result<FileLock, ContainerError> {
-        record.write(self.layout, durability)?;
-        let lock = self.lock.take();
-        // `lock` is there from `begin` until here.
-        lock.ok_or_else(|| ContainerError::Busy(self.id.clone()))
-    }
-}
-
-impl Drop for Creation<'_> {
-    fn drop(&mut self) {
-        if self.lock.is_some() {
-            // Best effort: what stays has a free lock and no record, which is what a sweep looks for.
-            let _ = discard(self.layout, &self.id, self.name.as_deref(), None);
-        }
     }
 }
 
@@ -378,89 +310,6 @@ pub fn set_driver(layout: &Layout, id: &ContainerId, driver: &str) -> Result<(),
 /// [`ContainerError::Read`].
 pub fn load(layout: &Layout, id: &ContainerId) -> Result<Option<Record>, ContainerError> {
     Ok(version::read(&layout.container(id).join(FILE), VERSION)?)
-}
-
-/// The name in a container's record, without the rest of it.
-pub(super) fn name_of(layout: &Layout, id: &ContainerId) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Named {
-        name: String,
-    }
-    version::read::<Named>(&layout.container(id).join(FILE), VERSION).ok().flatten().map(|named| named.name)
-}
-
-/// The ids of all directories below `containers/`, published or not, in no order.
-///
-/// # Errors
-/// [`ContainerError::Io`].
-pub fn ids(layout: &Layout) -> Result<Vec<ContainerId>, ContainerError> {
-    ids_in(&layout.containers())
-}
-
-pub(crate) fn ids_in(path: &Path) -> Result<Vec<ContainerId>, ContainerError> {
-    let failed = |source| ContainerError::Io { action: "list", path: path.to_owned(), source };
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut ids = Vec::new();
-    for entry in entries {
-        if let Some(id) = entry.map_err(failed)?.file_name().to_str().and_then(|name| ContainerId::parse(name).ok()) {
-            ids.push(id);
-        }
-    }
-    Ok(ids)
-}
-
-/// Every container, the oldest first. One that cannot be read is reported beside the others, not instead of them.
-///
-/// # Errors
-/// [`ContainerError::Io`] when the directory itself cannot be read.
-pub fn list(layout: &Layout) -> Result<(Vec<Record>, Vec<ContainerError>), ContainerError> {
-    let mut records = Vec::new();
-    let mut errors = Vec::new();
-    for id in ids(layout)? {
-        match load(layout, &id) {
-            Ok(Some(record)) => records.push(record),
-            Ok(None) => {}
-            Err(error) => errors.push(error),
-        }
-    }
-    records.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-    Ok((records, errors))
-}
-
-/// Finds a container by full id, by name, or by a prefix of its id that fits no other.
-///
-/// # Errors
-/// [`ContainerError::NotFound`] and [`ContainerError::Ambiguous`].
-pub fn find(layout: &Layout, text: &str) -> Result<Record, ContainerError> {
-    let not_found = || ContainerError::NotFound(text.to_owned());
-    if let Ok(id) = ContainerId::parse(text)
-        && let Some(record) = load(layout, &id)?
-    {
-        return Ok(record);
-    }
-    // A name that leads to a container of another name is the trace of a rename cut short.
-    if let Some(id) = name::lookup(layout, text)
-        && let Some(record) = load(layout, &id)?
-        && record.name == text
-    {
-        return Ok(record);
-    }
-    if text.is_empty() || text.len() > 64 || !is_lower_hex(text) {
-        return Err(not_found());
-    }
-    let mut found = None;
-    for id in ids(layout)?.into_iter().filter(|id| id.as_str().starts_with(text)) {
-        if let Some(record) = load(layout, &id)?
-            && found.replace(record).is_some()
-        {
-            return Err(ContainerError::Ambiguous(text.to_owned()));
-        }
-    }
-    found.ok_or_else(not_found)
 }
 
 /// Takes a lock whose directory a sweep may take away before the lock is held.

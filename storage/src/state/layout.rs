@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $XDG_DATA_HOME/coracle/        data: survives a reboot, 0700
-//!   images/ layers/ mounts/<image>/ containers/<id>/ names/<name> volumes/<name>/ networks/ undo/ trash/ events{,.1}
+//!   images/ layers/ mounts/<image>/ containers/<id>/ names/<name> volumes/<name>/ networks/ build/ undo/ trash/ events{,.1}
 //! $XDG_RUNTIME_DIR/coracle/      runtime: tmpfs, gone after a reboot, 0700
 //!   <id>/{lock,state.json,exec/…}  net/
 //! ```
@@ -194,6 +194,11 @@ impl Layout {
     /// What was removed and can be brought back.
     pub fn undo(&self) -> PathBuf {
         self.data.join("undo")
+    }
+
+    /// What builds make and keep.
+    pub fn build(&self) -> PathBuf {
+        self.data.join("build")
     }
 
     /// Held while `--userns auto` chooses a range of ids.

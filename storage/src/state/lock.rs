@@ -4,10 +4,12 @@
 //! A process that takes more than one takes them in this order, and gives up rather than wait against it:
 //!
 //! ```text
+//! 0. build/lock                shared: a build runs; exclusive: prune of its cache, only ever tried
+//! 0. build/mounts/*/lock       one RUN cache, by a step that wants it alone
 //! 0. undo.lock                 taking something out of the trash, to bring it back or to unlink it
 //! 0. images/pin.lock           shared: blobs and layers stay; exclusive: delete some; only ever tried exclusively
 //! 0. images/blobs/.tmp-*       one blob; a layer's holder may wait for the configuration's, whose holder waits for none
-//! 1. images/lock               index.json
+//! 1. images/lock               index.json, lists.json
 //! 2. layers/.tmp-*/lock        one unpack; only ever tried, never waited for
 //! 2. auto-ids.lock             a range of ids that is chosen and not yet in a record
 //! 3. <runtime>/<id>/lock       one container; its supervisor holds it for life

@@ -6,6 +6,7 @@
 //! | `containers/<id>/exit` | the supervisor | every command | container | none: a lost record reads as *exit code unknown* |
 //! | `names/<name>` | who creates or renames the container | every command | the symlink is the lock | as its container |
 //! | `<runtime>/<id>/state.json` | the supervisor | every command | container | none: tmpfs |
+//! | `<oci root>/<id>/state.json` | `oci create`, `start` … | `oci` commands | its own | none: tmpfs |
 //! | `volumes/<name>/volume.json` | who creates the volume | every command | published by rename | fdatasync |
 //! | `undo/…` | who removes | `trash`, `undo` | `undo.lock` to take something out | as before its removal |
 //! | `pods/<id>.json` | who creates the pod | every command | `pods.lock` | fdatasync |
@@ -28,9 +29,13 @@ pub mod name;
 
 pub mod container;
 
+pub mod records;
+
 pub mod pod;
 
 pub mod status;
+
+pub mod oci;
 
 pub mod events;
 

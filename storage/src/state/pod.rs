@@ -8,17 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{Durability, WriteError, remove_if_there, write_atomic};
 use super::container::{self, ContainerError, Record};
 use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
-use super::lock::{FileLock, LockError};
-use super::version::{self, ReadError};
+use super::records::{Records, RecordsError};
+use super::request::{RestartPolicy, UserNamespace};
 
 /// The newest format this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;
@@ -33,31 +31,12 @@ pub enum PodError {
     /// Its name is taken.
     #[error("adding pod to state: name \"{0}\" is in use: pod already exists")]
     Exists(String),
-    /// The file cannot be used.
+    /// Its file cannot be used.
     #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The file cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The lock cannot be taken.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// `pods/` cannot be made.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
+    Records(#[from] RecordsError),
     /// Its containers cannot be listed.
     #[error(transparent)]
     Container(#[from] ContainerError),
-    /// Another kernel call failed.
-    #[error("cannot {action} {}: {}", path.display(), crate::sys::reason(source))]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
 }
 
 /// What happens when the last container of a pod ends.
@@ -100,14 +79,16 @@ pub struct Pod {
     /// What happens when the last container ends.
     #[serde(default)]
     pub exit_policy: ExitPolicy,
+    /// What happens to its containers when they end, unless they have a policy of their own.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// The user namespace of its containers.
+    #[serde(default)]
+    pub userns: UserNamespace,
 }
 
-fn directory(layout: &Layout) -> PathBuf {
-    layout.data_dir().join("pods")
-}
-
-fn file(layout: &Layout, id: &ContainerId) -> PathBuf {
-    directory(layout).join(format!("{id}.json"))
+fn records(layout: &Layout) -> Records {
+    Records::of(layout, "pods", VERSION)
 }
 
 /// The empty directory that serves infra containers as root.
@@ -115,7 +96,7 @@ fn file(layout: &Layout, id: &ContainerId) -> PathBuf {
 /// # Errors
 /// [`LayoutError`].
 pub fn root(layout: &Layout) -> Result<PathBuf, LayoutError> {
-    let path = directory(layout).join("root");
+    let path = records(layout).directory()?.join("root");
     create_dir(&path)?;
     Ok(path)
 }
@@ -125,13 +106,13 @@ pub fn root(layout: &Layout) -> Result<PathBuf, LayoutError> {
 /// # Errors
 /// [`PodError::Exists`].
 pub fn create(layout: &Layout, pod: &Pod) -> Result<(), PodError> {
-    create_dir(&directory(layout))?;
-    let _lock = FileLock::exclusive(&layout.data_dir().join("pods.lock"))?;
+    let records = records(layout);
+    let _lock = records.lock()?;
     let taken = list(layout)?.iter().any(|other| other.name == pod.name);
     if taken || fs::symlink_metadata(layout.name(&pod.name)).is_ok() {
         return Err(PodError::Exists(pod.name.clone()));
     }
-    Ok(write_atomic(&file(layout, &pod.id), &serde_json::to_vec(pod).unwrap_or_default(), Durability::Data)?)
+    Ok(records.write(pod.id.as_str(), pod)?)
 }
 
 /// Every pod, oldest first.
@@ -139,21 +120,7 @@ pub fn create(layout: &Layout, pod: &Pod) -> Result<(), PodError> {
 /// # Errors
 /// [`PodError`].
 pub fn list(layout: &Layout) -> Result<Vec<Pod>, PodError> {
-    let path = directory(layout);
-    let failed = |source| PodError::Io { action: "list", path: path.clone(), source };
-    let entries = match fs::read_dir(&path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut pods = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        let id = name.to_str().and_then(|name| ContainerId::parse(name.strip_suffix(".json")?).ok());
-        if let Some(id) = id {
-            pods.extend(load(layout, &id)?);
-        }
-    }
+    let mut pods: Vec<Pod> = records(layout).list(|name| ContainerId::parse(name).is_ok())?;
     pods.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
     Ok(pods)
 }
@@ -161,9 +128,9 @@ pub fn list(layout: &Layout) -> Result<Vec<Pod>, PodError> {
 /// Reads one pod by its whole id.
 ///
 /// # Errors
-/// [`PodError::Read`].
+/// [`PodError::Records`].
 pub fn load(layout: &Layout, id: &ContainerId) -> Result<Option<Pod>, PodError> {
-    Ok(version::read(&file(layout, id), VERSION)?)
+    Ok(records(layout).read(id.as_str())?)
 }
 
 /// Finds a pod by name, id, or the beginning of an id that fits no other.
@@ -185,10 +152,9 @@ pub fn find(layout: &Layout, text: &str) -> Result<Pod, PodError> {
 /// Forgets a pod; its containers are the caller's business.
 ///
 /// # Errors
-/// [`PodError::Io`].
+/// [`PodError::Records`].
 pub fn remove(layout: &Layout, id: &ContainerId) -> Result<(), PodError> {
-    let path = file(layout, id);
-    remove_if_there(&path).map_err(|source| PodError::Io { action: "remove", path, source })
+    Ok(records(layout).remove(id.as_str())?)
 }
 
 /// The containers of a pod, the one that holds its namespaces first, the others in the order of their creation.
@@ -221,6 +187,8 @@ mod tests {
             labels: BTreeMap::new(),
             create_command: Vec::new(),
             exit_policy: ExitPolicy::Continue,
+            restart: RestartPolicy::No,
+            userns: UserNamespace::Host,
         };
         assert!(matches!(find(&layout, "p"), Err(PodError::NotFound(_))));
         let one = pod("p");

@@ -16,13 +16,15 @@ use serde::{Deserialize, Serialize};
 mod accounts;
 mod mounts;
 mod network;
+mod service;
 
 pub use accounts::{Accounts, IdRange};
 pub use mounts::{
     BindMount, Device, DevptsMount, ImageMount, Mount, Overlay, Propagation, SecretKind, SecretUse, TmpfsMount,
     VolumeMount, VolumesFrom,
 };
-pub use network::{AddHost, ExposedPorts, Network, Protocol, PublishedPort};
+pub use network::{AddHost, ExposedPorts, Link, Network, Protocol, PublishedPort};
+pub use service::{Notify, Service};
 
 /// Everything asked for of one container, defaults resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +88,8 @@ pub struct Request {
     pub pod_name: String,
     /// It holds the namespaces of its pod, and executes nothing.
     pub infra: bool,
+    /// It runs to its end before the others of its pod start.
+    pub init_container: Option<InitContainer>,
     /// Delete the container when it exits.
     pub remove: bool,
     /// Where the container's id was asked to be written.
@@ -94,6 +98,8 @@ pub struct Request {
     pub pidfile: Option<PathBuf>,
     /// Where the pid of the supervisor is written.
     pub supervisor_pidfile: Option<PathBuf>,
+    /// What it has to do with systemd.
+    pub service: Service,
     /// Containers that are started before this one.
     pub requires: Vec<String>,
 
@@ -111,11 +117,15 @@ pub struct Request {
     pub shm_size_bytes: Option<u64>,
     /// There is no `/dev/shm` (`--ipc none`).
     pub no_shm: bool,
+    /// Directories in the container that programs change their root to.
+    pub chroot_dirs: Vec<PathBuf>,
     /// Host devices made visible.
     pub devices: Vec<Device>,
     /// Rules for the device cgroup, as given.
     pub device_cgroup_rules: Vec<String>,
 
+    /// NIS domain name; none when absent.
+    pub domainname: Option<String>,
     /// Host name; the short container id when absent.
     pub hostname: Option<String>,
     /// The network and what is published on it.
@@ -157,6 +167,16 @@ pub struct Request {
     pub restart: RestartPolicy,
     /// How the container's health is found out; absent when it is not.
     pub healthcheck: Option<Healthcheck>,
+}
+
+/// When a container runs that comes before the others of its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitContainer {
+    /// At each start of the pod.
+    Always,
+    /// At the first one; it is removed when it has ended.
+    Once,
 }
 
 /// When the image is looked for in its registry.

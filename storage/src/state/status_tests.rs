@@ -1,6 +1,7 @@
 //! The tables behind [`super`]: states × events, and what is concluded from files × lock × boot.
 
 use super::super::container::tests::{create, layout};
+use super::observe::{Evidence, conclude};
 use super::*;
 
 fn init() -> Init {

@@ -24,8 +24,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::container::{self, ContainerError, Record};
-use super::layout::{Layout, create_dir, random_hex};
+use super::layout::{ContainerId, Layout, create_dir, random_hex};
 use super::lock::{FileLock, LockError};
+use super::pod;
+use super::request::Namespace;
 use super::trash::{self, TrashError};
 
 /// What cannot be brought back.
@@ -266,8 +268,32 @@ impl UndoLock {
         if let Some(name) = name {
             name.clone_into(&mut record.name);
         }
-        Ok(container::bring_back(layout, &record, &entry.path, name.is_some())?)
+        let is_lone = leave_lost_pod(layout, &mut record);
+        Ok(container::bring_back(layout, &record, &entry.path, name.is_some() || is_lone)?)
     }
+}
+
+/// A container whose pod is gone is one of its own: it claims neither the pod nor namespaces that nobody holds. Tells
+/// whether it had one.
+fn leave_lost_pod(layout: &Layout, record: &mut Record) -> bool {
+    let request = &mut record.request;
+    let Some(pod) = &request.pod else { return false };
+    if ContainerId::parse(pod).is_ok_and(|id| matches!(pod::load(layout, &id), Ok(Some(_)) | Err(_))) {
+        return false;
+    }
+    request.pod = None;
+    request.pod_name.clear();
+    request.init_container = None;
+    let is_lost = |holder: &str| container::find(layout, holder).is_err();
+    if request.network.mode.strip_prefix("container:").is_some_and(is_lost) {
+        request.network.mode.clear();
+    }
+    for namespace in [&mut request.ipc, &mut request.pid, &mut request.uts] {
+        if matches!(namespace, Namespace::Container(holder) if is_lost(holder)) {
+            *namespace = Namespace::Private;
+        }
+    }
+    true
 }
 
 #[cfg(test)]
@@ -312,6 +338,26 @@ mod tests {
         assert_eq!(list(&layout), std::slice::from_ref(&entry));
         let back = lock.restore_container(&layout, &entry, Some("old")).unwrap();
         assert_eq!((back.name.as_str(), container::find(&layout, "old").unwrap().id), ("old", record.id));
+    }
+
+    #[test]
+    fn a_container_claims_no_pod_that_is_gone() {
+        let (_root, layout) = layout();
+        let record = create(&layout, "1", "web");
+        let holder = "f".repeat(64);
+        container::update(&layout, &record.id, |request| {
+            (request.pod, request.pod_name) = (Some("e".repeat(64)), "p".to_owned());
+            request.network.mode = format!("container:{holder}");
+            (request.ipc, request.uts) = (Namespace::Container(holder.clone()), Namespace::Host);
+        })
+        .unwrap();
+        let record = container::find(&layout, "web").unwrap();
+        remove(&layout, &record, &Removal::new());
+        let [entry] = list(&layout).try_into().unwrap();
+        UndoLock::take(&layout).unwrap().restore_container(&layout, &entry, None).unwrap();
+        let request = container::find(&layout, "web").unwrap().request;
+        assert_eq!((request.pod, request.pod_name.as_str(), request.network.mode.as_str()), (None, "", ""));
+        assert_eq!((request.ipc, request.uts), (Namespace::Private, Namespace::Host));
     }
 
     #[test]

@@ -230,7 +230,7 @@ fn configuration(base: &Image, diff_id: &DiffId, commit: &CommitOptions) -> serd
 }
 
 /// The media type of a layer in a manifest of this format.
-fn layer_type(known: &str, format: Format) -> String {
+pub(crate) fn layer_type(known: &str, format: Format) -> String {
     const PAIRS: [(&str, &str); 3] = [
         (media_type::OCI_LAYER, media_type::DOCKER_LAYER),
         (media_type::OCI_LAYER_GZIP, media_type::DOCKER_LAYER_GZIP),

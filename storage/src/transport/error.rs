@@ -132,3 +132,13 @@ pub struct PullError {
     /// Why it is not there now.
     pub reason: TransportError,
 }
+
+/// A push failed. `Display` is one complete line: `push localhost:5000/x:latest: layer sha256:…: access denied`.
+#[derive(Debug, thiserror::Error)]
+#[error("push {to}: {reason}")]
+pub struct PushError {
+    /// Where it was to go.
+    pub to: String,
+    /// Why it is not there now.
+    pub reason: TransportError,
+}

@@ -78,14 +78,16 @@ impl Imported {
     fn new(file: File, layer: Descriptor, diff_id: &DiffId, import: &ImportOptions) -> Result<Self, TransportError> {
         let platform = import.platform.clone().unwrap_or_else(Platform::host);
         let created = jiff::Timestamp::now().to_string();
-        let comment = import.message.as_deref().unwrap_or("imported from a tar of files");
+        let comment = import.message.as_deref().unwrap_or("imported from tarball");
+        // docker's words, and podman's.
+        let created_by = format!("/bin/sh -c #(nop) ADD file:{} in /", diff_id.hex());
         let mut config = json!({
             "created": created,
             "architecture": platform.architecture,
             "os": platform.os,
             "config": import.config,
             "rootfs": {"type": "layers", "diff_ids": [diff_id.to_string()]},
-            "history": [{"created": created, "comment": comment}],
+            "history": [{"created": created, "created_by": created_by, "comment": comment}],
         });
         if let Some(variant) = platform.variant {
             config["variant"] = json!(variant);

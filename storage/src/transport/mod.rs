@@ -2,12 +2,17 @@
 //!
 //! ```text
 //! Source (what was typed) → ImageSource (opened) → pull: manifest → configuration ‖ layers → store
+//! store → push: layers ‖ configuration → manifest → registry
 //! ```
 //! A transport only hands out bytes; that they are the right ones, and what they become, is decided once, in [`pull`].
 
 pub mod error;
 
 pub mod pull;
+
+mod retry;
+
+mod stop;
 
 mod stream;
 
@@ -16,6 +21,8 @@ mod publish;
 mod unpack;
 
 pub mod registry;
+
+pub mod push;
 
 pub mod oci_layout;
 
@@ -33,11 +40,14 @@ pub mod import;
 
 pub mod commit;
 
+pub mod download;
+
 use std::io::Read;
 use std::path::PathBuf;
 
-pub use error::{PullError, TransportError};
+pub use error::{PullError, PushError, TransportError};
 pub use pull::{PullOptions, pull, pull_from};
+pub use push::{PushOptions, push};
 
 use crate::digest::Digest;
 use crate::image::manifest::Descriptor;

@@ -11,10 +11,6 @@
 
 mod fetch;
 
-mod retry;
-
-mod stop;
-
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,9 +20,10 @@ use std::time::Duration;
 
 use fetch::Job;
 
-use self::stop::Stop;
 use super::publish::{self, Publisher, Ready};
 use super::registry::{ClientOptions, RegistryError, RegistrySource};
+use super::retry::Retry;
+use super::stop::Stop;
 use super::{ImageSource, PullError, RawManifest, Source, TransportError};
 use crate::blob::{BlobError, Claim};
 use crate::digest::Digest;
@@ -154,6 +151,12 @@ impl Found {
 }
 
 impl Pull<'_> {
+    fn retry(&self) -> Retry<'_> {
+        let PullOptions { retry_delay, client, .. } = self.options;
+        let (limit, given) = (self.source.retries(), client.retry_delay);
+        Retry { limit, first: *retry_delay, given, stop: &self.stop, progress: self.progress }
+    }
+
     fn find_manifest(&self) -> Result<Found, TransportError> {
         let (mut digest, mut raw) = self.top()?;
         let mut descriptor = Descriptor::new("", digest.clone(), raw.bytes.len() as u64);
@@ -187,7 +190,7 @@ impl Pull<'_> {
         let is_known = names.iter().any(|name| name.digest().is_some() || self.store.has_name(name));
         let mut expected = None;
         if is_known {
-            expected = match self.retrying(|| self.source.top_digest()) {
+            expected = match self.retry().retrying(|| self.source.top_digest()) {
                 Ok(digest) => digest,
                 // Some servers do not answer HEAD.
                 Err(TransportError::Registry(RegistryError::Status { .. })) => None,
@@ -199,7 +202,7 @@ impl Pull<'_> {
                 return Ok((digest.clone(), RawManifest { media_type: None, bytes }));
             }
         }
-        let raw = self.retrying(|| self.source.manifest(None))?;
+        let raw = self.retry().retrying(|| self.source.manifest(None))?;
         let by_digest = names.iter().find_map(|name| name.digest()).and(expected);
         let digest = match by_digest {
             Some(expected) => {
@@ -225,7 +228,7 @@ impl Pull<'_> {
             let (len_bytes, limit_bytes) = (entry.size, MANIFEST_LIMIT_BYTES);
             return Err(ImageError::TooLarge { what, len_bytes, limit_bytes }.into());
         }
-        let raw = self.retrying(|| self.source.manifest(Some(entry)))?;
+        let raw = self.retry().retrying(|| self.source.manifest(Some(entry)))?;
         check_document(entry, &raw.bytes)?;
         Ok(RawManifest { media_type, bytes: raw.bytes })
     }
@@ -353,7 +356,7 @@ impl Pull<'_> {
                     None => blobs.remove(&descriptor.digest)?,
                 },
                 Claim::Ours(mut ingest) => {
-                    let raw = self.retrying(|| {
+                    let raw = self.retry().retrying(|| {
                         let mut raw = Vec::new();
                         let blob = self.source.blob(descriptor, 0)?;
                         let mut bytes = blob.reader.take(descriptor.size + 1);

@@ -87,7 +87,24 @@ pub fn oci_archive(store: &ImageStore, images: &[Saved<'_>], out: impl Write) ->
     let mut archive = Archive::new(out);
     archive.directory("blobs")?;
     archive.directory("blobs/sha256")?;
-    oci(store, images, &mut archive)?;
+    oci(store, &with_full_names(images), &mut archive)?;
+    archive.finish()
+}
+
+/// As [`oci_archive`], one image under a name that need be no reference.
+///
+/// # Errors
+/// As [`docker_archive`].
+pub fn oci_archive_as(
+    store: &ImageStore,
+    image: &Image,
+    name: Option<&str>,
+    out: impl Write,
+) -> Result<(), TransportError> {
+    let mut archive = Archive::new(out);
+    archive.directory("blobs")?;
+    archive.directory("blobs/sha256")?;
+    oci(store, &[(image, name.map(str::to_owned).into_iter().collect())], &mut archive)?;
     archive.finish()
 }
 
@@ -97,7 +114,25 @@ pub fn oci_archive(store: &ImageStore, images: &[Saved<'_>], out: impl Write) ->
 /// As [`docker_archive`].
 pub fn oci_directory(store: &ImageStore, images: &[Saved<'_>], path: &Path) -> Result<(), TransportError> {
     let mut directory = Directory::new(path)?;
-    oci(store, images, &mut directory)
+    oci(store, &with_full_names(images), &mut directory)
+}
+
+/// As [`oci_directory`], one image under a name that need be no reference.
+///
+/// # Errors
+/// As [`docker_archive`].
+pub fn oci_directory_as(
+    store: &ImageStore,
+    image: &Image,
+    name: Option<&str>,
+    path: &Path,
+) -> Result<(), TransportError> {
+    let mut directory = Directory::new(path)?;
+    oci(store, &[(image, name.map(str::to_owned).into_iter().collect())], &mut directory)
+}
+
+fn with_full_names<'a>(images: &[Saved<'a>]) -> Vec<(&'a Image, Vec<String>)> {
+    images.iter().map(|saved| (saved.image, saved.names.iter().map(ToString::to_string).collect())).collect()
 }
 
 /// Writes skopeo's `dir:` format; it holds one image.
@@ -114,10 +149,10 @@ pub fn docker_directory(store: &ImageStore, image: &Image, path: &Path) -> Resul
     directory.file("manifest.json", &manifest)
 }
 
-fn oci(store: &ImageStore, images: &[Saved<'_>], out: &mut impl Target) -> Result<(), TransportError> {
+fn oci(store: &ImageStore, images: &[(&Image, Vec<String>)], out: &mut impl Target) -> Result<(), TransportError> {
     let mut written = HashSet::new();
     let mut entries: Vec<Descriptor> = Vec::new();
-    for Saved { image, names } in images {
+    for (image, names) in images {
         for descriptor in blobs_of(image).into_iter().chain([image.manifest.clone()]) {
             if written.insert(descriptor.digest.clone()) {
                 let name = format!("blobs/{}/{}", descriptor.digest.algorithm().as_str(), descriptor.digest.hex());
@@ -131,7 +166,7 @@ fn oci(store: &ImageStore, images: &[Saved<'_>], out: &mut impl Target) -> Resul
         }
         for name in names {
             let mut entry = entry.clone();
-            entry.annotations = Some(BTreeMap::from([(ANNOTATION_NAME.to_owned(), name.to_string())]));
+            entry.annotations = Some(BTreeMap::from([(ANNOTATION_NAME.to_owned(), name.clone())]));
             entries.push(entry);
         }
     }

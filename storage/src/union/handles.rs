@@ -1,11 +1,16 @@
 //! Descriptors kept open for the next request, the least recently used closed first.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 use super::attributes::InodeNo;
 use super::inode_table::ByNumber;
+
+/// Most descriptors to have the kernel make room for at once: 128 KiB of its memory.
+const ROOM: usize = (1 << 14) - 1;
 
 /// Which of a file's descriptors: [`OWN`] or that of a directory in a lower layer.
 pub(super) type Which = u16;
@@ -48,6 +53,13 @@ struct Slot {
 impl Handles {
     pub(super) fn new(max: usize) -> Self {
         Self { max: max.max(8), inner: Mutex::default() }
+    }
+
+    /// See [`Union::make_room`](super::Union::make_room); `any` is any descriptor.
+    pub(super) fn make_room(&self, any: BorrowedFd<'_>) {
+        let last = i32::try_from(self.max.min(ROOM)).unwrap_or(i32::MAX);
+        // What cannot be had now is asked for again when it is needed.
+        let _ = fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(last)).and_then(nix::unistd::close);
     }
 
     pub(super) fn get(&self, ino: InodeNo, which: Which) -> Option<Handle> {
@@ -122,9 +134,25 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     fn null() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn room_is_made_for_as_many_as_may_be_open() {
+        let size = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+            line.trim().parse::<usize>().unwrap()
+        };
+        let any = null();
+        Handles::new(700).make_room(any.as_fd());
+        assert!(size() > 700);
+        let before = size();
+        Handles::new(usize::MAX).make_room(any.as_fd());
+        assert!(size() >= before, "no room is no failure");
     }
 
     #[test]

@@ -85,6 +85,7 @@ pub enum ServeError {
 /// [`ServeError`] if the kernel speaks another protocol or `fuse` is not the device of a mounted file system.
 pub fn serve(union: Union, fuse: OwnedFd, settings: Settings) -> Result<(), ServeError> {
     let threads = settings.threads;
+    union.make_room();
     session::serve(&Server { union, settings }, fuse, threads).map_err(ServeError::Session)
 }
 

@@ -137,6 +137,13 @@ impl Tree {
         })
     }
 
+    /// See [`Union::make_room`](super::Union::make_room).
+    pub(super) fn make_room(&self) {
+        if let Some(any) = self.roots.first() {
+            self.handles.make_room(any.fd.as_fd());
+        }
+    }
+
     /// The node of a number that the kernel uses.
     pub(super) fn node(&self, ino: InodeNo) -> nix::Result<Arc<Node>> {
         self.table.get(ino).ok_or(Errno::ESTALE)

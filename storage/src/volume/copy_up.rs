@@ -117,7 +117,7 @@ impl Copy<'_> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let target = step("openat", openat(to, name, flags, Mode::S_IRUSR | Mode::S_IWUSR))?;
         let (source, target) = (File::from(source), File::from(target));
-        copy_data(&source, &target, stat.st_size)?;
+        step("copy_file_range", copy_data(&source, &target, stat.st_size))?;
         self.attributes(stat, source.as_fd(), target.as_fd())
     }
 
@@ -177,25 +177,25 @@ fn own_and_date(stat: &FileStat, to: BorrowedFd<'_>, name: &CStr) -> Step<()> {
 }
 
 /// Copies the extents that hold data and leaves holes as holes.
-fn copy_data(mut source: &File, mut target: &File, len_bytes: i64) -> Step<()> {
+pub(crate) fn copy_data(mut source: &File, mut target: &File, len_bytes: i64) -> nix::Result<()> {
     use nix::unistd::{Whence, ftruncate, lseek};
     use std::io::{Read, Seek, SeekFrom};
     let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     let mut position = 0;
     while position < len_bytes {
         let (data, end) = match lseek(source, position, Whence::SeekData) {
-            Ok(data) => (data, step("lseek", lseek(source, data, Whence::SeekHole))?),
+            Ok(data) => (data, lseek(source, data, Whence::SeekHole)?),
             // Only a hole is left.
             Err(Errno::ENXIO) => break,
             Err(_) => (position, len_bytes),
         };
         let at = SeekFrom::Start(u64::try_from(data).unwrap_or(0));
-        source.seek(at).and_then(|_| target.seek(at)).map_err(|error| ("lseek", errno(error)))?;
+        source.seek(at).and_then(|_| target.seek(at)).map_err(errno)?;
         let extent = u64::try_from(end - data).unwrap_or(0);
-        io::copy(&mut source.take(extent), &mut target).map_err(|error| ("copy_file_range", errno(error)))?;
+        io::copy(&mut source.take(extent), &mut target).map_err(errno)?;
         position = end;
     }
-    step("ftruncate", ftruncate(target, len_bytes))
+    ftruncate(target, len_bytes)
 }
 
 pub(super) fn entries(dir: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {

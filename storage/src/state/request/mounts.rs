@@ -195,6 +195,9 @@ impl Propagation {
 pub struct SecretUse {
     /// The secret's name; what it holds is looked up at each start.
     pub name: String,
+    /// Only what the secret, an object of Kubernetes in JSON, has under this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// How the container sees it.
     #[serde(flatten)]
     pub kind: SecretKind,

@@ -13,12 +13,16 @@ pub struct Network {
     pub mode: String,
     /// Ports of the host that lead into the container.
     pub published: Vec<PublishedPort>,
+    /// Ports that this user may not open are published 8000 higher.
+    pub remap_low_ports: bool,
     /// Publish every exposed port on a free port of the host.
     pub publish_all: bool,
     /// Ports the container listens on, by the image and by `--expose`.
     pub exposed: Vec<ExposedPorts>,
     /// Further names on the network.
     pub aliases: Vec<String>,
+    /// Containers that are known by name.
+    pub links: Vec<Link>,
     /// Further lines of the hosts file.
     pub add_hosts: Vec<AddHost>,
     /// The hosts file is the image's own.
@@ -41,6 +45,16 @@ pub struct Network {
     pub ip6: Option<Ipv6Addr>,
     /// A fixed hardware address, `92:d0:c6:0a:29:33`.
     pub mac: Option<String>,
+}
+
+/// A container that another one knows by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Link {
+    /// Its name or id.
+    pub container: String,
+    /// What it is called there.
+    pub alias: String,
 }
 
 /// A transport protocol with ports.

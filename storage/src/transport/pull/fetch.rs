@@ -161,7 +161,7 @@ impl Pull<'_> {
             }
             since_bytes = ingest.written_bytes();
             failures += 1;
-            self.wait_before_retry(error, failures)?;
+            self.retry().wait(error, failures)?;
         }
     }
 

@@ -63,12 +63,14 @@ pub(super) fn protocol(what: &str, reason: String) -> RegistryError {
 pub(super) fn status_error(what: &str, response: Response) -> RegistryError {
     let status = response.status();
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(parse_delay);
+    let is_upload = response.url().path().contains("/blobs/uploads/");
     let is_blob = response.url().path().contains("/blobs/");
     let answer = Answer::read(response);
     let what = what.to_owned();
     let detail = |known: &str| answer.detail(known);
     match status.as_u16() {
         401 | 403 => RegistryError::Denied { what, detail: detail("access denied") },
+        404 if is_upload => RegistryError::Status { what, status: status.to_string(), detail: detail("") },
         404 if is_blob => RegistryError::BlobUnknown { what },
         404 => RegistryError::ManifestUnknown { what, detail: detail("manifest unknown") },
         429 => RegistryError::RateLimited { what, detail: detail("too many requests"), retry_after },
@@ -132,7 +134,7 @@ fn has_cause<E: std::error::Error + 'static>(error: &(dyn std::error::Error + 's
     causes(error).into_iter().any(|cause| cause.downcast_ref::<E>().is_some_and(is))
 }
 
-pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(in crate::transport) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let text = match causes(error).last() {
         Some(last) => last.downcast_ref().map_or_else(|| last.to_string(), crate::sys::reason),
         None => String::new(),

@@ -83,6 +83,32 @@ fn take_value(text: &str) -> (String, &str) {
     (value, "")
 }
 
+/// The scopes that a challenge names together with those that we need, so that one token serves the whole push.
+///
+/// ```text
+/// repository:x:pull  +  repository:x:pull,push repository:y:pull  →  repository:x:pull,push repository:y:pull
+/// ```
+pub(super) fn merged_scopes(challenge: &str, ours: &str) -> String {
+    let mut merged: Vec<(&str, Vec<&str>)> = Vec::new();
+    for scope in challenge.split_ascii_whitespace().chain(ours.split_ascii_whitespace()) {
+        let (resource, actions) = scope.rsplit_once(':').unwrap_or((scope, ""));
+        let at = merged.iter().position(|(known, _)| *known == resource).unwrap_or_else(|| {
+            merged.push((resource, Vec::new()));
+            merged.len() - 1
+        });
+        for action in actions.split(',').filter(|action| !action.is_empty()) {
+            if !merged[at].1.contains(&action) {
+                merged[at].1.push(action);
+            }
+        }
+    }
+    let scope = |(resource, actions): &(&str, Vec<&str>)| match actions.is_empty() {
+        true => (*resource).to_owned(),
+        false => format!("{resource}:{}", actions.join(",")),
+    };
+    merged.iter().map(scope).collect::<Vec<_>>().join(" ")
+}
+
 /// The value of an `Authorization` header with a password.
 pub(super) fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
@@ -101,12 +127,15 @@ pub(super) fn basic_of(credentials: Option<&Credentials>) -> Option<String> {
 pub(super) struct Token {
     pub(super) header: String,
     pub(super) expires: Instant,
+    /// What to get others with.
+    pub(super) refresh: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
+    refresh_token: Option<String>,
     expires_in: Option<u64>,
 }
 
@@ -120,7 +149,8 @@ impl Token {
             return Err("the answer holds no token".to_owned());
         }
         let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(60).clamp(60, 24 * 3600) - 5);
-        Ok(Self { header: format!("Bearer {token}"), expires: now + lifetime })
+        let refresh = answer.refresh_token.filter(|token| !token.is_empty());
+        Ok(Self { header: format!("Bearer {token}"), expires: now + lifetime, refresh })
     }
 }
 
@@ -159,6 +189,25 @@ mod tests {
             if headers != ["Bearer ===,="] {
                 assert_eq!(found, expected, "{headers:?}");
             }
+        }
+    }
+
+    #[test]
+    fn scopes_of_a_challenge_and_ours_become_one() {
+        for (challenge, ours, expected) in [
+            ("repository:x:pull", "repository:x:pull", "repository:x:pull"),
+            ("", "", ""),
+            ("repository:x:pull", "repository:x:pull,push", "repository:x:pull,push"),
+            (
+                "repository:x:delete,pull",
+                "repository:x:pull,push repository:y:pull",
+                "repository:x:delete,pull,push repository:y:pull",
+            ),
+            ("repository:localhost:5000/x:pull", "", "repository:localhost:5000/x:pull"),
+            ("registry:catalog:*", "", "registry:catalog:*"),
+            ("odd", "repository:x:pull", "odd repository:x:pull"),
+        ] {
+            assert_eq!(merged_scopes(challenge, ours), expected, "{challenge} + {ours}");
         }
     }
 

@@ -3,26 +3,28 @@
 //! A request here is one attempt; repeating it is decided by the pull. Redirects are followed by hand, because
 //! credentials must not leave for another origin and an encrypted path must stay one.
 
-use std::collections::HashMap;
-use std::io::Read;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use reqwest::blocking::{Client, Request, Response};
+use reqwest::blocking::{Body, Client, Request, Response};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode, Url};
 
 use super::RegistryError;
-use super::answer::{ANSWER_LIMIT_BYTES, Answer, connection_error, cut, innermost, login_hint, protocol, status_error};
-use super::auth::{self, Challenge, Token};
-use super::credentials::{self, Credentials};
+use super::answer::{Answer, connection_error, innermost, login_hint, protocol, status_error};
+use super::auth::{self, Challenge};
+use super::authorize::Authentication;
+use super::credentials::Credentials;
 use super::tls::{self, CertDir};
 use crate::reference::DOCKER_HUB;
 
 /// Docker Hub's API does not answer at the name that its references have.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
+
+/// Where Docker Hub is searched.
+const DOCKER_HUB_INDEX: &str = "index.docker.io";
 
 /// How often a request may be sent elsewhere.
 const REDIRECT_LIMIT: usize = 10;
@@ -42,6 +44,8 @@ pub struct ClientOptions {
     pub idle_timeout: Duration,
     /// `--retry`: how often a request that failed for a passing reason is repeated.
     pub retries: u32,
+    /// `--retry-delay`: how long to wait before that; longer each time if not given.
+    pub retry_delay: Option<Duration>,
 }
 
 impl Default for ClientOptions {
@@ -53,6 +57,7 @@ impl Default for ClientOptions {
             authfile: None,
             idle_timeout: Duration::from_secs(60),
             retries: 3,
+            retry_delay: None,
         }
     }
 }
@@ -63,21 +68,12 @@ enum Scheme {
     Https,
 }
 
-/// What a registry is known to want from us.
-#[derive(Default)]
-struct Authentication {
-    /// Looked up once, when first challenged.
-    credentials: Option<Option<Credentials>>,
-    /// The header of a Basic registry.
-    basic: Option<String>,
-    /// Bearer tokens by scope.
-    tokens: HashMap<String, Token>,
-}
-
 /// A client of one registry, for as long as a command runs. Threads share it and its connections.
 pub struct RegistryClient {
-    registry: String,
-    options: ClientOptions,
+    pub(super) registry: String,
+    pub(super) options: ClientOptions,
+    /// Which of Docker Hub's servers is asked.
+    hub_host: &'static str,
     schemes: &'static [Scheme],
     /// The index into `schemes` of the one that answered.
     scheme: OnceLock<usize>,
@@ -85,19 +81,45 @@ pub struct RegistryClient {
     cert_dir: OnceLock<CertDir>,
     own: OnceLock<Client>,
     foreign: OnceLock<Client>,
-    authentication: Mutex<Authentication>,
+    pub(super) authentication: Mutex<Authentication>,
+    /// Whether to ask for an identity token with each token.
+    pub(super) wants_identity: bool,
 }
 
-/// A request for something in one repository.
+/// Makes the body of a request; called once for each attempt to send it.
+pub(super) type MakeBody<'a> = &'a dyn Fn() -> Result<Body, RegistryError>;
+
+/// A request for something in one repository, or of the registry itself.
 #[derive(Clone, Copy)]
 pub(super) struct Ask<'a> {
     /// How errors name it.
     pub(super) what: &'a str,
+    /// For whose credentials we ask; empty for the registry's.
     pub(super) repository: &'a str,
+    /// What a token must allow, `repository:x:pull`, separated by spaces; empty for the registry itself.
+    pub(super) scope: &'a str,
     pub(super) method: &'a Method,
-    /// Below `/v2/`.
-    pub(super) path: &'a str,
+    pub(super) place: Place<'a>,
     pub(super) headers: &'a [(HeaderName, &'a str)],
+    pub(super) body: Option<MakeBody<'a>>,
+    /// How long it may take in all to send the body and to be answered; without one the silence of the server counts.
+    pub(super) time_limit: Option<Duration>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// Below the registry's `/v2/`; from its root with a slash before it.
+    Path(&'a str),
+    /// Where the registry said: an upload, the next page.
+    Url(&'a Url),
+}
+
+impl<'a> Ask<'a> {
+    /// A request without a body.
+    pub(super) fn new(what: &'a str, method: &'a Method, place: Place<'a>) -> Self {
+        Self { what, repository: "", scope: "", method, place, headers: &[], body: None, time_limit: None }
+    }
 }
 
 impl RegistryClient {
@@ -112,6 +134,7 @@ impl RegistryClient {
         Self {
             registry: registry.to_owned(),
             options: options.clone(),
+            hub_host: DOCKER_HUB_API,
             schemes,
             scheme: OnceLock::new(),
             plain: OnceLock::new(),
@@ -119,37 +142,56 @@ impl RegistryClient {
             own: OnceLock::new(),
             foreign: OnceLock::new(),
             authentication: Mutex::default(),
+            wants_identity: false,
         }
+    }
+
+    /// Asks Docker Hub's search server instead of its registry.
+    pub(super) fn for_search(mut self) -> Self {
+        self.hub_host = DOCKER_HUB_INDEX;
+        self
     }
 
     /// Sends a request, answers a challenge once, and turns every status but success into an error.
     pub(super) fn send(&self, ask: Ask<'_>) -> Result<Response, RegistryError> {
-        let scope = format!("repository:{}:pull", ask.repository);
-        let header = self.known_authorization(&scope);
-        let response = self.send_to_registry(ask, header.as_deref())?;
+        let header = self.known_authorization(ask.scope);
+        let response = self.send_to(ask, header.as_deref())?;
         if response.status() != StatusCode::UNAUTHORIZED || !self.is_own(response.url()) {
             return self.checked(ask, response);
         }
         let challenges = challenges_of(response.headers());
         let is_encrypted = response.url().scheme() == "https";
-        let Some(answer) = self.authorize(ask, &scope, &challenges, is_encrypted, header.as_deref())? else {
+        let Some(answer) = self.authorize(ask, &challenges, is_encrypted, header.as_deref())? else {
             return self.checked(ask, response);
         };
         // Read to its end, the connection serves again.
         drop(Answer::read(response));
-        let response = self.send_to_registry(ask, Some(&answer))?;
+        let response = self.send_to(ask, Some(&answer))?;
         self.checked(ask, response)
     }
 
+    fn send_to(&self, ask: Ask<'_>, authorization: Option<&str>) -> Result<Response, RegistryError> {
+        match ask.place {
+            Place::Path(path) => self.send_to_registry(ask, path, authorization),
+            // Where an upload goes on may be somewhere else, to which we are nobody.
+            Place::Url(url) => self.follow(ask, url.clone(), authorization.filter(|_| self.is_own(url))),
+        }
+    }
+
     /// Tries the schemes that are allowed until one is known to work.
-    fn send_to_registry(&self, ask: Ask<'_>, authorization: Option<&str>) -> Result<Response, RegistryError> {
+    fn send_to_registry(
+        &self,
+        ask: Ask<'_>,
+        path: &str,
+        authorization: Option<&str>,
+    ) -> Result<Response, RegistryError> {
         let mut refusal = None;
         for (position, scheme) in self.schemes.iter().enumerate() {
             if self.scheme.get().is_some_and(|known| *known != position) {
                 continue;
             }
             let is_last = position + 1 == self.schemes.len() || self.scheme.get().is_some();
-            let result = self.send_once(ask, *scheme, authorization);
+            let result = self.send_once(ask, path, *scheme, authorization);
             let is_wrong_scheme = match &result {
                 // What TLS servers say to plain requests.
                 Ok(response) => *scheme == Scheme::Http && response.status() == StatusCode::BAD_REQUEST,
@@ -170,37 +212,39 @@ impl RegistryClient {
         }
         // Another thread found the scheme between two looks.
         refusal.unwrap_or_else(|| {
-            self.send_once(ask, self.schemes[self.scheme.get().copied().unwrap_or(0)], authorization)
+            self.send_once(ask, path, self.schemes[self.scheme.get().copied().unwrap_or(0)], authorization)
         })
     }
 
-    fn send_once(&self, ask: Ask<'_>, scheme: Scheme, authorization: Option<&str>) -> Result<Response, RegistryError> {
-        let host = if self.registry == DOCKER_HUB { DOCKER_HUB_API } else { &self.registry };
+    fn send_once(
+        &self,
+        ask: Ask<'_>,
+        path: &str,
+        scheme: Scheme,
+        authorization: Option<&str>,
+    ) -> Result<Response, RegistryError> {
+        let host = self.host();
         let scheme = match scheme {
             Scheme::Http => "http",
             Scheme::Https => "https",
         };
-        let url = format!("{scheme}://{host}/v2/{}", ask.path);
-        let mut url = Url::parse(&url).map_err(|error| protocol(ask.what, format!("{url}: {error}")))?;
+        let api = if path.starts_with('/') { "" } else { "/v2/" };
+        let url = format!("{scheme}://{host}{api}{path}");
+        let url = Url::parse(&url).map_err(|error| protocol(ask.what, format!("{url}: {error}")))?;
+        self.follow(ask, url, authorization)
+    }
+
+    /// Sends a request to a URL and wherever that leads.
+    fn follow(&self, ask: Ask<'_>, url: Url, authorization: Option<&str>) -> Result<Response, RegistryError> {
+        let mut url = url;
         let mut authorization = authorization;
         for _ in 0..=REDIRECT_LIMIT {
             let response = self.execute(ask, url.clone(), authorization)?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
-            let refuse = |target: &str, reason| RegistryError::Redirect {
-                what: ask.what.to_owned(),
-                // Signed queries are secrets of a kind; the rest is enough to understand.
-                target: target.split('?').next().unwrap_or_default().escape_debug().take(300).collect(),
-                reason,
-            };
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            let next = url.join(location).map_err(|_| refuse(location, "not a URL"))?;
-            match (url.scheme(), next.scheme()) {
-                (_, "https") | ("http", "http") => {}
-                ("https", "http") => return Err(refuse(next.as_str(), "it leaves the encrypted connection")),
-                _ => return Err(refuse(next.as_str(), "neither http nor https")),
-            }
+            let next = join(ask.what, &url, location)?;
             if next.origin() != url.origin() {
                 authorization = None;
             }
@@ -216,6 +260,12 @@ impl RegistryClient {
     fn execute(&self, ask: Ask<'_>, url: Url, authorization: Option<&str>) -> Result<Response, RegistryError> {
         let client = self.client_for(&url)?;
         let mut request = Request::new(ask.method.clone(), url);
+        if let Some(body) = ask.body {
+            *request.body_mut() = Some(body()?);
+        }
+        if let Some(limit) = ask.time_limit {
+            *request.timeout_mut() = Some(limit);
+        }
         let invalid = |_| protocol(ask.what, "a header with characters that headers cannot have".to_owned());
         for (name, value) in ask.headers {
             request.headers_mut().append(name, HeaderValue::from_str(value).map_err(invalid)?);
@@ -229,7 +279,7 @@ impl RegistryClient {
     }
 
     /// The client for a URL: plain, with our certificate for the registry itself, without it for everybody else.
-    fn client_for(&self, url: &Url) -> Result<&Client, RegistryError> {
+    pub(super) fn client_for(&self, url: &Url) -> Result<&Client, RegistryError> {
         if url.scheme() == "http" {
             return get_or_try(&self.plain, || self.build(tls::trust_nobody()?));
         }
@@ -268,125 +318,17 @@ impl RegistryClient {
 
     /// Whether a URL is the registry's own, as opposed to where it redirected us.
     fn is_own(&self, url: &Url) -> bool {
-        let host = if self.registry == DOCKER_HUB { DOCKER_HUB_API } else { &self.registry };
-        let own = Url::parse(&format!("{}://{host}/", url.scheme()));
+        let own = Url::parse(&format!("{}://{}/", url.scheme(), self.host()));
         own.is_ok_and(|own| own.origin() == url.origin())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Authentication> {
+    /// Where the API is.
+    fn host(&self) -> &str {
+        if self.registry == DOCKER_HUB { self.hub_host } else { &self.registry }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Authentication> {
         self.authentication.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known_authorization(&self, scope: &str) -> Option<String> {
-        let known = self.lock();
-        let token = known.tokens.get(scope).filter(|token| token.expires > Instant::now());
-        token.map(|token| token.header.clone()).or_else(|| known.basic.clone())
-    }
-
-    /// Answers challenges; nothing if there is nothing to answer with. Threads wait for each other here, so that one
-    /// token serves all of them.
-    fn authorize(
-        &self,
-        ask: Ask<'_>,
-        scope: &str,
-        challenges: &[Challenge],
-        is_encrypted: bool,
-        refused: Option<&str>,
-    ) -> Result<Option<String>, RegistryError> {
-        let mut known = self.lock();
-        // Another thread may have answered the same challenge while this one waited.
-        if let Some(token) = known.tokens.get(scope).filter(|token| token.expires > Instant::now())
-            && refused != Some(token.header.as_str())
-        {
-            return Ok(Some(token.header.clone()));
-        }
-        let credentials = match &known.credentials {
-            Some(credentials) => credentials.clone(),
-            None => {
-                let found = match &self.options.credentials {
-                    Some(given) => Some(given.clone()),
-                    None => {
-                        let authfile = self.options.authfile.as_deref();
-                        credentials::find(&self.registry, ask.repository, authfile, &|name| std::env::var_os(name))?
-                    }
-                };
-                known.credentials.insert(found).clone()
-            }
-        };
-        if let Some(bearer) = challenges.iter().find(|challenge| challenge.scheme == "bearer") {
-            let token = self.fetch_token(ask, bearer, scope, credentials.as_ref(), is_encrypted)?;
-            let header = token.header.clone();
-            known.tokens.insert(scope.to_owned(), token);
-            return Ok(Some(header));
-        }
-        // Some registries (gcr.io among them) refuse without naming a scheme; Basic is what they mean.
-        if challenges.is_empty() || challenges.iter().any(|challenge| challenge.scheme == "basic") {
-            known.basic = auth::basic_of(credentials.as_ref());
-            return Ok(known.basic.clone());
-        }
-        Ok(None)
-    }
-
-    fn fetch_token(
-        &self,
-        ask: Ask<'_>,
-        challenge: &Challenge,
-        scope: &str,
-        credentials: Option<&Credentials>,
-        is_encrypted: bool,
-    ) -> Result<Token, RegistryError> {
-        let realm = challenge.parameter("realm").unwrap_or_default();
-        let bad_realm =
-            |reason: &str| protocol(ask.what, format!("authentication realm {}: {reason}", realm.escape_debug()));
-        let mut url = Url::parse(realm).map_err(|_| bad_realm("not a URL"))?;
-        match url.scheme() {
-            "https" => {}
-            "http" if !is_encrypted => {}
-            _ => return Err(bad_realm("refusing to send credentials there without encryption")),
-        }
-        let what = format!("token for {} from {}", ask.what, url.host_str().unwrap_or_default());
-        let service = challenge.parameter("service");
-        let scope = challenge.parameter("scope").unwrap_or(scope);
-        let mut request = match credentials {
-            Some(Credentials::IdentityToken(token)) => {
-                let mut form = url::form(&[("grant_type", "refresh_token"), ("client_id", "coracle")]);
-                form.extend_pairs([("refresh_token", token.as_str()), ("scope", scope)]);
-                form.extend_pairs(service.map(|service| ("service", service)));
-                let mut request = Request::new(Method::POST, url);
-                *request.body_mut() = Some(form.finish().into());
-                let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-                request.headers_mut().insert(reqwest::header::CONTENT_TYPE, form_type);
-                request
-            }
-            _ => {
-                url.query_pairs_mut()
-                    .extend_pairs(service.map(|service| ("service", service)))
-                    .extend_pairs(scope.split_ascii_whitespace().map(|scope| ("scope", scope)));
-                Request::new(Method::GET, url)
-            }
-        };
-        if let Some(header) = auth::basic_of(credentials) {
-            let mut value = HeaderValue::from_str(&header).map_err(|_| protocol(&what, "odd password".to_owned()))?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(AUTHORIZATION, value);
-        }
-        let client = self.client_for(request.url())?;
-        let response = client.execute(request).map_err(|error| connection_error(&what, &error))?;
-        let status = response.status();
-        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN || status == StatusCode::BAD_REQUEST {
-            let detail = Answer::read(response).detail("");
-            return Err(RegistryError::Unauthorized {
-                what: ask.what.to_owned(),
-                detail: login_hint(credentials.is_some(), &detail),
-                had_credentials: credentials.is_some(),
-            });
-        }
-        if !status.is_success() {
-            return Err(status_error(&what, response));
-        }
-        let mut answer = Vec::new();
-        response.take(4 * ANSWER_LIMIT_BYTES).read_to_end(&mut answer).map_err(|error| cut(&what, 0, &error))?;
-        Token::parse(&answer, Instant::now()).map_err(|reason| protocol(&what, reason))
     }
 
     fn checked(&self, ask: Ask<'_>, response: Response) -> Result<Response, RegistryError> {
@@ -409,27 +351,24 @@ impl RegistryClient {
     }
 }
 
-/// A form, from the `url` crate's serializer as reqwest exports it.
-mod url {
-    use reqwest::Url;
-
-    /// Collects pairs in the query of a URL that is never requested.
-    pub(super) struct Form(Url);
-
-    pub(super) fn form(pairs: &[(&str, &str)]) -> Form {
-        let mut form = Form(Url::parse("http://form/").expect("a constant URL is valid"));
-        form.extend_pairs(pairs.iter().copied());
-        form
+/// Where a redirect or an upload leads.
+pub(super) fn join(what: &str, from: &Url, location: &str) -> Result<Url, RegistryError> {
+    let refuse = |target: &str, reason| RegistryError::Redirect {
+        what: what.to_owned(),
+        // Signed queries are secrets of a kind; the rest is enough to understand.
+        target: target.split('?').next().unwrap_or_default().escape_debug().take(300).collect(),
+        reason,
+    };
+    let mut next = from.join(location).map_err(|_| refuse(location, "not a URL"))?;
+    // Registries behind a proxy that ends TLS often do not know of it.
+    if from.scheme() == "https" && next.scheme() == "http" && next.host() == from.host() && next.port().is_none() {
+        let _ = next.set_scheme("https");
+        let _ = next.set_port(from.port());
     }
-
-    impl Form {
-        pub(super) fn extend_pairs<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) {
-            self.0.query_pairs_mut().extend_pairs(pairs);
-        }
-
-        pub(super) fn finish(self) -> String {
-            self.0.query().unwrap_or_default().to_owned()
-        }
+    match (from.scheme(), next.scheme()) {
+        (_, "https") | ("http", "http") => Ok(next),
+        ("https", "http") => Err(refuse(next.as_str(), "it leaves the encrypted connection")),
+        _ => Err(refuse(next.as_str(), "neither http nor https")),
     }
 }
 
@@ -446,7 +385,7 @@ fn get_or_try<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, RegistryEr
 }
 
 /// Whether a registry's domain is this machine: `localhost`, 127.0.0.0/8, `[::1]`.
-pub(super) fn is_loopback(registry: &str) -> bool {
+pub(in crate::transport) fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => registry.split(':').next().unwrap_or_default(),

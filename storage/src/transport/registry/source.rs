@@ -6,7 +6,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 
 use super::answer::{cut, protocol};
-use super::client::Ask;
+use super::client::{Ask, Place};
 use super::{ClientOptions, RegistryClient, RegistryError};
 use crate::digest::Digest;
 use crate::image::MANIFEST_LIMIT_BYTES;
@@ -38,6 +38,10 @@ impl RegistrySource {
         }
     }
 
+    fn scope(&self) -> String {
+        format!("repository:{}:pull", self.reference.repository())
+    }
+
     fn ask_manifest(&self, method: &Method, version: &str) -> Result<reqwest::blocking::Response, RegistryError> {
         let accept = media_type::MANIFESTS.map(|media_type| (ACCEPT, media_type));
         let path = format!("{}/manifests/{version}", self.reference.repository());
@@ -46,7 +50,8 @@ impl RegistrySource {
             false => format!("tag {version}"),
         };
         let repository = self.reference.repository();
-        self.client.send(Ask { what: &what, repository, method, path: &path, headers: &accept })
+        let ask = Ask::new(&what, method, Place::Path(&path));
+        self.client.send(Ask { repository, scope: &self.scope(), headers: &accept, ..ask })
     }
 }
 
@@ -97,8 +102,8 @@ impl ImageSource for RegistrySource {
         let headers = [(RANGE, range.as_str())];
         let headers = if offset > 0 { &headers[..] } else { &[] };
         let repository = self.reference.repository();
-        let ask = Ask { what: &what, repository, method: &Method::GET, path: &path, headers };
-        let response = self.client.send(ask)?;
+        let ask = Ask::new(&what, &Method::GET, Place::Path(&path));
+        let response = self.client.send(Ask { repository, scope: &self.scope(), headers, ..ask })?;
         let offset = match response.status().as_u16() {
             206 if offset > 0 => {
                 let start = header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_range_start);
@@ -144,7 +149,7 @@ impl Read for Body {
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 

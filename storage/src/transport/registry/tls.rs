@@ -28,7 +28,7 @@ const SYSTEM_BUNDLES: [&str; 5] = [
 
 /// What a registry's certificate directory holds.
 #[derive(Default)]
-pub(super) struct CertDir {
+pub(in crate::transport) struct CertDir {
     authorities: Vec<CertificateDer<'static>>,
     identity: Option<(Vec<CertificateDer<'static>>, PathBuf)>,
 }
@@ -74,12 +74,12 @@ pub(super) fn find_cert_dir(registry: &str, config_home: Option<&Path>) -> Optio
 }
 
 /// A configuration that trusts nobody: for connections that are not encrypted.
-pub(super) fn trust_nobody() -> Result<ClientConfig, RegistryError> {
+pub(in crate::transport) fn trust_nobody() -> Result<ClientConfig, RegistryError> {
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// The configuration for a registry. `identity` says whether the client's own certificate may be shown.
-pub(super) fn config(verify: bool, dir: &CertDir, identity: bool) -> Result<ClientConfig, RegistryError> {
+pub(in crate::transport) fn config(verify: bool, dir: &CertDir, identity: bool) -> Result<ClientConfig, RegistryError> {
     let builder = builder()?;
     let builder = match verify {
         true => {

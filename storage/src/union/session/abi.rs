@@ -20,6 +20,9 @@ pub(crate) const MINOR_MIN: u32 = 33;
 /// Bytes before each request: length, opcode, unique, node, uid, gid, pid, lengths of extensions.
 pub(crate) const IN_HEADER_BYTES: usize = 40;
 
+/// Where the asking thread's number stands in them.
+pub(crate) const IN_HEADER_PID: std::ops::Range<usize> = 32..36;
+
 /// Bytes before each answer: length, negative errno, unique.
 pub(crate) const OUT_HEADER_BYTES: usize = 16;
 

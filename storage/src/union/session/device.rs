@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sched::sched_setaffinity;
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 
-use super::turns::{LOOK, Turns};
+use super::abi;
+use super::turns::{LOOK, Turns, Way};
 use crate::sys;
 
 /// Two ends of one session, for one thread: an answer goes to the end that its request came from.
@@ -27,6 +30,8 @@ pub(crate) struct Device<'a> {
     /// Not to look before this, because other programs need the processor; and how long that has been put off.
     not_before: Cell<Instant>,
     put_off: Cell<Duration>,
+    /// This thread is kept on one processor.
+    is_placed: Cell<bool>,
 }
 
 /// How sure it can be.
@@ -57,6 +62,7 @@ impl<'a> Device<'a> {
             chance: Cell::new(CHANCE_MAX),
             not_before: Cell::new(Instant::now()),
             put_off: Cell::new(PUT_OFF_MIN),
+            is_placed: Cell::new(false),
         }
     }
 
@@ -84,12 +90,29 @@ impl<'a> Device<'a> {
     }
 
     fn wait(&self, buffer: &mut [u8]) -> nix::Result<Received> {
-        let is_alone = self.turns.take(self.number);
-        if let Some(looking) = self.looking.as_ref().filter(|_| is_alone && !self.turns.has_sleepers())
-            && let Some(received) = self.look(looking, buffer)?
-        {
-            return Ok(received);
+        loop {
+            let way = self.turns.take(self.number);
+            self.place(way);
+            match (way, &self.looking) {
+                (Way::Each, Some(looking)) => match self.look(looking, buffer)? {
+                    Some(received) => return Ok(received),
+                    None => {
+                        self.chance.set(CHANCE_MAX);
+                        self.turns.end_each();
+                    }
+                },
+                (Way::Each, None) => self.turns.end_each(),
+                (Way::Alone, Some(looking)) if !self.turns.has_sleepers() => match self.look(looking, buffer)? {
+                    Some(received) => return Ok(received),
+                    None => return self.sleep(true, buffer),
+                },
+                _ => return self.sleep(way == Way::Alone, buffer),
+            }
         }
+    }
+
+    /// Sleeps until a request comes.
+    fn sleep(&self, is_alone: bool, buffer: &mut [u8]) -> nix::Result<Received> {
         let begin = Instant::now();
         loop {
             let mut read = || nix::unistd::read(&self.sleeping, &mut *buffer);
@@ -98,13 +121,26 @@ impl<'a> Device<'a> {
                     if is_alone && begin.elapsed() < LOOK {
                         self.chance.set((self.chance.get() + 1).min(CHANCE_MAX));
                     }
-                    self.turns.received(self.number, false);
+                    self.turns.received(self.number, client(buffer, len), false);
                     return Ok(Received { len, is_looking: false });
                 }
                 // A request that was interrupted before it could be read is ENOENT.
                 Err(Errno::EINTR | Errno::ENOENT | Errno::EAGAIN) => {}
                 Err(errno) => return Err(errno),
             }
+        }
+    }
+
+    /// Where each thread looks, it stays on a processor of its own; else on whichever the scheduler likes.
+    fn place(&self, way: Way) {
+        let shall_stay = way == Way::Each;
+        if self.is_placed.replace(shall_stay) == shall_stay {
+            return;
+        }
+        let processors = if shall_stay { self.turns.processor_of(self.number) } else { Some(self.turns.processors()) };
+        if let Some(processors) = processors {
+            // If somebody has taken that processor from us, the tuner will see that this is no faster.
+            let _ = sched_setaffinity(Pid::from_raw(0), &processors);
         }
     }
 
@@ -117,7 +153,7 @@ impl<'a> Device<'a> {
                     if begin.is_some() {
                         self.chance.set((self.chance.get() + 1).min(CHANCE_MAX));
                     }
-                    self.turns.received(self.number, begin.is_none());
+                    self.turns.received(self.number, client(buffer, len), begin.is_none());
                     return Ok(Some(Received { len, is_looking: true }));
                 }
                 Err(Errno::EAGAIN) => {}
@@ -161,6 +197,12 @@ impl<'a> Device<'a> {
         self.turns.sent();
         sent
     }
+}
+
+/// Who asks: the thread's number in the process namespace of the mount, 0 if it has none there.
+fn client(buffer: &[u8], len: usize) -> u32 {
+    let number = buffer.get(..len).and_then(|request| request.get(abi::IN_HEADER_PID)?.try_into().ok());
+    number.map_or(0, u32::from_ne_bytes)
 }
 
 fn clone(session: BorrowedFd<'_>, flags: OFlag) -> io::Result<OwnedFd> {

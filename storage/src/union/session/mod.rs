@@ -74,7 +74,7 @@ pub(crate) enum Answer {
 /// # Errors
 /// What reading the device gave; `EPROTO` if the kernel speaks another protocol.
 pub(crate) fn serve(service: &impl Service, end: OwnedFd, threads: usize) -> io::Result<()> {
-    let turns = Turns::new();
+    let turns = Turns::new(threads);
     let first = Device::new(&turns, 1, end);
     if !shake_hands(service, &first)? {
         return Ok(());

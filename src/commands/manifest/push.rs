@@ -1,0 +1,64 @@
+//! `manifest push`: the images of a list, then the list.
+
+use runtime::userns::Mapping;
+use storage::image::ImageStore;
+use storage::transport::{Source, push};
+
+use super::super::pull::{self, RegistryArgs};
+use super::super::push::{UploadArgs, refused};
+use super::{Context, Outcome, found};
+use crate::cli::accepted::Accepted;
+use crate::cli::options::ignored::OfManifestPush;
+use crate::cli::progress::{self, Style};
+use crate::error::CommandError;
+
+/// Push a manifest list and its images to a registry
+#[derive(clap::Args, Debug)]
+#[command(mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Name of the list
+    #[arg(value_name = "LIST")]
+    list: String,
+    /// Where to push, a reference with or without docker:// [default: the name of the list]
+    #[arg(value_name = "DESTINATION")]
+    destination: Option<String>,
+    /// Push the images of the list with it, the only way there is
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    all: Option<bool>,
+    /// Remove the list when it has been pushed
+    #[arg(long, visible_alias = "purge")]
+    rm: bool,
+    #[command(flatten)]
+    upload: UploadArgs,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    accepted: Accepted<OfManifestPush>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    args.accepted.warn();
+    if args.all == Some(false) {
+        return Err(CommandError::user("--all=false: a registry takes no list without its images"));
+    }
+    let store = ImageStore::open(&context.layout);
+    let list = found(&store, &args.list)?;
+    let to = match args.destination.as_deref().map(Source::parse).transpose().map_err(CommandError::user)? {
+        None => list.name.clone(),
+        Some(Source::Registry(to)) => to,
+        Some(_) => return Err(CommandError::user("a manifest list goes to a registry: use docker://")),
+    };
+    let mut options = args.upload.to_options(&args.registry)?;
+    pull::ask_helper(&mut options.client, &to)?;
+    let digest = super::super::in_userns_with_output(&Mapping::of_user(), || {
+        let progress = progress::for_push(args.upload.quiet, Style::Podman);
+        let pushed = push::push_index(&store, &list.index, &to, &options, progress.as_ref()).map_err(refused)?;
+        Ok(pushed.digest.to_string())
+    })?;
+    args.upload.note_digest(&digest)?;
+    if args.rm {
+        store.remove_list(&list)?;
+    }
+    Ok(0)
+}

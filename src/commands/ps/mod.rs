@@ -1,0 +1,267 @@
+//! `ps`: one readdir, then for each container two small reads and a question about its lock.
+
+mod rows;
+mod words;
+
+use jiff::Timestamp;
+use storage::image::store::ImageStore;
+use storage::prune;
+use storage::state::container::Record;
+use storage::state::status::{self, Observed, State};
+
+use rows::View;
+pub(crate) use words::{image_name, ports, tree_bytes};
+
+use super::filter::ContainerFilters;
+use super::{Context, Outcome, select};
+use crate::cli::format::{Json, Listing, Value, is_json};
+use crate::cli::output;
+use crate::error::CommandError;
+use crate::role::Persona;
+
+const EXAMPLES: &str = r#"Examples:
+  coracle ps                             # what runs
+  coracle ps -a --filter status=exited
+  coracle ps --format "table {{.Names}}\t{{.Status}}\t{{.Ports}}"
+  coracle ps -aq | xargs coracle rm"#;
+
+/// List containers
+///
+/// Prints out information about the containers.
+#[derive(clap::Args, Debug, Default)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct Args {
+    /// Show all the containers, default is only running containers
+    #[arg(short, long)]
+    all: bool,
+    /// Filter output based on conditions given
+    #[arg(short, long = "filter", value_name = "FILTER")]
+    filters: Vec<String>,
+    /// Pretty-print containers to JSON or using a Go template
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Print the n last created containers (all states)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    last: i64,
+    /// Show the latest created container (all states)
+    #[arg(short, long)]
+    latest: bool,
+    /// Display the extended information
+    #[arg(long, alias = "notruncate")]
+    no_trunc: bool,
+    /// Do not print headers
+    #[arg(long)]
+    noheading: bool,
+    /// Display namespace information
+    #[arg(long, visible_alias = "namespace")]
+    ns: bool,
+    /// Print the ID and name of the pod the containers are associated with
+    #[arg(short, long)]
+    pod: bool,
+    /// Print the numeric IDs of the containers only
+    #[arg(short, long)]
+    quiet: bool,
+    /// Display the total file sizes
+    #[arg(short, long)]
+    size: bool,
+    /// Sort output by: command, created, id, image, names, runningfor, size, status
+    #[arg(long, value_name = "KEY", default_value = "created")]
+    sort: String,
+    /// Sync container state with the runtime (it always is)
+    #[arg(long, hide = true)]
+    sync: bool,
+    /// Show the list anew after every so many seconds
+    #[arg(short, long, value_name = "SECONDS")]
+    watch: Option<u64>,
+    /// Show containers in storage that are not controlled by coracle (there are none)
+    #[arg(long, hide = true)]
+    external: bool,
+}
+
+const SORTS: &[&str] = &["command", "created", "id", "image", "names", "runningfor", "size", "status"];
+
+/// Runs the command.
+pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    let Some(seconds) = args.watch else { return show(&args, context) };
+    let pause = std::time::Duration::from_secs(seconds.max(1));
+    loop {
+        // The screen's beginning, and nothing below it.
+        output::print("\x1b[H\x1b[2J")?;
+        show(&args, context)?;
+        std::thread::sleep(pause);
+    }
+}
+
+fn show(args: &Args, context: &Context) -> Outcome {
+    if !SORTS.contains(&args.sort.as_str()) {
+        return Err(CommandError::user(format_args!(
+            "invalid argument {:?} for \"--sort\" flag: {:?} is not a valid value.  Choose from: {:?}",
+            args.sort,
+            args.sort,
+            SORTS.join(", ")
+        )));
+    }
+    if args.latest && args.last > 0 {
+        return Err(CommandError::user("last and latest are mutually exclusive"));
+    }
+    let entries = entries(args, context)?;
+    let now = Timestamp::now();
+    let view = View { now, no_trunc: args.no_trunc, with_size: args.size, persona: context.persona };
+    let format = args.format.as_deref();
+    // Of the two podman follows the format, unless that is JSON.
+    if args.quiet && format.is_none_or(is_json) {
+        let ids: String = entries
+            .iter()
+            .map(|entry| if args.no_trunc { entry.record.id.as_str() } else { entry.record.id.short() })
+            .flat_map(|id| [id, "\n"])
+            .collect();
+        output::print(&ids)?;
+        return Ok(0);
+    }
+    if format.is_some_and(is_json) && context.persona == Persona::Podman && format != Some("{{json .}}") {
+        let rows = entries.iter().map(|entry| view.json(entry)).collect();
+        let style = Json { indent: Some(2), escape_html: true, open_empty_maps: true };
+        output::print_line(Value::List(rows).to_json(style))?;
+        return Ok(0);
+    }
+    let default = default_format(args, context.persona);
+    let format = match format {
+        None => default.as_str(),
+        Some("table") => default.as_str(),
+        Some("json") => "{{json .}}",
+        Some(format) => format,
+    };
+    let headings: &[(&str, &str)] = match context.persona {
+        Persona::Podman => &HEADINGS,
+        Persona::Docker => &DOCKER_HEADINGS,
+    };
+    let rows: Vec<Value> = match args.ns {
+        true => entries.iter().map(|entry| view.namespaces(entry)).collect(),
+        false => entries.iter().map(|entry| view.row(entry)).collect(),
+    };
+    let listing = Listing {
+        name: "ps",
+        type_name: "containers.psReporter",
+        format,
+        headings,
+        no_heading: args.noheading,
+        docker: context.persona == Persona::Docker,
+    };
+    let (text, error) = listing.render(rows);
+    output::print(&text)?;
+    error.map_or(Ok(0), Err)
+}
+
+const HEADINGS: [(&str, &str); 16] = [
+    ("ID", "CONTAINER ID"),
+    ("Cgroup", "CGROUPNS"),
+    ("CreatedHuman", "CREATED"),
+    ("ExitCode", "EXIT CODE"),
+    ("Exited", "EXITED"),
+    ("RunningFor", "RUNNING FOR"),
+    ("IPC", "IPC"),
+    ("MNT", "MNT"),
+    ("NET", "NET"),
+    ("Networks", "NETWORKS"),
+    ("PIDNS", "PIDNS"),
+    ("Pod", "POD ID"),
+    ("PodName", "PODNAME"),
+    ("UTS", "UTS"),
+    ("User", "USERNS"),
+    ("Restarts", "RESTARTS"),
+];
+
+const DOCKER_HEADINGS: [(&str, &str); 4] =
+    [("ID", "CONTAINER ID"), ("RunningFor", "CREATED"), ("CreatedAt", "CREATED AT"), ("LocalVolumes", "LOCAL VOLUMES")];
+
+fn default_format(args: &Args, persona: Persona) -> String {
+    if args.ns {
+        return r"table {{.ID}}\t{{.Names}}\t{{.Pid}}\t{{.Cgroup}}\t{{.IPC}}\t{{.MNT}}\t{{.NET}}\t{{.PIDNS}}\t{{.User}}\t{{.UTS}}"
+            .to_owned();
+    }
+    let created = if persona == Persona::Docker { "RunningFor" } else { "CreatedHuman" };
+    let mut format = format!(
+        r"table {{{{.ID}}}}\t{{{{.Image}}}}\t{{{{.Command}}}}\t{{{{.{created}}}}}\t{{{{.Status}}}}\t{{{{.Ports}}}}\t{{{{.Names}}}}"
+    );
+    if args.pod {
+        format.push_str(r"\t{{.Pod}}\t{{.PodName}}");
+    }
+    if args.size {
+        format.push_str(r"\t{{.Size}}");
+    }
+    format
+}
+
+/// A container and what it does.
+struct Entry {
+    record: Record,
+    observed: Observed,
+    /// Its size, if asked for.
+    bytes: Option<Bytes>,
+}
+
+/// The size of a container in bytes.
+#[derive(Clone, Copy)]
+struct Bytes {
+    /// Its writable layer.
+    written: u64,
+    /// That and its image.
+    all: u64,
+}
+
+fn entries(args: &Args, context: &Context) -> Result<Vec<Entry>, CommandError> {
+    let filters = ContainerFilters::parse(context, &args.filters)?;
+    let only_running = !args.all && !args.latest && args.last <= 0 && !filters.asks_for_state();
+    let mut entries = Vec::new();
+    for record in select::all(context)? {
+        let observed = match status::observe(&context.layout, &record) {
+            Ok(observed) => observed,
+            Err(error) => {
+                CommandError::host(error).print();
+                continue;
+            }
+        };
+        // What was to vanish at its end and whose supervisor was killed vanishes now.
+        if observed.state.exit().is_some() && record.request.remove {
+            // Otherwise its supervisor is about to, or somebody else.
+            if let Ok(true) = prune::finish(&context.layout, &record, &observed) {
+                continue;
+            }
+        }
+        let shown = match (&observed.state, context.persona) {
+            (State::Running { .. } | State::Restarting { .. }, _) | (State::Paused { .. }, Persona::Docker) => true,
+            _ => !only_running,
+        };
+        if shown && filters.accept_observed(&record, Some(&observed)) {
+            entries.push(Entry { record, observed, bytes: None });
+        }
+    }
+    // `container::list` gives the oldest first.
+    if args.latest || args.last > 0 {
+        let count = if args.latest { 1 } else { usize::try_from(args.last).unwrap_or(usize::MAX) };
+        entries.drain(..entries.len().saturating_sub(count));
+    }
+    if context.persona == Persona::Docker {
+        entries.reverse();
+    }
+    if args.size || args.sort == "size" {
+        let images = ImageStore::open(&context.layout).list()?;
+        for entry in &mut entries {
+            let written = tree_bytes(&context.layout.container(&entry.record.id).join("upper"));
+            let id = entry.record.image.as_ref().map(|image| &image.id);
+            let image = images.iter().find(|image| Some(&image.id) == id).map_or(0, |image| image.size);
+            entry.bytes = Some(Bytes { written, all: written.saturating_add(image) });
+        }
+    }
+    match args.sort.as_str() {
+        "command" => entries.sort_by(|a, b| a.record.request.args.cmp(&b.record.request.args)),
+        "id" => entries.sort_by(|a, b| a.record.id.cmp(&b.record.id)),
+        "image" => entries.sort_by(|a, b| image_name(&a.record).cmp(image_name(&b.record))),
+        "names" => entries.sort_by(|a, b| a.record.name.cmp(&b.record.name)),
+        "runningfor" => entries.sort_by_key(|entry| entry.observed.started_at),
+        "size" => entries.sort_by_key(|entry| entry.bytes.map(|bytes| bytes.written)),
+        "status" => entries.sort_by_key(|entry| entry.observed.state.as_str()),
+        _ => {}
+    }
+    Ok(entries)
+}

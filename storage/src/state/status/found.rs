@@ -1,0 +1,113 @@
+//! What a supervisor has set up and found out: networks, ports, health. Parts of `state.json`.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::state::request::Protocol;
+
+/// One interface of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// The network it belongs to: `podman`, `slirp4netns`, a user network's name.
+    pub network: String,
+    /// Its name in the container: `eth0`.
+    pub name: String,
+    /// Its hardware address; empty if it has none.
+    #[serde(default)]
+    pub mac: String,
+    /// Its addresses, the first one of a family is the one `inspect` shows.
+    #[serde(default)]
+    pub addresses: Vec<Address>,
+    /// Its further names on the network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+}
+
+/// One address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// The length of its network prefix in bits.
+    pub prefix: u8,
+    /// The default route of its family.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+}
+
+/// Ports that are being listened on, resolved: no ranges to choose from any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The address listened on; all of them when absent.
+    #[serde(default)]
+    pub host_ip: Option<IpAddr>,
+    /// The first port on the host.
+    pub host_port: u16,
+    /// The first port in the container.
+    pub container_port: u16,
+    /// How many consecutive ports.
+    pub range: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// The network of a container as it was set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    /// What runs it: `none`, `host`, `container:<id>`, `slirp4netns`, `pasta`, `bridge`.
+    pub mode: String,
+    /// Its interfaces besides the loopback.
+    pub interfaces: Vec<Interface>,
+    /// The ports published.
+    pub ports: Vec<Port>,
+}
+
+/// The outcome of health checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum HealthStatus {
+    #[default]
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+impl HealthStatus {
+    /// The word `ps` and `inspect` print.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// One health check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// What it printed, cut short.
+    pub output: String,
+}
+
+/// The health of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// The verdict.
+    pub status: HealthStatus,
+    /// Failures in a row.
+    pub failing_streak: u32,
+    /// The last checks, oldest first.
+    pub log: Vec<HealthCheck>,
+}

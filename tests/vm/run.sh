@@ -1,0 +1,38 @@
+#!/bin/bash
+# Runs the tests that need systemd and cgroup v2, in a VM that vm.sh makes on the first call: as root, see vm.sh.
+#
+#   tests/vm/run.sh [--bin FILE] [NAME…]       NAME: freezer, journald, boot; all of them without one
+#
+# --bin FILE: the coracle to test (default: target/debug/coracle)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+bin=$here/../../target/debug/coracle
+if [ "${1:-}" = --bin ]; then
+    bin=$(realpath "$2")
+    shift 2
+fi
+[ $# -gt 0 ] || set -- freezer journald boot
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+"$here/../../contrib/make-busybox-image.sh" "$tmp/image.tar" >/dev/null
+# The VM gets one file: the shared part, then the test.
+script() { cat "$here/lib.sh" "$here/$1.sh" >"$tmp/$1.sh"; }
+failed=()
+for name; do
+    echo "== $name"
+    after=()
+    case $name in
+    boot)
+        script boot-before
+        script boot-after
+        after=(--after "$tmp/boot-after.sh")
+        first=boot-before
+        ;;
+    *)
+        script "$name"
+        first=$name
+        ;;
+    esac
+    "$here/vm.sh" run --bin "$bin" --file "$tmp/image.tar" --timeout 600 ${after[@]+"${after[@]}"} "$tmp/$first.sh" || failed+=("$name")
+done
+[ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
