@@ -3,10 +3,8 @@
 /// What is accepted, but hardly meant.
 pub(crate) mod check;
 /// The language: a pure parser, from bytes to stages of typed instructions.
-#[allow(dead_code, unused_imports, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod containerfile;
 /// Which paths of a context a `.dockerignore` leaves out.
-#[allow(dead_code, reason = "the language is whole; what runs it uses parts of it")]
 pub(crate) mod ignore;
 /// Where the result goes.
 pub(crate) mod output;

@@ -183,9 +183,11 @@ fn results_go_where_they_are_asked_for(home: &Home) {
         assert_eq!(home.ok("image inspect --format {{.Id}} made:1"), id);
         home.ok("rmi -f made:1");
     }
-    for (value, wanted) in
-        [("type=zip,dest=x", "unknown type"), ("type=tar", "expected dest=PATH"), ("type=registry", "not pushed")]
-    {
+    for (value, wanted) in [
+        ("type=zip,dest=x", "unknown type"),
+        ("type=tar", "expected dest=PATH"),
+        ("type=registry", "no name that says where to"),
+    ] {
         let failed = home.coracle("build -o").arg(value).arg(&context).run().fails(125);
         assert!(failed.contains(wanted), "{failed}");
     }

@@ -26,6 +26,8 @@ pub(crate) struct Held {
     /// `repository:tag or digest` → media type and bytes.
     pub(crate) manifests: BTreeMap<String, (String, Vec<u8>)>,
     uploads: BTreeMap<String, Vec<u8>>,
+    /// How many uploads have begun: each has a name of its own.
+    begun: usize,
     log: Vec<Request>,
 }
 
@@ -182,7 +184,8 @@ fn truth(request: &Request, body: Vec<u8>, held: &mut Held) -> Answer {
                 held.blobs.insert(format!("{repository}@{digest}"), bytes);
                 return (201, vec![("Location".to_owned(), format!("/v2/{repository}/blobs/{digest}"))], Vec::new());
             }
-            let id = format!("u{}", "x".repeat(held.uploads.len()));
+            held.begun += 1;
+            let id = format!("u{}", held.begun);
             held.uploads.insert(id.clone(), Vec::new());
             return (202, vec![location(&id)], Vec::new());
         }

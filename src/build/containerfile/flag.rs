@@ -1,6 +1,6 @@
 //! The flags between an instruction's name and its arguments.
 
-use super::error::{ParseError, Span};
+use super::error::ParseError;
 use super::mount::boolean;
 use super::nearest::nearest;
 use super::text::Text;
@@ -126,11 +126,6 @@ impl<'a> Flags<'a> {
     pub(super) fn truth(&self, name: &str) -> Option<bool> {
         let (value, _) = self.written(name).next()?;
         Some(value.and_then(|value| boolean(&value.to_ascii_lowercase())).unwrap_or(true))
-    }
-
-    /// Where the first one stands.
-    pub(super) fn first(&self) -> Option<Span> {
-        self.written.first().map(|flag| flag.at.span())
     }
 }
 

@@ -42,13 +42,12 @@ mod text;
 /// A piece of text whose variables can be expanded.
 mod word;
 
-pub(crate) use directive::Directives;
 pub(crate) use error::{ExpandError, ParseError, Span, Warning};
 pub(crate) use instruction::{
-    Add, ArgDeclaration, Command, Containerfile, Copy, Healthcheck, Heredoc, Instruction, Network, Run, RunForm,
-    Security, Source, Stage, Step, Transfer,
+    Add, ArgDeclaration, Command, Containerfile, Copy, Healthcheck, Instruction, Network, Run, RunForm, Security,
+    Source, Stage, Step, Transfer,
 };
-pub(crate) use mount::{Mount, MountKind, RunMount, Sharing};
+pub(crate) use mount::{Mount, RunMount, Sharing};
 pub(crate) use word::Word;
 
 use line::Reader;
@@ -58,6 +57,7 @@ use parse::Parsed;
 ///
 /// # Errors
 /// The first [`ParseError`], with its place.
+#[cfg(test)]
 pub(crate) fn parse(source: &[u8]) -> Result<Containerfile, ParseError> {
     parse_all(&[source])
 }

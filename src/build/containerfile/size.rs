@@ -4,24 +4,7 @@ use std::time::Duration;
 
 /// A number of bytes such as `64m`, `1.5GiB` or `512`; units are powers of 1024.
 pub(super) fn bytes(text: &str) -> Option<u64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().ok()?;
-    let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();
-    let power = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        "p" => 5,
-        _ => return None,
-    };
-    if !matches!(unit.strip_prefix(['k', 'm', 'g', 't', 'p']).unwrap_or(&unit), "" | "b" | "ib") {
-        return None;
-    }
-    let bytes = number * 1024f64.powi(power);
-    (bytes < u64::MAX as f64).then_some(bytes as u64)
+    crate::cli::parse::size::bytes(text).ok()
 }
 
 /// A duration such as `1m30s`, `1.5h` or `0`.

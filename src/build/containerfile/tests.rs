@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::directive::Directives;
+use super::instruction::Heredoc;
+use super::mount::MountKind;
 use super::*;
 
 fn file(source: &str) -> Containerfile {
