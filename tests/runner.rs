@@ -17,6 +17,8 @@ mod build;
 
 mod lifecycle;
 
+mod net;
+
 mod single;
 
 mod oci;
@@ -34,6 +36,7 @@ fn main() -> std::process::ExitCode {
         cli::tests(),
         build::tests(),
         lifecycle::tests(),
+        net::tests(),
         single::tests(),
         oci::tests(),
         attack::tests(),

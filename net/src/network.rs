@@ -223,6 +223,11 @@ impl Leases {
         Ok(chosen)
     }
 
+    /// Somebody has this address already.
+    pub fn hold(&mut self, ip: IpAddr) {
+        self.taken.insert(ip);
+    }
+
     /// Takes an address back.
     pub fn give_back(&mut self, ip: IpAddr) {
         self.taken.remove(&ip);

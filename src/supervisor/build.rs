@@ -37,6 +37,9 @@ use super::supervise::{Failure, Run, Supervisor};
 use super::union_server::{self, UnionServer};
 use crate::error::CommandError;
 
+/// How many leaders may end while a container waits for its network.
+const LEADERS: usize = 3;
+
 impl Supervisor {
     pub(super) fn build(
         mut launch: Launch,
@@ -259,7 +262,20 @@ impl Waiting {
             }
         }
         if let Some(helper) = &mut helper {
-            helper.wait()?;
+            for tries in 0.. {
+                if helper.wait()? {
+                    break;
+                }
+                if tries == LEADERS {
+                    return Err(CommandError::host("network leader: it was killed"));
+                }
+                launch.network.find_successor(&layout, &launch.mapping, None)?;
+                if let Some(netns) = &netns
+                    && let Some(again) = launch.network.start(&record, netns.as_fd(), host_pid, &runtime_dir)?
+                {
+                    *helper = again;
+                }
+            }
             if matches!(helper, Started::Bridge { .. }) {
                 // Its addresses were not known before.
                 launch.network.write_files(&layout, &record, Some(helper.attachment()))?;
@@ -280,6 +296,7 @@ impl Waiting {
             notifier: None,
             forwarder: None,
             forwarding_since: Instant::now(),
+            rescue: Default::default(),
             since: Instant::now(),
         };
         Ok((Waiting { run, host_pid, channel }, streams))

@@ -1,20 +1,26 @@
-//! The leader of the user's network namespace: found, or started by whoever needs it first.
+//! The leader of the user's network namespace: found, started by whoever needs it first, and succeeded when it is killed.
 //!
 //! ```text
 //! command ── connect, hello ──▶ leader                        the usual case
 //!        └── lock, connect again, else: bind, fork ──▶ leader (own session; ends with the last connection)
+//! supervisor ── its connection has ended: lock, nobody has the leader's lock ── fork, with the estate ──▶ successor
 //! ```
 //! A container on a bridge belongs to the leader's user namespace: a pair of devices can be made only by whoever rules
 //! both network namespaces. So the supervisor is born in there, and needs no ids of its own.
 //!
-//! **Runs in:** [`connect`]: the command, single-threaded, on the host. The rest: role `NetworkLeader`, forked from it,
-//! one thread, the user's base user namespace, the host's network and pid namespaces.
+//! The socket of a leader that was killed still listens, since supervisors have it open. So a command that connects to it
+//! waits for the successor, and does not start a leader of another namespace.
+//!
+//! A successor lives in the pid namespace of the supervisor that forked it, and ends with it; then there is another.
+//!
+//! **Runs in:** [`connect`]: the command, single-threaded, on the host. [`rescue`]: the supervisor. The rest: role
+//! `NetworkLeader`, forked from either, one thread, the user's base user namespace, the host's network namespace.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use net::driver::{self, Started};
-use net::leader::{Connection, Inside, Leader};
+use net::driver;
+use net::leader::{Connection, Estate, Inside, Leader, WayOut};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect as connect_to, listen, socket,
@@ -26,6 +32,9 @@ use storage::state::layout::{self, Layout};
 use storage::state::lock::FileLock;
 
 use crate::error::CommandError;
+
+/// How often it is tried to reach a leader that ends meanwhile.
+const TRIES: usize = 3;
 
 /// A connection to the leader, which lives as long as it is open.
 #[derive(Debug)]
@@ -42,24 +51,88 @@ fn socket_path(layout: &Layout, mapping: &Mapping) -> PathBuf {
     layout.network_runtime().join(format!("leader-{}.sock", tag.hex().get(..8).unwrap_or_default()))
 }
 
+/// What the leader of a socket has locked for life.
+fn alive_path(socket: &Path) -> PathBuf {
+    socket.with_extension("alive")
+}
+
 /// Connects to the leader; starts one if there is none.
 ///
 /// # Errors
 /// What could not be made ready.
 pub(crate) fn connect(layout: &Layout, mapping: &Mapping) -> Result<Found, CommandError> {
     let path = socket_path(layout, mapping);
-    if let Some(found) = try_connect(&path)? {
+    if let Some(found) = try_connect(&path)?.map(greet).transpose()?.flatten() {
         return Ok(found);
     }
     layout::create_dir(&layout.network_runtime()).map_err(CommandError::host)?;
-    let lock = layout.network_lock();
-    let _lock = FileLock::exclusive(&lock).map_err(CommandError::host)?;
-    // Somebody was faster.
-    if let Some(found) = try_connect(&path)? {
-        return Ok(found);
+    for _ in 0..TRIES {
+        let lock = FileLock::exclusive(&layout.network_lock()).map_err(CommandError::host)?;
+        let connection = match try_connect(&path)? {
+            // Somebody was faster.
+            Some(connection) => connection,
+            None => {
+                start(layout, &path, mapping)?;
+                try_connect(&path)?.ok_or_else(ended)?
+            }
+        };
+        // Who succeeds a leader needs it.
+        drop(lock);
+        if let Some(found) = greet(connection)? {
+            return Ok(found);
+        }
     }
-    start(&path, &lock, mapping)?;
-    try_connect(&path)?.ok_or_else(|| CommandError::host("network leader: it ended as soon as it was started"))
+    Err(ended())
+}
+
+fn ended() -> CommandError {
+    CommandError::host("network leader: it ended as soon as it was started")
+}
+
+fn greet(connection: Connection) -> Result<Option<Found>, CommandError> {
+    match connection.greet() {
+        Err(Errno::EAGAIN) => Err(CommandError::host("network leader: it does not answer")),
+        other => Ok(other.map_err(failed("greet"))?.map(|pidfd| Found { connection, pidfd })),
+    }
+}
+
+/// Connects to the successor of a leader that has ended, which is forked unless somebody was faster. Without an estate
+/// nothing is left, and the namespace is a new one.
+///
+/// Gives the connection, and the successor's pidfd if it is a child of ours.
+///
+/// # Errors
+/// What could not be made ready.
+pub(super) fn rescue(
+    layout: &Layout,
+    mapping: &Mapping,
+    estate: Option<&Estate>,
+) -> Result<(Connection, Option<OwnedFd>), CommandError> {
+    let path = socket_path(layout, mapping);
+    let _lock = FileLock::exclusive(&layout.network_lock()).map_err(CommandError::host)?;
+    let fresh;
+    let mut child = None;
+    let estate = match estate {
+        // It listens as long as anybody has its socket: who has that will do this.
+        None if try_connect(&path)?.is_some() => None,
+        None => {
+            fresh = new_listener(&path)?;
+            Some((fresh.as_fd(), None))
+        }
+        Some(estate) => Some((estate.listener.as_fd(), Some(estate))),
+    };
+    let alive = FileLock::try_exclusive(&alive_path(&path)).map_err(CommandError::host)?;
+    if let (Some((listener, estate)), Some(alive)) = (estate, alive) {
+        child = Some(serve(layout, &path, listener, estate, &alive, way_out(layout)?)?);
+    }
+    let connection = try_connect(&path)?.ok_or_else(ended)?;
+    Ok((connection, child))
+}
+
+fn way_out(layout: &Layout) -> Result<WayOut, CommandError> {
+    let prepared = driver::default_driver().and_then(|driver| driver.prepare().map(|plan| (driver, plan)));
+    let (driver, plan) = prepared.map_err(super::network::missing)?;
+    Ok(WayOut::new(driver, plan, layout.network_runtime()))
 }
 
 fn failed(call: &'static str) -> impl Fn(Errno) -> CommandError {
@@ -82,41 +155,38 @@ fn new_socket() -> Result<OwnedFd, CommandError> {
     socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).map_err(failed("socket"))
 }
 
-fn try_connect(path: &Path) -> Result<Option<Found>, CommandError> {
+fn try_connect(path: &Path) -> Result<Option<Connection>, CommandError> {
     let Ok((address, _directory)) = address(path) else { return Ok(None) };
     let fd = new_socket()?;
     match connect_to(fd.as_raw_fd(), &address) {
-        Err(Errno::ENOENT | Errno::ECONNREFUSED) => return Ok(None),
-        other => other.map_err(failed("connect"))?,
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
+        other => other.map(|()| Some(Connection::over(fd))).map_err(failed("connect")),
     }
-    let connection = Connection::over(fd);
-    let found = connection.greet().map_err(failed("greet"))?;
-    Ok(found.map(|pidfd| Found { connection, pidfd }))
 }
 
-/// Forks the leader. It listens already: whoever connects waits until it serves.
-fn start(path: &Path, lock: &Path, mapping: &Mapping) -> Result<(), CommandError> {
+fn new_listener(path: &Path) -> Result<OwnedFd, CommandError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(CommandError::host(format!("remove {}: {}", path.display(), crate::error::reason(&error))));
         }
         _ => {}
     }
-    let way_out = driver::default_driver().and_then(|driver| driver.prepare().map(|plan| (driver, plan)));
-    let way_out = way_out.map_err(super::network::missing)?;
     let listener = new_socket()?;
     let (address, _directory) = address(path)?;
     bind(listener.as_raw_fd(), &address).map_err(failed("bind"))?;
     listen(&listener, Backlog::MAXCONN).map_err(failed("listen"))?;
+    Ok(listener)
+}
+
+/// Forks the leader, from the command. It listens already: whoever connects waits until it serves.
+fn start(layout: &Layout, path: &Path, mapping: &Mapping) -> Result<(), CommandError> {
+    let way_out = way_out(layout)?;
+    let alive = FileLock::exclusive(&alive_path(path)).map_err(CommandError::host)?;
+    let listener = new_listener(path)?;
     match spawn::supervisor(false)? {
         Side::Supervisor(maps) => {
             let status = match maps.wait() {
-                Ok(true) => {
-                    let servant =
-                        Servant { name: c"coracle: network", keep: &[listener.as_fd()], dies_with_parent: false };
-                    let work = || lead(listener.as_fd(), way_out, path, lock);
-                    i32::from(spawn::servant(&servant, work).is_err())
-                }
+                Ok(true) => i32::from(serve(layout, path, listener.as_fd(), None, &alive, way_out).is_err()),
                 _ => 125,
             };
             std::process::exit(status)
@@ -129,39 +199,50 @@ fn start(path: &Path, lock: &Path, mapping: &Mapping) -> Result<(), CommandError
     }
 }
 
-type WayOut = (Box<dyn driver::Driver>, driver::Plan);
+/// Forks the leader's process.
+fn serve(
+    layout: &Layout,
+    path: &Path,
+    listener: BorrowedFd<'_>,
+    estate: Option<&Estate>,
+    alive: &FileLock,
+    way_out: WayOut,
+) -> Result<OwnedFd, CommandError> {
+    let mut keep = vec![listener, alive.as_fd()];
+    keep.extend(estate.map(|estate| estate.netns.as_fd()));
+    keep.extend(estate.and_then(|estate| estate.way_out.as_ref()).map(|way_out| way_out.as_fd()));
+    let servant = Servant { name: c"coracle: network", keep: &keep, dies_with_parent: false };
+    Ok(spawn::servant(&servant, || lead(layout, path, listener, estate, way_out))?)
+}
 
 /// The leader's life.
-fn lead(listener: std::os::fd::BorrowedFd<'_>, way_out: WayOut, path: &Path, lock: &Path) -> i32 {
-    let scratch = path.parent().unwrap_or(Path::new("/"));
-    let Some((inside, started)) = namespace(way_out, scratch) else { return 125 };
+fn lead(layout: &Layout, path: &Path, listener: BorrowedFd<'_>, estate: Option<&Estate>, way_out: WayOut) -> i32 {
+    let Some(inside) = namespace(estate.map(|estate| estate.netns.as_fd()), &way_out) else { return 125 };
     let Ok(listener) = listener.try_clone_to_owned() else { return 125 };
-    let mut leader = Leader::new(listener, inside, started);
+    let Ok(mut leader) = Leader::new(listener, inside, way_out, estate) else { return 125 };
     // Nobody starts another one, or counts on this one, while we hold the lock.
-    let ended = leader.run(|| FileLock::try_exclusive(lock).ok().flatten());
+    let ended = leader.run(|| FileLock::try_exclusive(&layout.network_lock()).ok().flatten());
     let _ = std::fs::remove_file(path);
     i32::from(ended.is_err())
 }
 
-/// Makes the user's network namespace, by a process that stays until the way out is there.
-fn namespace((driver, plan): WayOut, scratch: &Path) -> Option<(Inside, Started)> {
+/// Opens what the leader needs of the user's network namespace, which is made unless it is there.
+fn namespace(netns: Option<BorrowedFd<'_>>, way_out: &WayOut) -> Option<Inside> {
     let pair = nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (ours, theirs) = pair.ok()?;
-    match clone3(libc::CLONE_NEWNET as u64, None).ok()? {
+    let flags = if netns.is_some() { 0 } else { libc::CLONE_NEWNET as u64 };
+    match clone3(flags, None).ok()? {
         Forked::Child => {
-            drop(ours);
-            let sent = Inside::open(plan.sysctls).is_ok_and(|inside| inside.send(theirs.as_fd()).is_ok());
-            // End of file: nobody looks for us any more.
-            let _ = nix::unistd::read(&theirs, &mut [0]);
+            let joined = netns.is_none_or(|netns| net::netlink::join(netns).is_ok());
+            let inside = if joined { Inside::open(way_out.sysctls()).ok() } else { None };
+            let sent = inside.is_some_and(|inside| inside.send(theirs.as_fd()).is_ok());
             std::process::exit(i32::from(!sent))
         }
-        Forked::Parent { pid, .. } => {
+        Forked::Parent { pidfd, .. } => {
             drop(theirs);
-            let inside = Inside::receive(ours.as_fd()).ok()??;
-            let netns = driver::Netns { fd: inside.netns(), pid, scratch };
-            let mut started = driver.start(plan, netns).ok()?;
-            started.wait_ready().ok()?;
-            Some((inside, started))
+            let inside = Inside::receive(ours.as_fd()).ok().flatten();
+            let _ = runtime::process::wait(pidfd.as_fd(), true);
+            inside
         }
     }
 }

@@ -9,11 +9,12 @@ use std::path::Path;
 use net::driver::{self, Attachment, Driver, Netns};
 use net::forward::{self, Forwarder, Listeners, PublishError, Target};
 use net::hosts::{AddHost, Hosts};
-use net::leader::{Answer, Connection, Endpoint, Joined};
+use net::leader::{Answer, Connection, Endpoint, Estate, Joined};
 use net::mode::Mode;
 use net::network::Network;
 use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
 use net::resolv_conf::{self, Choice, Reach};
+use nix::errno::Errno;
 use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
 use storage::state::request;
@@ -45,6 +46,8 @@ enum Way {
         known: Attachment,
         /// The leader, from when the supervisor is forked.
         leader: Option<Connection>,
+        /// One that is a child of ours, since we have succeeded another.
+        child: Option<OwnedFd>,
     },
 }
 
@@ -54,14 +57,17 @@ pub(crate) enum Started {
     Helper(driver::Started),
     /// By the leader.
     Bridge {
+        /// What outlives the leader. Let go of before the connection: nobody shall wait at the socket for a successor that
+        /// does not come.
+        estate: Option<Estate>,
         /// The connection whose end is the leader's.
         leader: Connection,
-        /// What it answered.
+        /// What was asked for.
+        endpoints: Vec<Endpoint>,
+        /// What it answered, one for each.
         joined: Vec<Joined>,
         /// The first of them, as a driver would show it.
         attachment: Attachment,
-        /// The user's network namespace, which lasts as long as somebody has it open.
-        _namespace: Option<OwnedFd>,
     },
 }
 
@@ -74,24 +80,21 @@ impl Started {
         }
     }
 
-    /// Waits for it, together with whatever else the caller does not wait for.
-    pub(crate) fn wait(&mut self) -> Result<(), CommandError> {
+    /// Waits for it, together with whatever else the caller does not wait for; `false` if the leader has been killed
+    /// meanwhile.
+    pub(crate) fn wait(&mut self) -> Result<bool, CommandError> {
         match self {
-            Self::Helper(started) => started.wait_ready().map_err(CommandError::host),
-            Self::Bridge { leader, joined, attachment, _namespace } => {
-                let gone = || CommandError::host("network leader: it was killed");
-                let failed = |errno: nix::errno::Errno| {
-                    CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
-                };
-                match leader.answer().map_err(failed)?.ok_or_else(gone)? {
-                    (Answer::Attached { joined: all, dns, host }, namespace) => {
+            Self::Helper(started) => started.wait_ready().map(|()| true).map_err(CommandError::host),
+            Self::Bridge { leader, joined, attachment, estate, .. } => {
+                match leader.attached().map_err(leader_failed)? {
+                    Some((Answer::Attached { joined: all, dns, host }, inherited)) => {
                         *attachment = all.first().map(Attachment::from).unwrap_or_default();
                         (attachment.dns, attachment.host) = (dns, host);
-                        (*joined, *_namespace) = (all, namespace);
-                        Ok(())
+                        (*joined, *estate) = (all, inherited);
+                        Ok(true)
                     }
-                    (Answer::Failed { message }, _) => Err(CommandError::host(message)),
-                    _ => Err(gone()),
+                    Some((Answer::Failed { message }, _)) => Err(CommandError::host(message)),
+                    _ => Ok(false),
                 }
             }
         }
@@ -127,6 +130,13 @@ impl std::fmt::Debug for Plan {
     }
 }
 
+fn leader_failed(errno: Errno) -> CommandError {
+    match errno {
+        Errno::EAGAIN => CommandError::host("network leader: it does not answer"),
+        errno => CommandError::host(format!("network leader: {}", errno.desc().to_lowercase())),
+    }
+}
+
 /// Decides, and binds published ports. Starts nothing: a missing program or a taken port leaves no container behind.
 ///
 /// **Runs in:** the command, on the host: the supervisor could no longer say who holds a port.
@@ -135,7 +145,7 @@ pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
     let way = match &mode {
         Mode::Default => {
             let known = Attachment { host: driver::outward_address(), ..Attachment::default() };
-            Way::Bridge { endpoints: vec![endpoint(record)], known, leader: None }
+            Way::Bridge { endpoints: vec![endpoint(record)], known, leader: None, child: None }
         }
         mode => helper(mode)?,
     };
@@ -161,6 +171,10 @@ fn helper(mode: &Mode) -> Result<Way, CommandError> {
         }
         None => Way::Nothing,
     })
+}
+
+fn copy(connection: &Connection) -> Result<Connection, CommandError> {
+    connection.try_clone().map_err(|error| CommandError::host(format!("dup(): {}", crate::error::reason(&error))))
 }
 
 /// A container's place in the default network.
@@ -333,16 +347,56 @@ impl Plan {
                 started.map(|started| Some(Started::Helper(started))).map_err(CommandError::host)
             }
             Way::Bridge { endpoints, leader, .. } => {
-                let failed = |errno: nix::errno::Errno| {
-                    CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
-                };
-                let leader = leader.as_ref().ok_or_else(|| failed(nix::errno::Errno::ENOTCONN))?;
-                leader.attach(record.id.as_str(), endpoints.clone(), netns).map_err(failed)?;
-                let leader = leader.try_clone().map_err(|error| CommandError::host(crate::error::reason(&error)))?;
-                let (joined, attachment) = (Vec::new(), Attachment::default());
-                Ok(Some(Started::Bridge { leader, joined, attachment, _namespace: None }))
+                let leader = leader.as_ref().ok_or_else(|| leader_failed(Errno::ENOTCONN))?;
+                match leader.attach(record.id.as_str(), endpoints.clone(), netns) {
+                    // Whoever waits for the answer learns that there is none.
+                    Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
+                    Err(errno) => return Err(leader_failed(errno)),
+                }
+                Ok(Some(Started::Bridge {
+                    estate: None,
+                    leader: copy(leader)?,
+                    endpoints: endpoints.clone(),
+                    joined: Vec::new(),
+                    attachment: Attachment::default(),
+                }))
             }
         }
+    }
+
+    /// The leader has been killed: finds its successor, or becomes the one who forks it.
+    pub(super) fn find_successor(
+        &mut self,
+        layout: &Layout,
+        mapping: &runtime::userns::Mapping,
+        estate: Option<&Estate>,
+    ) -> Result<(), CommandError> {
+        let Way::Bridge { leader, child, .. } = &mut self.way else { return Ok(()) };
+        let (connection, forked) = super::leader::rescue(layout, mapping, estate)?;
+        if let Some(forked) = forked
+            && let Some(before) = child.replace(forked)
+        {
+            let _ = runtime::process::wait(before.as_fd(), false);
+        }
+        *leader = Some(connection);
+        Ok(())
+    }
+
+    /// Tells the successor of a leader that was killed what the container has; `false` if there is none.
+    pub(super) fn rejoin(
+        &mut self,
+        layout: &Layout,
+        mapping: &runtime::userns::Mapping,
+        record: &Record,
+        started: &mut Started,
+    ) -> Result<bool, CommandError> {
+        let Started::Bridge { estate, leader: connection, endpoints, joined, .. } = started else { return Ok(true) };
+        self.find_successor(layout, mapping, estate.as_ref())?;
+        let Way::Bridge { leader: Some(leader), .. } = &self.way else { return Ok(true) };
+        let places = endpoints.iter().cloned().zip(joined.iter().cloned()).collect();
+        let is_done = leader.rejoin(record.id.as_str(), places).map_err(leader_failed)?;
+        *connection = copy(leader)?;
+        Ok(is_done)
     }
 
     /// Starts serving the published ports; `None` if there are none.

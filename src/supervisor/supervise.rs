@@ -129,6 +129,7 @@ pub(super) struct Run {
     pub(super) union: Option<UnionServer>,
     pub(super) netns: Option<OwnedFd>,
     pub(super) helper: Option<Started>,
+    pub(super) rescue: Rescue,
     /// Emulates ids, where the container has one.
     pub(super) notifier: Option<Notifier>,
     pub(super) forwarder: Option<Forwarder>,
@@ -138,6 +139,37 @@ pub(super) struct Run {
     /// When it began.
     pub(super) since: Instant,
 }
+
+/// The search for a successor of the network's leader.
+#[derive(Debug, Default)]
+pub(super) struct Rescue {
+    /// When it goes on; until then nobody listens to the connection that has ended.
+    at: Option<Instant>,
+    last: Option<Instant>,
+    /// How often in a row.
+    tries: u32,
+}
+
+impl Rescue {
+    /// A leader has ended. Those that end again and again get longer to come to themselves.
+    fn begin(&mut self) {
+        let now = Instant::now();
+        self.tries = match self.last {
+            Some(last) if now.duration_since(last) < LASTING => self.tries + 1,
+            _ => 0,
+        };
+        self.last = Some(now);
+        self.at = Some(if self.tries < AT_ONCE { now } else { now + PAUSE });
+    }
+}
+
+/// A leader that lasts so long was none of those that end at once.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// So many are succeeded at once, one soon after the other.
+const AT_ONCE: u32 = 8;
+
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// What may happen after the container runs: nobody waits for it.
@@ -202,11 +234,12 @@ impl Supervisor {
                 self.kill_at = None;
             }
             self.run_checks();
+            self.rescue();
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
             turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
             turn.watch(self.signals.as_fd(), Interest::Read, Event::Signal);
-            if let Some(helper) = &self.run.helper {
+            if let Some(helper) = self.run.helper.as_ref().filter(|_| self.run.rescue.at.is_none()) {
                 turn.watch(helper.watch(), Interest::Read, Event::Helper);
             }
             if let Some(forwarder) = &self.run.forwarder {
@@ -222,7 +255,8 @@ impl Supervisor {
             if let Some(fd) = self.launch.notifications.as_ref().and_then(Notifications::fd) {
                 turn.watch(fd, Interest::Read, Event::Notify);
             }
-            let soonest = [deadline, self.kill_at, self.checks.deadline()].into_iter().flatten().min();
+            let soonest =
+                [deadline, self.kill_at, self.checks.deadline(), self.run.rescue.at].into_iter().flatten().min();
             let Ok(ready) = turn.wait(soonest) else { continue };
             for one in ready {
                 match one.event {
@@ -277,14 +311,34 @@ impl Supervisor {
                             notifications.pass_on();
                         }
                     }
-                    Event::Helper => {
-                        // The container goes on without a way out; there is nobody to tell but its network.
-                        if let Some(helper) = self.run.helper.take() {
-                            helper.stop();
+                    Event::Helper => match &self.run.helper {
+                        Some(Started::Bridge { leader, .. }) => {
+                            // It says nothing by itself.
+                            if !matches!(leader.answer(), Ok(Some(_))) {
+                                self.run.rescue.begin();
+                            }
                         }
-                    }
+                        // The container goes on without a way out; there is nobody to tell but its network.
+                        _ => {
+                            if let Some(helper) = self.run.helper.take() {
+                                helper.stop();
+                            }
+                        }
+                    },
                 }
             }
+        }
+    }
+
+    /// Finds a successor of the network's leader, when it is time to.
+    fn rescue(&mut self) {
+        let is_due = self.run.rescue.at.is_some_and(|at| at <= Instant::now());
+        let Some(helper) = self.run.helper.as_mut().filter(|_| is_due) else { return };
+        self.run.rescue.at = None;
+        let rejoined = self.launch.network.rejoin(&self.layout, &self.launch.mapping, &self.record, helper);
+        if !matches!(rejoined, Ok(true)) {
+            // There is nobody to tell why; it is tried again.
+            self.run.rescue.begin();
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) enum Need {
     Pjdfstest,
     /// The podman to compare with: `$PODMAN`, or the one in PATH.
     Podman,
+    /// A user namespace with the same ids as here, and network namespaces in it: `unshare` of util-linux 2.38, `ip`.
+    Lab,
 }
 
 /// What even a run with `CORACLE_TEST_REQUIRE=all` does without: it depends on how the machine was booted or on a program
@@ -41,7 +43,7 @@ pub(crate) enum Need {
 /// registry must give.
 const NOT_IN_ALL: [Need; 4] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman];
 
-const EVERY_NEED: [Need; 19] = [
+const EVERY_NEED: [Need; 20] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
@@ -61,6 +63,7 @@ const EVERY_NEED: [Need; 19] = [
     Need::CgroupDelegation,
     Need::Pjdfstest,
     Need::Podman,
+    Need::Lab,
 ];
 
 impl Need {
@@ -86,6 +89,7 @@ impl Need {
             Self::CgroupDelegation => "cgroup-delegation",
             Self::Pjdfstest => "pjdfstest",
             Self::Podman => "podman",
+            Self::Lab => "lab",
         }
     }
 
@@ -118,9 +122,40 @@ impl Need {
             }),
             Self::CgroupDelegation => missing_delegation(),
             Self::Pjdfstest => pjdfstest().is_none().then(|| "the program pjdfstest".to_owned()),
+            Self::Lab => program("ip").or_else(|| program("nsenter")).or_else(|| {
+                let is_there = quiet(lab().args(["unshare", "--net", "true"]));
+                (!is_there).then(|| "a user namespace with the same ids, and others in it".to_owned())
+            }),
             Self::Podman => super::peer::podman().is_none().then(|| "a podman to compare with".to_owned()),
         }
     }
+}
+
+/// Puts a command into namespaces where it may configure networks and has the ids that it has here; the command's words are
+/// to be added.
+pub(crate) fn lab() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-current-user", "--keep-caps", "--net", "--mount"]);
+    for (file, option) in [("/etc/subuid", "--map-users"), ("/etc/subgid", "--map-groups")] {
+        for (first, count) in subordinate_ids(file) {
+            command.arg(format!("{option}={first},{first},{count}"));
+        }
+    }
+    command
+}
+
+/// This user's ranges in a file of them.
+fn subordinate_ids(file: &str) -> Vec<(String, String)> {
+    let name = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
+    let id = nix::unistd::getuid().to_string();
+    let ranges = fs::read_to_string(file).unwrap_or_default();
+    let own = ranges.lines().filter_map(|line| {
+        let mut words = line.split(':');
+        let is_own = words.next().is_some_and(|owner| owner == id || name.as_deref() == Some(owner));
+        is_own.then(|| Some((words.next()?.to_owned(), words.next()?.to_owned()))).flatten()
+    });
+    // unshare(1) takes one.
+    own.take(1).collect()
 }
 
 /// The answers for one run: each need is tried once.

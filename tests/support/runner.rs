@@ -47,6 +47,11 @@ pub(crate) fn main(tests: &[Test]) -> ExitCode {
     {
         return crate::union::inside(name);
     }
+    if let [role, argument] = arguments.as_slice()
+        && let Some(code) = crate::net::inside(role, argument)
+    {
+        return code;
+    }
     // The two inner roles of this executable: see `reaper.rs`.
     if let [role, name] = arguments.as_slice()
         && let Some(test) = tests.iter().find(|test| test.name() == name)

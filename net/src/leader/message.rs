@@ -5,12 +5,15 @@
 //!   │ ──── hello ────────────────────────►
 //!   │ ◄─── welcome + pidfd ───────────────
 //!   │ ──── attach + container's netns ───►  devices, addresses, routes are made
-//!   │ ◄─── attached + user's netns ───────
+//!   │ ◄─── attached + estate ─────────────
 //!   │ ──── connect + container's netns ──►  one more network for a container that runs
 //!   │ ◄─── connected ─────────────────────
 //!   │ ──── disconnect ───────────────────►
 //!   │ ◄─── done ──────────────────────────
 //!   │ ════ end of file ══════════════════►  addresses and names are given back
+//!   │ ◄═══ end of file ═══════════════════  the leader was killed; to its successor:
+//!   │ ──── rejoin ───────────────────────►  it knows the container again
+//!   │ ◄─── done ──────────────────────────
 //! ```
 
 use std::collections::BTreeMap;
@@ -91,6 +94,13 @@ pub enum Ask {
         /// The networks.
         endpoints: Vec<Endpoint>,
     },
+    /// This container was in these networks when your predecessor ended, and is.
+    Rejoin {
+        /// Its id.
+        container: String,
+        /// What it asked for of each of them, and what it got.
+        places: Vec<(Endpoint, Joined)>,
+    },
     /// Put this connection's container, whose namespace comes with it, into one more network.
     Connect {
         /// The network.
@@ -121,7 +131,7 @@ pub enum Ask {
 pub enum Answer {
     /// I am, and this is my pidfd.
     Welcome,
-    /// The container is in all of its networks; the user's namespace comes with it.
+    /// The container is in all of its networks; the leader's estate comes with it.
     Attached {
         /// In the order asked for.
         joined: Vec<Joined>,
@@ -144,23 +154,26 @@ pub enum Answer {
     },
 }
 
+/// The most descriptors that come with one message.
+const MOST_FDS: usize = 3;
+
 /// Sends a message.
-pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let bytes = serde_json::to_vec(message).map_err(|_| Errno::EINVAL)?;
-    let fds: Vec<i32> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
+    let fds: Vec<i32> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
     let control = [ControlMessage::ScmRights(&fds)];
     let control = if fds.is_empty() { &control[..0] } else { &control[..] };
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
 }
 
-/// Receives a message and the descriptor that came with it; `None` at the end.
+/// Receives a message and the descriptors that came with it; `None` at the end.
 ///
 /// # Errors
 /// Those of recvmsg(2); `EBADMSG` for what is no such message.
-pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Option<(T, Option<OwnedFd>)>, Errno> {
+pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
     let mut bytes = vec![0; MAX_BYTES];
-    let mut control = nix::cmsg_space!([i32; 1]);
-    let (len, fd) = {
+    let mut control = nix::cmsg_space!([i32; MOST_FDS]);
+    let (len, fds) = {
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let received = loop {
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -171,19 +184,19 @@ pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Opt
                 other => break other?,
             }
         };
-        let fd = received.cmsgs().ok().and_then(|mut all| {
-            all.find_map(|one| match one {
-                ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-                _ => None,
-            })
-        });
-        (received.bytes, fd.map(crate::sys::received_fd))
+        let mut fds = Vec::new();
+        for one in received.cmsgs().into_iter().flatten() {
+            if let ControlMessageOwned::ScmRights(numbers) = one {
+                fds.extend(numbers.into_iter().map(crate::sys::received_fd));
+            }
+        }
+        (received.bytes, fds)
     };
     if len == 0 {
         return Ok(None);
     }
     let message = bytes.get(..len).and_then(|bytes| serde_json::from_slice(bytes).ok()).ok_or(Errno::EBADMSG)?;
-    Ok(Some((message, fd)))
+    Ok(Some((message, fds)))
 }
 
 #[cfg(test)]
@@ -195,16 +208,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_arrive_with_their_descriptor() {
+    fn messages_arrive_with_their_descriptors() {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        send(ours.as_fd(), &Ask::Hello, None).unwrap();
-        let (ask, fd) = receive::<Ask>(theirs.as_fd()).unwrap().unwrap();
-        assert_eq!((ask, fd.is_some()), (Ask::Hello, false));
+        send(ours.as_fd(), &Ask::Hello, &[]).unwrap();
+        let (ask, fds) = receive::<Ask>(theirs.as_fd()).unwrap().unwrap();
+        assert_eq!((ask, fds.len()), (Ask::Hello, 0));
         let attach = Ask::Attach { container: "abc".into(), endpoints: Vec::new() };
-        send(ours.as_fd(), &attach, Some(std::io::stdin().as_fd())).unwrap();
-        let (ask, fd) = receive::<Ask>(theirs.as_fd()).unwrap().unwrap();
-        assert_eq!((ask, fd.is_some()), (attach, true));
+        send(ours.as_fd(), &attach, &[std::io::stdin().as_fd(), std::io::stdout().as_fd()]).unwrap();
+        let (ask, fds) = receive::<Ask>(theirs.as_fd()).unwrap().unwrap();
+        assert_eq!((ask, fds.len()), (attach, 2));
         nix::unistd::write(&ours, b"{").unwrap();
         assert_eq!(receive::<Ask>(theirs.as_fd()).unwrap_err(), Errno::EBADMSG);
         drop(ours);

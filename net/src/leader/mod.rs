@@ -9,20 +9,36 @@
 //! DNS servers are, and works in the user's by sockets that [`Inside::open`] opened there.
 //!
 //! It keeps nothing on disk, and nothing that its supervisors could not tell its successor: each of them has a connection
-//! for the life of its container, and the user's namespace open. When the last connection ends, so does the leader.
+//! for the life of its container, and the leader's estate. When the last connection ends, so does the leader.
+//!
+//! # When it is killed
+//! ```text
+//! kernel       closes the connections; the namespace, its bridges, pairs and rules, and the socket that listens stay:
+//!              supervisors have them open ([`Estate`])
+//! supervisors  each takes the lock; the first finds no leader and forks one, with the estate
+//! successor    reads from the devices which addresses are given away, starts the way out
+//! supervisors  connect, tell which networks their containers are in ([`Ask::Rejoin`])
+//! commands     wait: their connection is accepted by the successor
+//! ```
+//! Packets between containers, and published ports, need no leader. What goes through the way out, and names, pause.
 //!
 //! **Runs in:** role `NetworkLeader`: one thread, the user's base user namespace, the host's network namespace.
 
 mod message;
+
+mod way_out;
 
 mod serve;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 
 pub use message::{Answer, Ask, Endpoint, Joined};
 pub use serve::{Leader, ServeError};
+pub use way_out::WayOut;
 
 use crate::netfilter::{Netfilter, NetfilterError};
 use crate::netlink::{LOOPBACK_INDEX, Netlink, NetlinkError};
@@ -58,6 +74,9 @@ pub struct Inside {
     route: OwnedFd,
     filter: OwnedFd,
 }
+
+/// How long a leader is waited for: one that succeeds another needs milliseconds.
+const PATIENCE: TimeVal = TimeVal::new(10, 0);
 
 /// Packets go from one bridge to another and to the way out.
 const FORWARDING: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
@@ -96,7 +115,7 @@ impl Inside {
     /// Those of sendmsg(2).
     pub fn send(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         let each = [&self.netns, &self.route, &self.filter];
-        each.into_iter().try_for_each(|fd| message::send(socket, &(), Some(fd.as_fd())))
+        each.into_iter().try_for_each(|fd| message::send(socket, &(), &[fd.as_fd()]))
     }
 
     /// What [`Inside::send`] sent; `None` if it sent nothing.
@@ -104,9 +123,28 @@ impl Inside {
     /// # Errors
     /// Those of recvmsg(2).
     pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Self>, Errno> {
-        let next = || message::receive::<()>(socket).map(|received| received.and_then(|((), fd)| fd));
+        let next =
+            || message::receive::<()>(socket).map(|received| received.and_then(|((), fds)| fds.into_iter().next()));
         let (Some(netns), Some(route), Some(filter)) = (next()?, next()?, next()?) else { return Ok(None) };
         Ok(Some(Self { netns, route, filter }))
+    }
+}
+
+/// What outlives a leader, since each supervisor has it open.
+#[derive(Debug)]
+pub struct Estate {
+    /// The socket that it listens on.
+    pub listener: OwnedFd,
+    /// The user's network namespace.
+    pub netns: OwnedFd,
+    /// The process that leads out of it, which ends soon after its leader.
+    pub way_out: Option<OwnedFd>,
+}
+
+impl Estate {
+    fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        Some(Self { listener: fds.next()?, netns: fds.next()?, way_out: fds.next() })
     }
 }
 
@@ -134,14 +172,32 @@ impl Connection {
     /// # Errors
     /// Those of sendmsg(2) and recvmsg(2).
     pub fn greet(&self) -> Result<Option<OwnedFd>, Errno> {
-        match message::send(self.as_fd(), &Ask::Hello, None) {
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &PATIENCE)?;
+        match message::send(self.as_fd(), &Ask::Hello, &[]) {
             Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(None),
             other => other?,
         }
-        Ok(match self.answer()? {
+        let answer = self.answer()?;
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(0, 0))?;
+        Ok(match answer {
             Some((Answer::Welcome, pidfd)) => pidfd,
             _ => None,
         })
+    }
+
+    /// Tells a successor which networks a container is in; `false` if that has ended, too, or does not answer.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2) and recvmsg(2).
+    pub fn rejoin(&self, container: &str, places: Vec<(Endpoint, Joined)>) -> Result<bool, Errno> {
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &PATIENCE)?;
+        match message::send(self.as_fd(), &Ask::Rejoin { container: container.to_owned(), places }, &[]) {
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(false),
+            other => other?,
+        }
+        let answer = self.answer()?;
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(0, 0))?;
+        Ok(matches!(answer, Some((Answer::Done, _))))
     }
 
     /// Asks for a container to be put into networks; the answer comes later.
@@ -149,7 +205,7 @@ impl Connection {
     /// # Errors
     /// Those of sendmsg(2).
     pub fn attach(&self, container: &str, endpoints: Vec<Endpoint>, netns: BorrowedFd<'_>) -> Result<(), Errno> {
-        message::send(self.as_fd(), &Ask::Attach { container: container.to_owned(), endpoints }, Some(netns))
+        message::send(self.as_fd(), &Ask::Attach { container: container.to_owned(), endpoints }, &[netns])
     }
 
     /// Asks for something that needs no descriptor, or a container's namespace; the answer comes later.
@@ -157,7 +213,7 @@ impl Connection {
     /// # Errors
     /// Those of sendmsg(2).
     pub fn ask(&self, ask: &Ask, netns: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-        message::send(self.as_fd(), ask, netns)
+        message::send(self.as_fd(), ask, netns.as_slice())
     }
 
     /// Waits for the next answer; `None` if the leader has ended.
@@ -165,7 +221,19 @@ impl Connection {
     /// # Errors
     /// Those of recvmsg(2).
     pub fn answer(&self) -> Result<Option<(Answer, Option<OwnedFd>)>, Errno> {
-        message::receive(self.as_fd())
+        let received = message::receive(self.as_fd())?;
+        Ok(received.map(|(answer, fds)| (answer, fds.into_iter().next())))
+    }
+
+    /// As [`Connection::answer`], to a request to attach.
+    ///
+    /// # Errors
+    /// Those of recvmsg(2).
+    pub fn attached(&self) -> Result<Option<(Answer, Option<Estate>)>, Errno> {
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &PATIENCE)?;
+        let received = message::receive(self.as_fd())?;
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(0, 0))?;
+        Ok(received.map(|(answer, fds)| (answer, Estate::from_fds(fds))))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -12,16 +13,19 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::sys::wait::waitpid;
 use nix::unistd::pipe2;
 
-use super::Inside;
 use super::message::{self, Answer, Ask, Endpoint, Joined};
-use crate::driver::{MacAddress, Started};
+use super::{Estate, Inside, WayOut};
+use crate::driver::{DriverError, MacAddress};
 use crate::netfilter::{Bridge, Netfilter, NetfilterError};
-use crate::netlink::{self, Address, Netlink, NetlinkError, Route, Veth};
+use crate::netlink::{self, Address, Link, Netlink, NetlinkError, Route, Veth};
 use crate::network::{LeaseError, Leases, Network};
 use crate::sys;
 
 /// How long somebody who is about to connect may take.
 const PATIENCE_MS: u16 = 1000;
+
+/// What the names of our ends of pairs begin with; those of bridges do not.
+const DEVICE_PREFIX: &str = "v";
 
 /// Why a container could not be put into its networks.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,9 @@ pub enum ServeError {
     /// nf_tables refused.
     #[error(transparent)]
     Netfilter(#[from] NetfilterError),
+    /// The way out could not be started.
+    #[error(transparent)]
+    WayOut(#[from] DriverError),
     /// A message that needs a namespace came without one.
     #[error("network leader: no namespace was sent")]
     NoNamespace,
@@ -96,24 +103,46 @@ pub struct Leader {
     netns: OwnedFd,
     route: Netlink,
     filter: Netfilter,
-    way_out: Option<Started>,
+    way_out: WayOut,
     networks: BTreeMap<String, Living>,
     clients: Vec<Client>,
+    /// The addresses of devices that are there and whose containers have not yet told that they are: of a leader that was
+    /// killed.
+    orphans: BTreeMap<String, Vec<IpAddr>>,
 }
 
 impl Leader {
-    /// A leader of a namespace with its way out.
-    #[must_use]
-    pub fn new(listener: OwnedFd, inside: Inside, way_out: impl Into<Option<Started>>) -> Self {
-        Self {
+    /// A leader of a namespace, whose way out is started, or started again.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn new(
+        listener: OwnedFd,
+        inside: Inside,
+        mut way_out: WayOut,
+        predecessor: Option<&Estate>,
+    ) -> Result<Self, ServeError> {
+        let mut route = Netlink::over(inside.route);
+        let mut orphans = BTreeMap::new();
+        if predecessor.is_some() {
+            let is_pair = |link: &Link| link.name.starts_with(DEVICE_PREFIX) && !link.label.is_empty();
+            for link in route.links()?.into_iter().filter(is_pair) {
+                let addresses = link.label.split(' ').filter_map(|word| word.parse().ok()).collect();
+                orphans.insert(link.name, addresses);
+            }
+        }
+        let earlier = predecessor.and_then(|estate| estate.way_out.as_ref());
+        way_out.start(inside.netns.as_fd(), earlier.map(|fd| fd.as_fd()))?;
+        Ok(Self {
             listener,
             netns: inside.netns,
-            route: Netlink::over(inside.route),
+            route,
             filter: Netfilter::over(inside.filter),
-            way_out: way_out.into(),
+            way_out,
             networks: BTreeMap::new(),
             clients: Vec::new(),
-        }
+            orphans,
+        })
     }
 
     /// Serves until nobody is connected, and returns what `may_end` gave: it keeps others from counting on us, or says
@@ -132,14 +161,22 @@ impl Leader {
             {
                 return Ok(guard);
             }
+            if self.way_out.due().is_some_and(|due| due <= Instant::now()) {
+                // There is nobody to tell why it does not start; it is tried again.
+                let _ = self.way_out.start(self.netns.as_fd(), None);
+            }
             let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
-            fds.extend(self.way_out.iter().map(|way_out| PollFd::new(way_out.pidfd(), PollFlags::POLLIN)));
+            fds.extend(self.way_out.pidfd().map(|way_out| PollFd::new(way_out, PollFlags::POLLIN)));
             let before_clients = fds.len();
             fds.extend(self.clients.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN)));
             // Who kept us from ending may have given up before it connected.
-            let patience = match self.clients.is_empty() && has_served {
-                true => PollTimeout::from(PATIENCE_MS),
-                false => PollTimeout::NONE,
+            let patience = match (self.clients.is_empty() && has_served, self.way_out.due()) {
+                (true, _) => PollTimeout::from(PATIENCE_MS),
+                (false, Some(due)) => {
+                    let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+                }
+                (false, None) => PollTimeout::NONE,
             };
             match poll(&mut fds, patience) {
                 Err(Errno::EINTR) => continue,
@@ -150,8 +187,8 @@ impl Leader {
             let way_out_ended = before_clients == 2 && fds.get(1).is_some_and(is_ready);
             let talking: Vec<bool> = fds.iter().skip(before_clients).map(is_ready).collect();
             drop(fds);
-            if way_out_ended && let Some(way_out) = self.way_out.take() {
-                way_out.stop();
+            if way_out_ended {
+                self.way_out.ended();
             }
             // From the end, so that removing one leaves the others where they are.
             for at in (0..talking.len()).rev().filter(|at| talking.get(*at) == Some(&true)) {
@@ -180,12 +217,18 @@ impl Leader {
     fn listen_to(&mut self, at: usize) {
         let Some(client) = self.clients.get(at) else { return };
         let answer = match message::receive::<Ask>(client.socket.as_fd()) {
-            Ok(Some((ask, netns))) => self.answer(at, ask, netns),
+            Ok(Some((ask, fds))) => self.answer(at, ask, fds.into_iter().next()),
             Ok(None) | Err(_) => return self.forget(at),
         };
         let (answer, fd) = answer.unwrap_or_else(|error| (Answer::Failed { message: error.to_string() }, None));
         let Some(client) = self.clients.get(at) else { return };
-        if message::send(client.socket.as_fd(), &answer, fd.as_ref().map(|fd| fd.as_fd())).is_err() {
+        let fds = match &answer {
+            Answer::Attached { .. } => {
+                [self.listener.as_fd(), self.netns.as_fd()].into_iter().chain(self.way_out.pidfd()).collect()
+            }
+            _ => fd.as_ref().map(|fd| fd.as_fd()).into_iter().collect::<Vec<_>>(),
+        };
+        if message::send(client.socket.as_fd(), &answer, &fds).is_err() {
             self.forget(at);
         }
     }
@@ -202,8 +245,9 @@ impl Leader {
                 if let Some(client) = self.clients.get_mut(at) {
                     client.member = Some(Member { container, places });
                 }
-                Ok((self.attached(joined), self.netns.try_clone().ok()))
+                Ok((self.attached(joined), None))
             }
+            Ask::Rejoin { container, places } => self.rejoin(at, container, places).map(done),
             Ask::Connect { endpoint } => {
                 let joined = self.connect(at, *endpoint, netns()?)?;
                 Ok((Answer::Connected { joined }, None))
@@ -231,12 +275,44 @@ impl Leader {
     }
 
     fn attached(&self, joined: Vec<Joined>) -> Answer {
-        let way_out = self.way_out.as_ref().map(Started::attachment);
-        Answer::Attached {
-            joined,
-            dns: way_out.map(|way_out| way_out.dns.clone()).unwrap_or_default(),
-            host: way_out.and_then(|way_out| way_out.host),
+        let way_out = self.way_out.attachment();
+        Answer::Attached { joined, dns: way_out.dns.clone(), host: way_out.host }
+    }
+
+    /// A container of a leader that was killed is in its networks still.
+    fn rejoin(&mut self, at: usize, container: String, places: Vec<(Endpoint, Joined)>) -> Result<(), ServeError> {
+        self.leave(at);
+        for (endpoint, joined) in &places {
+            self.ensure(&endpoint.network)?;
+            if let Some(living) = self.networks.get_mut(&joined.network) {
+                joined.addresses.iter().for_each(|address| living.leases.hold(address.ip));
+            }
+            self.orphans.remove(&joined.device);
         }
+        if let Some(client) = self.clients.get_mut(at) {
+            let places = places.into_iter().map(|(endpoint, joined)| Place { endpoint, joined }).collect();
+            client.member = Some(Member { container, places });
+        }
+        self.filter_anew()
+    }
+
+    /// Forgets those that nobody will come for: their devices are gone, or about to go since `container` is put into its
+    /// networks anew.
+    fn bury_orphans(&mut self, container: &str) -> Result<(), ServeError> {
+        if self.orphans.is_empty() {
+            return Ok(());
+        }
+        let links = self.route.links()?;
+        let anew = device_name(container, 0);
+        let anew = anew.trim_end_matches('0');
+        let (kept, buried) = std::mem::take(&mut self.orphans)
+            .into_iter()
+            .partition(|(device, _)| !device.starts_with(anew) && links.iter().any(|link| link.name == *device));
+        self.orphans = kept;
+        for ip in BTreeMap::into_values(buried).flatten() {
+            self.networks.values_mut().for_each(|living| living.leases.give_back(ip));
+        }
+        Ok(())
     }
 
     /// Gives back what a client's container had. Its devices went with its namespace.
@@ -264,6 +340,7 @@ impl Leader {
         endpoints: Vec<Endpoint>,
         netns: BorrowedFd<'_>,
     ) -> Result<Vec<Place>, ServeError> {
+        self.bury_orphans(container)?;
         let mut places: Vec<Place> = Vec::new();
         for (at, endpoint) in endpoints.into_iter().enumerate() {
             match self.attach_one(device_name(container, at), &endpoint, netns) {
@@ -324,6 +401,8 @@ impl Leader {
         let veth = Veth { name: &joined.device, bridge, peer_name: &joined.interface, peer_mac: mac.0, netns, mtu };
         // The one of an earlier run may not have gone yet: a namespace ends in the background.
         let made = self.route.delete_link(&joined.device).and_then(|()| self.route.add_veth(&veth));
+        let label: Vec<String> = joined.addresses.iter().map(|address| address.ip.to_string()).collect();
+        let made = made.and_then(|()| self.route.label_link(&joined.device, &label.join(" ")));
         let set_up = made.map_err(ServeError::from).and_then(|()| configure(netns, endpoint, &joined));
         match set_up {
             Ok(()) => Ok(joined),
@@ -351,12 +430,20 @@ impl Leader {
         for address in gateways(network) {
             self.route.add_address(index, address)?;
         }
-        let living = Living { network: network.clone(), index, leases: Leases::default() };
+        let mut leases = Leases::default();
+        for ip in self.orphans.values().flatten().filter(|ip| network.subnets.iter().any(|net| net.contains(**ip))) {
+            leases.hold(*ip);
+        }
+        let living = Living { network: network.clone(), index, leases };
         self.networks.insert(network.name.clone(), living);
         self.filter_anew()
     }
 
     fn filter_anew(&mut self) -> Result<(), ServeError> {
+        if !self.orphans.is_empty() {
+            // The rules of before are better than those without the networks that we do not know yet.
+            return Ok(());
+        }
         let bridges: Vec<Bridge> = self
             .networks
             .values()
@@ -366,7 +453,7 @@ impl Leader {
                 is_isolated: network.isolated,
             })
             .collect();
-        let way_out = self.way_out.as_ref().and_then(|way_out| way_out.attachment().interface.clone());
+        let way_out = self.way_out.attachment().interface.clone();
         Ok(self.filter.replace(&bridges, way_out.as_deref().unwrap_or("tap0"))?)
     }
 }
@@ -390,7 +477,7 @@ fn mac_of(addresses: &[Address]) -> MacAddress {
 
 /// The name of this end of a pair: 15 bytes at most.
 fn device_name(container: &str, at: usize) -> String {
-    format!("v{}n{at}", container.get(..10).unwrap_or(container))
+    format!("{DEVICE_PREFIX}{}n{at}", container.get(..10).unwrap_or(container))
 }
 
 /// Sets up the other end, by a process that enters the container's namespace: nobody comes back from there into the

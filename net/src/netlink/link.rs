@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use serde::{Deserialize, Serialize};
 
 use super::message::Request;
-use super::query::{self, Address};
+use super::query::{self, Address, Link};
 use super::{Netlink, NetlinkError};
 
 // linux/veth.h
@@ -64,6 +64,22 @@ impl Netlink {
         self.run(&format!("link add {} type veth", veth.name), Request::veth(veth))
     }
 
+    /// Writes on a device what whoever finds it is to know: up to 255 bytes.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn label_link(&mut self, name: &str, label: &str) -> Result<(), NetlinkError> {
+        self.run(&format!("link set {name} alias"), Request::label_link(name, label))
+    }
+
+    /// Every device.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        self.dump("list links", Request::dump(libc::RTM_GETLINK), query::parse_link)
+    }
+
     /// Removes a device, and its other end; one that is not there is no error.
     ///
     /// # Errors
@@ -80,8 +96,7 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub fn link_named(&mut self, name: &str) -> Result<Option<u32>, NetlinkError> {
-        let links = self.dump("list links", Request::dump(libc::RTM_GETLINK), query::parse_link)?;
-        Ok(links.into_iter().find(|link| link.name == name).map(|link| link.index))
+        Ok(self.links()?.into_iter().find(|link| link.name == name).map(|link| link.index))
     }
 
     /// Gives a device an address, which is in use at once.
@@ -154,6 +169,15 @@ impl Request {
                 });
             });
         });
+        request
+    }
+
+    fn label_link(name: &str, label: &str) -> Self {
+        let mut request = Self::new(libc::RTM_NEWLINK, libc::NLM_F_ACK);
+        // No flag is to change.
+        request.0.extend_from_slice(&[0; 16]);
+        request.text(libc::IFLA_IFNAME, name);
+        request.text(libc::IFLA_IFALIAS, label);
         request
     }
 

@@ -17,6 +17,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// What somebody wrote on it.
+    pub label: String,
     /// Its hardware address, if it has a six-byte one.
     pub mac: Option<[u8; 6]>,
     /// Its largest packet, in bytes.
@@ -53,19 +55,25 @@ pub(super) fn parse_link(message: &Message<'_>) -> Option<Link> {
     let mut link = Link {
         index: read_u32(message.payload, 4)?,
         name: String::new(),
+        label: String::new(),
         mac: None,
         mtu: 0,
         up: flags & libc::IFF_UP as u32 != 0,
     };
     for (kind, value) in message.attributes(IFINFOMSG_LEN) {
         match kind {
-            libc::IFLA_IFNAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            libc::IFLA_IFNAME => link.name = text(value),
+            libc::IFLA_IFALIAS => link.label = text(value),
             libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
             libc::IFLA_MTU => link.mtu = read_u32(value, 0)?,
             _ => {}
         }
     }
     Some(link)
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 /// An address of global scope and the device it is on.

@@ -91,6 +91,17 @@ pub(crate) fn close_range(first: RawFd, last: RawFd) {
     }
 }
 
+/// Closes every descriptor above the standard ones but these.
+pub(crate) fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut next: RawFd = 3;
+    for fd in kept.iter().copied().filter(|fd| *fd > 2) {
+        close_range(next, fd - 1);
+        next = fd + 1;
+    }
+    close_range(next, RawFd::MAX);
+}
+
 /// Kills this process when its parent ends.
 pub(crate) fn die_with_parent() {
     // SAFETY: takes integers only.

@@ -16,7 +16,9 @@
 //! 4. names.lock               moving a name, sweeping a stale one (claiming a free one needs no lock)
 //! 5. volumes.lock             removing a volume
 //! 6. trash.lock                unlinking what lies in the trash
-//! 7. events.lock               moving a journal that is too long aside; only ever tried
+//! 7. net/leader.lock           a leader of the network namespace is started, or ends; its holder waits for nobody
+//! 8. net/leader-*.alive        held by the leader for life; only ever tried
+//! 9. events.lock               moving a journal that is too long aside; only ever tried
 //! ```
 //!
 //! # Kind

@@ -1,0 +1,159 @@
+//! What leads out of the user's namespace: started by the leader, and started again when it ends.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2};
+
+use crate::driver::{Arg, Attachment, Driver, DriverError, Netns, Plan, Started};
+use crate::sys;
+
+/// How long the one of a leader that was killed may take to end: slirp4netns sees a pipe close, pasta looks once a second
+/// for its namespace.
+const LAST_MOMENT_MS: u16 = 3000;
+
+/// One that ends sooner is not started again at once, but after as long.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// The way out of a namespace.
+pub struct WayOut {
+    driver: Box<dyn Driver>,
+    plan: Plan,
+    /// A directory of ours.
+    scratch: PathBuf,
+    running: Option<(Started, Option<Visitor>)>,
+    since: Option<Instant>,
+}
+
+impl std::fmt::Debug for WayOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WayOut").field("plan", &self.plan).field("running", &self.running).finish_non_exhaustive()
+    }
+}
+
+impl WayOut {
+    /// One that is to be started like this.
+    #[must_use]
+    pub fn new(driver: Box<dyn Driver>, plan: Plan, scratch: PathBuf) -> Self {
+        Self { driver, plan, scratch, running: None, since: None }
+    }
+
+    /// What the namespace must be set to before.
+    #[must_use]
+    pub fn sysctls(&self) -> &'static [(&'static str, &'static str)] {
+        self.plan.sysctls
+    }
+
+    /// What is known of it.
+    pub(super) fn attachment(&self) -> &Attachment {
+        self.running.as_ref().map_or(&self.plan.attachment, |(started, _)| started.attachment())
+    }
+
+    /// Its process, readable when it has ended.
+    pub(super) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.running.as_ref().map(|(started, _)| started.pidfd())
+    }
+
+    /// Starts it in this namespace and waits for it. `earlier` is one that is about to end, whose device is in the way.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub(super) fn start(&mut self, netns: BorrowedFd<'_>, earlier: Option<BorrowedFd<'_>>) -> Result<(), DriverError> {
+        self.since = Some(Instant::now());
+        if let Some(earlier) = earlier {
+            let mut fds = [PollFd::new(earlier, PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::from(LAST_MOMENT_MS));
+        }
+        // A helper that finds the namespace by a process needs one that stays there.
+        let visitor = match self.plan.args.contains(&Arg::NetnsPath) {
+            true => Some(Visitor::new(netns).map_err(|source| DriverError::System {
+                driver: self.driver.name(),
+                what: "enter the namespace",
+                source,
+            })?),
+            false => None,
+        };
+        let pid = visitor.as_ref().map_or(0, |visitor| visitor.host_pid);
+        let mut started = self.driver.start(self.plan.clone(), Netns { fd: netns, pid, scratch: &self.scratch })?;
+        started.wait_ready()?;
+        if started.attachment().interface.is_none() {
+            // The packet filter needs its name.
+            started.discover()?;
+        }
+        self.running = Some((started, visitor));
+        Ok(())
+    }
+
+    /// It has ended.
+    pub(super) fn ended(&mut self) {
+        if let Some((started, _visitor)) = self.running.take() {
+            started.stop();
+        }
+    }
+
+    /// When one that has ended may be started again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let since = self.since.filter(|_| self.running.is_none())?;
+        let now = Instant::now();
+        Some(if now.duration_since(since) < STEADY { since + STEADY } else { now })
+    }
+}
+
+/// A process of ours that stays in a namespace until it is let go, or we end.
+#[derive(Debug)]
+struct Visitor {
+    host_pid: i32,
+    pid: Pid,
+    /// Closed, it ends the process.
+    hold: Option<OwnedFd>,
+}
+
+impl Visitor {
+    fn new(netns: BorrowedFd<'_>) -> std::io::Result<Self> {
+        let (held, hold) = pipe2(OFlag::O_CLOEXEC)?;
+        let (told, tell) = pipe2(OFlag::O_CLOEXEC)?;
+        match sys::fork()? {
+            sys::Fork::Child => {
+                drop((hold, told));
+                let joined = crate::netlink::join(netns);
+                // Nothing else of the leader's is to last as long.
+                let mut kept = [held.as_raw_fd(), tell.as_raw_fd()];
+                sys::close_all_but(&mut kept);
+                let is_there = joined.is_ok() && nix::unistd::write(&tell, b"j").is_ok();
+                if is_there {
+                    let _ = nix::unistd::read(&held, &mut [0]);
+                }
+                sys::exit_now(i32::from(!is_there))
+            }
+            sys::Fork::Parent(pid) => {
+                drop((held, tell));
+                let visitor = Self { host_pid: host_pid(pid)?, pid, hold: Some(hold) };
+                match nix::unistd::read(&told, &mut [0]) {
+                    Ok(1) => Ok(visitor),
+                    _ => Err(Errno::EPERM.into()),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        drop(self.hold.take());
+        let _ = waitpid(self.pid, None);
+    }
+}
+
+/// The number that a child has in the `/proc` that is mounted here, which may be another pid namespace's.
+fn host_pid(pid: Pid) -> std::io::Result<i32> {
+    let pidfd = File::from(sys::pidfd_open(pid)?);
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd()))?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    number.ok_or_else(|| Errno::ESRCH.into())
+}

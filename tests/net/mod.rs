@@ -1,0 +1,25 @@
+//! Networks as others see them: in a lab of two network namespaces, a host and somebody outside, as an ordinary user.
+
+pub(crate) mod lab;
+
+mod service;
+
+mod ports;
+
+mod repair;
+
+use crate::support::framework::Test;
+
+/// Every test of this area.
+pub(crate) fn tests() -> Vec<Test> {
+    [ports::TESTS, repair::TESTS].concat()
+}
+
+/// The inner roles of this program.
+pub(crate) fn inside(role: &str, argument: &str) -> Option<std::process::ExitCode> {
+    match role {
+        "--lab" => Some(lab::inside(argument, &[ports::CASES, repair::CASES])),
+        "--service" => Some(service::run(argument)),
+        _ => None,
+    }
+}

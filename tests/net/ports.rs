@@ -1,0 +1,272 @@
+//! Published ports, from outside, from the host and from containers.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use super::lab::{CLIENT, CLIENT6, HOST, HOST6, Lab, cases};
+use super::service::Service;
+use crate::support::home::{Home, wait_until};
+
+cases! {
+    clients_from_outside_keep_their_addresses,
+    clients_of_ipv6_keep_theirs_where_containers_have_it,
+    clients_of_the_host_come_from_the_gateway,
+    containers_reach_published_ports,
+    a_conflict_names_port_and_holder_and_leaves_nothing,
+    listeners_last_over_restarts,
+    a_refused_connection_is_reset,
+    either_side_may_close_first,
+    a_thousand_connections_are_served_at_once.limit_secs(120),
+    what_is_not_read_waits_at_the_client,
+}
+
+/// A connection to the service, and as whom the service sees it.
+pub(super) struct Flow {
+    pub(super) stream: BufReader<TcpStream>,
+    pub(super) seen: SocketAddr,
+}
+
+impl Flow {
+    pub(super) fn open(to: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(to)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let seen = line.trim_end().parse().map_err(|_| std::io::Error::from(ErrorKind::UnexpectedEof))?;
+        Ok(Self { stream, seen })
+    }
+
+    /// Says something, and hears it.
+    pub(super) fn echo(&mut self) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(b"and still\n")?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        if line == "and still\n" { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
+    }
+
+    fn own(&self) -> SocketAddr {
+        self.stream.get_ref().local_addr().expect("it is connected")
+    }
+}
+
+/// As whom the service sees a datagram's sender, who is `from`.
+fn ask_udp(from: IpAddr, to: SocketAddr) -> (SocketAddr, SocketAddr) {
+    let socket = UdpSocket::bind((from, 0)).expect("a port");
+    socket.connect(to).expect("a route");
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a socket of ours");
+    let mut answer = [0; 64];
+    let mut length = 0;
+    wait_until("a datagram is answered", || {
+        let _ = socket.send(b"?");
+        socket.recv(&mut answer).is_ok_and(|received| {
+            length = received;
+            true
+        })
+    });
+    let seen = std::str::from_utf8(&answer[..length]).expect("it is text").parse().expect("an address");
+    (seen, socket.local_addr().expect("it is bound"))
+}
+
+pub(super) fn run(home: &Home, name: &str, options: &str) {
+    home.ok(&format!("run -d --name {name} {options} busybox sleep 1000"));
+}
+
+/// 18080 leads to 80, TCP and UDP.
+const PORTS: &str = "-p 18080:80 -p 18080:80/udp";
+
+fn at(ip: IpAddr) -> SocketAddr {
+    SocketAddr::new(ip, 18080)
+}
+
+fn clients_from_outside_keep_their_addresses(lab: &Lab) {
+    run(&lab.home, "c", PORTS);
+    let _service = Service::start(&lab.home, "c", 80);
+    lab.outside(|| {
+        let flow = Flow::open(at(HOST)).unwrap();
+        assert_eq!(flow.own().ip(), CLIENT);
+        assert_eq!(flow.seen, flow.own(), "TCP");
+        let (seen, own) = ask_udp(CLIENT, at(HOST));
+        assert_eq!(seen, own, "UDP");
+        // The container has no address of IPv6.
+        let flow = Flow::open(at(HOST6)).unwrap();
+        assert_eq!(flow.seen.ip().to_string(), "10.88.0.1");
+        assert_eq!(ask_udp(CLIENT6, at(HOST6)).0.ip().to_string(), "10.88.0.1");
+    });
+}
+
+fn clients_of_ipv6_keep_theirs_where_containers_have_it(lab: &Lab) {
+    run(&lab.home, "c", &format!("--network slirp4netns:enable_ipv6=true {PORTS}"));
+    let _service = Service::start(&lab.home, "c", 80);
+    lab.outside(|| {
+        for (from, to) in [(CLIENT, HOST), (CLIENT6, HOST6)] {
+            let flow = Flow::open(at(to)).unwrap();
+            assert_eq!((flow.seen, flow.seen.ip()), (flow.own(), from));
+            let (seen, own) = ask_udp(from, at(to));
+            assert_eq!(seen, own);
+        }
+    });
+}
+
+fn clients_of_the_host_come_from_the_gateway(lab: &Lab) {
+    run(&lab.home, "c", PORTS);
+    let _service = Service::start(&lab.home, "c", 80);
+    for ip in ["127.0.0.1", "192.0.2.2", "::1", "2001:db8::2"] {
+        let to = at(ip.parse().unwrap());
+        assert_eq!(Flow::open(to).unwrap().seen.ip().to_string(), "10.88.0.1", "{to}");
+        assert_eq!(ask_udp(to.ip(), to).0.ip().to_string(), "10.88.0.1", "{to}");
+    }
+}
+
+fn containers_reach_published_ports(lab: &Lab) {
+    run(&lab.home, "c", PORTS);
+    run(&lab.home, "other", "");
+    let _service = Service::start(&lab.home, "c", 80);
+    // By the host's address, out of another container and out of the very one.
+    for name in ["other", "c"] {
+        let line = lab.home.ok(&format!("exec {name} sh -c 'nc -w 5 {HOST} 18080 < /dev/null | head -n 1'"));
+        assert!(line.parse::<SocketAddr>().is_ok(), "{name}: {line:?}");
+    }
+    // And by that of the container, where no port is published.
+    let line = lab.home.ok("exec other sh -c 'nc -w 5 10.88.0.2 80 < /dev/null | head -n 1'");
+    assert!(line.starts_with("10.88.0.3:"), "{line:?}");
+}
+
+fn a_conflict_names_port_and_holder_and_leaves_nothing(lab: &Lab) {
+    let home = &lab.home;
+    run(home, "web", "-p 18080:80");
+    for publish in ["18080:81", "127.0.0.1:18080:81", "[::1]:18080:81", "18070-18090:70-90"] {
+        let line = home.fails(125, &format!("run -d --name other -p {publish} busybox true"));
+        assert!(line.contains(":18080/tcp") && line.contains("container web"), "{publish}: {line}");
+    }
+    let listener = TcpListener::bind("127.0.0.1:18081").unwrap();
+    let line = home.fails(125, "run -d --name other -p 18081:80 busybox true");
+    assert!(line.contains(&format!("pid {}", std::process::id())), "{line}");
+    drop(listener);
+    let _socket = UdpSocket::bind("0.0.0.0:18082").unwrap();
+    let line = home.fails(125, "run -d --name other -p 18082:80/udp busybox true");
+    assert!(line.contains(&format!("pid {}", std::process::id())), "{line}");
+    assert_eq!(home.ok("ps -a --format {{.Names}}"), "web");
+    // One that exists stays, and has the port once it is free.
+    home.ok("create --name other -p 18080:81 busybox sleep 1000");
+    assert!(home.fails(125, "start other").contains("container web"));
+    home.ok("stop -t 0 web");
+    home.ok("start other");
+    // Other addresses of one port, and another protocol, are no conflict.
+    run(home, "udp", "-p 18080:80/udp");
+    run(home, "one", "-p 127.0.0.1:18085:80");
+    run(home, "two", "-p 192.0.2.2:18085:80");
+}
+
+fn listeners_last_over_restarts(lab: &Lab) {
+    // Each run serves one connection and ends.
+    lab.home.ok("run -d --name c --restart always -p 18080:80 busybox nc -l -p 80 -e sh -c 'echo served'");
+    for _ in 0..3 {
+        // Nobody is ever told that there is no port; a run that has ended, or has not begun to listen, resets.
+        wait_until("a run serves", || {
+            lab.outside(|| {
+                let mut stream = TcpStream::connect(at(HOST)).expect("the port is bound all the time");
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                let mut text = String::new();
+                let _ = stream.read_to_string(&mut text);
+                text == "served\n"
+            })
+        });
+    }
+    wait_until("it was started again", || lab.home.inspect("c", "{{.RestartCount}}").parse::<u32>().unwrap() >= 2);
+}
+
+fn a_refused_connection_is_reset(lab: &Lab) {
+    run(&lab.home, "c", PORTS);
+    for ip in [HOST, HOST6] {
+        let error = lab.outside(|| {
+            let mut stream = TcpStream::connect(at(ip)).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream.read(&mut [0]).unwrap_err()
+        });
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+fn either_side_may_close_first(lab: &Lab) {
+    run(&lab.home, "c", PORTS);
+    let _service = Service::start(&lab.home, "c", 80);
+    let text = lab.outside(|| {
+        let mut flow = Flow::open(at(HOST)).unwrap();
+        flow.stream.get_mut().write_all(b"12345").unwrap();
+        flow.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+        let mut text = String::new();
+        flow.stream.read_to_string(&mut text).unwrap();
+        text
+    });
+    assert_eq!(text, "12345end 5\n", "the service heard the end and answered after it");
+    // The other way round: the service closes its side, and reads on.
+    let script = "exec 3>&1; echo bye; exec 1>&- 3>&-; cat > /got; echo done > /state";
+    lab.home.ok(&format!("exec -d c nc -l -p 81 -e sh -c '{script}'"));
+    run(&lab.home, "d", "-p 18081:81");
+    lab.home.ok(&format!("exec -d d nc -l -p 81 -e sh -c '{script}'"));
+    wait_until("it was heard", || {
+        lab.outside(|| {
+            let Ok(mut stream) = TcpStream::connect((HOST, 18081)) else { return false };
+            let mut text = String::new();
+            if stream.read_to_string(&mut text).is_err() || text != "bye\n" {
+                return false;
+            }
+            stream.write_all(b"after the end").is_ok()
+        })
+    });
+    wait_until("it has read the rest", || lab.home.run("exec d cat /got").stdout() == "after the end");
+}
+
+fn a_thousand_connections_are_served_at_once(lab: &Lab) {
+    run(&lab.home, "c", PORTS);
+    let _service = Service::start(&lab.home, "c", 80);
+    let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let count = if most > 3000 { 1000 } else { 200 };
+    lab.outside(|| {
+        let mut flows: Vec<Flow> = (0..count).map(|_| Flow::open(at(HOST)).unwrap()).collect();
+        flows.iter_mut().for_each(|flow| flow.echo().unwrap());
+        assert!(flows.iter().all(|flow| flow.seen == flow.own()));
+    });
+}
+
+fn what_is_not_read_waits_at_the_client(lab: &Lab) {
+    // It accepts, and reads nothing.
+    lab.home.ok("run -d --name c -p 18080:80 busybox nc -ll -p 80 -e sleep 1000");
+    let held = lab.outside(|| {
+        let mut stream = None;
+        wait_until("it accepts", || {
+            let connected = TcpStream::connect(at(HOST)).unwrap();
+            connected.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            let refused = (&connected).read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
+            stream = (!refused).then_some(connected);
+            !refused
+        });
+        let mut stream = stream.unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        let mut sent = 0;
+        let chunk = vec![0; 64 * 1024];
+        while let Ok(len) = stream.write(&chunk) {
+            sent += len;
+            assert!(sent < 64 * 1024 * 1024, "there is no end to what it takes");
+        }
+        // What the client's own kernel holds is not ours.
+        sent.saturating_sub(unsent(&stream))
+    });
+    assert!(held < 4 * 1024 * 1024, "{held} bytes");
+}
+
+/// How much of what was written waits in the client's own socket.
+fn unsent(stream: &TcpStream) -> usize {
+    let address = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
+        IpAddr::V6(_) => unreachable!("it is a client of IPv4"),
+    };
+    let own = address(stream.local_addr().unwrap());
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(own.as_str())).expect("it is there");
+    let queues = line.split_whitespace().nth(4).unwrap();
+    usize::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
+}
