@@ -296,6 +296,7 @@ impl Waiting {
             notifier: None,
             forwarder: None,
             forwarding_since: Instant::now(),
+            forward_at: None,
             rescue: Default::default(),
             since: Instant::now(),
         };

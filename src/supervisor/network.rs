@@ -140,7 +140,7 @@ fn leader_failed(errno: Errno) -> CommandError {
 /// Decides, and binds published ports. Starts nothing: a missing program or a taken port leaves no container behind.
 ///
 /// **Runs in:** the command, on the host: the supervisor could no longer say who holds a port.
-pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
+pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandError> {
     let mode = Mode::parse(&record.request.network.mode).map_err(CommandError::user)?;
     let way = match &mode {
         Mode::Default => {
@@ -156,9 +156,9 @@ pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
             if !is_asked && crate::config::low_ports()? != LowPorts::Remap {
                 return Err(low_port(&error));
             }
-            bind_remapped(wanted, lowest)?
+            bind_remapped(layout, wanted, lowest)?
         }
-        bound => bound.map_err(CommandError::host)?,
+        bound => bound.map_err(|error| not_published(layout, error))?,
     };
     Ok(Plan { mode, way, listeners })
 }
@@ -197,7 +197,7 @@ const FIRST_METRIC: u32 = 100;
 const REMAPPED_BY: u16 = 8000;
 
 /// Publishes ports below `lowest` elsewhere, and says so.
-fn bind_remapped(mut wanted: Vec<PortRequest>, lowest: u16) -> Result<Listeners, CommandError> {
+fn bind_remapped(layout: &Layout, mut wanted: Vec<PortRequest>, lowest: u16) -> Result<Listeners, CommandError> {
     let mut moved = Vec::new();
     for one in &mut wanted {
         let Some(range) = one.host_ports.filter(|range| range.first < lowest) else { continue };
@@ -209,9 +209,32 @@ fn bind_remapped(mut wanted: Vec<PortRequest>, lowest: u16) -> Result<Listeners,
             moved.push(format!("{}-{} on {}-{}", range.first, range.last, up(range.first), up(range.last)));
         }
     }
-    let listeners = Listeners::bind(&wanted).map_err(CommandError::host)?;
+    let listeners = Listeners::bind(&wanted).map_err(|error| not_published(layout, error))?;
     eprintln!("Warning: ports below {lowest} belong to root on this host: published {}", moved.join(", "));
     Ok(listeners)
+}
+
+/// The error for a port that cannot be had. One that another container has is told by the name of that: its process says
+/// nothing to a user.
+fn not_published(layout: &Layout, error: PublishError) -> CommandError {
+    let PublishError::InUse { address, protocol, .. } = &error else { return CommandError::host(error) };
+    let is_in_the_way = |port: &status::Port| {
+        let ports = u32::from(port.host_port)..u32::from(port.host_port) + u32::from(port.range.max(1));
+        let overlaps = port.host_ip.is_none_or(|ip| address.ip().is_unspecified() || ip == address.ip());
+        overlaps && ports.contains(&u32::from(address.port())) && port.protocol.as_str() == protocol.as_str()
+    };
+    let (records, _) = container::list(layout).unwrap_or_default();
+    let holder = records.into_iter().find(|record| {
+        let observed = status::observe(layout, record);
+        observed.is_ok_and(|observed| observed.state.is_alive() && observed.network.ports.iter().any(is_in_the_way))
+    });
+    match holder {
+        Some(record) => CommandError::host(format!(
+            "bind for {address}/{protocol} failed: port is already allocated (held by container {})",
+            record.name
+        )),
+        None => CommandError::host(error),
+    }
 }
 
 /// The error for a port that this user may not open, with the ways to have it.

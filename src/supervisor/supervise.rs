@@ -135,6 +135,8 @@ pub(super) struct Run {
     pub(super) forwarder: Option<Forwarder>,
     /// When the forwarder was started.
     pub(super) forwarding_since: Instant,
+    /// When one is started that takes the place of another, which ended at once.
+    pub(super) forward_at: Option<Instant>,
     pub(super) cgroup: Option<Cgroup>,
     /// When it began.
     pub(super) since: Instant,
@@ -169,6 +171,7 @@ const LASTING: Duration = Duration::from_secs(10);
 /// So many are succeeded at once, one soon after the other.
 const AT_ONCE: u32 = 8;
 
+/// How long is waited for those that end at once.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -235,6 +238,7 @@ impl Supervisor {
             }
             self.run_checks();
             self.rescue();
+            self.forward_again();
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
             turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
@@ -255,8 +259,10 @@ impl Supervisor {
             if let Some(fd) = self.launch.notifications.as_ref().and_then(Notifications::fd) {
                 turn.watch(fd, Interest::Read, Event::Notify);
             }
-            let soonest =
-                [deadline, self.kill_at, self.checks.deadline(), self.run.rescue.at].into_iter().flatten().min();
+            let soonest = [deadline, self.kill_at, self.checks.deadline(), self.run.rescue.at, self.run.forward_at]
+                .into_iter()
+                .flatten()
+                .min();
             let Ok(ready) = turn.wait(soonest) else { continue };
             for one in ready {
                 match one.event {
@@ -285,12 +291,8 @@ impl Supervisor {
                     Event::Forwarder => {
                         // The listeners are ours, so a new one goes on where the last one was killed.
                         self.run.forwarder = None;
-                        let died_at_once = self.run.forwarding_since.elapsed() < Duration::from_secs(1);
-                        self.run.forwarding_since = Instant::now();
-                        if let (Some(netns), false) = (&self.run.netns, died_at_once) {
-                            let attachment = self.run.helper.as_ref().map(Started::attachment);
-                            self.run.forwarder = self.launch.network.forward(netns.as_fd(), attachment).ok().flatten();
-                        }
+                        let died_at_once = self.run.forwarding_since.elapsed() < PAUSE;
+                        self.run.forward_at = Some(Instant::now() + if died_at_once { PAUSE } else { Duration::ZERO });
                     }
                     Event::Notifier => {
                         // It ends by being killed alone, and leaves processes whose calls all fail.
@@ -327,6 +329,19 @@ impl Supervisor {
                     },
                 }
             }
+        }
+    }
+
+    /// Starts another forwarder, when it is time to.
+    fn forward_again(&mut self) {
+        if self.run.forward_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.run.forward_at = None;
+        self.run.forwarding_since = Instant::now();
+        if let Some(netns) = &self.run.netns {
+            let attachment = self.run.helper.as_ref().map(Started::attachment);
+            self.run.forwarder = self.launch.network.forward(netns.as_fd(), attachment).ok().flatten();
         }
     }
 

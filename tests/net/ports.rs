@@ -19,6 +19,7 @@ cases! {
     either_side_may_close_first,
     a_thousand_connections_are_served_at_once.limit_secs(120),
     what_is_not_read_waits_at_the_client,
+    what_the_client_does_not_read_waits_in_the_service,
 }
 
 /// A connection to the service, and as whom the service sees it.
@@ -202,21 +203,27 @@ fn either_side_may_close_first(lab: &Lab) {
     });
     assert_eq!(text, "12345end 5\n", "the service heard the end and answered after it");
     // The other way round: the service closes its side, and reads on.
-    let script = "exec 3>&1; echo bye; exec 1>&- 3>&-; cat > /got; echo done > /state";
-    lab.home.ok(&format!("exec -d c nc -l -p 81 -e sh -c '{script}'"));
-    run(&lab.home, "d", "-p 18081:81");
-    lab.home.ok(&format!("exec -d d nc -l -p 81 -e sh -c '{script}'"));
-    wait_until("it was heard", || {
-        lab.outside(|| {
-            let Ok(mut stream) = TcpStream::connect((HOST, 18081)) else { return false };
-            let mut text = String::new();
-            if stream.read_to_string(&mut text).is_err() || text != "bye\n" {
-                return false;
-            }
-            stream.write_all(b"after the end").is_ok()
-        })
+    lab.outside(|| {
+        let mut flow = Flow::open(at(HOST)).unwrap();
+        flow.stream.get_mut().write_all(b"bye\n").unwrap();
+        assert_eq!(flow.stream.read(&mut [0]).unwrap(), 0);
+        flow.stream.get_mut().write_all(b"after the end").unwrap();
     });
-    wait_until("it has read the rest", || lab.home.run("exec d cat /got").stdout() == "after the end");
+    wait_until("it has read the rest", || count(lab) == "after the end".len());
+}
+
+/// The count of the service in `c`.
+fn count(lab: &Lab) -> usize {
+    let to = at(HOST);
+    lab.outside(|| {
+        let socket = UdpSocket::bind((CLIENT, 0)).unwrap();
+        socket.connect(to).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut answer = [0; 64];
+        socket.send(b"count").unwrap();
+        let length = socket.recv(&mut answer).unwrap();
+        std::str::from_utf8(&answer[..length]).unwrap().parse().unwrap()
+    })
 }
 
 fn a_thousand_connections_are_served_at_once(lab: &Lab) {
@@ -253,20 +260,44 @@ fn what_is_not_read_waits_at_the_client(lab: &Lab) {
             assert!(sent < 64 * 1024 * 1024, "there is no end to what it takes");
         }
         // What the client's own kernel holds is not ours.
-        sent.saturating_sub(unsent(&stream))
+        let unsent: usize = queues("tcp").lines().filter_map(queue(0)).sum();
+        sent.saturating_sub(unsent)
     });
     assert!(held < 4 * 1024 * 1024, "{held} bytes");
 }
 
-/// How much of what was written waits in the client's own socket.
-fn unsent(stream: &TcpStream) -> usize {
-    let address = |address: SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
-        IpAddr::V6(_) => unreachable!("it is a client of IPv4"),
-    };
-    let own = address(stream.local_addr().unwrap());
-    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
-    let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(own.as_str())).expect("it is there");
-    let queues = line.split_whitespace().nth(4).unwrap();
-    usize::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
+/// The other way round.
+fn what_the_client_does_not_read_waits_in_the_service(lab: &Lab) {
+    run(&lab.home, "c", PORTS);
+    let _service = Service::start(&lab.home, "c", 80);
+    let stream = lab.outside(|| {
+        let mut flow = Flow::open(at(HOST)).unwrap();
+        flow.stream.get_mut().write_all(b"pour\n").unwrap();
+        flow.stream.into_inner()
+    });
+    let mut before = 0;
+    wait_until("the service can write no more", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = count(lab);
+        now > 0 && now == std::mem::replace(&mut before, now)
+    });
+    let in_service: usize = lab.home.ok("exec c cat /proc/net/tcp6").lines().filter_map(queue(0)).sum();
+    let in_client: usize = lab.outside(|| queues("tcp").lines().filter_map(queue(1)).sum());
+    let held = before.saturating_sub(in_service).saturating_sub(in_client);
+    drop(stream);
+    assert!(held < 4 * 1024 * 1024, "{held} bytes");
+}
+
+fn queues(protocol: &str) -> String {
+    std::fs::read_to_string(format!("/proc/thread-self/net/{protocol}")).unwrap()
+}
+
+/// The bytes that wait to be acknowledged (0) or read (1), of a line of /proc/net/tcp about a connection.
+fn queue(which: usize) -> impl Fn(&str) -> Option<usize> {
+    const ESTABLISHED: &str = "01";
+    move |line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let queues = words.get(4).filter(|_| words.get(3) == Some(&ESTABLISHED))?;
+        usize::from_str_radix(queues.split(':').nth(which)?, 16).ok()
+    }
 }

@@ -30,6 +30,12 @@ const KEEPALIVE_IDLE_SECONDS: u32 = 300;
 /// 32 MiB; a megabyte is 100 Mbit/s over 80 ms.
 const RECEIVE_BUFFER: usize = 1280 * 1024;
 
+/// How many bytes a sender may send that we have not read.
+pub(super) const MOST_UNREAD: libc::c_int = 1024 * 1024;
+
+/// How many bytes of ours may wait for a client to take them.
+const MOST_UNSENT: libc::c_int = 256 * 1024;
+
 /// Why ports could not be published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -207,6 +213,8 @@ fn bind_one(address: SocketAddr, protocol: Protocol, receive_buffer: Option<usiz
     }
     if protocol == Protocol::Tcp {
         // Accepted sockets inherit all but the first.
+        sys::set_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, MOST_UNREAD)?;
+        sys::set_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, MOST_UNSENT)?;
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
         setsockopt(&fd, sockopt::KeepAlive, &true)?;

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
+use super::listen::MOST_UNREAD;
 use super::pipe::{Pipe, Pool};
 use crate::sys;
 
@@ -23,6 +24,10 @@ const TURN: usize = 1024 * 1024;
 
 /// The most one splice is asked for, in bytes.
 const CHUNK: usize = 512 * 1024;
+
+/// After so many bytes the kernel is told once more how much a sender may send: where it sizes the buffer itself, it forgets
+/// that whenever it makes the buffer larger.
+const CLAMP_EVERY: usize = 256 * 1024;
 
 /// Idle seconds after which a service that has closed its side is asked whether it is still there. If it closed for
 /// good, its kernel says so, and a client that never closes is not kept for ever.
@@ -152,6 +157,8 @@ struct Flow {
     pipe: Option<Pipe>,
     /// Bytes in the pipe.
     held: usize,
+    /// Bytes since the sender's window was limited.
+    unclamped: usize,
     readable: bool,
     writable: bool,
     /// The sender has closed.
@@ -180,6 +187,11 @@ impl Flow {
                     Ok(0) => self.ended = true,
                     Ok(len) => {
                         self.held += len;
+                        self.unclamped += len;
+                        if self.unclamped >= CLAMP_EVERY {
+                            self.unclamped = 0;
+                            let _ = sys::set_int(from, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, MOST_UNREAD);
+                        }
                         progress = true;
                     }
                     // Nothing to read, or, if there is something in the pipe, perhaps no room in it: then the flag

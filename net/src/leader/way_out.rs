@@ -22,37 +22,42 @@ const LAST_MOMENT_MS: u16 = 3000;
 const STEADY: Duration = Duration::from_secs(1);
 
 /// The way out of a namespace.
+#[derive(Default)]
 pub struct WayOut {
-    driver: Box<dyn Driver>,
-    plan: Plan,
+    planned: Option<(Box<dyn Driver>, Plan)>,
     /// A directory of ours.
     scratch: PathBuf,
+    unknown: Attachment,
     running: Option<(Started, Option<Visitor>)>,
     since: Option<Instant>,
 }
 
 impl std::fmt::Debug for WayOut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WayOut").field("plan", &self.plan).field("running", &self.running).finish_non_exhaustive()
+        f.debug_struct("WayOut").field("running", &self.running).finish_non_exhaustive()
     }
 }
 
 impl WayOut {
-    /// One that is to be started like this.
+    /// One that is to be started like this. The default is none.
     #[must_use]
     pub fn new(driver: Box<dyn Driver>, plan: Plan, scratch: PathBuf) -> Self {
-        Self { driver, plan, scratch, running: None, since: None }
+        Self { planned: Some((driver, plan)), scratch, ..Self::default() }
     }
 
     /// What the namespace must be set to before.
     #[must_use]
     pub fn sysctls(&self) -> &'static [(&'static str, &'static str)] {
-        self.plan.sysctls
+        self.planned.as_ref().map_or(&[], |(_, plan)| plan.sysctls)
     }
 
     /// What is known of it.
     pub(super) fn attachment(&self) -> &Attachment {
-        self.running.as_ref().map_or(&self.plan.attachment, |(started, _)| started.attachment())
+        match (&self.running, &self.planned) {
+            (Some((started, _)), _) => started.attachment(),
+            (None, Some((_, plan))) => &plan.attachment,
+            (None, None) => &self.unknown,
+        }
     }
 
     /// Its process, readable when it has ended.
@@ -65,22 +70,23 @@ impl WayOut {
     /// # Errors
     /// [`DriverError`].
     pub(super) fn start(&mut self, netns: BorrowedFd<'_>, earlier: Option<BorrowedFd<'_>>) -> Result<(), DriverError> {
+        let Some((driver, plan)) = &self.planned else { return Ok(()) };
         self.since = Some(Instant::now());
         if let Some(earlier) = earlier {
             let mut fds = [PollFd::new(earlier, PollFlags::POLLIN)];
             let _ = poll(&mut fds, PollTimeout::from(LAST_MOMENT_MS));
         }
         // A helper that finds the namespace by a process needs one that stays there.
-        let visitor = match self.plan.args.contains(&Arg::NetnsPath) {
+        let visitor = match plan.args.contains(&Arg::NetnsPath) {
             true => Some(Visitor::new(netns).map_err(|source| DriverError::System {
-                driver: self.driver.name(),
+                driver: driver.name(),
                 what: "enter the namespace",
                 source,
             })?),
             false => None,
         };
         let pid = visitor.as_ref().map_or(0, |visitor| visitor.host_pid);
-        let mut started = self.driver.start(self.plan.clone(), Netns { fd: netns, pid, scratch: &self.scratch })?;
+        let mut started = driver.start(plan.clone(), Netns { fd: netns, pid, scratch: &self.scratch })?;
         started.wait_ready()?;
         if started.attachment().interface.is_none() {
             // The packet filter needs its name.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use net::leader::{Connection, Inside, Leader};
+use net::leader::{Connection, Inside, Leader, WayOut};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 
@@ -153,7 +153,8 @@ fn lead(socket: &Path) -> ExitCode {
     // Only here can one go back: the namespace that plays the host's belongs to this user namespace.
     net::netlink::join(host.as_fd()).expect("back into the host's");
     let listener = socket_at(socket);
-    Leader::new(listener, inside, None).run(|| Some(())).expect("it serves");
+    let leader = Leader::new(listener, inside, WayOut::default(), None);
+    leader.expect("it is ready").run(|| Some(())).expect("it serves");
     ExitCode::SUCCESS
 }
 
