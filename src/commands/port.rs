@@ -1,4 +1,6 @@
-//! `port`: where the ports of a container can be reached.
+//! `port`: where the ports of a container can be reached, and more or fewer of them while it runs.
+
+mod publish;
 
 use storage::state::container::Record;
 use storage::state::status::{self, Port};
@@ -10,11 +12,17 @@ use crate::error::CommandError;
 
 const EXAMPLES: &str = r#"Examples:
   coracle port web
-  coracle port web 80/tcp"#;
+  coracle port web 80/tcp
+  coracle port add web 8443:443
+  coracle port rm web 8443:443"#;
 
 /// List port mappings or a specific mapping for the container
 ///
 /// List port mappings for the CONTAINER, or look up the public-facing port that is NAT-ed to the PRIVATE_PORT.
+///
+/// With `add` or `rm` before the CONTAINER, publish more of its ports, or take some back: PORT is what `run --publish` takes.
+/// A container that runs is not disturbed, and keeps the change for its later starts. Connections through a port that is
+/// taken back go on.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -24,6 +32,9 @@ pub(crate) struct Args {
     /// Port of the container, with its protocol unless that is tcp
     #[arg(value_name = "PORT[/PROTOCOL]")]
     port: Option<String>,
+    /// After `add` or `rm`: ports, as `run --publish` takes them
+    #[arg(value_name = "PUBLISHED")]
+    published: Vec<String>,
     /// Display port information for all containers
     #[arg(short, long)]
     all: bool,
@@ -34,6 +45,14 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    if !args.published.is_empty() {
+        let is_chosen = args.all || args.latest;
+        return match (args.container.as_deref(), args.port.as_deref()) {
+            (Some("add"), Some(name)) if !is_chosen => publish::add(context, name, &args.published),
+            (Some("rm"), Some(name)) if !is_chosen => publish::remove(context, name, &args.published),
+            _ => Err(CommandError::user(format_args!("unexpected argument {:?}", args.published[0]))),
+        };
+    }
     // With --latest the only argument is the port.
     let (names, port) = match (args.container, args.port, args.latest) {
         (Some(port), None, true) => (Vec::new(), Some(port)),

@@ -214,6 +214,37 @@ fn bind_remapped(layout: &Layout, mut wanted: Vec<PortRequest>, lowest: u16) -> 
     Ok(listeners)
 }
 
+/// Finds out whether ports can be published now, and decides which where that is left open.
+///
+/// **Runs in:** the command, on the host, as [`plan`].
+pub(crate) fn choose(
+    layout: &Layout,
+    wanted: &[request::PublishedPort],
+) -> Result<Vec<request::PublishedPort>, CommandError> {
+    let mut chosen = Vec::new();
+    let mut bound = Vec::new();
+    for one in wanted {
+        let published = vec![one.clone()];
+        for asked in port_requests(&request::Network { published, ..request::Network::default() }) {
+            let listeners = Listeners::bind(&[asked]).map_err(|error| match error {
+                error @ PublishError::Privileged { .. } => low_port(&error),
+                error => not_published(layout, error),
+            })?;
+            let host_port = listeners.mappings().first().map(|mapping| mapping.host_port);
+            chosen.push(request::PublishedPort {
+                host_port,
+                host_port_end: None,
+                container_port: asked.container_port,
+                range: 1,
+                ..one.clone()
+            });
+            // Until all are chosen.
+            bound.push(listeners);
+        }
+    }
+    Ok(chosen)
+}
+
 /// The error for a port that cannot be had. One that another container has is told by the name of that: its process says
 /// nothing to a user.
 fn not_published(layout: &Layout, error: PublishError) -> CommandError {
@@ -281,6 +312,21 @@ fn port_requests(network: &request::Network) -> Vec<PortRequest> {
         }
     }
     all
+}
+
+/// Whether a port was bound since this was asked for.
+fn leads_to(request: &PortRequest, mapping: &PortMapping) -> bool {
+    let has_number = |range: PortRange| {
+        let numbers = range.first..=range.last;
+        let moved_from = mapping.host_port.checked_sub(REMAPPED_BY);
+        numbers.contains(&mapping.host_port) || moved_from.is_some_and(|port| numbers.contains(&port))
+    };
+    (request.container_port, request.protocol) == (mapping.container_port, mapping.protocol)
+        && request.host_ports.is_none_or(has_number)
+        && match request.host_ip {
+            Some(ip) => ip == mapping.host_ip,
+            None => mapping.host_ip.is_unspecified(),
+        }
 }
 
 /// The bound ports as the state file has them: one entry where both families lead to the same place.
@@ -433,6 +479,34 @@ impl Plan {
         }
         let target = attachment.map(Target::from).unwrap_or_default();
         forward::start(&self.listeners, netns, target).map(Some).map_err(CommandError::host)
+    }
+
+    /// Publishes what `now` says and `before` did not, and the other way round.
+    pub(super) fn republish(&mut self, before: &request::Network, now: &request::Network) -> Result<(), PublishError> {
+        let (before, now) = (port_requests(before), port_requests(now));
+        let only = |these: &[PortRequest], others: &[PortRequest]| {
+            these.iter().filter(|one| !others.contains(one)).copied().collect::<Vec<_>>()
+        };
+        let had = self.listeners.mappings();
+        self.listeners.add(&only(&now, &before))?;
+        let gone = only(&before, &now);
+        self.listeners.retain(|mapping| {
+            let is_of = |one: &&PortRequest| leads_to(one, mapping);
+            !had.contains(mapping)
+                || !gone.iter().any(|one| is_of(&one))
+                || now.iter().filter(|one| one.host_ports.is_some()).any(|one| is_of(&one))
+        });
+        Ok(())
+    }
+
+    /// Whether the container has ports that somebody could serve.
+    pub(super) fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
+    /// The published ports, as the state file has them.
+    pub(super) fn ports(&self) -> Vec<status::Port> {
+        port_status(&self.listeners.mappings())
     }
 
     /// Lets go of the published ports.

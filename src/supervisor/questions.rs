@@ -5,7 +5,9 @@
 //! **Runs in:** S; single-threaded.
 
 use std::os::fd::AsFd;
+use std::time::Instant;
 
+use net::forward::PublishError;
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxNamespaceType;
 use runtime::init::namespaces::has_private;
@@ -13,6 +15,7 @@ use runtime::monitor::attach::{Answer, Question};
 use runtime::monitor::relay::ClientId;
 use runtime::process::standstill;
 use storage::state::container;
+use storage::state::request::Network;
 use storage::state::status::{Event as StateEvent, State};
 
 use super::supervise::Supervisor;
@@ -34,6 +37,9 @@ impl Supervisor {
     fn reload(&mut self) -> Answer {
         match container::load(&self.layout, &self.record.id) {
             Ok(Some(record)) => {
+                if let Err(errno) = self.republish(&record.request.network) {
+                    return Answer::Failed(errno as i32);
+                }
                 let is_new_check = record.request.healthcheck != self.record.request.healthcheck;
                 (self.launch.record, self.record) = (record.clone(), record);
                 if is_new_check {
@@ -43,6 +49,27 @@ impl Supervisor {
             }
             _ => Answer::Refused,
         }
+    }
+
+    /// Publishes what the record says now.
+    fn republish(&mut self, now: &Network) -> Result<(), Errno> {
+        let before = &self.record.request.network;
+        if before.published == now.published {
+            return Ok(());
+        }
+        self.launch.network.republish(before, now).map_err(|error| match error {
+            PublishError::InUse { .. } | PublishError::RangeInUse { .. } => Errno::EADDRINUSE,
+            PublishError::Privileged { .. } => Errno::EACCES,
+            _ => Errno::EADDRNOTAVAIL,
+        })?;
+        self.state.network.ports = self.launch.network.ports();
+        self.state.write(&self.layout, &self.record.id).map_err(|_| Errno::EIO)?;
+        match &mut self.run.forwarder {
+            // One that has just ended is replaced by one that knows.
+            Some(forwarder) => drop(forwarder.update(self.launch.network.listeners())),
+            None => self.run.forward_at = Some(Instant::now()),
+        }
+        Ok(())
     }
 
     fn freeze(&mut self) -> Result<(), Errno> {

@@ -14,6 +14,7 @@ cases! {
     clients_of_the_host_come_from_the_gateway,
     containers_reach_published_ports,
     a_conflict_names_port_and_holder_and_leaves_nothing,
+    ports_come_and_go_while_the_container_runs,
     listeners_last_over_restarts,
     a_refused_connection_is_reset,
     either_side_may_close_first,
@@ -158,6 +159,43 @@ fn a_conflict_names_port_and_holder_and_leaves_nothing(lab: &Lab) {
     run(home, "udp", "-p 18080:80/udp");
     run(home, "one", "-p 127.0.0.1:18085:80");
     run(home, "two", "-p 192.0.2.2:18085:80");
+}
+
+fn ports_come_and_go_while_the_container_runs(lab: &Lab) {
+    let home = &lab.home;
+    let is_open = |port: u16| lab.outside(|| TcpStream::connect((HOST, port)).is_ok());
+    let flow = |port: u16| lab.outside(|| Flow::open(SocketAddr::new(HOST, port)).unwrap());
+    run(home, "none", "");
+    run(home, "c", "-p 18080:80");
+    let _services = ["none", "c"].map(|name| Service::start(home, name, 80));
+    let mut first = flow(18080);
+    // Of one that publishes already, and of one that does not.
+    assert_eq!(home.ok("port add c 18081:80 18081:80/udp"), "80/tcp -> 0.0.0.0:18081\n80/udp -> 0.0.0.0:18081");
+    home.ok("port add none 127.0.0.1::80");
+    assert!(home.ok("port none").starts_with("80/tcp -> 127.0.0.1:"));
+    let mut second = flow(18081);
+    assert_eq!(second.seen, second.own());
+    let (seen, own) = lab.outside(|| ask_udp(CLIENT, SocketAddr::new(HOST, 18081)));
+    assert_eq!(seen, own);
+    assert!(home.fails(125, "port add none 18081:80").contains("container c"));
+    assert_eq!(home.ok("port none").lines().count(), 1);
+    // One that goes takes no connection with it.
+    home.ok("port rm c 18080:80");
+    assert!(!is_open(18080));
+    first.echo().unwrap();
+    second.echo().unwrap();
+    assert_eq!(home.ok("port c"), "80/tcp -> 0.0.0.0:18081\n80/udp -> 0.0.0.0:18081");
+    assert!(home.fails(125, "port rm c 18080:80").contains("does not publish"));
+    // It is kept.
+    home.ok("stop -t 0 c");
+    home.ok("port add c 18082:80");
+    home.ok("start c");
+    assert!(is_open(18081) && is_open(18082) && !is_open(18080));
+    run(home, "other", "-p 18080:80");
+    home.fails(125, "port add other");
+    home.run("rm -f -t 0 other").exits(0);
+    home.ok("run -d --name n --network none busybox sleep 1000");
+    assert!(home.fails(125, "port add n 18090:80").contains("no network of its own"));
 }
 
 fn listeners_last_over_restarts(lab: &Lab) {

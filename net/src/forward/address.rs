@@ -18,8 +18,8 @@ use crate::sys;
 /// `IPV6_TRANSPARENT` of linux/in6.h, which the libc crate has for some targets only.
 const IPV6_TRANSPARENT: libc::c_int = 75;
 
-/// Half the bytes a connection into the container may hold that its service does not read.
-const SEND_BUFFER: libc::c_int = 512 * 1024;
+/// Half the bytes a connection into the container may hold of each direction.
+const BUFFER: libc::c_int = 512 * 1024;
 
 /// How long a fruitless look at the container's addresses is believed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -142,8 +142,9 @@ fn try_open(kind: SockType, way: Way) -> Result<OwnedFd, Errno> {
         set(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
         // A path without loss or distance: hosts that default to BBR would pace it.
         let _ = setsockopt(&fd, sockopt::TcpCongestion, &OsString::from("reno"));
-        // What a service does not read should wait at its client: there is no distance here that needs a large window.
-        set(libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER)?;
+        // What one side does not read should wait at the other: there is no distance here that needs a large window.
+        set(libc::SOL_SOCKET, libc::SO_SNDBUF, BUFFER)?;
+        set(libc::SOL_SOCKET, libc::SO_RCVBUF, BUFFER)?;
         // One client port may serve connections to two published ports of one container.
         set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     }

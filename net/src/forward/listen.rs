@@ -28,10 +28,7 @@ const KEEPALIVE_IDLE_SECONDS: u32 = 300;
 
 /// Half the bytes a client may have sent that the container does not read. Left alone, recent kernels let it grow to
 /// 32 MiB; a megabyte is 100 Mbit/s over 80 ms.
-const RECEIVE_BUFFER: usize = 1280 * 1024;
-
-/// How many bytes a sender may send that we have not read.
-pub(super) const MOST_UNREAD: libc::c_int = 1024 * 1024;
+const RECEIVE_BUFFER: usize = 1024 * 1024;
 
 /// How many bytes of ours may wait for a client to take them.
 const MOST_UNSENT: libc::c_int = 256 * 1024;
@@ -138,6 +135,21 @@ impl Listeners {
         Ok(listeners)
     }
 
+    /// Binds more ports, or none of them.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub fn add(&mut self, requests: &[PortRequest]) -> Result<(), PublishError> {
+        let added = Self::bind(requests)?;
+        self.sockets.extend(added.sockets);
+        Ok(())
+    }
+
+    /// Closes those that are not kept, here. Forwarders have them until they are told; see [`super::Forwarder::update`].
+    pub fn retain(&mut self, keep: impl Fn(&PortMapping) -> bool) {
+        self.sockets.retain(|listener| keep(&listener.mapping));
+    }
+
     /// What is published.
     #[must_use]
     pub fn mappings(&self) -> Vec<PortMapping> {
@@ -213,7 +225,6 @@ fn bind_one(address: SocketAddr, protocol: Protocol, receive_buffer: Option<usiz
     }
     if protocol == Protocol::Tcp {
         // Accepted sockets inherit all but the first.
-        sys::set_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, MOST_UNREAD)?;
         sys::set_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, MOST_UNSENT)?;
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;

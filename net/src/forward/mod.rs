@@ -45,15 +45,21 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::SigSet;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 pub use holder::Holder;
 pub use listen::{Listeners, PublishError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::driver::Attachment;
+use crate::leader::message;
+use crate::ports::PortMapping;
 use crate::sys;
 
 /// Why published ports are not served.
@@ -110,6 +116,10 @@ impl From<&Attachment> for Target {
 #[derive(Debug)]
 pub struct Forwarder {
     pidfd: OwnedFd,
+    /// How it hears of ports that come and go.
+    control: OwnedFd,
+    /// What it serves.
+    served: Vec<PortMapping>,
     status: File,
     reaped: bool,
 }
@@ -123,18 +133,21 @@ pub struct Forwarder {
 pub fn start(listeners: &Listeners, netns: BorrowedFd<'_>, target: Target) -> Result<Forwarder, ForwardError> {
     let failed = |what| move |source| ForwardError::Start { what, source };
     let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| failed("pipe")(e.into()))?;
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
+    let (control, theirs) = pair.map_err(|e| failed("socketpair")(e.into()))?;
     match sys::fork().map_err(failed("fork"))? {
         sys::Fork::Child => {
             sys::die_with_parent();
             let mut status = File::from(status_write);
-            if let Err(message) = become_forwarder(listeners, netns, target, &mut status) {
+            if let Err(message) = become_forwarder(listeners, netns, target, &mut status, &theirs) {
                 let _ = status.write_all(message.as_bytes());
             }
             sys::exit_now(1)
         }
         sys::Fork::Parent(pid) => {
             let pidfd = sys::pidfd_open(pid).map_err(failed("pidfd_open"))?;
-            Ok(Forwarder { pidfd, status: File::from(status_read), reaped: false })
+            let status = File::from(status_read);
+            Ok(Forwarder { pidfd, control, served: listeners.mappings(), status, reaped: false })
         }
     }
 }
@@ -166,6 +179,22 @@ impl Forwarder {
         }
     }
 
+    /// Tells the process which ports came and went since it was started, or told. Connections of those that went stay.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2).
+    pub fn update(&mut self, listeners: &Listeners) -> Result<(), Errno> {
+        let now = listeners.mappings();
+        for gone in self.served.iter().filter(|mapping| !now.contains(mapping)) {
+            message::send(self.control.as_fd(), &Change::Remove(*gone), &[])?;
+        }
+        for new in listeners.iter().filter(|listener| !self.served.contains(&listener.mapping)) {
+            message::send(self.control.as_fd(), &Change::Add(new.mapping), &[new.socket.as_fd()])?;
+        }
+        self.served = now;
+        Ok(())
+    }
+
     /// Ends the process, and with it every connection; the listeners stay bound.
     pub fn stop(mut self) {
         self.end();
@@ -185,6 +214,15 @@ impl Drop for Forwarder {
     }
 }
 
+/// What the process is told.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum Change {
+    /// Serve this, too; the socket comes with it.
+    Add(PortMapping),
+    /// Serve this no more.
+    Remove(PortMapping),
+}
+
 /// What the process writes to its status pipe when it serves; anything else is an error.
 const READY: &str = "ready";
 
@@ -194,6 +232,7 @@ fn become_forwarder(
     netns: BorrowedFd<'_>,
     target: Target,
     status: &mut File,
+    control: &OwnedFd,
 ) -> Result<(), String> {
     let step = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {}", e.desc().to_lowercase());
     SigSet::empty().thread_set_mask().map_err(step("unblock signals"))?;
@@ -210,12 +249,12 @@ fn become_forwarder(
 
     // The supervisor's other descriptors are locks, pipes and terminals whose end somebody waits for.
     let mut kept: Vec<RawFd> = listeners.iter().map(|l| l.socket.as_raw_fd()).collect();
-    kept.extend([netns.as_raw_fd(), status.as_raw_fd()]);
+    kept.extend([netns.as_raw_fd(), status.as_raw_fd(), control.as_raw_fd()]);
     sys::close_all_but(&mut kept);
 
     crate::netlink::join(netns).map_err(|e| e.to_string())?;
     sys::close_range(netns.as_raw_fd(), netns.as_raw_fd());
-    let mut server = serve::Server::new(listeners, target)?;
+    let mut server = serve::Server::new(listeners, control.as_fd(), target)?;
     let told = status.write_all(READY.as_bytes());
     // The reader waits for the end of the text; the number is not used again in this process.
     sys::close_range(status.as_raw_fd(), status.as_raw_fd());

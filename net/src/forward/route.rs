@@ -59,10 +59,16 @@ impl Routes {
             mappings.iter().filter(|m| m.protocol == Protocol::Udp).map(|m| m.container_port).collect();
         ports.sort_unstable();
         ports.dedup();
+        let mut routes = Self { netlink, clients: HashMap::new() };
         for port in ports {
-            netlink.add_rule(Selector::UdpSource(port), UDP_TABLE, UDP_PRIORITY).map_err(text)?;
+            routes.add_udp_port(port).map_err(text)?;
         }
-        Ok(Self { netlink, clients: HashMap::new() })
+        Ok(routes)
+    }
+
+    /// Brings answers of this UDP port back, too.
+    pub(super) fn add_udp_port(&mut self, port: u16) -> Result<(), NetlinkError> {
+        self.netlink.add_rule(Selector::UdpSource(port), UDP_TABLE, UDP_PRIORITY)
     }
 
     /// Brings what the service at `container` answers to a UDP client back from now on.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -10,7 +10,6 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::SockType;
 
-use super::Target;
 use super::address::{self, Addresses};
 use super::listen::{Listener, Listeners};
 use super::pipe::Pool;
@@ -18,6 +17,8 @@ use super::route::Routes;
 use super::slab::{GENERATION_MASK, Key, Slab};
 use super::tcp::{Connection, Side, Verdict};
 use super::udp::{self, Sessions};
+use super::{Change, Target};
+use crate::leader::message;
 use crate::ports::Protocol;
 use crate::sys;
 
@@ -37,6 +38,8 @@ const STARVED_MS: u8 = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
     Listener(usize),
+    /// Ports come or go.
+    Control,
     Tcp(Side, Key),
     Udp(Key),
 }
@@ -44,7 +47,9 @@ enum Token {
 /// The forwarder.
 pub(super) struct Server<'a> {
     epoll: Epoll,
-    listeners: Vec<&'a Listener>,
+    control: BorrowedFd<'a>,
+    /// `None` in the place of one that is served no more.
+    listeners: Vec<Option<&'a Listener>>,
     routes: Routes,
     addresses: Addresses,
     connections: Slab<Connection>,
@@ -58,20 +63,21 @@ pub(super) struct Server<'a> {
 
 impl<'a> Server<'a> {
     /// Sets up the namespace the process is in and watches the listeners.
-    pub(super) fn new(listeners: &'a Listeners, target: Target) -> Result<Self, String> {
+    pub(super) fn new(listeners: &'a Listeners, control: BorrowedFd<'a>, target: Target) -> Result<Self, String> {
         let routes = Routes::set_up(&listeners.mappings())?;
-        let listeners: Vec<&Listener> = listeners.iter().collect();
+        let listeners: Vec<Option<&Listener>> = listeners.iter().map(Some).collect();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|e| format!("epoll_create1: {}", e.desc().to_lowercase()))?;
         let descriptors = raise_descriptor_limit();
         let fixed = u64::try_from(listeners.len()).unwrap_or(0) + 16;
         let free = descriptors.saturating_sub(fixed);
         // UDP sessions, of one descriptor each, get a quarter where there is UDP.
-        let has_udp = listeners.iter().any(|l| l.mapping.protocol == Protocol::Udp);
+        let has_udp = listeners.iter().flatten().any(|l| l.mapping.protocol == Protocol::Udp);
         let for_udp = if has_udp { free / 4 } else { 0 };
         let room = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
         let server = Self {
             epoll,
+            control,
             listeners,
             routes,
             addresses: Addresses::new(target),
@@ -82,9 +88,12 @@ impl<'a> Server<'a> {
             pool: Pool::default(),
             waiting: VecDeque::new(),
         };
+        let failed = |e: Errno| format!("epoll_ctl: {}", e.desc().to_lowercase());
+        server.epoll.add(control, EpollEvent::new(EpollFlags::EPOLLIN, Token::Control.pack())).map_err(failed)?;
         for (at, listener) in server.listeners.iter().enumerate() {
+            let Some(listener) = listener else { continue };
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(at).pack());
-            server.epoll.add(&listener.socket, event).map_err(|e| format!("epoll_ctl: {}", e.desc().to_lowercase()))?;
+            server.epoll.add(&listener.socket, event).map_err(failed)?;
         }
         Ok(server)
     }
@@ -136,7 +145,8 @@ impl<'a> Server<'a> {
 
     fn on_event(&mut self, token: Token, events: EpollFlags) {
         match token {
-            Token::Listener(at) => match self.listeners.get(at) {
+            Token::Control => self.on_control(),
+            Token::Listener(at) => match self.listeners.get(at).copied().flatten() {
                 Some(listener) if listener.mapping.protocol == Protocol::Tcp => self.accept(listener),
                 Some(listener) => {
                     let (epoll, watch) = (&self.epoll, watch_session);
@@ -168,9 +178,40 @@ impl<'a> Server<'a> {
                 let listeners = &self.listeners;
                 self.sessions.on_container_datagrams(
                     key,
-                    |at| listeners.get(at).map(|l| l.socket.as_fd()),
+                    |at| listeners.get(at).copied().flatten().map(|l| l.socket.as_fd()),
                     &mut context,
                 );
+            }
+        }
+    }
+
+    /// The supervisor says what is served from now on.
+    fn on_control(&mut self) {
+        match message::receive(self.control) {
+            Ok(Some((Change::Add(mapping), sockets))) => {
+                let Some(socket) = sockets.into_iter().next() else { return };
+                if mapping.protocol == Protocol::Udp && self.routes.add_udp_port(mapping.container_port).is_err() {
+                    return;
+                }
+                // Few come and go, and the process ends with the container.
+                let listener: &Listener = Box::leak(Box::new(Listener { mapping, socket }));
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(self.listeners.len()).pack());
+                if self.epoll.add(&listener.socket, event).is_ok() {
+                    self.listeners.push(Some(listener));
+                }
+            }
+            Ok(Some((Change::Remove(mapping), _))) => {
+                let place = self.listeners.iter_mut().find(|one| one.is_some_and(|one| one.mapping == mapping));
+                if let Some(listener) = place.and_then(Option::take) {
+                    let _ = self.epoll.delete(&listener.socket);
+                    // The value belongs to nobody in this process, and is used no more.
+                    let fd = listener.socket.as_raw_fd();
+                    sys::close_range(fd, fd);
+                }
+            }
+            // The supervisor has ended, and so does this process.
+            Ok(None) | Err(_) => {
+                let _ = self.epoll.delete(self.control);
             }
         }
     }
@@ -267,7 +308,7 @@ impl<'a> Server<'a> {
         }
         let flags = if accept { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         for (at, listener) in self.listeners.iter().enumerate() {
-            if listener.mapping.protocol == Protocol::Tcp {
+            if let Some(listener) = listener.filter(|one| one.mapping.protocol == Protocol::Tcp) {
                 let _ = self.epoll.modify(&listener.socket, &mut EpollEvent::new(flags, Token::Listener(at).pack()));
             }
         }
@@ -297,11 +338,15 @@ fn raise_descriptor_limit() -> u64 {
     }
 }
 
+/// No listener has this index.
+const CONTROL: u32 = u32::MAX;
+
 /// Two bits of kind, thirty of generation, thirty-two of index.
 impl Token {
     fn pack(self) -> u64 {
         let (kind, key) = match self {
-            Self::Listener(at) => (0, Key { index: u32::try_from(at).unwrap_or(u32::MAX), generation: 0 }),
+            Self::Listener(at) => (0, Key { index: u32::try_from(at).unwrap_or(CONTROL - 1), generation: 0 }),
+            Self::Control => (0, Key { index: CONTROL, generation: 0 }),
             Self::Tcp(Side::Outer, key) => (1, key),
             Self::Tcp(Side::Inner, key) => (2, key),
             Self::Udp(key) => (3, key),
@@ -312,6 +357,7 @@ impl Token {
     fn unpack(bits: u64) -> Self {
         let key = Key { index: (bits >> 32) as u32, generation: (bits >> 2) as u32 & GENERATION_MASK };
         match bits & 3 {
+            0 if key.index == CONTROL => Self::Control,
             0 => Self::Listener(key.index as usize),
             1 => Self::Tcp(Side::Outer, key),
             2 => Self::Tcp(Side::Inner, key),
@@ -329,6 +375,7 @@ mod tests {
         let key = Key { index: u32::MAX, generation: GENERATION_MASK };
         for token in [
             Token::Listener(7),
+            Token::Control,
             Token::Tcp(Side::Outer, key),
             Token::Tcp(Side::Inner, Key { index: 0, generation: 1 }),
             Token::Udp(key),

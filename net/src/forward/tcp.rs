@@ -15,19 +15,14 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
-use super::listen::MOST_UNREAD;
 use super::pipe::{Pipe, Pool};
 use crate::sys;
 
 /// How much one flow may move before others get their turn, in bytes.
 const TURN: usize = 1024 * 1024;
 
-/// The most one splice is asked for, in bytes.
-const CHUNK: usize = 512 * 1024;
-
-/// After so many bytes the kernel is told once more how much a sender may send: where it sizes the buffer itself, it forgets
-/// that whenever it makes the buffer larger.
-const CLAMP_EVERY: usize = 256 * 1024;
+/// The most that a pipe holds, in bytes. It has room for more: a slot of it takes what a packet has, which may be 32 KiB.
+const MOST_HELD: usize = 256 * 1024;
 
 /// Idle seconds after which a service that has closed its side is asked whether it is still there. If it closed for
 /// good, its kernel says so, and a client that never closes is not kept for ever.
@@ -157,8 +152,6 @@ struct Flow {
     pipe: Option<Pipe>,
     /// Bytes in the pipe.
     held: usize,
-    /// Bytes since the sender's window was limited.
-    unclamped: usize,
     readable: bool,
     writable: bool,
     /// The sender has closed.
@@ -176,22 +169,17 @@ impl Flow {
         let mut moved = 0;
         while moved < TURN {
             let mut progress = false;
-            if self.readable && !self.ended {
+            if self.readable && !self.ended && self.held < MOST_HELD {
                 let pipe = match self.pipe.take() {
                     Some(pipe) => pipe,
                     None => pool.lend()?,
                 };
-                let read = sys::splice_in(from, pipe.write(), CHUNK);
+                let read = sys::splice_in(from, pipe.write(), MOST_HELD - self.held);
                 self.pipe = Some(pipe);
                 match read {
                     Ok(0) => self.ended = true,
                     Ok(len) => {
                         self.held += len;
-                        self.unclamped += len;
-                        if self.unclamped >= CLAMP_EVERY {
-                            self.unclamped = 0;
-                            let _ = sys::set_int(from, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, MOST_UNREAD);
-                        }
                         progress = true;
                     }
                     // Nothing to read, or, if there is something in the pipe, perhaps no room in it: then the flag

@@ -158,7 +158,7 @@ pub enum Answer {
 const MOST_FDS: usize = 3;
 
 /// Sends a message.
-pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+pub(crate) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let bytes = serde_json::to_vec(message).map_err(|_| Errno::EINVAL)?;
     let fds: Vec<i32> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
     let control = [ControlMessage::ScmRights(&fds)];
@@ -170,7 +170,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fds: &[Borr
 ///
 /// # Errors
 /// Those of recvmsg(2); `EBADMSG` for what is no such message.
-pub(super) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
+pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Option<(T, Vec<OwnedFd>)>, Errno> {
     let mut bytes = vec![0; MAX_BYTES];
     let mut control = nix::cmsg_space!([i32; MOST_FDS]);
     let (len, fds) = {

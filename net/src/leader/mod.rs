@@ -24,7 +24,7 @@
 //!
 //! **Runs in:** role `NetworkLeader`: one thread, the user's base user namespace, the host's network namespace.
 
-mod message;
+pub(crate) mod message;
 
 mod way_out;
 
