@@ -48,7 +48,8 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::SigSet;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::time::TimeVal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
@@ -146,6 +147,9 @@ pub fn start(listeners: &Listeners, netns: BorrowedFd<'_>, target: Target) -> Re
         }
         sys::Fork::Parent(pid) => {
             let pidfd = sys::pidfd_open(pid).map_err(failed("pidfd_open"))?;
+            // One that is stopped shall not stop its supervisor.
+            setsockopt(&control, sockopt::ReceiveTimeout, &TimeVal::new(1, 0))
+                .map_err(|e| failed("setsockopt")(e.into()))?;
             let status = File::from(status_read);
             Ok(Forwarder { pidfd, control, served: listeners.mappings(), status, reaped: false })
         }
@@ -187,6 +191,8 @@ impl Forwarder {
         let now = listeners.mappings();
         for gone in self.served.iter().filter(|mapping| !now.contains(mapping)) {
             message::send(self.control.as_fd(), &Change::Remove(*gone), &[])?;
+            // Whoever asked for it may want the port at once.
+            message::receive::<()>(self.control.as_fd())?;
         }
         for new in listeners.iter().filter(|listener| !self.served.contains(&listener.mapping)) {
             message::send(self.control.as_fd(), &Change::Add(new.mapping), &[new.socket.as_fd()])?;

@@ -208,6 +208,7 @@ impl<'a> Server<'a> {
                     let fd = listener.socket.as_raw_fd();
                     sys::close_range(fd, fd);
                 }
+                let _ = message::send(self.control, &(), &[]);
             }
             // The supervisor has ended, and so does this process.
             Ok(None) | Err(_) => {
