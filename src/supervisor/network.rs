@@ -173,6 +173,7 @@ fn endpoint(record: &Record) -> Endpoint {
         must: false,
         names: vec![record.name.to_lowercase()],
         default_route: Some(FIRST_METRIC),
+        wishes: net::dns::Wishes::default(),
     }
 }
 

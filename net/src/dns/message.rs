@@ -139,11 +139,6 @@ impl Query<'_> {
         read_u16(self.bytes, 0).unwrap_or_default()
     }
 
-    /// The same with another number.
-    pub(super) fn with_id(&self, id: u16) -> Vec<u8> {
-        with_id(self.bytes, id)
-    }
-
     /// The name in lower case, labels with dots between; `None` for one that no container has: a byte of it is neither
     /// a letter, a digit, nor one of `-_`.
     pub(super) fn name(&self) -> Option<String> {
@@ -388,7 +383,7 @@ pub fn examine(bytes: &[u8]) {
     }
     let truncated = query.truncated(rcode::NO_SUCH_NAME);
     assert!(is_whole(&truncated) && truncated.len() <= PLAIN_LIMIT);
-    let passed_on = query.with_id(!query.id());
+    let passed_on = with_id(bytes, !query.id());
     assert!(self::query(&passed_on).is_ok_and(|same| same.id() == !query.id() && same.question == query.question));
     assert_eq!(query.is_answered_by(query.id(), bytes), None, "a query is no answer");
 }

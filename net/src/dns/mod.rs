@@ -34,6 +34,9 @@ mod tests;
 
 #[cfg(feature = "fuzzing")]
 pub use message::examine;
-pub use names::{DOMAIN, HOST_NAMES, Names, Place, Wishes};
+pub use names::{DOMAIN, HOST_NAMES, Names, Number, Place, Wishes};
 pub use server::Server;
 pub use sockets::Sockets;
+
+/// Where the host names its servers.
+pub const HOSTS_FILE: &str = "/etc/resolv.conf";

@@ -51,6 +51,9 @@ pub struct Place {
     pub servers: Vec<IpAddr>,
 }
 
+/// What the caller calls a container: one that begins again may be here twice for a moment.
+pub type Number = i32;
+
 #[derive(Debug)]
 struct Member {
     places: Vec<Place>,
@@ -71,11 +74,11 @@ pub(super) enum Found {
 /// All names.
 #[derive(Debug, Default)]
 pub struct Names {
-    members: HashMap<String, Member>,
+    members: HashMap<Number, Member>,
     /// Who has an address.
-    by_address: HashMap<IpAddr, String>,
+    by_address: HashMap<IpAddr, Number>,
     /// Network, name, and who has it: in the order they came.
-    by_name: HashMap<String, HashMap<String, Vec<String>>>,
+    by_name: HashMap<String, HashMap<String, Vec<Number>>>,
     host: Option<IpAddr>,
     /// Where the next answer of several addresses begins.
     turn: usize,
@@ -88,18 +91,18 @@ impl Names {
     }
 
     /// A container is in these networks, and in no others.
-    pub fn set(&mut self, container: &str, places: Vec<Place>, wishes: Wishes) {
+    pub fn set(&mut self, container: Number, places: Vec<Place>, wishes: Wishes) {
         self.remove(container);
         for place in &places {
-            self.by_address.extend(place.addresses.iter().map(|address| (address.ip, container.to_owned())));
+            self.by_address.extend(place.addresses.iter().map(|address| (address.ip, container)));
             if !place.has_names {
                 continue;
             }
             let network = self.by_name.entry(place.network.clone()).or_default();
             for name in &place.names {
                 let all = network.entry(name.clone()).or_default();
-                if !all.iter().any(|other| other == container) {
-                    all.push(container.to_owned());
+                if !all.contains(&container) {
+                    all.push(container);
                 }
             }
         }
@@ -107,18 +110,18 @@ impl Names {
     }
 
     /// A container is gone.
-    pub fn remove(&mut self, container: &str) {
-        let Some(member) = self.members.remove(container) else { return };
+    pub fn remove(&mut self, container: Number) {
+        let Some(member) = self.members.remove(&container) else { return };
         for place in &member.places {
             for address in &place.addresses {
-                if self.by_address.get(&address.ip).is_some_and(|owner| owner == container) {
+                if self.by_address.get(&address.ip).is_some_and(|owner| *owner == container) {
                     self.by_address.remove(&address.ip);
                 }
             }
             let Some(network) = self.by_name.get_mut(&place.network) else { continue };
             for name in &place.names {
                 if let Some(all) = network.get_mut(name) {
-                    all.retain(|other| other != container);
+                    all.retain(|other| *other != container);
                     if all.is_empty() {
                         network.remove(name);
                     }
@@ -128,16 +131,6 @@ impl Names {
                 self.by_name.remove(&place.network);
             }
         }
-    }
-
-    /// A container has another name.
-    pub fn rename(&mut self, container: &str, old: &str, new: &str) {
-        let Some(Member { places, wishes }) = self.members.get(container) else { return };
-        let (mut places, wishes) = (places.clone(), wishes.clone());
-        for name in places.iter_mut().flat_map(|place| &mut place.names).filter(|name| *name == old) {
-            new.clone_into(name);
-        }
-        self.set(container, places, wishes);
     }
 
     /// What a question of `asker` leads to; `name` is `None` for one that no container can have.
@@ -260,10 +253,10 @@ mod tests {
     /// `web` and `db` on one network, `db` and `cache` on another.
     fn three() -> Names {
         let mut names = Names::default();
-        names.set("1", vec![place("front", &["web", "www"], &["10.89.0.2", "fd00::2"])], Wishes::default());
+        names.set(1, vec![place("front", &["web", "www"], &["10.89.0.2", "fd00::2"])], Wishes::default());
         let both = [place("front", &["db"], &["10.89.0.3"]), place("back", &["db", "store"], &["10.89.1.3"])];
-        names.set("2", both.to_vec(), Wishes::default());
-        names.set("3", vec![place("back", &["cache"], &["10.89.1.4"])], Wishes::default());
+        names.set(2, both.to_vec(), Wishes::default());
+        names.set(3, vec![place("back", &["cache"], &["10.89.1.4"])], Wishes::default());
         names
     }
 
@@ -336,15 +329,15 @@ mod tests {
     #[test]
     fn changes_are_seen_at_once() {
         let mut names = three();
-        names.rename("1", "web", "old-web");
+        names.set(1, vec![place("front", &["old-web", "www"], &["10.89.0.2"])], Wishes::default());
         assert_eq!(ask(&mut names, "10.89.0.3", "old-web", A), "10.89.0.2");
         assert_eq!(ask(&mut names, "10.89.0.3", "web", A), "others");
-        names.set("3", vec![place("front", &["cache", "www"], &["10.89.0.4"])], Wishes::default());
+        names.set(3, vec![place("front", &["cache", "www"], &["10.89.0.4"])], Wishes::default());
         assert_eq!(ask(&mut names, "10.89.0.2", "www", A), "10.89.0.2 10.89.0.4");
-        names.remove("1");
+        names.remove(1);
         assert_eq!(ask(&mut names, "10.89.0.3", "www", A), "10.89.0.4");
         assert_eq!(ask(&mut names, "10.89.0.2", "cache", A), "nothing", "its address is nobody's");
-        ["2", "3", "3"].iter().for_each(|container| names.remove(container));
+        [2, 3, 3].into_iter().for_each(|container| names.remove(container));
         assert!(names.by_name.is_empty() && names.by_address.is_empty(), "{names:?}");
     }
 
@@ -369,13 +362,13 @@ mod tests {
             servers: vec!["192.0.2.9".parse().unwrap()],
             links: [("short".to_owned(), "b".to_owned())].into(),
         };
-        names.set("1", vec![inner.clone()], wishes.clone());
-        names.set("2", vec![own.clone()], Wishes::default());
-        names.set("3", vec![mute], Wishes::default());
+        names.set(1, vec![inner.clone()], wishes.clone());
+        names.set(2, vec![own.clone()], Wishes::default());
+        names.set(3, vec![mute], Wishes::default());
         let own = Place { addresses: place("own", &[], &["10.89.1.3"]).addresses, names: vec!["d".into()], ..own };
         let inner =
             Place { addresses: place("inner", &[], &["10.89.0.3"]).addresses, names: vec!["d".into()], ..inner };
-        names.set("4", vec![inner, own], wishes);
+        names.set(4, vec![inner, own], wishes);
         for (asker, name, found) in [
             ("10.89.0.2", "example.org", "nothing"),
             ("10.89.0.2", "d", "10.89.0.3"),

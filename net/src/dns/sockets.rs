@@ -1,7 +1,7 @@
 //! The sockets that are asked, in whatever namespace they were opened.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -59,6 +59,24 @@ impl Sockets {
         let listener = open(address, SockType::Stream)?;
         listen(&listener, Backlog::new(64)?)?;
         Ok(Self { datagrams: vec![datagram], listeners: vec![listener] })
+    }
+}
+
+impl Sockets {
+    /// All, one of each kind in turn.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.datagrams.iter().zip(&self.listeners).flat_map(|(datagram, listener)| [datagram.as_fd(), listener.as_fd()])
+    }
+}
+
+/// From what [`Sockets::iter`] gave.
+impl FromIterator<OwnedFd> for Sockets {
+    fn from_iter<I: IntoIterator<Item = OwnedFd>>(fds: I) -> Self {
+        let (mut datagrams, mut listeners) = (Vec::new(), Vec::new());
+        for (at, fd) in fds.into_iter().enumerate() {
+            if at % 2 == 0 { datagrams.push(fd) } else { listeners.push(fd) }
+        }
+        Self { datagrams, listeners }
     }
 }
 

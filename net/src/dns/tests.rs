@@ -214,7 +214,7 @@ fn is_silent(_: &Query<'_>) -> Vec<Vec<u8>> {
     Vec::new()
 }
 
-fn set(names: &mut Names, container: &str, name: &str, ip: &str) {
+fn set(names: &mut Names, container: i32, name: &str, ip: &str) {
     let place = Place {
         network: "net".to_owned(),
         names: vec![name.to_owned()],
@@ -230,7 +230,7 @@ fn set(names: &mut Names, container: &str, name: &str, ip: &str) {
 fn names_are_answered_over_both_ways() {
     let upstream = Upstream::start("127.0.0.1", None, answers);
     let serving = Serving::start(upstream.port, &["127.0.0.1"]);
-    serving.change(|names| set(names, "1", "web", "127.0.0.1"));
+    serving.change(|names| set(names, 1, "web", "127.0.0.1"));
     let asker = serving.asker("127.0.0.1");
     let answer = asker.ask(&ask("WEB", A, None));
     assert_eq!(shown(&answer), (0, false, 1));
@@ -347,7 +347,7 @@ fn the_servers_of_this_moment_are_asked() {
     }
     // A container's own servers are asked in their stead.
     serving.change(|names| {
-        set(names, "1", "web", "127.0.0.7");
+        set(names, 1, "web", "127.0.0.7");
         let place = Place {
             network: "net".to_owned(),
             names: Vec::new(),
@@ -357,7 +357,7 @@ fn the_servers_of_this_moment_are_asked() {
             servers: Vec::new(),
         };
         let wishes = Wishes { servers: vec!["127.0.0.2".parse().unwrap()], ..Wishes::default() };
-        names.set("2", vec![place], wishes);
+        names.set(2, vec![place], wishes);
     });
     assert_eq!(shown(&serving.asker("127.0.0.8").ask(&ask("example.org", A, None))), (0, false, 2));
     assert_eq!(shown(&serving.asker("127.0.0.7").ask(&ask("example.org", A, None))), (0, false, 1));
@@ -368,7 +368,7 @@ fn the_servers_of_this_moment_are_asked() {
 fn who_asks_too_much_is_in_nobodys_way() {
     let silent = Upstream::start("127.0.0.1", None, is_silent);
     let serving = Serving::start(silent.port, &["127.0.0.1"]);
-    serving.change(|names| set(names, "1", "web", "127.0.0.8"));
+    serving.change(|names| set(names, 1, "web", "127.0.0.8"));
     let greedy = serving.asker("127.0.0.7");
     for _ in 0..400 {
         greedy.socket.send(&ask("example.org", A, None)).unwrap();
@@ -394,7 +394,7 @@ fn who_asks_too_much_is_in_nobodys_way() {
 fn ten_thousand_queries_while_containers_come_and_go() {
     let upstream = Upstream::start("127.0.0.1", None, answers);
     let serving = Serving::start(upstream.port, &["127.0.0.1"]);
-    serving.change(|names| set(names, "0", "steady", "127.0.1.1"));
+    serving.change(|names| set(names, 0, "steady", "127.0.1.1"));
     let ends = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
         let comes_and_goes = || {
@@ -403,10 +403,10 @@ fn ten_thousand_queries_while_containers_come_and_go() {
                     break;
                 }
                 for number in 1..=20 {
-                    let (id, ip) = (number.to_string(), format!("127.0.2.{number}"));
+                    let ip = format!("127.0.2.{number}");
                     serving.change(move |names| match round % 2 {
-                        0 => set(names, &id, &format!("c{id}"), &ip),
-                        _ => names.remove(&id),
+                        0 => set(names, number, &format!("c{number}"), &ip),
+                        _ => names.remove(number),
                     });
                 }
             }
