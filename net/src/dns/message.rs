@@ -344,7 +344,7 @@ fn write_u16(bytes: &mut [u8], at: usize, number: u16) {
 /// # Panics
 /// If something does not hold.
 #[cfg(any(test, feature = "fuzzing"))]
-pub fn examine(bytes: &[u8]) {
+pub(super) fn examine(bytes: &[u8]) {
     /// A whole message: all that it says is there is there, and nothing else.
     fn is_whole(bytes: &[u8]) -> bool {
         let walk = || -> Option<usize> {

@@ -1,0 +1,36 @@
+//! What a container is called on its networks, and what it calls others.
+//!
+//! **Runs in:** the command, before the supervisor is forked.
+
+use std::collections::BTreeMap;
+
+use net::dns::Wishes;
+use storage::state::container::{self, Record};
+use storage::state::layout::Layout;
+
+/// The names that lead to a container: its own, which its addresses are called, its short id, its host name, and those that
+/// were asked for.
+pub(crate) fn of<'a>(record: &Record, aliases: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    let own = [record.name.clone(), record.id.short().to_owned(), super::bundle::hostname(record)];
+    for name in own.into_iter().chain(aliases.into_iter().cloned()) {
+        let name = name.to_lowercase();
+        if !name.is_empty() && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// What it wants besides: servers for the names that are no container's, and names of its own for others.
+pub(crate) fn wishes(layout: &Layout, record: &Record) -> Wishes {
+    let asked = &record.request.network;
+    let mut links = BTreeMap::new();
+    for link in &asked.links {
+        // One that is gone is nowhere; others keep the link when they are given another name.
+        if let Ok(other) = container::find(layout, &link.container) {
+            let _ = links.insert(link.alias.to_lowercase(), other.id.short().to_owned());
+        }
+    }
+    Wishes { servers: asked.dns.clone(), links }
+}
