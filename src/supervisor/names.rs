@@ -7,13 +7,16 @@ use std::collections::BTreeMap;
 use net::dns::Wishes;
 use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
+use storage::state::request::Namespace;
 
 /// The names that lead to a container: its own, which its addresses are called, its short id, its host name, and those that
 /// were asked for.
 pub(crate) fn of<'a>(record: &Record, aliases: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    let own = [record.name.clone(), record.id.short().to_owned(), super::bundle::hostname(record)];
-    for name in own.into_iter().chain(aliases.into_iter().cloned()) {
+    // The host's own name is the host's.
+    let hostname = record.request.hostname.clone().filter(|_| record.request.uts == Namespace::Private);
+    let own = [record.name.clone(), record.id.short().to_owned()].into_iter().chain(hostname);
+    for name in own.chain(aliases.into_iter().cloned()) {
         let name = name.to_lowercase();
         if !name.is_empty() && !names.contains(&name) {
             names.push(name);
