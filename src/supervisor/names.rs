@@ -1,6 +1,6 @@
 //! What a container is called on its networks, and what it calls others.
 //!
-//! **Runs in:** the command, before the supervisor is forked.
+//! **Runs in:** the command, before the supervisor is forked, but for [`call`].
 
 use std::collections::BTreeMap;
 
@@ -23,6 +23,15 @@ pub(crate) fn of<'a>(record: &Record, aliases: impl IntoIterator<Item = &'a Stri
         }
     }
     names
+}
+
+/// Puts a container's own name before its others. A new container has none until its supervisor has found a free one.
+///
+/// **Runs in:** S.
+pub(crate) fn call(names: &mut Vec<String>, name: &str) {
+    let name = name.to_lowercase();
+    names.retain(|other| *other != name);
+    names.insert(0, name);
 }
 
 /// What it wants besides: servers for the names that are no container's, and names of its own for others.

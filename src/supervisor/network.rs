@@ -338,7 +338,9 @@ impl Plan {
                     CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
                 };
                 let leader = leader.as_ref().ok_or_else(|| failed(nix::errno::Errno::ENOTCONN))?;
-                leader.attach(record.id.as_str(), endpoints.clone(), netns).map_err(failed)?;
+                let mut endpoints = endpoints.clone();
+                endpoints.iter_mut().for_each(|endpoint| super::names::call(&mut endpoint.names, &record.name));
+                leader.attach(record.id.as_str(), endpoints, netns).map_err(failed)?;
                 let leader = leader.try_clone().map_err(|error| CommandError::host(crate::error::reason(&error)))?;
                 let (joined, attachment) = (Vec::new(), Attachment::default());
                 Ok(Some(Started::Bridge { leader, joined, attachment, _namespace: None }))
