@@ -122,6 +122,23 @@ pub fn pull_from(
     image.ok_or_else(|| TransportError::NotFound { what: "the image just pulled".to_owned(), hint: String::new() })
 }
 
+/// Brings the layers of an image into the store, unpacked; the image itself is not recorded, so that its layers are
+/// garbage unless an image gets them. The caller holds the store's pin until then.
+///
+/// # Errors
+/// As [`pull_from`].
+pub(crate) fn fetch_layers(
+    store: &ImageStore,
+    source: &dyn ImageSource,
+    options: &PullOptions,
+    progress: &dyn Progress,
+) -> Result<(), TransportError> {
+    let (wanted, stop) = (Platform::host(), Stop::default());
+    let pull = Pull { store, source, options, progress, wanted, stop };
+    let found = pull.find_manifest()?;
+    pull.transfer(&found, &OnceLock::new()).map(drop)
+}
+
 struct Pull<'a> {
     store: &'a ImageStore,
     source: &'a dyn ImageSource,
