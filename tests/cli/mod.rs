@@ -31,6 +31,7 @@ mod ps;
 mod pull;
 mod pull_faults;
 mod push;
+mod registries;
 mod run;
 mod run_files;
 mod run_isolation;
@@ -44,6 +45,7 @@ mod secrets;
 mod stats;
 mod tools;
 mod transcripts;
+mod trust;
 mod tutorials;
 mod undo;
 mod volumes;
@@ -82,7 +84,9 @@ pub(crate) fn tests() -> Vec<Test> {
         kube::TESTS,
         push::TESTS,
         login::TESTS,
+        registries::TESTS,
         search::TESTS,
+        trust::TESTS,
         manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,

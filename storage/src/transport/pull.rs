@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use fetch::Job;
 
+use super::policy;
 use super::publish::{self, Publisher, Ready};
 use super::registry::{ClientOptions, RegistryError, RegistrySource};
 use super::retry::Retry;
@@ -107,6 +108,9 @@ pub fn pull_from(
         stop: Stop::default(),
     };
     let found = pull.find_manifest()?;
+    // A signature of the index vouches for what the index names.
+    let digests: Vec<Digest> = [found.descriptor.digest.clone()].into_iter().chain(found.index.clone()).collect();
+    policy::check(source, &digests)?;
     let config = OnceLock::new();
     let recorded = pull.transfer(&found, &config).and_then(|new| Ok(store.record(&new)?));
     if let Err(error) = recorded {
