@@ -46,6 +46,7 @@ mod secrets;
 mod stats;
 mod tools;
 mod transcripts;
+mod trust;
 mod tutorials;
 mod undo;
 mod volumes;
@@ -87,6 +88,7 @@ pub(crate) fn tests() -> Vec<Test> {
         login::TESTS,
         registries::TESTS,
         search::TESTS,
+        trust::TESTS,
         manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,
