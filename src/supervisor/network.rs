@@ -145,7 +145,7 @@ pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandErro
     let way = match &mode {
         Mode::Default => {
             let known = Attachment { host: driver::outward_address(), ..Attachment::default() };
-            Way::Bridge { endpoints: vec![endpoint(record)], known, leader: None, child: None }
+            Way::Bridge { endpoints: vec![endpoint(layout, record)], known, leader: None, child: None }
         }
         mode => helper(mode)?,
     };
@@ -178,15 +178,16 @@ fn copy(connection: &Connection) -> Result<Connection, CommandError> {
 }
 
 /// A container's place in the default network.
-fn endpoint(record: &Record) -> Endpoint {
+fn endpoint(layout: &Layout, record: &Record) -> Endpoint {
     Endpoint {
         network: Network::default_bridge(),
         interface: "eth0".to_owned(),
         mac: None,
         wanted: Vec::new(),
         must: false,
-        names: vec![record.name.to_lowercase()],
+        names: super::names::of(record, &record.request.network.aliases),
         default_route: Some(FIRST_METRIC),
+        wishes: super::names::wishes(layout, record),
     }
 }
 
@@ -417,6 +418,8 @@ impl Plan {
             }
             Way::Bridge { endpoints, leader, .. } => {
                 let leader = leader.as_ref().ok_or_else(|| leader_failed(Errno::ENOTCONN))?;
+                let mut endpoints = endpoints.clone();
+                endpoints.iter_mut().for_each(|endpoint| super::names::call(&mut endpoint.names, &record.name));
                 match leader.attach(record.id.as_str(), endpoints.clone(), netns) {
                     // Whoever waits for the answer learns that there is none.
                     Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
@@ -425,7 +428,7 @@ impl Plan {
                 Ok(Some(Started::Bridge {
                     estate: None,
                     leader: copy(leader)?,
-                    endpoints: endpoints.clone(),
+                    endpoints,
                     joined: Vec::new(),
                     attachment: Attachment::default(),
                 }))
@@ -530,11 +533,7 @@ impl Plan {
         let host_name = super::bundle::hostname(record);
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
-            let written = fs::write(&path, text).and_then(|()| {
-                // Every user of the container reads them, whatever the umask of whoever started it.
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
-            });
-            written.map_err(|error| {
+            write_in_place(&path, text).map_err(|error| {
                 CommandError::host(format!("write {}: {}", path.display(), crate::error::reason(&error)))
             })
         };
@@ -555,9 +554,10 @@ impl Plan {
             write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
         } else if !asked.no_hosts {
             let mut add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
-            // Where a container has a network of its own, what it publishes is all that can be reached of it.
+            // Behind a helper of its own, what it publishes is all that can be reached of it. On a bridge its link is a name.
             let shares = matches!(self.mode, Mode::Host | Mode::Container(_));
-            add.extend(asked.links.iter().map(|link| AddHost {
+            let linked = if matches!(self.way, Way::Bridge { .. }) { &[][..] } else { &asked.links };
+            add.extend(linked.iter().map(|link| AddHost {
                 names: vec![link.alias.clone()],
                 address: shares.then_some(IpAddr::from([127, 0, 0, 1])),
             }));
@@ -590,7 +590,11 @@ impl Plan {
             let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
             let upstream = fs::read_to_string(resolv_conf::RESOLVED_UPSTREAM).ok();
             let choice = Choice { servers: &asked.dns, search: &asked.dns_search, options: &asked.dns_options };
+            let has_names = |endpoint: &Endpoint| endpoint.network.dns;
             let reach = match (&self.mode, attachment) {
+                (_, Some(attachment)) if matches!(&self.way, Way::Bridge { endpoints, .. } if endpoints.iter().any(has_names)) => {
+                    Reach::Names(&attachment.dns)
+                }
                 (_, Some(attachment)) => Reach::Driver(&attachment.dns),
                 (Mode::None, _) => Reach::Nothing,
                 _ => Reach::Host,
@@ -633,6 +637,16 @@ fn interface(network: String, attachment: &Attachment, aliases: Vec<String>) -> 
             .collect(),
         aliases,
     }
+}
+
+/// Writes a file that the container has mounted: it stays the same one, and is never seen empty.
+fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(u64::try_from(text.len()).unwrap_or_default())?;
+    // Every user of the container reads them, whatever the umask of whoever started it.
+    file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
 fn add_host(entry: &request::AddHost) -> Result<AddHost, CommandError> {

@@ -55,6 +55,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 pub use holder::Holder;
 pub use listen::{Listeners, PublishError};
+pub(crate) use serve::raise_descriptor_limit;
 
 use serde::{Deserialize, Serialize};
 

@@ -15,6 +15,7 @@ use nix::unistd::pipe2;
 
 use super::message::{self, Answer, Ask, Endpoint, Joined};
 use super::{Estate, Inside, WayOut};
+use crate::dns;
 use crate::driver::{DriverError, MacAddress};
 use crate::netfilter::{Bridge, Netfilter, NetfilterError};
 use crate::netlink::{self, Address, Link, Netlink, NetlinkError, Route, Veth};
@@ -22,7 +23,7 @@ use crate::network::{LeaseError, Leases, Network};
 use crate::sys;
 
 /// How long somebody who is about to connect may take.
-const PATIENCE_MS: u16 = 1000;
+const PATIENCE_MS: u64 = 1000;
 
 /// What the names of our ends of pairs begin with; those of bridges do not.
 const DEVICE_PREFIX: &str = "v";
@@ -109,6 +110,7 @@ pub struct Leader {
     /// The addresses of devices that are there and whose containers have not yet told that they are: of a leader that was
     /// killed.
     orphans: BTreeMap<String, Vec<IpAddr>>,
+    dns: dns::Server,
 }
 
 impl Leader {
@@ -122,6 +124,9 @@ impl Leader {
         mut way_out: WayOut,
         predecessor: Option<&Estate>,
     ) -> Result<Self, ServeError> {
+        crate::forward::raise_descriptor_limit();
+        let dns = dns::Server::new(inside.dns, dns::HOSTS_FILE.into());
+        let dns = dns.map_err(|errno| ServeError::System { what: "epoll_create1", errno })?;
         let mut route = Netlink::over(inside.route);
         let mut orphans = BTreeMap::new();
         if predecessor.is_some() {
@@ -142,6 +147,7 @@ impl Leader {
             networks: BTreeMap::new(),
             clients: Vec::new(),
             orphans,
+            dns,
         })
     }
 
@@ -165,26 +171,26 @@ impl Leader {
                 // There is nobody to tell why it does not start; it is tried again.
                 let _ = self.way_out.start(self.netns.as_fd(), None);
             }
-            let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let mut fds = vec![
+                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.dns.as_fd(), PollFlags::POLLIN),
+            ];
             fds.extend(self.way_out.pidfd().map(|way_out| PollFd::new(way_out, PollFlags::POLLIN)));
             let before_clients = fds.len();
             fds.extend(self.clients.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN)));
             // Who kept us from ending may have given up before it connected.
-            let patience = match (self.clients.is_empty() && has_served, self.way_out.due()) {
-                (true, _) => PollTimeout::from(PATIENCE_MS),
-                (false, Some(due)) => {
-                    let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-                    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-                }
-                (false, None) => PollTimeout::NONE,
-            };
-            match poll(&mut fds, patience) {
+            let patience = (self.clients.is_empty() && has_served).then_some(Duration::from_millis(PATIENCE_MS));
+            let now = Instant::now();
+            let until = |due: Option<Instant>| due.map(|due| due.saturating_duration_since(now));
+            let waits = [patience, until(self.dns.due()), until(self.way_out.due())];
+            let timeout = waits.into_iter().flatten().min();
+            match poll(&mut fds, timeout.map_or(PollTimeout::NONE, rounded_up)) {
                 Err(Errno::EINTR) => continue,
                 other => other.map_err(|errno| ServeError::System { what: "poll", errno })?,
             };
             let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             let has_new = fds.first().is_some_and(is_ready);
-            let way_out_ended = before_clients == 2 && fds.get(1).is_some_and(is_ready);
+            let way_out_ended = before_clients == 3 && fds.get(2).is_some_and(is_ready);
             let talking: Vec<bool> = fds.iter().skip(before_clients).map(is_ready).collect();
             drop(fds);
             if way_out_ended {
@@ -198,6 +204,8 @@ impl Leader {
                 has_served = true;
                 self.accept();
             }
+            // Behind what changes names.
+            self.dns.serve();
         }
     }
 
@@ -220,6 +228,7 @@ impl Leader {
             Ok(Some((ask, fds))) => self.answer(at, ask, fds.into_iter().next()),
             Ok(None) | Err(_) => return self.forget(at),
         };
+        self.tell_names(at);
         let (answer, fd) = answer.unwrap_or_else(|error| (Answer::Failed { message: error.to_string() }, None));
         let Some(client) = self.clients.get(at) else { return };
         let fds = match &answer {
@@ -268,6 +277,7 @@ impl Leader {
                 {
                     living.network = *network;
                 }
+                (0..self.clients.len()).for_each(|at| self.tell_names(at));
                 Ok(done(()))
             }
             Ask::Reload => self.filter_anew().map(done),
@@ -276,7 +286,10 @@ impl Leader {
 
     fn attached(&self, joined: Vec<Joined>) -> Answer {
         let way_out = self.way_out.attachment();
-        Answer::Attached { joined, dns: way_out.dns.clone(), host: way_out.host }
+        let has_names = |joined: &&Joined| self.networks.get(&joined.network).is_some_and(|one| one.network.dns);
+        let ours: Vec<IpAddr> = joined.iter().filter(has_names).flat_map(|joined| &joined.gateways).copied().collect();
+        let dns = if ours.is_empty() { way_out.dns.clone() } else { ours };
+        Answer::Attached { joined, dns, host: way_out.host }
     }
 
     /// A container of a leader that was killed is in its networks still.
@@ -315,6 +328,26 @@ impl Leader {
         Ok(())
     }
 
+    /// Tells the DNS server which names a client's container has now.
+    fn tell_names(&mut self, at: usize) {
+        let Some(Client { socket, member: Some(Member { places, .. }) }) = self.clients.get(at) else { return };
+        let wishes = places.first().map(|place| place.endpoint.wishes.clone()).unwrap_or_default();
+        let named = places.iter().filter_map(|Place { endpoint, joined }| {
+            let network = &self.networks.get(&joined.network)?.network;
+            Some(dns::Place {
+                network: network.name.clone(),
+                names: endpoint.names.clone(),
+                addresses: joined.addresses.clone(),
+                has_names: network.dns,
+                leads_out: !network.internal,
+                servers: network.servers.clone(),
+            })
+        });
+        let host = self.way_out.attachment().host;
+        self.dns.names().set_host(host);
+        self.dns.names().set(socket.as_raw_fd(), named.collect(), wishes);
+    }
+
     /// Gives back what a client's container had. Its devices went with its namespace.
     fn forget(&mut self, at: usize) {
         self.leave(at);
@@ -323,8 +356,10 @@ impl Leader {
 
     /// The container is in no network any more, or about to be in others.
     fn leave(&mut self, at: usize) {
-        let member = self.clients.get_mut(at).and_then(|client| client.member.take());
-        member.iter().flat_map(|member| &member.places).for_each(|place| self.give_back(&place.joined));
+        let Some(client) = self.clients.get_mut(at) else { return };
+        let Some(member) = client.member.take() else { return };
+        self.dns.names().remove(client.socket.as_raw_fd());
+        member.places.iter().for_each(|place| self.give_back(&place.joined));
     }
 
     fn give_back(&mut self, joined: &Joined) {
@@ -460,6 +495,11 @@ impl Leader {
 
 fn gateways(network: &Network) -> Vec<Address> {
     network.subnets.iter().filter_map(|subnet| Some(subnet.address(subnet.gateway?))).collect()
+}
+
+/// A timeout that does not end before its time, over and over.
+fn rounded_up(timeout: Duration) -> PollTimeout {
+    PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
 }
 
 /// A hardware address that follows from the first address: two devices of a bridge never have the same.
