@@ -45,7 +45,7 @@ pub(crate) enum Need {
 /// registry must give.
 const NOT_IN_ALL: [Need; 4] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman];
 
-const EVERY_NEED: [Need; 20] = [
+const EVERY_NEED: [Need; 21] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
