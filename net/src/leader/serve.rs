@@ -226,6 +226,7 @@ impl Leader {
                 }
                 Ok(done(()))
             }
+            Ask::Forget { network } => self.forget_network(&network).map(done),
             Ask::Reload => self.filter_anew().map(done),
         }
     }
@@ -353,6 +354,17 @@ impl Leader {
         }
         let living = Living { network: network.clone(), index, leases: Leases::default() };
         self.networks.insert(network.name.clone(), living);
+        self.filter_anew()
+    }
+
+    /// Takes a network's devices away: its addresses may be another's next.
+    fn forget_network(&mut self, name: &str) -> Result<(), ServeError> {
+        let places = self.clients.iter().flat_map(|client| &client.member).flat_map(|member| &member.places);
+        if places.into_iter().any(|place| place.joined.network == name) {
+            return Ok(());
+        }
+        let Some(living) = self.networks.remove(name) else { return Ok(()) };
+        self.route.delete_link(&living.network.device)?;
         self.filter_anew()
     }
 
