@@ -32,6 +32,7 @@ mod ps;
 mod pull;
 mod pull_faults;
 mod push;
+mod registries;
 mod run;
 mod run_files;
 mod run_isolation;
@@ -83,6 +84,7 @@ pub(crate) fn tests() -> Vec<Test> {
         kube::TESTS,
         push::TESTS,
         login::TESTS,
+        registries::TESTS,
         search::TESTS,
         manifest::TESTS,
         limits::TESTS,
