@@ -215,7 +215,6 @@ const REFUSED: &[&str] = &[
     "run --rm --ip6 10.88.0.9 busybox true",
     "run --rm --ip 192.0.2.1 busybox true",
     "run --rm --mac-address x busybox true",
-    "network",
     "network nosuch",
     "network create --bogus",
     "network create ../x",

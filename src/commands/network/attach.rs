@@ -15,6 +15,7 @@ use crate::cli::usage::{each, maybe};
 use crate::commands::{Context, Outcome, pause};
 use crate::error::CommandError;
 use crate::networks;
+use crate::role::Persona;
 
 const EXAMPLES: &str = r#"Examples:
   coracle network connect web api
@@ -72,6 +73,10 @@ pub(crate) fn connect(args: ConnectArgs, context: &Context) -> Outcome {
     check_mode(&record)?;
     let places = record.request.network.places();
     if places.iter().any(|place| place.network == network.name) {
+        // As podman: only one that runs is connected.
+        if status::observe(&context.layout, &record)?.state.init().is_none() && context.persona == Persona::Podman {
+            return Ok(0);
+        }
         return Err(CommandError::user(format_args!(
             "container {} is already connected to network {}: network is already connected",
             record.id, network.name

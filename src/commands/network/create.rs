@@ -113,7 +113,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
         return print(context, &taken);
     }
-    let mut network = plan(&args, &others)?;
+    let mut network = plan(&args, &others, &subnet::routed_by_host())?;
     network.name = if name.is_empty() { network.interface.clone() } else { name };
     locked.create(&network).map_err(|error| match error {
         NetworkError::Records(error) => error.into(),
@@ -166,7 +166,7 @@ fn check_driver(args: &Args) -> Result<(), CommandError> {
 }
 
 /// The whole description; its name is the caller's.
-fn plan(args: &Args, others: &[Network]) -> Result<Network, CommandError> {
+fn plan(args: &Args, others: &[Network], of_host: &[Range]) -> Result<Network, CommandError> {
     let mut network = Network::new("");
     network.internal = args.internal;
     network.dns = !args.disable_dns;
@@ -180,7 +180,7 @@ fn plan(args: &Args, others: &[Network]) -> Result<Network, CommandError> {
     let mut interface = args.interface_name.clone();
     network.options = options(&args.options, &mut interface)?;
     network.interface = device(interface.as_deref(), others)?;
-    network.subnets = subnets(args, others)?;
+    network.subnets = subnets(args, others, of_host)?;
     network.ipv6 = network.subnets.iter().any(|subnet| subnet.first.is_ipv6());
     Ok(network)
 }
@@ -284,10 +284,10 @@ fn device(asked: Option<&str>, others: &[Network]) -> Result<String, CommandErro
     }
 }
 
-fn subnets(args: &Args, others: &[Network]) -> Result<Vec<Subnet>, CommandError> {
+fn subnets(args: &Args, others: &[Network], of_host: &[Range]) -> Result<Vec<Subnet>, CommandError> {
     let mut used: Vec<Range> = networks::default_network().subnets.iter().map(range_of).collect();
     used.extend(others.iter().flat_map(|other| &other.subnets).map(range_of));
-    used.extend(subnet::routed_by_host());
+    used.extend(of_host);
     let is_docker_range = args.subnets.is_empty() && !(args.gateways.is_empty() && args.ranges.is_empty());
     if is_docker_range || args.gateways.len() > args.subnets.len() || args.ranges.len() > args.subnets.len() {
         return Err(user("cannot set gateway or range without subnet"));
@@ -393,7 +393,7 @@ mod tests {
         let words = std::iter::once("create").chain(line.split_whitespace());
         let matches = Args::augment_args(Command::new("create")).try_get_matches_from(words).unwrap();
         let args = Args::from_arg_matches(&matches).unwrap();
-        check_driver(&args).and_then(|()| plan(&args, others)).map_err(|error| error.to_string())
+        check_driver(&args).and_then(|()| plan(&args, others, &[])).map_err(|error| error.to_string())
     }
 
     fn shown(network: &Network) -> String {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use storage::state::container::Record;
-use storage::state::network::{DEFAULT_NAME, Network};
+use storage::state::network::Network;
 
 use super::show::{describe, docker_pseudo, template_fields};
 use crate::cli::format::{Json, Listing, Value, is_json};
@@ -45,6 +45,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let filters = NetworkFilters::parse(&args.filters)?;
     let mut networks = networks::all(&context.layout)?;
+    for network in &mut networks {
+        network.name = networks::shown(&network.name, context.persona).to_owned();
+    }
     if !filters.is_empty() {
         let records = select::all(context)?;
         networks.retain(|network| filters.accept(network, &records));
@@ -100,9 +103,6 @@ fn print(listing: Listing<'_>, rows: Vec<Value>) -> Outcome {
 
 fn docker(args: &Args, networks: Vec<Network>, with_pseudo: bool) -> Outcome {
     let mut all: Vec<(Network, &str)> = networks.into_iter().map(|network| (network, "bridge")).collect();
-    for (network, _) in &mut all {
-        network.name = networks::shown(&network.name, Persona::Docker).to_owned();
-    }
     if with_pseudo {
         all.extend(docker_pseudo());
     }
@@ -193,6 +193,16 @@ impl NetworkFilters {
         Ok(Self(checks))
     }
 
+    /// As [`Self::parse`], for `prune`, which knows fewer.
+    pub(crate) fn parse_for_prune(filters: &[String]) -> Result<Self, CommandError> {
+        let key = |text: &String| filter::pair(text).map(|(key, _)| key.to_owned());
+        let is_known = |key: &String| matches!(key.as_str(), "label" | "label!" | "until");
+        match filters.iter().filter_map(key).find(|key| !is_known(key)) {
+            Some(other) => Err(CommandError::user(format_args!("invalid filter {other:?}"))),
+            None => Self::parse(filters),
+        }
+    }
+
     /// As [`Self::parse`], of those filters that say something about networks: the others are for other things.
     pub(crate) fn parse_known(filters: &[String]) -> Result<Self, CommandError> {
         let known = filters
@@ -208,16 +218,14 @@ impl NetworkFilters {
 
     /// Whether all accept a network that these containers may be on.
     pub(crate) fn accept(&self, network: &Network, records: &[Record]) -> bool {
-        let is_default = network.name == DEFAULT_NAME;
+        let is_default = networks::is_default(&network.name);
         self.0.iter().all(|check| match check {
             Check::Dangling(dangling) => {
                 let is_used = is_default || networks::users(records, &network.name).next().is_some();
                 is_used != *dangling
             }
             Check::Label { wanted, has } => label_fits(network.labels.iter(), wanted) == *has,
-            Check::Name(patterns) => patterns.iter().any(|pattern| {
-                regex_is_found(pattern, &network.name) || is_default && regex_is_found(pattern, "bridge")
-            }),
+            Check::Name(patterns) => patterns.iter().any(|pattern| regex_is_found(pattern, &network.name)),
             Check::Id(ids) => ids.iter().any(|id| network.id.starts_with(id.as_str())),
             Check::Driver(drivers) => drivers.iter().any(|driver| driver == "bridge"),
             Check::Custom(custom) => is_default != *custom,

@@ -119,7 +119,7 @@ fn remove_user(args: &Args, context: &Context, record: &Record) -> Result<(), Co
 
 /// Runs `network prune`.
 pub(crate) fn prune(args: PruneArgs, context: &Context) -> Outcome {
-    let filters = NetworkFilters::parse(&args.filters)?;
+    let filters = NetworkFilters::parse_for_prune(&args.filters)?;
     let warning = "WARNING! This will remove all networks not used by at least one container.\n";
     if !args.force && !output::confirm(warning)? {
         return Ok(0);
