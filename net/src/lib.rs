@@ -58,6 +58,8 @@ pub mod network;
 
 pub mod subnet;
 
+pub mod dns;
+
 pub mod leader;
 
 mod sysctl;

@@ -35,6 +35,8 @@ pub(crate) mod leader;
 /// Networks that come and go while the container runs.
 mod rejoin;
 
+mod names;
+
 pub(crate) mod notify;
 
 pub(crate) mod rootfs;

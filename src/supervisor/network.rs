@@ -179,8 +179,9 @@ pub(super) fn endpoints(layout: &Layout, record: &Record) -> Result<Vec<Endpoint
             mac: place.mac.as_deref().and_then(|mac| crate::cli::parse::networks::mac(mac).ok()),
             must: !place.ips.is_empty(),
             wanted: if place.ips.is_empty() { had } else { place.ips.clone() },
-            names: names(record, place),
+            names: super::names::of(record, &place.aliases),
             default_route: networks::default_route(&network, number),
+            wishes: super::names::wishes(layout, record),
         });
     }
     Ok(endpoints)
@@ -189,20 +190,6 @@ pub(super) fn endpoints(layout: &Layout, record: &Record) -> Result<Vec<Endpoint
 pub(super) fn free_interface(taken: &[String]) -> String {
     let mut all = (0..=taken.len()).map(|number| format!("eth{number}"));
     all.find(|name| !taken.contains(name)).unwrap_or_default()
-}
-
-/// The names that lead to a container on one of its networks, its own first.
-fn names(record: &Record, place: &request::Endpoint) -> Vec<String> {
-    let hostname = record.request.hostname.as_deref().filter(|_| record.request.uts == request::Namespace::Private);
-    let others = place.aliases.iter().map(String::as_str).chain([record.id.short()]).chain(hostname);
-    let mut names: Vec<String> = Vec::new();
-    for name in std::iter::once(record.name.as_str()).chain(others) {
-        let name = name.to_lowercase();
-        if !name.is_empty() && !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
 }
 
 /// How much higher a port is published that this user may not open.
@@ -378,7 +365,9 @@ impl Plan {
                     CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
                 };
                 let leader = leader.as_ref().ok_or_else(|| failed(nix::errno::Errno::ENOTCONN))?;
-                leader.attach(record.id.as_str(), endpoints.clone(), netns).map_err(failed)?;
+                let mut endpoints = endpoints.clone();
+                endpoints.iter_mut().for_each(|endpoint| super::names::call(&mut endpoint.names, &record.name));
+                leader.attach(record.id.as_str(), endpoints, netns).map_err(failed)?;
                 let leader = leader.try_clone().map_err(|error| CommandError::host(crate::error::reason(&error)))?;
                 let (joined, attachment) = (Vec::new(), Attachment::default());
                 Ok(Some(Started::Bridge { leader, joined, attachment, _namespace: None }))
@@ -420,11 +409,7 @@ impl Plan {
         let host_name = super::bundle::hostname(record);
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
-            let written = fs::write(&path, text).and_then(|()| {
-                // Every user of the container reads them, whatever the umask of whoever started it.
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
-            });
-            written.map_err(|error| {
+            write_in_place(&path, text).map_err(|error| {
                 CommandError::host(format!("write {}: {}", path.display(), crate::error::reason(&error)))
             })
         };
@@ -445,9 +430,10 @@ impl Plan {
             write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
         } else if !asked.no_hosts {
             let mut add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
-            // Where a container has a network of its own, what it publishes is all that can be reached of it.
+            // Behind a helper of its own, what it publishes is all that can be reached of it. On a bridge its link is a name.
             let shares = matches!(self.mode, Mode::Host | Mode::Container(_));
-            add.extend(asked.links.iter().map(|link| AddHost {
+            let linked = if matches!(self.way, Way::Bridge { .. }) { &[][..] } else { &asked.links };
+            add.extend(linked.iter().map(|link| AddHost {
                 names: vec![link.alias.clone()],
                 address: shares.then_some(IpAddr::from([127, 0, 0, 1])),
             }));
@@ -485,7 +471,11 @@ impl Plan {
             let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
             let upstream = fs::read_to_string(resolv_conf::RESOLVED_UPSTREAM).ok();
             let choice = Choice { servers: &asked.dns, search: &asked.dns_search, options: &asked.dns_options };
+            let has_names = |endpoint: &Endpoint| endpoint.network.dns;
             let reach = match (&self.mode, attachment) {
+                (_, Some(attachment)) if matches!(&self.way, Way::Bridge { endpoints, .. } if endpoints.iter().any(has_names)) => {
+                    Reach::Names(&attachment.dns)
+                }
                 (_, Some(attachment)) => Reach::Driver(&attachment.dns),
                 (Mode::None, _) => Reach::Nothing,
                 _ => Reach::Host,
@@ -535,6 +525,16 @@ fn interface(network: String, attachment: &Attachment, aliases: Vec<String>) -> 
             .collect(),
         aliases,
     }
+}
+
+/// Writes a file that the container has mounted: it stays the same one, and is never seen empty.
+fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(u64::try_from(text.len()).unwrap_or_default())?;
+    // Every user of the container reads them, whatever the umask of whoever started it.
+    file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
 fn add_host(entry: &request::AddHost) -> Result<AddHost, CommandError> {

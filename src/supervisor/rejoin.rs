@@ -84,14 +84,21 @@ impl Supervisor {
         let position = |one: &Joined| endpoints.iter().position(|other| other.network.name == one.network);
         joined.sort_by_key(position);
         let _ = told(leader, &Ask::Names { names }, None);
-        self.networks_changed();
+        // The servers of a network that it has left do not answer any more.
+        let answers = |one: &&Joined| {
+            let endpoint = endpoints.iter().find(|other| other.network.name == one.network);
+            endpoint.is_some_and(|endpoint| endpoint.network.dns)
+        };
+        let dns: Vec<IpAddr> = joined.iter().filter(answers).flat_map(|one| &one.gateways).copied().collect();
+        self.networks_changed(dns);
         Ok(())
     }
 
     /// Tells everybody who has been told of the networks before.
-    fn networks_changed(&mut self) {
+    fn networks_changed(&mut self, dns: Vec<IpAddr>) {
         let Some(Started::Bridge { joined, attachment, .. }) = &mut self.run.helper else { return };
-        let (dns, host) = (std::mem::take(&mut attachment.dns), attachment.host);
+        let (known, host) = (std::mem::take(&mut attachment.dns), attachment.host);
+        let dns = if dns.is_empty() { known } else { dns };
         let before = std::mem::replace(attachment, joined.first().map(Attachment::from).unwrap_or_default());
         (attachment.dns, attachment.host) = (dns, host);
         let is_elsewhere = before.addresses != attachment.addresses;
