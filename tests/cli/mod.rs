@@ -23,6 +23,7 @@ mod logs;
 mod malformed;
 mod manifest;
 mod mount;
+mod networks;
 mod options;
 mod persona;
 mod pods;
@@ -35,6 +36,7 @@ mod registries;
 mod run;
 mod run_files;
 mod run_isolation;
+mod run_names;
 mod run_network;
 mod run_process;
 mod run_service;
@@ -60,6 +62,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_files::TESTS,
         run_volumes::TESTS,
         run_isolation::TESTS,
+        run_names::TESTS,
         run_network::TESTS,
         run_service::TESTS,
         run_terminal::TESTS,
@@ -101,6 +104,7 @@ pub(crate) fn tests() -> Vec<Test> {
         secrets::TESTS,
         pods::TESTS,
         mount::TESTS,
+        networks::TESTS,
     ]
     .concat()
 }

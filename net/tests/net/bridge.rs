@@ -99,7 +99,7 @@ fn what_leaves_has_the_address_of_the_way_out() -> Outcome {
 }
 
 /// A network with IPv4 and IPv6.
-fn network(name: &str, number: u8) -> Network {
+pub(crate) fn network(name: &str, number: u8) -> Network {
     let subnet = |first: String, prefix, gateway: String| Subnet {
         first: first.parse().expect("an address"),
         prefix,
@@ -117,7 +117,7 @@ fn network(name: &str, number: u8) -> Network {
     }
 }
 
-fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
+pub(crate) fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
     Endpoint {
         network,
         interface: interface.to_owned(),
@@ -126,10 +126,11 @@ fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
         must: !wanted.is_empty(),
         names: Vec::new(),
         default_route: (interface == "eth0").then_some(100),
+        wishes: net::dns::Wishes::default(),
     }
 }
 
-fn attach(
+pub(crate) fn attach(
     leader: &Connection,
     id: &str,
     container: &Container,
@@ -166,7 +167,7 @@ fn the_leader_puts_containers_into_networks() -> Outcome {
     Outcome::Passed
 }
 
-fn ask(leader: &Connection, ask: &Ask, container: Option<&Container>) -> Answer {
+pub(crate) fn ask(leader: &Connection, ask: &Ask, container: Option<&Container>) -> Answer {
     leader.ask(ask, container.map(|container| container.netns.as_fd())).expect("the leader listens");
     leader.answer().expect("the leader answers").expect("the leader lives").0
 }
@@ -199,6 +200,16 @@ fn networks_come_and_go_while_a_container_runs() -> Outcome {
     assert!(matches!(answer, Answer::Connected { .. }), "{answer:?}");
     assert!(container.tell("ip -o addr show eth0").contains("10.89.1.2/24"));
     assert_eq!(ask(&leader, &Ask::Reload, None), Answer::Done);
+    // A network that somebody is on is not forgotten; one that nobody is on gives its addresses back.
+    for name in ["net1", "net2", "nosuch"] {
+        assert_eq!(ask(&leader, &Ask::Forget { network: name.to_owned() }, None), Answer::Done);
+    }
+    assert_eq!(ask(&leader, &disconnect("net2"), None), Answer::Done);
+    assert_eq!(ask(&leader, &Ask::Forget { network: "net2".to_owned() }, None), Answer::Done);
+    let heir = Network { name: "heir".to_owned(), device: "podman9".to_owned(), ..network("net2", 2) };
+    let heir = Ask::Connect { endpoint: Box::new(endpoint(heir, "eth1", &["10.89.2.2"])) };
+    let answer = ask(&leader, &heir, Some(&container));
+    assert!(matches!(answer, Answer::Connected { .. }), "{answer:?}");
     // What concerns no device changes while containers are there.
     let described = Network { servers: vec!["10.9.9.9".parse().expect("an address")], ..network("net1", 1) };
     assert_eq!(ask(&leader, &Ask::Describe { network: Box::new(described) }, None), Answer::Done);
