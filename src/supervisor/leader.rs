@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use net::driver;
-use net::leader::{Connection, Estate, Inside, Leader, WayOut};
+use net::leader::{Answer, Ask, Connection, Estate, Inside, Leader, WayOut};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect as connect_to, listen, socket,
@@ -162,6 +162,26 @@ fn try_connect(path: &Path) -> Result<Option<Connection>, CommandError> {
         Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
         other => other.map(|()| Some(Connection::over(fd))).map_err(failed("connect")),
     }
+}
+
+/// Asks something of every leader there is. None is started for that: where none is there is nothing to tell.
+///
+/// # Errors
+/// What a leader answers it could not do.
+pub(crate) fn tell_all(layout: &Layout, ask: &Ask) -> Result<(), CommandError> {
+    let Ok(entries) = std::fs::read_dir(layout.network_runtime()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with("leader-") && name.ends_with(".sock")) {
+            continue;
+        }
+        let Some(found) = try_connect(&entry.path())?.map(greet).transpose()?.flatten() else { continue };
+        found.connection.ask(ask, None).map_err(failed("ask"))?;
+        if let Some((Answer::Failed { message }, _)) = found.connection.answer().map_err(failed("answer"))? {
+            return Err(CommandError::host(message));
+        }
+    }
+    Ok(())
 }
 
 fn new_listener(path: &Path) -> Result<OwnedFd, CommandError> {

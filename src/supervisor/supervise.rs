@@ -189,6 +189,7 @@ impl Supervisor {
             // The next start tries it first. Where this cannot be written, it finds out again.
             let _ = container::set_driver(&self.layout, &self.record.id, driver.as_str());
         }
+        self.keep_addresses();
         if !self.record.request.remove {
             let directory = self.layout.container(&self.record.id);
             if let Ok(directory) = std::fs::File::open(directory) {
@@ -342,6 +343,18 @@ impl Supervisor {
         if let Some(netns) = &self.run.netns {
             let attachment = self.run.helper.as_ref().map(Started::attachment);
             self.run.forwarder = self.launch.network.forward(netns.as_fd(), attachment).ok().flatten();
+        }
+    }
+
+    /// Finds a successor at once if the leader has ended and nobody has looked: it is about to be asked something.
+    pub(super) fn notice_dead_leader(&mut self) {
+        let Some(helper @ Started::Bridge { leader, .. }) = &self.run.helper else { return };
+        let mut turn = Turn::new();
+        turn.watch(helper.watch(), Interest::Read, ());
+        let is_silent = turn.wait(Some(Instant::now())).is_ok_and(|ready| ready.is_empty());
+        if !is_silent && !matches!(leader.answer(), Ok(Some(_))) {
+            self.run.rescue.begin();
+            self.rescue();
         }
     }
 
