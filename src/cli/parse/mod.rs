@@ -23,6 +23,9 @@ pub(crate) mod ports;
 /// `--ulimit`, `--device`, `--sysctl`.
 pub(crate) mod limits;
 
+/// Limits of devices, and of where a cgroup is.
+pub(crate) mod devices;
+
 /// `--secret`.
 pub(crate) mod secret;
 

@@ -395,7 +395,7 @@ fn make_container(args: &Args, context: &Context, pod: &Pod, plan: ContainerPlan
     let process =
         AskedProcess { env_below, env_above: plan.env, entrypoint: plan.entrypoint, ..AskedProcess::default() };
     let asked = Asked::of(plan.request, process, plan.command, plan.health);
-    for warning in asked.warnings(false) {
+    for warning in asked.warnings() {
         eprintln!("{warning}");
     }
     let place = |request: &mut _| pods::take_place(context, pod, request);
