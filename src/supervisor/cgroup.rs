@@ -143,8 +143,29 @@ impl Plan {
         self.affinity.as_deref()
     }
 
+    /// P: turns on what is needed in a cgroup that is there. S could not move what is in the way: it does not see the pids of
+    /// processes outside of its namespace.
+    fn prepare(&mut self) -> Result<(), CommandError> {
+        let Source::Below { parent, make } = &self.source else { return Ok(()) };
+        if *make {
+            std::fs::create_dir_all(parent).map_err(|error| {
+                let parent = parent.display();
+                CommandError::host(format_args!("--cgroup-parent: make {parent}: {}", reason(&error)))
+            })?;
+        }
+        hand_on(parent, &controllers_of(&self.settings), true).map_err(|error| {
+            CommandError::host(format_args!("cgroup {}: turn on controllers: {}", parent.display(), reason(&error)))
+        })?;
+        // Nobody is moved for what nobody has asked for.
+        if hand_on(parent, &controllers_of(&self.defaults), false).is_err() {
+            self.defaults.clear();
+        }
+        Ok(())
+    }
+
     /// P, before the fork: what tells S of its scope, if one is to be asked for. S keeps the plan, P the rest.
     pub(crate) fn open_gate(&mut self, record: &Record) -> Result<Option<Gate>, CommandError> {
+        self.prepare()?;
         let Source::Scope { slice, supervisor_stays } = &self.source else { return Ok(None) };
         let failed = |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", reason(&error)));
         let (reader, writer) = std::io::pipe().map_err(failed)?;
@@ -156,6 +177,7 @@ impl Plan {
             slice: slice.clone(),
             supervisor_stays: *supervisor_stays,
             is_strict: self.is_strict,
+            settings: self.settings.iter().chain(&self.defaults).cloned().collect(),
             loses: self.settings.iter().any(|setting| !resources::is_unlimited(setting)),
             seed: None,
             asked: None,
@@ -167,20 +189,11 @@ impl Plan {
         if let Some(gate) = self.gate.take() {
             self.source = wait_for(gate)?;
         }
-        let (parent, is_own) = match &self.source {
+        let parent = match &self.source {
             Source::None | Source::Scope { .. } => return Ok(None),
-            Source::Own(parent) => (parent, true),
-            Source::Below { parent, make } => {
-                if *make {
-                    std::fs::create_dir_all(parent).map_err(|error| {
-                        let parent = parent.display();
-                        CommandError::host(format_args!("--cgroup-parent: make {parent}: {}", reason(&error)))
-                    })?;
-                }
-                (parent, false)
-            }
+            Source::Own(parent) | Source::Below { parent, .. } => parent,
         };
-        let made = self.make_in(parent, is_own, &format!("coracle-{}", record.id));
+        let made = self.make_in(parent, &format!("coracle-{}", record.id));
         match made {
             Err(error) if self.settings.is_empty() && !self.is_strict => {
                 // Nothing was asked of it.
@@ -191,21 +204,13 @@ impl Plan {
         }
     }
 
-    fn make_in(&self, parent: &Path, is_own: bool, name: &str) -> Result<Cgroup, CommandError> {
-        let on = |settings: &[Setting], may_clear: bool| {
-            let controllers: BTreeSet<&str> = settings.iter().filter_map(resources::controller).collect();
-            hand_on(parent, &controllers, may_clear)
-        };
-        on(&self.settings, true).map_err(|error| {
-            CommandError::host(format_args!("cgroup {}: turn on controllers: {}", parent.display(), reason(&error)))
-        })?;
-        let has_defaults = on(&self.defaults, is_own).is_ok();
+    fn make_in(&self, parent: &Path, name: &str) -> Result<Cgroup, CommandError> {
         let cgroup = Cgroup::create_in(parent, name).map_err(|error| {
             CommandError::host(format_args!("make cgroup {}: {}", parent.join(name).display(), reason(&error)))
         })?;
         let set = || {
             resources::write(cgroup.path(), &self.settings)?;
-            if has_defaults { resources::write(cgroup.path(), &self.defaults) } else { Ok(()) }
+            resources::write(cgroup.path(), &self.defaults)
         };
         match set() {
             Ok(()) => Ok(cgroup),
@@ -273,6 +278,10 @@ fn source(place: &Place, record: &Record, is_limited: bool, in_background: bool)
         }
         Place::Nowhere(_) => Source::None,
     })
+}
+
+fn controllers_of(settings: &[Setting]) -> BTreeSet<&str> {
+    settings.iter().filter_map(resources::controller).collect()
 }
 
 /// Somebody sits before it: a shell of a desktop's terminal may live in a service, too.
@@ -350,6 +359,8 @@ pub(crate) struct Gate {
     slice: Option<String>,
     supervisor_stays: bool,
     is_strict: bool,
+    /// What will be set.
+    settings: Vec<Setting>,
     /// There are limits that would not be kept without.
     loses: bool,
     seed: Option<Seed>,
@@ -377,7 +388,13 @@ impl Gate {
             None => Err(ManagerError::Unreachable),
         };
         let message = match scope {
-            Ok(Some(path)) => [b"P".as_slice(), path.as_os_str().as_bytes()].concat(),
+            Ok(Some(path)) => match hand_on(&path, &controllers_of(&self.settings), true) {
+                Ok(_) => [b"P".as_slice(), path.as_os_str().as_bytes()].concat(),
+                Err(error) => {
+                    let why = format!("Fcgroup {}: turn on controllers: {}", path.display(), reason(&error));
+                    why.into_bytes()
+                }
+            },
             Ok(None) => b"N".to_vec(),
             Err(error) if self.is_strict || self.slice.is_some() => {
                 [b"F".as_slice(), error.to_string().as_bytes()].concat()
