@@ -31,6 +31,7 @@ mod ps;
 mod pull;
 mod pull_faults;
 mod push;
+mod rm;
 mod run;
 mod run_files;
 mod run_isolation;
@@ -42,6 +43,7 @@ mod run_volumes;
 mod search;
 mod secrets;
 mod stats;
+mod tables;
 mod tools;
 mod transcripts;
 mod tutorials;
@@ -53,6 +55,8 @@ pub(crate) fn tests() -> Vec<Test> {
     let transcripts = transcripts::tests();
     [
         &*transcripts,
+        rm::TESTS,
+        tables::TESTS,
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
