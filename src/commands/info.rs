@@ -1,5 +1,7 @@
 //! `info`: the host, the stores and what coracle found to work with.
 
+mod registries;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -347,7 +349,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
                 ("authorization", Value::NilList),
             ]),
         ),
-        ("registries", Value::Map(BTreeMap::new())),
+        ("registries", registries::describe()?),
         (
             "store",
             map([
@@ -383,6 +385,7 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
     let driver_status = driver_status.into_iter();
     let [all, running, paused, stopped] = counts(context)?;
     let images = ImageStore::open(&context.layout).list().map_or(0, |images| images.len());
+    let configured = registries::load()?;
     Ok(map([
         ("ID", "".into()),
         ("Containers", Value::Int(all)),
@@ -430,6 +433,14 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
                 ("Plugins", Value::List(Vec::new())),
             ]),
         ),
+        (
+            "RegistryConfig",
+            map([
+                ("IndexConfigs", Value::Map(BTreeMap::new())),
+                ("InsecureRegistryCIDRs", Value::strings(configured.insecure())),
+                ("Mirrors", Value::strings(registries::hub_mirrors(&configured))),
+            ]),
+        ),
         ("Warnings", Value::NilList),
     ]))
 }
@@ -442,11 +453,18 @@ fn docker_text(info: &Value) -> String {
         }
         _ => String::new(),
     };
+    let list = |heading: &str, name: &str| match info.get("RegistryConfig").and_then(|config| config.get(name)) {
+        Some(Value::List(all)) if !all.is_empty() => {
+            all.iter().fold(format!(" {heading}:\n"), |text, one| format!("{text}  {}\n", one.to_text()))
+        }
+        _ => String::new(),
+    };
+    let configured = list("Insecure Registries", "InsecureRegistryCIDRs") + &list("Registry Mirrors", "Mirrors");
     format!(
         "Client:\n Version:    {version}\n Context:    default\n\nServer: (no daemon is needed)\n Containers: {}\n  Running: {}\n  \
          Paused: {}\n  Stopped: {}\n Images: {}\n Server Version: {version}\n Storage Driver: {}\n Logging Driver: {}\n \
          Cgroup Driver: {}\n Cgroup Version: {}\n Security Options:\n{security} Kernel Version: {}\n Operating System: {}\n \
-         OSType: {}\n Architecture: {}\n CPUs: {}\n Total Memory: {}\n Name: {}\n Docker Root Dir: {}\n",
+         OSType: {}\n Architecture: {}\n CPUs: {}\n Total Memory: {}\n Name: {}\n Docker Root Dir: {}\n{configured}",
         field("Containers"),
         field("ContainersRunning"),
         field("ContainersPaused"),

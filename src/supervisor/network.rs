@@ -91,7 +91,7 @@ impl Started {
                         Ok(())
                     }
                     (Answer::Failed { message }, _) => Err(CommandError::host(message)),
-                    (Answer::Welcome, _) => Err(gone()),
+                    _ => Err(gone()),
                 }
             }
         }
@@ -172,9 +172,12 @@ fn endpoint(record: &Record) -> Endpoint {
         wanted: Vec::new(),
         must: false,
         names: vec![record.name.to_lowercase()],
-        leads_out: true,
+        default_route: Some(FIRST_METRIC),
     }
 }
+
+/// The metric of the default route over the first network, as podman's; each further one has one more.
+const FIRST_METRIC: u32 = 100;
 
 /// How much higher a port is published that this user may not open.
 const REMAPPED_BY: u16 = 8000;

@@ -31,6 +31,7 @@ mod ps;
 mod pull;
 mod pull_faults;
 mod push;
+mod registries;
 mod rm;
 mod run;
 mod run_files;
@@ -86,6 +87,7 @@ pub(crate) fn tests() -> Vec<Test> {
         kube::TESTS,
         push::TESTS,
         login::TESTS,
+        registries::TESTS,
         search::TESTS,
         manifest::TESTS,
         limits::TESTS,

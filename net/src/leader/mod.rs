@@ -152,6 +152,14 @@ impl Connection {
         message::send(self.as_fd(), &Ask::Attach { container: container.to_owned(), endpoints }, Some(netns))
     }
 
+    /// Asks for something that needs no descriptor, or a container's namespace; the answer comes later.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2).
+    pub fn ask(&self, ask: &Ask, netns: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        message::send(self.as_fd(), ask, netns)
+    }
+
     /// Waits for the next answer; `None` if the leader has ended.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ use crate::reference::Reference;
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, write_atomic};
 use crate::state::layout::{Layout, create_dir, is_lower_hex};
 use crate::state::lock::FileLock;
+use crate::transport::registry::Registries;
 
 pub use super::error::StoreError;
 
@@ -135,7 +136,24 @@ impl ImageStore {
                 }
             }
         }
-        self.resolve_id(&index, name)
+        if let Some(image) = self.resolve_id(&index, name)? {
+            return Ok(Some(image));
+        }
+        self.resolve_short(&index, name)
+    }
+
+    /// An image that was pulled by a short name: what `registries.conf` says that it means. Looked at last, so that the
+    /// usual names cost no look at that file; a malformed one is told by the commands that pull.
+    fn resolve_short(&self, index: &IndexFile, name: &str) -> Result<Option<Image>, StoreError> {
+        let Ok(parsed) = Reference::parse(name) else { return Ok(None) };
+        let Ok(registries) = Registries::load(&|name| std::env::var_os(name)) else { return Ok(None) };
+        for wanted in registries.meanings(name, &parsed) {
+            let wanted = wanted.with_default_tag();
+            if let Some(entry) = index.manifests.iter().find(|entry| entry_answers(entry, &wanted)) {
+                return self.load(index, entry).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Whether some image has exactly this name. An unreadable store has none; whoever writes to it will say why.
