@@ -36,6 +36,7 @@ mod rm;
 mod run;
 mod run_files;
 mod run_isolation;
+mod run_names;
 mod run_network;
 mod run_process;
 mod run_service;
@@ -47,6 +48,7 @@ mod stats;
 mod tables;
 mod tools;
 mod transcripts;
+mod trust;
 mod tutorials;
 mod undo;
 mod volumes;
@@ -63,6 +65,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_files::TESTS,
         run_volumes::TESTS,
         run_isolation::TESTS,
+        run_names::TESTS,
         run_network::TESTS,
         run_service::TESTS,
         run_terminal::TESTS,
@@ -89,6 +92,7 @@ pub(crate) fn tests() -> Vec<Test> {
         login::TESTS,
         registries::TESTS,
         search::TESTS,
+        trust::TESTS,
         manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,
