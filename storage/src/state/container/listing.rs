@@ -11,6 +11,7 @@
 //! A directory that changed less than a moment before it was looked at is not kept: it may change once more within the
 //! same tick of the file system's clock.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -189,6 +190,7 @@ impl Brief {
             driver: String::new(),
             started_at_once: self.started_at_once,
             anonymous_volumes: Vec::new(),
+            addresses: BTreeMap::new(),
             request,
         }
     }
