@@ -56,6 +56,10 @@ pub mod netfilter;
 
 pub mod network;
 
+pub mod subnet;
+
+pub mod dns;
+
 pub mod leader;
 
 mod sysctl;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::netlink::Address;
+use crate::netlink::{Address, Route};
 
 /// Name of the network that a container has if nothing is said.
 pub const DEFAULT_NAME: &str = "podman";
@@ -34,6 +34,12 @@ pub struct Network {
     pub dns: bool,
     /// The largest packet, in bytes; 0 is the kernel's own choice.
     pub mtu: u32,
+    /// DNS servers that are asked instead of the host's.
+    #[serde(default)]
+    pub servers: Vec<IpAddr>,
+    /// Routes of its containers besides the default one.
+    #[serde(default)]
+    pub routes: Vec<Route>,
 }
 
 /// A range of addresses with one prefix.
@@ -43,8 +49,9 @@ pub struct Subnet {
     pub first: IpAddr,
     /// The length of the prefix, in bits.
     pub prefix: u8,
-    /// The bridge's own address.
-    pub gateway: IpAddr,
+    /// The bridge's own address; a network that leads nowhere and has no names needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
     /// The first and last address that is given to containers; else all but the gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<(IpAddr, IpAddr)>,
@@ -92,7 +99,7 @@ impl Network {
         let subnet = Subnet {
             first: Ipv4Addr::new(10, 88, 0, 0).into(),
             prefix: 16,
-            gateway: Ipv4Addr::new(10, 88, 0, 1).into(),
+            gateway: Some(Ipv4Addr::new(10, 88, 0, 1).into()),
             range: None,
         };
         Self {
@@ -105,7 +112,18 @@ impl Network {
             isolated: true,
             dns: true,
             mtu: 0,
+            servers: Vec::new(),
+            routes: Vec::new(),
         }
+    }
+}
+
+impl Network {
+    /// Whether a network of this description can do with the devices of the other one.
+    #[must_use]
+    pub fn has_devices_of(&self, other: &Self) -> bool {
+        let devices = |network: &Self| Self { dns: true, servers: Vec::new(), routes: Vec::new(), ..network.clone() };
+        devices(self) == devices(other)
     }
 }
 
@@ -143,7 +161,7 @@ impl Subnet {
 
     fn is_for_containers(&self, ip: IpAddr) -> bool {
         let (first, last) = self.ends();
-        self.contains(ip) && ip != self.gateway && (first..=last).contains(&number(ip))
+        self.contains(ip) && Some(ip) != self.gateway && (first..=last).contains(&number(ip))
     }
 }
 
@@ -218,7 +236,7 @@ impl Leases {
             .filter(|last_chosen| (first..last).contains(last_chosen))
             .map_or(first, |last_chosen| last_chosen + 1);
         let mut candidates = (begin..=last).chain(first..begin).map(|number| address(number, subnet.first));
-        candidates.find(|ip| *ip != subnet.gateway && !self.taken.contains(ip))
+        candidates.find(|ip| Some(*ip) != subnet.gateway && !self.taken.contains(ip))
     }
 }
 
@@ -227,7 +245,7 @@ mod tests {
     use super::*;
 
     fn network(first: &str, prefix: u8, gateway: &str) -> Network {
-        let subnet = Subnet { first: first.parse().unwrap(), prefix, gateway: gateway.parse().unwrap(), range: None };
+        let subnet = Subnet { first: first.parse().unwrap(), prefix, gateway: gateway.parse().ok(), range: None };
         Network { subnets: vec![subnet], ..Network::default_bridge() }
     }
 
@@ -275,12 +293,8 @@ mod tests {
     #[test]
     fn a_network_of_both_families_gives_both() {
         let mut network = network("10.89.1.0", 24, "10.89.1.1");
-        let six = Subnet {
-            first: "fd00:1::".parse().unwrap(),
-            prefix: 64,
-            gateway: "fd00:1::1".parse().unwrap(),
-            range: None,
-        };
+        let six =
+            Subnet { first: "fd00:1::".parse().unwrap(), prefix: 64, gateway: "fd00:1::1".parse().ok(), range: None };
         network.subnets.push(six);
         let mut leases = Leases::default();
         assert_eq!(take(&mut leases, &network, &[], false).unwrap(), "10.89.1.2/24 fd00:1::2/64");

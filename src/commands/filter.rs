@@ -8,6 +8,7 @@ use storage::state::request::{Mount, RestartPolicy};
 use storage::state::status::{self, Observed, State};
 
 use super::Context;
+use crate::cli::parse::duration::go_duration;
 use crate::cli::pattern::{glob_fits, regex_is_found};
 use crate::error::CommandError;
 
@@ -75,33 +76,6 @@ pub(crate) fn moment_ahead(text: &str) -> Result<Timestamp, CommandError> {
     }
 }
 
-/// `1h30m`, `10s`, `500ms`.
-pub(crate) fn go_duration(text: &str) -> Option<SignedDuration> {
-    let mut seconds = 0.0;
-    let mut rest = text;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|at| *at > 0)?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..unit] {
-                "ns" => 1e-9,
-                "us" | "µs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    SignedDuration::try_from_secs_f64(seconds).ok()
-}
-
 /// Filters of containers. Values of one key are alternatives, keys all have to agree; every label has to.
 #[derive(Debug)]
 pub(crate) struct ContainerFilters {
@@ -110,6 +84,8 @@ pub(crate) struct ContainerFilters {
     since: Option<Timestamp>,
     /// Image ids, and the references they were found by.
     ancestors: Vec<(String, Option<String>)>,
+    /// Networks as they were typed, and their names.
+    networks: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +112,8 @@ enum Key {
 impl ContainerFilters {
     /// Parses and resolves all filters of a command line.
     pub(crate) fn parse(context: &Context, filters: &[String]) -> Result<Self, CommandError> {
-        let mut parsed = Self { alternatives: Vec::new(), before: None, since: None, ancestors: Vec::new() };
+        let mut parsed =
+            Self { alternatives: Vec::new(), before: None, since: None, ancestors: Vec::new(), networks: Vec::new() };
         for filter in filters {
             let bad = || {
                 CommandError::user(format_args!("invalid filter {filter:?}: must be in the format \"filter=value\""))
@@ -172,7 +149,12 @@ impl ContainerFilters {
                     continue;
                 }
                 "volume" => Key::Volume,
-                "network" => Key::Network,
+                "network" => {
+                    // By name, id or another name of the default one; modes are no networks.
+                    let found = crate::networks::find(&context.layout, value);
+                    parsed.networks.extend(found.ok().map(|network| (value.to_owned(), network.name)));
+                    Key::Network
+                }
                 "health" => Key::Health,
                 "pod" => Key::Pod,
                 "publish" => Key::Publish,
@@ -261,13 +243,15 @@ impl ContainerFilters {
                     }
                 })
             }),
-            Key::Network => any(&|value| {
-                let mode = request.network.mode.as_str();
-                value == mode
-                    || mode.split(',').any(|name| name.split(':').next() == Some(value))
-                    || observed
-                        .is_some_and(|observed| observed.network.interfaces.iter().any(|one| one.network == value))
-            }),
+            Key::Network => {
+                let places = request.network.places();
+                let on = |name: &str| places.iter().any(|place| place.network == name);
+                any(&|value| {
+                    let by_id = self.networks.iter().find(|(typed, _)| typed == value);
+                    value == request.network.mode.split(':').next().unwrap_or_default() && !request.network.is_bridge()
+                        || on(by_id.map_or(value, |(_, name)| name))
+                })
+            }
             Key::Health => observed.is_some_and(|observed| {
                 let health = observed.health.as_ref().map_or("none", |health| health.status.as_str());
                 any(&|value| value == health)
@@ -361,18 +345,6 @@ fn status_fits(wanted: &str, observed: &Observed) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        for (text, seconds) in
-            [("10s", Some(10.0)), ("1h30m", Some(5400.0)), ("1.5m", Some(90.0)), ("500ms", Some(0.5))]
-        {
-            assert_eq!(go_duration(text).map(|duration| duration.as_secs_f64()), seconds, "{text}");
-        }
-        for bad in ["", "10", "s", "1x", "h1", "-1s"] {
-            assert_eq!(go_duration(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn moments_are_relative_absolute_or_seconds() {

@@ -1,5 +1,7 @@
 //! `info`: the host, the stores and what coracle found to work with.
 
+mod registries;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -337,12 +339,12 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
             "plugins",
             map([
                 ("volume", Value::strings(["local"])),
-                ("network", Value::strings(["none", "host", "slirp4netns", "pasta"])),
+                ("network", Value::strings(["bridge", "none", "host", "slirp4netns", "pasta"])),
                 ("log", Value::strings(["k8s-file", "json-file", "journald", "none", "passthrough"])),
                 ("authorization", Value::NilList),
             ]),
         ),
-        ("registries", Value::Map(BTreeMap::new())),
+        ("registries", registries::describe()?),
         (
             "store",
             map([
@@ -378,6 +380,7 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
     let driver_status = driver_status.into_iter();
     let [all, running, paused, stopped] = counts(context)?;
     let images = ImageStore::open(&context.layout).list().map_or(0, |images| images.len());
+    let configured = registries::load()?;
     Ok(map([
         ("ID", "".into()),
         ("Containers", Value::Int(all)),
@@ -395,7 +398,7 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
             "Plugins",
             map([
                 ("Volume", Value::strings(["local"])),
-                ("Network", Value::strings(["none", "host", "slirp4netns", "pasta"])),
+                ("Network", Value::strings(["bridge", "none", "host", "slirp4netns", "pasta"])),
                 ("Authorization", Value::NilList),
                 ("Log", Value::strings(["k8s-file", "json-file", "none"])),
             ]),
@@ -425,6 +428,14 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
                 ("Plugins", Value::List(Vec::new())),
             ]),
         ),
+        (
+            "RegistryConfig",
+            map([
+                ("IndexConfigs", Value::Map(BTreeMap::new())),
+                ("InsecureRegistryCIDRs", Value::strings(configured.insecure())),
+                ("Mirrors", Value::strings(registries::hub_mirrors(&configured))),
+            ]),
+        ),
         ("Warnings", Value::NilList),
     ]))
 }
@@ -437,11 +448,18 @@ fn docker_text(info: &Value) -> String {
         }
         _ => String::new(),
     };
+    let list = |heading: &str, name: &str| match info.get("RegistryConfig").and_then(|config| config.get(name)) {
+        Some(Value::List(all)) if !all.is_empty() => {
+            all.iter().fold(format!(" {heading}:\n"), |text, one| format!("{text}  {}\n", one.to_text()))
+        }
+        _ => String::new(),
+    };
+    let configured = list("Insecure Registries", "InsecureRegistryCIDRs") + &list("Registry Mirrors", "Mirrors");
     format!(
         "Client:\n Version:    {version}\n Context:    default\n\nServer: (no daemon is needed)\n Containers: {}\n  Running: {}\n  \
          Paused: {}\n  Stopped: {}\n Images: {}\n Server Version: {version}\n Storage Driver: {}\n Logging Driver: {}\n \
          Cgroup Driver: {}\n Cgroup Version: {}\n Security Options:\n{security} Kernel Version: {}\n Operating System: {}\n \
-         OSType: {}\n Architecture: {}\n CPUs: {}\n Total Memory: {}\n Name: {}\n Docker Root Dir: {}\n",
+         OSType: {}\n Architecture: {}\n CPUs: {}\n Total Memory: {}\n Name: {}\n Docker Root Dir: {}\n{configured}",
         field("Containers"),
         field("ContainersRunning"),
         field("ContainersPaused"),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use runtime::userns::Mapping;
 use storage::reference::DOCKER_HUB;
 use storage::transport::registry::credentials::{self, Credentials, Files, Style};
-use storage::transport::registry::{ClientOptions, RegistryError, login};
+use storage::transport::registry::{ClientOptions, Registries, RegistryError, login};
 
 use super::{Context, Outcome};
 use crate::cli::{output, prompt};
@@ -109,7 +109,7 @@ fn key(typed: Option<&String>, context: &Context) -> Result<String, CommandError
         Some(typed) => typed.clone(),
         None if context.persona == Persona::Docker => DOCKER_HUB.to_owned(),
         None => {
-            let searched = storage::transport::registry::unqualified(&env).map_err(CommandError::host)?;
+            let searched = Registries::load(&env).map_err(CommandError::host)?.unqualified;
             searched.and_then(|all| all.into_iter().next()).unwrap_or_else(|| DOCKER_HUB.to_owned())
         }
     };

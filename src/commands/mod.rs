@@ -12,6 +12,7 @@ pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod dependents;
 pub(crate) mod descriptors;
 pub(crate) mod diff;
 pub(crate) mod doctor;
@@ -37,6 +38,7 @@ pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod manifest;
 pub(crate) mod mount;
+pub(crate) mod network;
 pub(crate) mod oci;
 pub(crate) mod pause;
 pub(crate) mod plan;
@@ -215,6 +217,7 @@ const COMMANDS: &[Entry] = &[
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     group!("manifest", "Manage manifest lists and image indexes", manifest::Command, manifest::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    group!("network", "Manage networks", network::Command, network::run),
     command!("oci", "Run containers from bundles, as runc and crun do", oci::Words, oci::run_command),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
     group!("play", "Play containers, pods or volumes from a structured file", kube::PlayCommand, kube::run_play),
@@ -363,6 +366,9 @@ pub(crate) fn run(program: Program) -> Outcome {
     let Some((entry, of_command)) = chosen else {
         return Err(CommandError::user("a command is needed; see coracle --help"));
     };
+    if asks_for_all(of_command) {
+        crate::cli::output::show_all();
+    }
     globals::check(&matches, persona).map_err(|error| match persona {
         Persona::Docker => error.with_code(1),
         Persona::Podman => error,
@@ -390,6 +396,12 @@ pub(crate) fn run(program: Program) -> Outcome {
         }
         outcome => outcome,
     }
+}
+
+/// Whether a command was given `--no-trunc`, itself or by its noun.
+fn asks_for_all(matches: &ArgMatches) -> bool {
+    matches.try_get_one::<bool>("no_trunc").ok().flatten().is_some_and(|asked| *asked)
+        || matches.subcommand().is_some_and(|(_, matches)| asks_for_all(matches))
 }
 
 /// Runs `work` in a child that is root of the user's namespace: whatever touches files of subordinate ids. What it

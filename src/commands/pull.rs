@@ -4,22 +4,23 @@ use std::path::PathBuf;
 
 use runtime::userns::Mapping;
 use storage::image::index::Platform;
-use storage::image::{Image, ImageStore};
+use storage::image::{Image, ImageStore, StoreError};
 use storage::layer::IdPolicy;
 use storage::reference::Reference;
 use storage::state::request::PullPolicy;
-use storage::transport::registry::{ClientOptions, Credentials, RegistryError, credentials, search};
-use storage::transport::{PullOptions, Source, TransportError};
+use storage::transport::registry::{ClientOptions, Credentials, Registries, RegistryError, credentials, search};
+use storage::transport::{PullError, PullOptions, Source, TransportError};
 
-use super::filter::go_duration;
 use super::{Context, Outcome};
 use crate::cli::accepted::Accepted;
 use crate::cli::options::ignored::OfPull;
 use crate::cli::options::platform::PlatformOptions;
+use crate::cli::parse::duration::go_duration;
 use crate::cli::parse::words;
 use crate::cli::printable::Printable;
 use crate::cli::usage::one;
 use crate::error::CommandError;
+use crate::role::Persona;
 
 const EXAMPLES: &str = r#"Examples:
   coracle pull nginx                      # docker.io/library/nginx:latest
@@ -82,8 +83,7 @@ impl RegistryArgs {
             None => None,
         };
         let delay = |text: &str| {
-            let known = go_duration(text).and_then(|delay| std::time::Duration::try_from(delay).ok());
-            known.ok_or_else(|| CommandError::user(format!("time: invalid duration {text:?}")))
+            go_duration(text).ok_or_else(|| CommandError::user(format!("time: invalid duration {text:?}")))
         };
         Ok(ClientOptions {
             tls_verify: self.tls_verify,
@@ -153,7 +153,7 @@ pub(crate) fn ensure(
     let store = ImageStore::open(&context.layout);
     let local = match policy {
         PullPolicy::Always => None,
-        _ => store.resolve(name).map_err(CommandError::host)?.filter(|image| fits(image, options)),
+        _ => here(&store, name, options).map_err(CommandError::host)?,
     };
     match (policy, local) {
         (PullPolicy::Missing | PullPolicy::Never, Some(image)) => Ok(image),
@@ -171,13 +171,33 @@ pub(crate) fn ensure(
     }
 }
 
+/// An image that is for no platform at all but its own comes whatever was asked for, as podman has it, but not silently.
+pub(crate) fn tell_of_platform(image: &Image, options: &PullOptions) {
+    if let Some(wanted) = options.platform.as_ref().filter(|_| !fits(image, options)) {
+        let has = &image.platform;
+        eprintln!("WARNING: image platform ({has}) does not match the expected platform ({wanted})");
+    }
+}
+
+/// The image that `name` means, if the store has it for the platform that is asked for.
+fn here(store: &ImageStore, name: &str, options: &PullOptions) -> Result<Option<Image>, StoreError> {
+    let wanted = || options.platform.clone().unwrap_or_else(Platform::host);
+    match store.resolve(name)? {
+        Some(image) if fits(&image, options) => Ok(Some(image)),
+        // The name is that of another platform's image since this one was pulled, or built.
+        Some(other) => store.image_beside(&other, &wanted()),
+        None => store.listed_image(name, &wanted()),
+    }
+}
+
 fn fits(image: &Image, options: &PullOptions) -> bool {
     options.platform.as_ref().is_none_or(|wanted| image.platform.rank_for(wanted).is_some())
 }
 
-/// Pulls in a child of its own: it has threads, TLS and a large heap, and this process is about to fork.
+/// Pulls what `name` means; where that may be several images, the first that some registry has.
+///
+/// In a child of its own: it has threads, TLS and a large heap, and this process is about to fork.
 fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Result<Image, CommandError> {
-    let source = Source::parse(name).map_err(CommandError::user)?;
     super::space::sweep(context);
     let mapping = Mapping::of_user();
     let store = ImageStore::open(&context.layout);
@@ -185,27 +205,82 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
     if mapping.single.is_some() {
         options.ids = IdPolicy::Single;
     }
-    let registry = match &source {
-        Source::Registry(reference) => {
-            ask_helper(&mut options.client, reference)?;
-            reference.registry().to_owned()
-        }
-        _ => String::new(),
-    };
+    let candidates = candidates(context, name, &options)?;
     let id = super::in_userns_with_output(&mapping, || {
-        if !quiet {
-            eprintln!("Trying to pull {}...", Printable::line(name));
-        }
         let progress = crate::cli::progress::for_terminal(quiet);
-        let image = storage::transport::pull(&store, &source, &options, progress.as_ref());
-        let image = image.map_err(|error| with_login_hint(&registry, is_refused(&error.reason), error))?;
-        Ok(image.id.to_string())
+        let mut failures = Vec::new();
+        for candidate in &candidates {
+            if !quiet {
+                eprintln!("Trying to pull {}...", Printable::line(&candidate.shown));
+            }
+            match storage::transport::pull(&store, &candidate.source, &candidate.options, progress.as_ref()) {
+                Ok(image) => return Ok(image.id.to_string()),
+                Err(error) => failures.push((candidate, error)),
+            }
+        }
+        Err(none_gave(name, failures))
     })?;
     let image = store.resolve(&id).map_err(CommandError::host)?;
     let image =
         image.ok_or_else(|| CommandError::host(format!("{name}: the image was removed while it was pulled")))?;
     context.note_image("pull", &image.id, name);
     Ok(image)
+}
+
+/// An image that may be meant.
+struct Candidate {
+    source: Source,
+    options: PullOptions,
+    registry: String,
+    shown: String,
+}
+
+fn candidates(context: &Context, name: &str, options: &PullOptions) -> Result<Vec<Candidate>, CommandError> {
+    let reference = match Source::parse(name).map_err(CommandError::user)? {
+        Source::Registry(reference) => reference,
+        source => {
+            let (options, registry, shown) = (options.clone(), String::new(), name.to_owned());
+            return Ok(vec![Candidate { source, options, registry, shown }]);
+        }
+    };
+    let with_login = |reference: Reference| {
+        let mut options = options.clone();
+        ask_helper(&mut options.client, &reference)?;
+        let (registry, shown) = (reference.registry().to_owned(), reference.clone().with_default_tag().to_string());
+        Ok(Candidate { source: Source::Registry(reference), options, registry, shown })
+    };
+    meanings(context, name, &reference)?.into_iter().map(with_login).collect()
+}
+
+fn none_gave(name: &str, mut failures: Vec<(&Candidate, PullError)>) -> CommandError {
+    match failures.pop() {
+        None => CommandError::user(format!("{name}: no registry to pull from")),
+        Some((candidate, error)) if failures.is_empty() => {
+            with_login_hint(&candidate.registry, is_refused(&error.reason), error)
+        }
+        Some(last) => {
+            failures.push(last);
+            let all: Vec<_> = failures.iter().map(|(_, error)| error.to_string()).collect();
+            CommandError::host(format!("{name}: none of {} registries gives it: {}", all.len(), all.join("; ")))
+        }
+    }
+}
+
+/// The references that a typed name may mean by `registries.conf`. Docker's names all mean Docker Hub.
+fn meanings(context: &Context, name: &str, parsed: &Reference) -> Result<Vec<Reference>, CommandError> {
+    if context.persona == Persona::Docker || name.starts_with("docker://") {
+        return Ok(vec![parsed.clone()]);
+    }
+    let registries = Registries::load(&|name| std::env::var_os(name)).map_err(CommandError::host)?;
+    let found = registries.meanings(name, parsed);
+    match registries.is_enforcing() && found.len() > 1 {
+        false => Ok(found),
+        // Nobody is asked in the middle of a command, so that scripts and terminals see the same.
+        true => Err(CommandError::user(format!(
+            "{name}: short-name-mode is enforcing and the name may mean several images"
+        ))
+        .hinted(format!("coracle pull {}", found.last().unwrap_or(parsed)))),
+    }
 }
 
 /// Asks the credential helper that the user has for a registry, if there is one: here, where we still are the user.
@@ -223,7 +298,15 @@ pub(crate) fn ask_helper(options: &mut ClientOptions, reference: &Reference) -> 
 
 /// Whether a registry wants to know, or knows and does not like, who asks.
 pub(crate) fn is_refused(reason: &TransportError) -> bool {
-    matches!(reason, TransportError::Registry(RegistryError::Unauthorized { .. } | RegistryError::Denied { .. }))
+    let TransportError::Registry(error) = reason else { return false };
+    match error {
+        RegistryError::Mirrors { primary, .. } => is_login_wanted(primary),
+        error => is_login_wanted(error),
+    }
+}
+
+fn is_login_wanted(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Unauthorized { .. } | RegistryError::Denied { .. })
 }
 
 /// A transfer that failed, with what to do about it.

@@ -2,6 +2,7 @@
 
 use runtime::userns::Mapping;
 use storage::reference::{DOCKER_HUB, Reference};
+use storage::transport::registry::Registries;
 use storage::transport::registry::search::{self, Found};
 
 use super::pull::RegistryArgs;
@@ -127,7 +128,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let registries = match registry {
         Some(registry) => vec![registry.to_owned()],
         None => {
-            let known = storage::transport::registry::unqualified(&env).map_err(CommandError::host)?;
+            let known = Registries::load(&env).map_err(CommandError::host)?.unqualified;
             known.filter(|known| !known.is_empty()).unwrap_or_else(|| vec![DOCKER_HUB.to_owned()])
         }
     };

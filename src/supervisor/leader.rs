@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use net::driver::{self, Started};
-use net::leader::{Connection, Inside, Leader};
+use net::leader::{Answer, Ask, Connection, Inside, Leader};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect as connect_to, listen, socket,
@@ -94,6 +94,26 @@ fn try_connect(path: &Path) -> Result<Option<Found>, CommandError> {
     Ok(found.map(|pidfd| Found { connection, pidfd }))
 }
 
+/// Asks something of every leader there is. None is started for that: where none is there is nothing to tell.
+///
+/// # Errors
+/// What a leader answers it could not do.
+pub(crate) fn tell_all(layout: &Layout, ask: &Ask) -> Result<(), CommandError> {
+    let Ok(entries) = std::fs::read_dir(layout.network_runtime()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with("leader-") && name.ends_with(".sock")) {
+            continue;
+        }
+        let Some(found) = try_connect(&entry.path())? else { continue };
+        found.connection.ask(ask, None).map_err(failed("ask"))?;
+        if let Some((Answer::Failed { message }, _)) = found.connection.answer().map_err(failed("answer"))? {
+            return Err(CommandError::host(message));
+        }
+    }
+    Ok(())
+}
+
 /// Forks the leader. It listens already: whoever connects waits until it serves.
 fn start(path: &Path, lock: &Path, mapping: &Mapping) -> Result<(), CommandError> {
     match std::fs::remove_file(path) {
@@ -136,7 +156,7 @@ fn lead(listener: std::os::fd::BorrowedFd<'_>, way_out: WayOut, path: &Path, loc
     let scratch = path.parent().unwrap_or(Path::new("/"));
     let Some((inside, started)) = namespace(way_out, scratch) else { return 125 };
     let Ok(listener) = listener.try_clone_to_owned() else { return 125 };
-    let mut leader = Leader::new(listener, inside, started);
+    let Ok(mut leader) = Leader::new(listener, inside, started) else { return 125 };
     // Nobody starts another one, or counts on this one, while we hold the lock.
     let ended = leader.run(|| FileLock::try_exclusive(lock).ok().flatten());
     let _ = std::fs::remove_file(path);

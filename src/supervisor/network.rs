@@ -11,7 +11,6 @@ use net::forward::{self, Forwarder, Listeners, PublishError, Target};
 use net::hosts::{AddHost, Hosts};
 use net::leader::{Answer, Connection, Endpoint, Joined};
 use net::mode::Mode;
-use net::network::Network;
 use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
 use net::resolv_conf::{self, Choice, Reach};
 use storage::state::container::{self, Record};
@@ -21,6 +20,7 @@ use storage::state::status;
 
 use crate::config::LowPorts;
 use crate::error::CommandError;
+use crate::networks;
 
 /// What will be set up.
 pub(crate) struct Plan {
@@ -91,7 +91,7 @@ impl Started {
                         Ok(())
                     }
                     (Answer::Failed { message }, _) => Err(CommandError::host(message)),
-                    (Answer::Welcome, _) => Err(gone()),
+                    _ => Err(gone()),
                 }
             }
         }
@@ -130,12 +130,12 @@ impl std::fmt::Debug for Plan {
 /// Decides, and binds published ports. Starts nothing: a missing program or a taken port leaves no container behind.
 ///
 /// **Runs in:** the command, on the host: the supervisor could no longer say who holds a port.
-pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
+pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandError> {
     let mode = Mode::parse(&record.request.network.mode).map_err(CommandError::user)?;
     let way = match &mode {
         Mode::Default => {
             let known = Attachment { host: driver::outward_address(), ..Attachment::default() };
-            Way::Bridge { endpoints: vec![endpoint(record)], known, leader: None }
+            Way::Bridge { endpoints: endpoints(layout, record)?, known, leader: None }
         }
         mode => helper(mode)?,
     };
@@ -163,17 +163,33 @@ fn helper(mode: &Mode) -> Result<Way, CommandError> {
     })
 }
 
-/// A container's place in the default network.
-fn endpoint(record: &Record) -> Endpoint {
-    Endpoint {
-        network: Network::default_bridge(),
-        interface: "eth0".to_owned(),
-        mac: None,
-        wanted: Vec::new(),
-        must: false,
-        names: vec![record.name.to_lowercase()],
-        leads_out: true,
+/// A container's places in networks, with the addresses that it had last.
+pub(super) fn endpoints(layout: &Layout, record: &Record) -> Result<Vec<Endpoint>, CommandError> {
+    let places = record.request.network.places();
+    let mut interfaces: Vec<String> = places.iter().filter_map(|place| place.interface.clone()).collect();
+    let mut endpoints = Vec::new();
+    for (number, place) in places.iter().enumerate() {
+        let network = networks::find(layout, &place.network).map_err(CommandError::user)?;
+        let interface = place.interface.clone().unwrap_or_else(|| free_interface(&interfaces));
+        interfaces.push(interface.clone());
+        let had = record.addresses.get(&network.name).cloned().unwrap_or_default();
+        endpoints.push(Endpoint {
+            network: networks::described(&network),
+            interface,
+            mac: place.mac.as_deref().and_then(|mac| crate::cli::parse::networks::mac(mac).ok()),
+            must: !place.ips.is_empty(),
+            wanted: if place.ips.is_empty() { had } else { place.ips.clone() },
+            names: super::names::of(record, &place.aliases),
+            default_route: networks::default_route(&network, number),
+            wishes: super::names::wishes(layout, record),
+        });
     }
+    Ok(endpoints)
+}
+
+pub(super) fn free_interface(taken: &[String]) -> String {
+    let mut all = (0..=taken.len()).map(|number| format!("eth{number}"));
+    all.find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
 /// How much higher a port is published that this user may not open.
@@ -290,21 +306,36 @@ impl Plan {
     }
 
     /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace. One
-    /// that has to be in another's cannot be on a bridge, and gets a helper of its own.
+    /// that has to be in another's, whose init is `beside`, cannot be on a bridge, and gets a helper of its own.
     pub(super) fn lead(
         &mut self,
         layout: &Layout,
         mapping: &runtime::userns::Mapping,
-        is_beside: bool,
+        record: &Record,
+        beside: Option<BorrowedFd<'_>>,
     ) -> Result<Option<OwnedFd>, CommandError> {
         let Way::Bridge { leader, .. } = &mut self.way else { return Ok(None) };
-        if is_beside {
+        let found = super::leader::connect(layout, mapping)?;
+        if beside.is_some_and(|init| !runtime::userns::is_shared(init, found.pidfd.as_fd())) {
+            if record.request.network.endpoints.is_some() {
+                return Err(CommandError::user(
+                    "the container whose namespaces are shared is on no bridge itself: it has a user namespace of its \
+                     own, and a container that joins it cannot be on a bridge either",
+                )
+                .hinted("give both of them a network, or --network none"));
+            }
             self.way = helper(&self.mode)?;
             return Ok(None);
         }
-        let found = super::leader::connect(layout, mapping)?;
         *leader = Some(found.connection);
         Ok(Some(found.pidfd))
+    }
+
+    /// Another run is to be on the networks that the record names, with the addresses of this one.
+    pub(super) fn remember(&mut self, layout: &Layout, record: &Record) {
+        if let (Way::Bridge { endpoints: old, .. }, Ok(new)) = (&mut self.way, endpoints(layout, record)) {
+            *old = new;
+        }
     }
 
     /// What init sets before the driver is started.
@@ -334,7 +365,9 @@ impl Plan {
                     CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
                 };
                 let leader = leader.as_ref().ok_or_else(|| failed(nix::errno::Errno::ENOTCONN))?;
-                leader.attach(record.id.as_str(), endpoints.clone(), netns).map_err(failed)?;
+                let mut endpoints = endpoints.clone();
+                endpoints.iter_mut().for_each(|endpoint| super::names::call(&mut endpoint.names, &record.name));
+                leader.attach(record.id.as_str(), endpoints, netns).map_err(failed)?;
                 let leader = leader.try_clone().map_err(|error| CommandError::host(crate::error::reason(&error)))?;
                 let (joined, attachment) = (Vec::new(), Attachment::default());
                 Ok(Some(Started::Bridge { leader, joined, attachment, _namespace: None }))
@@ -376,11 +409,7 @@ impl Plan {
         let host_name = super::bundle::hostname(record);
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
-            let written = fs::write(&path, text).and_then(|()| {
-                // Every user of the container reads them, whatever the umask of whoever started it.
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
-            });
-            written.map_err(|error| {
+            write_in_place(&path, text).map_err(|error| {
                 CommandError::host(format!("write {}: {}", path.display(), crate::error::reason(&error)))
             })
         };
@@ -401,9 +430,10 @@ impl Plan {
             write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
         } else if !asked.no_hosts {
             let mut add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
-            // Where a container has a network of its own, what it publishes is all that can be reached of it.
+            // Behind a helper of its own, what it publishes is all that can be reached of it. On a bridge its link is a name.
             let shares = matches!(self.mode, Mode::Host | Mode::Container(_));
-            add.extend(asked.links.iter().map(|link| AddHost {
+            let linked = if matches!(self.way, Way::Bridge { .. }) { &[][..] } else { &asked.links };
+            add.extend(linked.iter().map(|link| AddHost {
                 names: vec![link.alias.clone()],
                 address: shares.then_some(IpAddr::from([127, 0, 0, 1])),
             }));
@@ -413,7 +443,12 @@ impl Plan {
                 attachment.iter().flat_map(|attachment| &attachment.addresses).map(|address| address.ip).collect();
             let names = [host_name.as_str(), record.name.as_str()];
             let names = if host_name == record.name { &names[..1] } else { &names[..] };
-            let names: Vec<&str> = names.iter().copied().chain(asked.aliases.iter().map(String::as_str)).collect();
+            let places = asked.places();
+            let aliases = places.iter().flat_map(|place| &place.aliases).map(String::as_str);
+            let mut names: Vec<&str> = names.iter().copied().chain(aliases).collect();
+            if places.is_empty() {
+                names.extend(asked.aliases.iter().map(String::as_str));
+            }
             let host_network = self.mode == Mode::Host;
             let hosts = Hosts {
                 add: &add,
@@ -436,7 +471,11 @@ impl Plan {
             let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
             let upstream = fs::read_to_string(resolv_conf::RESOLVED_UPSTREAM).ok();
             let choice = Choice { servers: &asked.dns, search: &asked.dns_search, options: &asked.dns_options };
+            let has_names = |endpoint: &Endpoint| endpoint.network.dns;
             let reach = match (&self.mode, attachment) {
+                (_, Some(attachment)) if matches!(&self.way, Way::Bridge { endpoints, .. } if endpoints.iter().any(has_names)) => {
+                    Reach::Names(&attachment.dns)
+                }
                 (_, Some(attachment)) => Reach::Driver(&attachment.dns),
                 (Mode::None, _) => Reach::Nothing,
                 _ => Reach::Host,
@@ -452,14 +491,21 @@ impl Plan {
         let aliases = || record.request.network.aliases.clone();
         let interfaces = match started {
             Some(Started::Bridge { joined, .. }) => {
-                joined.iter().map(|one| interface(one.network.clone(), &Attachment::from(one), aliases())).collect()
+                let places = record.request.network.places();
+                let of = |network: &str| places.iter().find(|place| place.network == network);
+                let each = joined.iter().map(|one| {
+                    let mut aliases = of(&one.network).map(|place| place.aliases.clone()).unwrap_or_default();
+                    aliases.push(record.id.short().to_owned());
+                    interface(one.network.clone(), &Attachment::from(one), aliases)
+                });
+                each.collect()
             }
             _ => {
                 let attachment = started.map(Started::attachment).or(self.attachment());
                 attachment.map(|attachment| interface(self.name(record), attachment, aliases())).into_iter().collect()
             }
         };
-        status::Network { mode: self.name(record), interfaces, ports }
+        status::Network { mode: self.name(record), interfaces, ports, error: String::new() }
     }
 }
 
@@ -479,6 +525,16 @@ fn interface(network: String, attachment: &Attachment, aliases: Vec<String>) -> 
             .collect(),
         aliases,
     }
+}
+
+/// Writes a file that the container has mounted: it stays the same one, and is never seen empty.
+fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(u64::try_from(text.len()).unwrap_or_default())?;
+    // Every user of the container reads them, whatever the umask of whoever started it.
+    file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
 fn add_host(entry: &request::AddHost) -> Result<AddHost, CommandError> {

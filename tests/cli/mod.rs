@@ -23,6 +23,7 @@ mod logs;
 mod malformed;
 mod manifest;
 mod mount;
+mod networks;
 mod options;
 mod persona;
 mod pods;
@@ -31,9 +32,12 @@ mod ps;
 mod pull;
 mod pull_faults;
 mod push;
+mod registries;
+mod rm;
 mod run;
 mod run_files;
 mod run_isolation;
+mod run_names;
 mod run_network;
 mod run_process;
 mod run_service;
@@ -42,8 +46,10 @@ mod run_volumes;
 mod search;
 mod secrets;
 mod stats;
+mod tables;
 mod tools;
 mod transcripts;
+mod trust;
 mod tutorials;
 mod undo;
 mod volumes;
@@ -53,11 +59,14 @@ pub(crate) fn tests() -> Vec<Test> {
     let transcripts = transcripts::tests();
     [
         &*transcripts,
+        rm::TESTS,
+        tables::TESTS,
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
         run_volumes::TESTS,
         run_isolation::TESTS,
+        run_names::TESTS,
         run_network::TESTS,
         run_service::TESTS,
         run_terminal::TESTS,
@@ -82,7 +91,9 @@ pub(crate) fn tests() -> Vec<Test> {
         kube::TESTS,
         push::TESTS,
         login::TESTS,
+        registries::TESTS,
         search::TESTS,
+        trust::TESTS,
         manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,
@@ -97,6 +108,7 @@ pub(crate) fn tests() -> Vec<Test> {
         secrets::TESTS,
         pods::TESTS,
         mount::TESTS,
+        networks::TESTS,
     ]
     .concat()
 }

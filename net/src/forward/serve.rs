@@ -288,7 +288,7 @@ fn local_ip(socket: &OwnedFd) -> Option<IpAddr> {
 }
 
 /// Takes as many descriptors as the hard limit gives, within reason; returns the limit that holds.
-fn raise_descriptor_limit() -> u64 {
+pub(crate) fn raise_descriptor_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     let wanted = hard.min(MOST_DESCRIPTORS).max(soft);
     match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {

@@ -6,9 +6,14 @@
 //!   │ ◄─── welcome + pidfd ───────────────
 //!   │ ──── attach + container's netns ───►  devices, addresses, routes are made
 //!   │ ◄─── attached + user's netns ───────
+//!   │ ──── connect + container's netns ──►  one more network for a container that runs
+//!   │ ◄─── connected ─────────────────────
+//!   │ ──── disconnect ───────────────────►
+//!   │ ◄─── done ──────────────────────────
 //!   │ ════ end of file ══════════════════►  addresses and names are given back
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
@@ -18,6 +23,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::dns::Wishes;
 use crate::driver::{Attachment, MacAddress};
 use crate::netlink::Address;
 use crate::network::Network;
@@ -38,10 +44,13 @@ pub struct Endpoint {
     pub wanted: Vec<IpAddr>,
     /// There is no start without them.
     pub must: bool,
-    /// The names that lead to it, in lower case.
+    /// The names that lead to it, in lower case: first the container's own, which an address is resolved to.
     pub names: Vec<String>,
-    /// It has the default route over this network.
-    pub leads_out: bool,
+    /// The metric of its default route over this network; without one it has none.
+    pub default_route: Option<u32>,
+    /// What it wants of names.
+    #[serde(default)]
+    pub wishes: Wishes,
 }
 
 /// A container's place in a network.
@@ -49,6 +58,8 @@ pub struct Endpoint {
 pub struct Joined {
     /// The network's name.
     pub network: String,
+    /// The name of the pair's end in the user's namespace.
+    pub device: String,
     /// The name of the device in the container.
     pub interface: String,
     /// Its hardware address.
@@ -84,6 +95,33 @@ pub enum Ask {
         /// The networks.
         endpoints: Vec<Endpoint>,
     },
+    /// Put this connection's container, whose namespace comes with it, into one more network.
+    Connect {
+        /// The network.
+        endpoint: Box<Endpoint>,
+    },
+    /// Take this connection's container out of a network.
+    Disconnect {
+        /// The network's name.
+        network: String,
+    },
+    /// Other names lead to this connection's container from now on.
+    Names {
+        /// By network.
+        names: BTreeMap<String, Vec<String>>,
+    },
+    /// The network is described like this now, which does not concern its devices: its DNS servers.
+    Describe {
+        /// The network.
+        network: Box<Network>,
+    },
+    /// The network is no more: its devices go, if nobody is on it.
+    Forget {
+        /// Its name.
+        network: String,
+    },
+    /// Make the packet filter anew.
+    Reload,
 }
 
 /// What the leader says.
@@ -101,7 +139,14 @@ pub enum Answer {
         /// Where the host answers.
         host: Option<IpAddr>,
     },
-    /// It is in none of them.
+    /// The container is in this network, too.
+    Connected {
+        /// Its place.
+        joined: Joined,
+    },
+    /// As you say.
+    Done,
+    /// It is not done, and everything is as it was.
     Failed {
         /// One line.
         message: String,

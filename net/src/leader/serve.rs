@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -14,6 +15,7 @@ use nix::unistd::pipe2;
 
 use super::Inside;
 use super::message::{self, Answer, Ask, Endpoint, Joined};
+use crate::dns;
 use crate::driver::{MacAddress, Started};
 use crate::netfilter::{Bridge, Netfilter, NetfilterError};
 use crate::netlink::{self, Address, Netlink, NetlinkError, Route, Veth};
@@ -21,7 +23,7 @@ use crate::network::{LeaseError, Leases, Network};
 use crate::sys;
 
 /// How long somebody who is about to connect may take.
-const PATIENCE_MS: u16 = 1000;
+const PATIENCE_MS: u64 = 1000;
 
 /// Why a container could not be put into its networks.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,12 @@ pub enum ServeError {
     /// nf_tables refused.
     #[error(transparent)]
     Netfilter(#[from] NetfilterError),
+    /// A message that needs a namespace came without one.
+    #[error("network leader: no namespace was sent")]
+    NoNamespace,
+    /// A container is to change that is in no network.
+    #[error("network leader: the container is not attached")]
+    NotAttached,
     /// The container's side could not be set up.
     #[error("network {network}: {message}")]
     Inside {
@@ -65,7 +73,15 @@ struct Living {
 /// A container that is here.
 #[derive(Debug)]
 struct Member {
-    endpoints: Vec<Joined>,
+    container: String,
+    places: Vec<Place>,
+}
+
+/// What a container asked for of a network, and what it got.
+#[derive(Debug)]
+struct Place {
+    endpoint: Endpoint,
+    joined: Joined,
 }
 
 /// Somebody who has a container.
@@ -85,13 +101,19 @@ pub struct Leader {
     way_out: Option<Started>,
     networks: BTreeMap<String, Living>,
     clients: Vec<Client>,
+    dns: dns::Server,
 }
 
 impl Leader {
     /// A leader of a namespace with its way out.
-    #[must_use]
-    pub fn new(listener: OwnedFd, inside: Inside, way_out: impl Into<Option<Started>>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn new(listener: OwnedFd, inside: Inside, way_out: impl Into<Option<Started>>) -> Result<Self, ServeError> {
+        crate::forward::raise_descriptor_limit();
+        let dns = dns::Server::new(inside.dns, dns::HOSTS_FILE.into());
+        let dns = dns.map_err(|errno| ServeError::System { what: "epoll_create1", errno })?;
+        Ok(Self {
             listener,
             netns: inside.netns,
             route: Netlink::over(inside.route),
@@ -99,7 +121,8 @@ impl Leader {
             way_out: way_out.into(),
             networks: BTreeMap::new(),
             clients: Vec::new(),
-        }
+            dns,
+        })
     }
 
     /// Serves until nobody is connected, and returns what `may_end` gave: it keeps others from counting on us, or says
@@ -118,22 +141,24 @@ impl Leader {
             {
                 return Ok(guard);
             }
-            let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let mut fds = vec![
+                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.dns.as_fd(), PollFlags::POLLIN),
+            ];
             fds.extend(self.way_out.iter().map(|way_out| PollFd::new(way_out.pidfd(), PollFlags::POLLIN)));
             let before_clients = fds.len();
             fds.extend(self.clients.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN)));
             // Who kept us from ending may have given up before it connected.
-            let patience = match self.clients.is_empty() && has_served {
-                true => PollTimeout::from(PATIENCE_MS),
-                false => PollTimeout::NONE,
-            };
-            match poll(&mut fds, patience) {
+            let patience = (self.clients.is_empty() && has_served).then_some(Duration::from_millis(PATIENCE_MS));
+            let until_due = self.dns.due().map(|due| due.saturating_duration_since(Instant::now()));
+            let timeout = [patience, until_due].into_iter().flatten().min();
+            match poll(&mut fds, timeout.map_or(PollTimeout::NONE, rounded_up)) {
                 Err(Errno::EINTR) => continue,
                 other => other.map_err(|errno| ServeError::System { what: "poll", errno })?,
             };
             let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             let has_new = fds.first().is_some_and(is_ready);
-            let way_out_ended = before_clients == 2 && fds.get(1).is_some_and(is_ready);
+            let way_out_ended = before_clients == 3 && fds.get(2).is_some_and(is_ready);
             let talking: Vec<bool> = fds.iter().skip(before_clients).map(is_ready).collect();
             drop(fds);
             if way_out_ended && let Some(way_out) = self.way_out.take() {
@@ -147,6 +172,8 @@ impl Leader {
                 has_served = true;
                 self.accept();
             }
+            // Behind what changes names.
+            self.dns.serve();
         }
     }
 
@@ -166,18 +193,10 @@ impl Leader {
     fn listen_to(&mut self, at: usize) {
         let Some(client) = self.clients.get(at) else { return };
         let answer = match message::receive::<Ask>(client.socket.as_fd()) {
-            Ok(Some((Ask::Hello, _))) => Ok((Answer::Welcome, sys::pidfd_open(nix::unistd::getpid()).ok())),
-            Ok(Some((Ask::Attach { container, endpoints }, Some(netns)))) => {
-                self.leave(at);
-                self.attach(&container, endpoints, netns.as_fd()).map(|joined| {
-                    if let Some(client) = self.clients.get_mut(at) {
-                        client.member = Some(Member { endpoints: joined.clone() });
-                    }
-                    (self.attached(joined), self.netns.try_clone().ok())
-                })
-            }
-            Ok(Some((Ask::Attach { .. }, None)) | None) | Err(_) => return self.forget(at),
+            Ok(Some((ask, netns))) => self.answer(at, ask, netns),
+            Ok(None) | Err(_) => return self.forget(at),
         };
+        self.tell_names(at);
         let (answer, fd) = answer.unwrap_or_else(|error| (Answer::Failed { message: error.to_string() }, None));
         let Some(client) = self.clients.get(at) else { return };
         if message::send(client.socket.as_fd(), &answer, fd.as_ref().map(|fd| fd.as_fd())).is_err() {
@@ -185,13 +204,78 @@ impl Leader {
         }
     }
 
+    fn answer(&mut self, at: usize, ask: Ask, netns: Option<OwnedFd>) -> Result<(Answer, Option<OwnedFd>), ServeError> {
+        let netns = || netns.as_ref().map(|fd| fd.as_fd()).ok_or(ServeError::NoNamespace);
+        let done = |()| (Answer::Done, None);
+        match ask {
+            Ask::Hello => Ok((Answer::Welcome, sys::pidfd_open(nix::unistd::getpid()).ok())),
+            Ask::Attach { container, endpoints } => {
+                self.leave(at);
+                let places = self.attach(&container, endpoints, netns()?)?;
+                let joined = places.iter().map(|place| place.joined.clone()).collect();
+                if let Some(client) = self.clients.get_mut(at) {
+                    client.member = Some(Member { container, places });
+                }
+                Ok((self.attached(joined), self.netns.try_clone().ok()))
+            }
+            Ask::Connect { endpoint } => {
+                let joined = self.connect(at, *endpoint, netns()?)?;
+                Ok((Answer::Connected { joined }, None))
+            }
+            Ask::Disconnect { network } => self.disconnect(at, &network).map(done),
+            Ask::Names { names } => {
+                let member = self.clients.get_mut(at).and_then(|client| client.member.as_mut());
+                for place in member.into_iter().flat_map(|member| &mut member.places) {
+                    if let Some(names) = names.get(&place.joined.network) {
+                        place.endpoint.names.clone_from(names);
+                    }
+                }
+                Ok(done(()))
+            }
+            Ask::Describe { network } => {
+                if let Some(living) = self.networks.get_mut(&network.name)
+                    && living.network.has_devices_of(&network)
+                {
+                    living.network = *network;
+                }
+                (0..self.clients.len()).for_each(|at| self.tell_names(at));
+                Ok(done(()))
+            }
+            Ask::Forget { network } => self.forget_network(&network).map(done),
+            Ask::Reload => self.filter_anew().map(done),
+        }
+    }
+
     fn attached(&self, joined: Vec<Joined>) -> Answer {
         let way_out = self.way_out.as_ref().map(Started::attachment);
+        let has_names = |joined: &&Joined| self.networks.get(&joined.network).is_some_and(|one| one.network.dns);
+        let ours: Vec<IpAddr> = joined.iter().filter(has_names).flat_map(|joined| &joined.gateways).copied().collect();
+        let others = || way_out.map(|way_out| way_out.dns.clone()).unwrap_or_default();
         Answer::Attached {
             joined,
-            dns: way_out.map(|way_out| way_out.dns.clone()).unwrap_or_default(),
+            dns: if ours.is_empty() { others() } else { ours },
             host: way_out.and_then(|way_out| way_out.host),
         }
+    }
+
+    /// Tells the DNS server which names a client's container has now.
+    fn tell_names(&mut self, at: usize) {
+        let Some(Client { socket, member: Some(Member { places, .. }) }) = self.clients.get(at) else { return };
+        let wishes = places.first().map(|place| place.endpoint.wishes.clone()).unwrap_or_default();
+        let named = places.iter().filter_map(|Place { endpoint, joined }| {
+            let network = &self.networks.get(&joined.network)?.network;
+            Some(dns::Place {
+                network: network.name.clone(),
+                names: endpoint.names.clone(),
+                addresses: joined.addresses.clone(),
+                has_names: network.dns,
+                leads_out: !network.internal,
+                servers: network.servers.clone(),
+            })
+        });
+        let host = self.way_out.as_ref().and_then(|way_out| way_out.attachment().host);
+        self.dns.names().set_host(host);
+        self.dns.names().set(socket.as_raw_fd(), named.collect(), wishes);
     }
 
     /// Gives back what a client's container had. Its devices went with its namespace.
@@ -202,13 +286,15 @@ impl Leader {
 
     /// The container is in no network any more, or about to be in others.
     fn leave(&mut self, at: usize) {
-        let member = self.clients.get_mut(at).and_then(|client| client.member.take());
-        member.iter().flat_map(|member| &member.endpoints).for_each(|endpoint| self.give_back(endpoint));
+        let Some(client) = self.clients.get_mut(at) else { return };
+        let Some(member) = client.member.take() else { return };
+        self.dns.names().remove(client.socket.as_raw_fd());
+        member.places.iter().for_each(|place| self.give_back(&place.joined));
     }
 
-    fn give_back(&mut self, endpoint: &Joined) {
-        if let Some(living) = self.networks.get_mut(&endpoint.network) {
-            endpoint.addresses.iter().for_each(|address| living.leases.give_back(address.ip));
+    fn give_back(&mut self, joined: &Joined) {
+        if let Some(living) = self.networks.get_mut(&joined.network) {
+            joined.addresses.iter().for_each(|address| living.leases.give_back(address.ip));
         }
     }
 
@@ -218,53 +304,72 @@ impl Leader {
         container: &str,
         endpoints: Vec<Endpoint>,
         netns: BorrowedFd<'_>,
-    ) -> Result<Vec<Joined>, ServeError> {
-        let mut joined = Vec::new();
-        for (at, endpoint) in endpoints.iter().enumerate() {
-            match self.attach_one(container, at, endpoint, netns) {
-                Ok(one) => joined.push(one),
+    ) -> Result<Vec<Place>, ServeError> {
+        let mut places: Vec<Place> = Vec::new();
+        for (at, endpoint) in endpoints.into_iter().enumerate() {
+            match self.attach_one(device_name(container, at), &endpoint, netns) {
+                Ok(joined) => places.push(Place { endpoint, joined }),
                 Err(error) => {
-                    for (at, one) in joined.iter().enumerate() {
-                        let _ = self.route.delete_link(&device_name(container, at));
-                        self.give_back(one);
+                    for place in &places {
+                        let _ = self.route.delete_link(&place.joined.device);
+                        self.give_back(&place.joined);
                     }
                     return Err(error);
                 }
             }
         }
+        Ok(places)
+    }
+
+    /// One more network for a container that is here.
+    fn connect(&mut self, at: usize, endpoint: Endpoint, netns: BorrowedFd<'_>) -> Result<Joined, ServeError> {
+        let member = self.clients.get(at).and_then(|client| client.member.as_ref()).ok_or(ServeError::NotAttached)?;
+        let is_taken = |name: &String| member.places.iter().any(|place| place.joined.device == *name);
+        let mut names = (0..=member.places.len()).map(|number| device_name(&member.container, number));
+        let device = names.find(|name| !is_taken(name)).unwrap_or_default();
+        let joined = self.attach_one(device, &endpoint, netns)?;
+        if let Some(member) = self.clients.get_mut(at).and_then(|client| client.member.as_mut()) {
+            member.places.push(Place { endpoint, joined: joined.clone() });
+        }
         Ok(joined)
     }
 
-    fn attach_one(
-        &mut self,
-        container: &str,
-        at: usize,
-        endpoint: &Endpoint,
-        netns: BorrowedFd<'_>,
-    ) -> Result<Joined, ServeError> {
+    /// The container is in this network no more. One that it is not in needs no leaving.
+    fn disconnect(&mut self, at: usize, network: &str) -> Result<(), ServeError> {
+        let member = self.clients.get_mut(at).and_then(|client| client.member.as_mut());
+        let member = member.ok_or(ServeError::NotAttached)?;
+        let Some(number) = member.places.iter().position(|place| place.joined.network == network) else {
+            return Ok(());
+        };
+        let place = member.places.remove(number);
+        self.give_back(&place.joined);
+        Ok(self.route.delete_link(&place.joined.device)?)
+    }
+
+    fn attach_one(&mut self, device: String, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<Joined, ServeError> {
         self.ensure(&endpoint.network)?;
         let Some(living) = self.networks.get_mut(&endpoint.network.name) else {
             return Err(ServeError::System { what: "find the network", errno: Errno::ENOENT });
         };
         let addresses = living.leases.take(&living.network, &endpoint.wanted, endpoint.must)?;
         let mac = endpoint.mac.unwrap_or_else(|| mac_of(&addresses));
-        let name = device_name(container, at);
         let joined = Joined {
             network: endpoint.network.name.clone(),
+            device,
             interface: endpoint.interface.clone(),
             mac,
             addresses,
-            gateways: living.network.subnets.iter().map(|subnet| subnet.gateway).collect(),
+            gateways: living.network.subnets.iter().filter_map(|subnet| subnet.gateway).collect(),
         };
         let (bridge, mtu) = (living.index, living.network.mtu);
-        let veth = Veth { name: &name, bridge, peer_name: &joined.interface, peer_mac: mac.0, netns, mtu };
+        let veth = Veth { name: &joined.device, bridge, peer_name: &joined.interface, peer_mac: mac.0, netns, mtu };
         // The one of an earlier run may not have gone yet: a namespace ends in the background.
-        let made = self.route.delete_link(&name).and_then(|()| self.route.add_veth(&veth));
+        let made = self.route.delete_link(&joined.device).and_then(|()| self.route.add_veth(&veth));
         let set_up = made.map_err(ServeError::from).and_then(|()| configure(netns, endpoint, &joined));
         match set_up {
             Ok(()) => Ok(joined),
             Err(error) => {
-                let _ = self.route.delete_link(&name);
+                let _ = self.route.delete_link(&joined.device);
                 self.give_back(&joined);
                 Err(error)
             }
@@ -273,20 +378,37 @@ impl Leader {
 
     /// Makes a network, if it is not there as it is described now.
     fn ensure(&mut self, network: &Network) -> Result<(), ServeError> {
-        if let Some(living) = self.networks.get(&network.name) {
-            if living.network == *network {
+        if let Some(living) = self.networks.get_mut(&network.name) {
+            if living.network.has_devices_of(network) {
+                living.network = network.clone();
                 return Ok(());
             }
             // Another one had the name, and nobody is in it any more: one in use is not removed.
             let _ = self.route.delete_link(&living.network.device);
         }
-        let mac = mac_of(&gateways(network));
+        let first = network.subnets.first().map(|subnet| subnet.address(subnet.gateway.unwrap_or(subnet.first)));
+        let mac = mac_of(first.as_slice());
         let index = self.route.add_bridge(&network.device, mac.0, network.mtu)?;
         for address in gateways(network) {
             self.route.add_address(index, address)?;
         }
         let living = Living { network: network.clone(), index, leases: Leases::default() };
         self.networks.insert(network.name.clone(), living);
+        self.filter_anew()
+    }
+
+    /// Takes a network's devices away: its addresses may be another's next.
+    fn forget_network(&mut self, name: &str) -> Result<(), ServeError> {
+        let places = self.clients.iter().flat_map(|client| &client.member).flat_map(|member| &member.places);
+        if places.into_iter().any(|place| place.joined.network == name) {
+            return Ok(());
+        }
+        let Some(living) = self.networks.remove(name) else { return Ok(()) };
+        self.route.delete_link(&living.network.device)?;
+        self.filter_anew()
+    }
+
+    fn filter_anew(&mut self) -> Result<(), ServeError> {
         let bridges: Vec<Bridge> = self
             .networks
             .values()
@@ -302,7 +424,12 @@ impl Leader {
 }
 
 fn gateways(network: &Network) -> Vec<Address> {
-    network.subnets.iter().map(|subnet| subnet.address(subnet.gateway)).collect()
+    network.subnets.iter().filter_map(|subnet| Some(subnet.address(subnet.gateway?))).collect()
+}
+
+/// A timeout that does not end before its time, over and over.
+fn rounded_up(timeout: Duration) -> PollTimeout {
+    PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
 }
 
 /// A hardware address that follows from the first address: two devices of a bridge never have the same.
@@ -360,12 +487,18 @@ fn inside(netns: BorrowedFd<'_>, endpoint: &Endpoint, joined: &Joined) -> Result
     for address in &joined.addresses {
         netlink.add_address(index, *address)?;
     }
-    if !endpoint.leads_out || endpoint.network.internal {
-        return Ok(());
+    let network = &endpoint.network;
+    for route in network.routes.iter().filter(|route| joined.addresses.iter().any(|one| is_same_family(one, route))) {
+        netlink.add_route(index, *route)?;
     }
+    let Some(metric) = endpoint.default_route.filter(|_| !network.internal) else { return Ok(()) };
     for gateway in joined.gateways.iter().copied() {
         let all: IpAddr = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        netlink.add_route(index, Route { to: Address { ip: all, prefix: 0 }, gateway, metric: 0 })?;
+        netlink.add_route(index, Route { to: Address { ip: all, prefix: 0 }, gateway, metric })?;
     }
     Ok(())
+}
+
+fn is_same_family(address: &Address, route: &Route) -> bool {
+    address.ip.is_ipv4() == route.gateway.is_ipv4()
 }

@@ -6,6 +6,8 @@
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
+use serde::{Deserialize, Serialize};
+
 use super::message::Request;
 use super::query::{self, Address};
 use super::{Netlink, NetlinkError};
@@ -33,7 +35,7 @@ pub struct Veth<'a> {
 }
 
 /// A way to other networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The destination; every one if its prefix is 0.
     pub to: Address,

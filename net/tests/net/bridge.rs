@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use net::leader::{Answer, Connection, Endpoint, Joined};
+use net::leader::{Answer, Ask, Connection, Endpoint, Joined};
 use net::netfilter::{Bridge, Netfilter};
 use net::netlink::{Address, Netlink, Veth};
 use net::network::{Network, Subnet};
@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     ("isolated_bridges_do_not_reach_each_other", isolated_bridges_do_not_reach_each_other),
     ("what_leaves_has_the_address_of_the_way_out", what_leaves_has_the_address_of_the_way_out),
     ("the_leader_puts_containers_into_networks", the_leader_puts_containers_into_networks),
+    ("networks_come_and_go_while_a_container_runs", networks_come_and_go_while_a_container_runs),
     ("a_refused_container_is_in_no_network", a_refused_container_is_in_no_network),
     ("the_leader_ends_with_the_last_connection", the_leader_ends_with_the_last_connection),
 ];
@@ -98,11 +99,11 @@ fn what_leaves_has_the_address_of_the_way_out() -> Outcome {
 }
 
 /// A network with IPv4 and IPv6.
-fn network(name: &str, number: u8) -> Network {
+pub(crate) fn network(name: &str, number: u8) -> Network {
     let subnet = |first: String, prefix, gateway: String| Subnet {
         first: first.parse().expect("an address"),
         prefix,
-        gateway: gateway.parse().expect("an address"),
+        gateway: gateway.parse().ok(),
         range: None,
     };
     Network {
@@ -116,7 +117,7 @@ fn network(name: &str, number: u8) -> Network {
     }
 }
 
-fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
+pub(crate) fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
     Endpoint {
         network,
         interface: interface.to_owned(),
@@ -124,11 +125,12 @@ fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
         wanted: wanted.iter().map(|ip| ip.parse().expect("an address")).collect(),
         must: !wanted.is_empty(),
         names: Vec::new(),
-        leads_out: interface == "eth0",
+        default_route: (interface == "eth0").then_some(100),
+        wishes: net::dns::Wishes::default(),
     }
 }
 
-fn attach(
+pub(crate) fn attach(
     leader: &Connection,
     id: &str,
     container: &Container,
@@ -162,6 +164,56 @@ fn the_leader_puts_containers_into_networks() -> Outcome {
     assert_eq!(client.tell("tcp-reach [fd00:2::2]:80"), "fd00:2::3");
     // The server's other network is not the client's.
     assert_ne!(client.tell("tcp-reach 10.89.1.2:80"), "::ffff:10.89.2.78");
+    Outcome::Passed
+}
+
+pub(crate) fn ask(leader: &Connection, ask: &Ask, container: Option<&Container>) -> Answer {
+    leader.ask(ask, container.map(|container| container.netns.as_fd())).expect("the leader listens");
+    leader.answer().expect("the leader answers").expect("the leader lives").0
+}
+
+fn networks_come_and_go_while_a_container_runs() -> Outcome {
+    need!(enter_userns(true));
+    let leading = Leading::start();
+    let mut container = Container::start();
+    let leader = leading.connect();
+    let connect = |number: u8, interface: &str, wanted: &[&str]| Ask::Connect {
+        endpoint: Box::new(endpoint(network(&format!("net{number}"), number), interface, wanted)),
+    };
+    let disconnect = |name: &str| Ask::Disconnect { network: name.to_owned() };
+    assert!(matches!(ask(&leader, &connect(1, "eth0", &[]), Some(&container)), Answer::Failed { .. }), "not attached");
+    attach(&leader, "aaaaaaaaaaaa", &container, Vec::new()).expect("no network at all");
+    for (number, interface) in [(1, "eth0"), (2, "eth1")] {
+        let answer = ask(&leader, &connect(number, interface, &[]), Some(&container));
+        let Answer::Connected { joined } = answer else { panic!("{answer:?}") };
+        assert_eq!((joined.network, joined.interface.as_str()), (format!("net{number}"), interface));
+    }
+    assert!(container.tell("ip -o addr show eth1").contains("10.89.2.2/24"));
+    let refused = ask(&leader, &connect(3, "eth2", &["10.1.1.1"]), Some(&container));
+    assert!(matches!(refused, Answer::Failed { .. }), "{refused:?}");
+    assert_eq!(ask(&leader, &disconnect("net1"), None), Answer::Done);
+    assert_eq!(ask(&leader, &disconnect("net1"), None), Answer::Done);
+    let links = container.tell("ip -o link");
+    assert!(!links.contains("eth0") && links.contains("eth1"), "{links}");
+    // Its address is free again, and so is the name of its device.
+    let answer = ask(&leader, &connect(1, "eth0", &["10.89.1.2"]), Some(&container));
+    assert!(matches!(answer, Answer::Connected { .. }), "{answer:?}");
+    assert!(container.tell("ip -o addr show eth0").contains("10.89.1.2/24"));
+    assert_eq!(ask(&leader, &Ask::Reload, None), Answer::Done);
+    // A network that somebody is on is not forgotten; one that nobody is on gives its addresses back.
+    for name in ["net1", "net2", "nosuch"] {
+        assert_eq!(ask(&leader, &Ask::Forget { network: name.to_owned() }, None), Answer::Done);
+    }
+    assert_eq!(ask(&leader, &disconnect("net2"), None), Answer::Done);
+    assert_eq!(ask(&leader, &Ask::Forget { network: "net2".to_owned() }, None), Answer::Done);
+    let heir = Network { name: "heir".to_owned(), device: "podman9".to_owned(), ..network("net2", 2) };
+    let heir = Ask::Connect { endpoint: Box::new(endpoint(heir, "eth1", &["10.89.2.2"])) };
+    let answer = ask(&leader, &heir, Some(&container));
+    assert!(matches!(answer, Answer::Connected { .. }), "{answer:?}");
+    // What concerns no device changes while containers are there.
+    let described = Network { servers: vec!["10.9.9.9".parse().expect("an address")], ..network("net1", 1) };
+    assert_eq!(ask(&leader, &Ask::Describe { network: Box::new(described) }, None), Answer::Done);
+    assert!(container.tell("ip -o addr show eth0").contains("10.89.1.2/24"));
     Outcome::Passed
 }
 

@@ -12,6 +12,7 @@ mod cost;
 mod drivers;
 mod fixture;
 mod forward;
+mod names;
 mod roles;
 
 use std::process::{Command, ExitCode};
@@ -37,7 +38,7 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let cases: Vec<Case> = [drivers::CASES, bridge::CASES, forward::CASES, cost::CASES].concat();
+    let cases: Vec<Case> = [drivers::CASES, bridge::CASES, names::CASES, forward::CASES, cost::CASES].concat();
     if let [flag, name] = &args[..]
         && flag == "--case"
     {

@@ -5,6 +5,9 @@
 /// Sizes in bytes with suffixes.
 pub(crate) mod size;
 
+/// Spans of time.
+pub(crate) mod duration;
+
 /// `-e`, `--env-file`, labels and annotations.
 pub(crate) mod pairs;
 
@@ -40,6 +43,9 @@ pub(crate) mod names;
 
 /// Everything that is one word: policies, drivers, signals, masks.
 pub(crate) mod words;
+
+/// Networks.
+pub(crate) mod networks;
 
 /// The outcome of a parser.
 pub(crate) type Parsed<T> = Result<T, String>;

@@ -13,7 +13,7 @@
 //! A blob or a layer directory is first there, then referred to; and first not referred to any more, then deleted. So a
 //! process killed anywhere leaves garbage at worst, which [`ImageStore::collect_garbage`] finds.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ use crate::reference::Reference;
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, write_atomic};
 use crate::state::layout::{Layout, create_dir, is_lower_hex};
 use crate::state::lock::FileLock;
+use crate::transport::registry::Registries;
 
 pub use super::error::StoreError;
 
@@ -135,7 +136,24 @@ impl ImageStore {
                 }
             }
         }
-        self.resolve_id(&index, name)
+        if let Some(image) = self.resolve_id(&index, name)? {
+            return Ok(Some(image));
+        }
+        self.resolve_short(&index, name)
+    }
+
+    /// An image that was pulled by a short name: what `registries.conf` says that it means. Looked at last, so that the
+    /// usual names cost no look at that file; a malformed one is told by the commands that pull.
+    fn resolve_short(&self, index: &IndexFile, name: &str) -> Result<Option<Image>, StoreError> {
+        let Ok(parsed) = Reference::parse(name) else { return Ok(None) };
+        let Ok(registries) = Registries::load(&|name| std::env::var_os(name)) else { return Ok(None) };
+        for wanted in registries.meanings(name, &parsed) {
+            let wanted = wanted.with_default_tag();
+            if let Some(entry) = index.manifests.iter().find(|entry| entry_answers(entry, &wanted)) {
+                return self.load(index, entry).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Whether some image has exactly this name. An unreadable store has none; whoever writes to it will say why.
@@ -192,10 +210,14 @@ impl ImageStore {
     /// `index.json` cannot be read.
     pub fn list_with(&self, broken: &mut Vec<StoreError>) -> Result<Vec<Image>, StoreError> {
         let index = self.read_index()?;
-        let mut seen = HashSet::new();
+        let mut names: HashMap<&Digest, Vec<Reference>> = HashMap::new();
+        for entry in &index.manifests {
+            names.entry(&entry.digest).or_default().extend(name_of(entry));
+        }
         let mut images = Vec::new();
-        for entry in index.manifests.iter().filter(|entry| seen.insert(entry.digest.clone())) {
-            match self.load(&index, entry) {
+        for entry in &index.manifests {
+            let Some(names) = names.remove(&entry.digest) else { continue };
+            match self.load_named(entry, names) {
                 Ok(image) => images.push(image),
                 Err(error) => broken.push(error),
             }
@@ -379,8 +401,12 @@ impl ImageStore {
     }
 
     pub(super) fn load(&self, index: &IndexFile, entry: &Descriptor) -> Result<Image, StoreError> {
-        let names: Vec<Reference> =
-            index.manifests.iter().filter(|other| other.digest == entry.digest).filter_map(name_of).collect();
+        let names = index.manifests.iter().filter(|other| other.digest == entry.digest).filter_map(name_of).collect();
+        self.load_named(entry, names)
+    }
+
+    /// As [`ImageStore::load`], for a caller who knows all names of the image.
+    fn load_named(&self, entry: &Descriptor, names: Vec<Reference>) -> Result<Image, StoreError> {
         let what = names.first().map_or_else(|| entry.digest.to_string(), Reference::to_string);
         let (mut descriptor, manifest) = self.manifest_of(&what, entry)?;
         let raw = self.document(&what, &manifest.config.digest, CONFIG_LIMIT_BYTES)?;

@@ -13,8 +13,12 @@ mod creation;
 
 mod find;
 
+mod listing;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -34,6 +38,7 @@ use crate::digest::{DiffId, Digest};
 pub use creation::Creation;
 pub use find::{find, ids, list};
 pub(crate) use find::{ids_in, name_of};
+pub use listing::{Listed, listing};
 
 /// The newest format of `container.json` this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;
@@ -136,6 +141,9 @@ pub struct Record {
     /// Volumes without a name of their own that go when the container is removed with `-v` or `--rm`.
     #[serde(default)]
     pub anonymous_volumes: Vec<String>,
+    /// The addresses that it had last, by network: it gets them again if they are free.
+    #[serde(default)]
+    pub addresses: BTreeMap<String, Vec<IpAddr>>,
     /// Everything it was asked to be.
     pub request: Request,
 }
@@ -304,6 +312,22 @@ pub fn set_driver(layout: &Layout, id: &ContainerId, driver: &str) -> Result<(),
     record.write(layout, Durability::None)
 }
 
+/// Notes which addresses a container has.
+///
+/// # Errors
+/// [`ContainerError`]; the record stays as it was then.
+pub fn set_addresses(
+    layout: &Layout,
+    id: &ContainerId,
+    addresses: BTreeMap<String, Vec<IpAddr>>,
+) -> Result<(), ContainerError> {
+    // Against `rename`, which reads and writes the record too.
+    let _names = NamesLock::take(layout)?;
+    let mut record = load(layout, id)?.ok_or_else(|| ContainerError::NotFound(id.to_string()))?;
+    record.addresses = addresses;
+    record.write(layout, Durability::None)
+}
+
 /// Reads the record of one container; `None` if it is not there or not published yet.
 ///
 /// # Errors
@@ -356,6 +380,7 @@ pub(crate) mod tests {
             driver: "overlay".to_owned(),
             started_at_once: false,
             anonymous_volumes: Vec::new(),
+            addresses: BTreeMap::new(),
             request: Request::default(),
         }
     }

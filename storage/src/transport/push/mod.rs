@@ -80,8 +80,8 @@ pub fn push(
     options: &PushOptions,
     progress: &dyn Progress,
 ) -> Result<Descriptor, PushError> {
-    let target = RegistryTarget::new(to, &options.client);
-    let failed = |reason: TransportError| PushError { to: target.reference().to_string(), reason };
+    let failed = |reason: TransportError| PushError { to: to.clone().with_default_tag().to_string(), reason };
+    let target = RegistryTarget::new(to, &options.client).map_err(|error| failed(error.into()))?;
     // The blobs stay until they are sent.
     let _pin = store.pin().map_err(|error| failed(error.into()))?;
     let sources = mount_sources(store, to.registry(), to.repository());
@@ -100,8 +100,8 @@ pub fn push_index(
     options: &PushOptions,
     progress: &dyn Progress,
 ) -> Result<Descriptor, PushError> {
-    let target = RegistryTarget::new(to, &options.client);
-    let failed = |reason: TransportError| PushError { to: target.reference().to_string(), reason };
+    let failed = |reason: TransportError| PushError { to: to.clone().with_default_tag().to_string(), reason };
+    let target = RegistryTarget::new(to, &options.client).map_err(|error| failed(error.into()))?;
     let _pin = store.pin().map_err(|error| failed(error.into()))?;
     let sources = mount_sources(store, to.registry(), to.repository());
     let push = Push { store, target: &target, options, progress, sources, stop: Stop::default() };

@@ -114,6 +114,24 @@ pub enum RegistryError {
         /// In which way.
         reason: String,
     },
+    /// `registries.conf` forbids the registry.
+    #[error("{what}: registry {registry} is blocked in {file}")]
+    Blocked {
+        /// The repository.
+        what: String,
+        /// The prefix that is blocked.
+        registry: String,
+        /// Which file says so.
+        file: String,
+    },
+    /// Neither the mirrors nor the registry itself gave what was asked for.
+    #[error("{primary} (before that: {mirrors})")]
+    Mirrors {
+        /// What the registry itself said.
+        primary: Box<RegistryError>,
+        /// What each of its mirrors said.
+        mirrors: String,
+    },
     /// A file with credentials or certificates, or a credential helper.
     #[error("{what}: {reason}")]
     Setup {
@@ -125,11 +143,21 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether there is no such tag or digest.
+    pub fn is_unknown_manifest(&self) -> bool {
+        match self {
+            Self::ManifestUnknown { .. } => true,
+            Self::Mirrors { primary, .. } => primary.is_unknown_manifest(),
+            _ => false,
+        }
+    }
+
     /// Whether the same request may well succeed in a moment.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::RateLimited { .. } | Self::Server { .. } | Self::Cut { .. } => true,
             Self::Connection { is_transient, .. } => *is_transient,
+            Self::Mirrors { primary, .. } => primary.is_transient(),
             _ => false,
         }
     }

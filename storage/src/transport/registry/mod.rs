@@ -4,7 +4,8 @@
 //! client   one registry: scheme, redirects, errors      ← authorize: tokens ← auth, credentials; tls
 //! source   one image of it, as the pull sees every source
 //! target   one repository of it, as the push sees it
-//! login, search                                                 → unqualified: registries.conf
+//! login, search
+//! registries   where the images of a name come from: registries.conf, daemon.json
 //! ```
 //! The only place with an async runtime (reqwest's own thread) and TLS; both start with the first request.
 
@@ -31,12 +32,12 @@ pub mod login;
 
 pub mod search;
 
-mod unqualified;
+pub mod registries;
 
 pub use client::{ClientOptions, RegistryClient};
 pub use credentials::Credentials;
 pub use error::RegistryError;
 pub use plain::fetch;
+pub use registries::Registries;
 pub use source::RegistrySource;
 pub use target::RegistryTarget;
-pub use unqualified::unqualified;

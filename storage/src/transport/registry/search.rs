@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::answer::{cut, protocol};
 use super::client::{Ask, ClientOptions, Place, join};
 use super::source::header;
-use super::{RegistryClient, RegistryError};
+use super::{Registries, RegistryClient, RegistryError};
 use crate::reference::{DOCKER_HUB, Reference};
 
 /// The longest page that is read.
@@ -76,7 +76,8 @@ struct Tags {
 /// # Errors
 /// The registry has neither way to be searched, or refuses.
 pub fn search(registry: &str, term: &str, limit: usize, options: &ClientOptions) -> Result<Vec<Found>, RegistryError> {
-    let client = RegistryClient::new(registry, options).for_search();
+    let options = Registries::load(&|name| std::env::var_os(name))?.client_options(registry, options);
+    let client = RegistryClient::new(registry, &options).for_search();
     // The library is where names without a slash are.
     let term = if registry == DOCKER_HUB { term.strip_prefix("library/").unwrap_or(term) } else { term };
     if !term.is_empty() {
@@ -131,12 +132,13 @@ fn by_catalog(client: &RegistryClient, term: &str, limit: usize) -> Result<Vec<F
 /// # Errors
 /// The registry does not know the repository, or refuses.
 pub fn tags(repository: &Reference, limit: usize, options: &ClientOptions) -> Result<Vec<String>, RegistryError> {
-    let client = RegistryClient::new(repository.registry(), options);
-    let path = format!("{}/tags/list", repository.repository());
-    let scope = format!("repository:{}:pull", repository.repository());
+    let endpoint = Registries::load(&|name| std::env::var_os(name))?.primary(repository)?;
+    let client = RegistryClient::new(&endpoint.registry, &endpoint.client_options(options));
+    let path = format!("{}/tags/list", endpoint.repository);
+    let scope = format!("repository:{}:pull", endpoint.repository);
     let ask = Ask::new("tags", &Method::GET, Place::Path(&path));
     let mut found = Vec::new();
-    pages(&client, Ask { repository: repository.repository(), scope: &scope, ..ask }, |page: Tags| {
+    pages(&client, Ask { repository: &endpoint.repository, scope: &scope, ..ask }, |page: Tags| {
         found.extend(page.tags.unwrap_or_default());
         found.len() < limit
     })?;

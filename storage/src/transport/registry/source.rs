@@ -1,24 +1,80 @@
-//! One image in a registry, as a source of a pull.
+//! One image in a registry, as a source of a pull: its mirrors are asked first, itself last.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::sync::OnceLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::blocking::Response;
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, RANGE};
+use serde::Deserialize;
 
 use super::answer::{cut, protocol};
 use super::client::{Ask, Place};
-use super::{ClientOptions, RegistryClient, RegistryError};
+use super::{ClientOptions, Registries, RegistryClient, RegistryError, registries};
 use crate::digest::Digest;
 use crate::image::MANIFEST_LIMIT_BYTES;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::reference::{DEFAULT_TAG, Reference};
+use crate::transport::policy::{Attached, Origin};
 use crate::transport::{BlobReader, ImageSource, RawManifest, TransportError};
 
-/// One image in a registry.
+/// How many signatures of an image are looked at.
+const SIGNATURES_LIMIT: usize = 64;
+
+/// One image in a registry, or in the mirrors of one.
 pub struct RegistrySource {
     reference: Reference,
+    options: ClientOptions,
+    endpoints: OnceLock<Vec<Endpoint>>,
+    /// The index of the endpoint that had the manifest: the blobs are most likely there as well.
+    chosen: OnceLock<usize>,
+}
+
+/// A manifest whose layers are signatures. What it says is believed only as far as a signature proves it.
+#[derive(Deserialize)]
+struct Signatures {
+    layers: Vec<SignatureLayer>,
+}
+
+#[derive(Deserialize)]
+struct SignatureLayer {
+    digest: String,
+    size: u64,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+/// Somebody who may have the image.
+struct Endpoint {
+    registry: String,
+    repository: String,
     client: RegistryClient,
-    retries: u32,
+}
+
+/// What is asked of an endpoint, below the name of the repository there.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    what: &'a str,
+    method: &'a Method,
+    path: &'a str,
+    headers: &'a [(HeaderName, &'a str)],
+}
+
+impl Endpoint {
+    fn new(endpoint: registries::Endpoint, options: &ClientOptions) -> Self {
+        let client = RegistryClient::new(&endpoint.registry, &endpoint.client_options(options));
+        Self { registry: endpoint.registry, repository: endpoint.repository, client }
+    }
+
+    fn ask(&self, wanted: Wanted<'_>) -> Result<Response, RegistryError> {
+        let path = format!("{}/{}", self.repository, wanted.path);
+        let scope = format!("repository:{}:pull", self.repository);
+        let ask = Ask::new(wanted.what, wanted.method, Place::Path(&path));
+        self.client.send(Ask { repository: &self.repository, scope: &scope, headers: wanted.headers, ..ask })
+    }
 }
 
 impl RegistrySource {
@@ -28,7 +84,7 @@ impl RegistrySource {
             Some(digest) => reference.with_digest(digest.clone()),
             None => reference.clone().with_default_tag(),
         };
-        Self { client: RegistryClient::new(reference.registry(), options), reference, retries: options.retries }
+        Self { reference, options: options.clone(), endpoints: OnceLock::new(), chosen: OnceLock::new() }
     }
 
     fn version(&self) -> String {
@@ -38,20 +94,47 @@ impl RegistrySource {
         }
     }
 
-    fn scope(&self) -> String {
-        format!("repository:{}:pull", self.reference.repository())
+    fn endpoints(&self) -> Result<&[Endpoint], RegistryError> {
+        if let Some(known) = self.endpoints.get() {
+            return Ok(known);
+        }
+        let registries = Registries::load(&|name| std::env::var_os(name))?;
+        let found = registries.endpoints(&self.reference)?;
+        let found = found.into_iter().map(|endpoint| Endpoint::new(endpoint, &self.options)).collect();
+        Ok(self.endpoints.get_or_init(|| found))
     }
 
-    fn ask_manifest(&self, method: &Method, version: &str) -> Result<reqwest::blocking::Response, RegistryError> {
-        let accept = media_type::MANIFESTS.map(|media_type| (ACCEPT, media_type));
-        let path = format!("{}/manifests/{version}", self.reference.repository());
+    /// Asks the endpoint that is known to have the image and those after it, or all in their order. What comes is
+    /// verified by its digest, so that it does not matter who sent it.
+    fn ask(&self, wanted: Wanted<'_>) -> Result<Response, RegistryError> {
+        let endpoints = self.endpoints()?;
+        let first = self.chosen.get().copied().unwrap_or(0);
+        let mut failures = Vec::new();
+        for (position, endpoint) in endpoints.iter().enumerate().skip(first) {
+            match endpoint.ask(wanted) {
+                Ok(response) => {
+                    let _ = self.chosen.set(position);
+                    return Ok(response);
+                }
+                Err(error) if position + 1 < endpoints.len() => {
+                    failures.push(format!("{}: {error}", endpoint.registry))
+                }
+                Err(error) if failures.is_empty() => return Err(error),
+                Err(error) => {
+                    return Err(RegistryError::Mirrors { primary: Box::new(error), mirrors: failures.join("; ") });
+                }
+            }
+        }
+        Err(protocol(wanted.what, "there is nobody to ask".to_owned()))
+    }
+
+    fn ask_manifest(&self, method: &Method, version: &str) -> Result<Response, RegistryError> {
+        let headers = media_type::MANIFESTS.map(|media_type| (ACCEPT, media_type));
         let what = match version.contains(':') {
             true => format!("manifest {version}"),
             false => format!("tag {version}"),
         };
-        let repository = self.reference.repository();
-        let ask = Ask::new(&what, method, Place::Path(&path));
-        self.client.send(Ask { repository, scope: &self.scope(), headers: &accept, ..ask })
+        self.ask(Wanted { what: &what, method, path: &format!("manifests/{version}"), headers: &headers })
     }
 }
 
@@ -62,6 +145,37 @@ impl ImageSource for RegistrySource {
 
     fn names(&self) -> Vec<Reference> {
         vec![self.reference.clone()]
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        Some(Origin::Registry(self.reference.clone()))
+    }
+
+    fn attachments(&self, manifest: &Digest) -> Result<Vec<Attached>, TransportError> {
+        let tag = format!("{}-{}.sig", manifest.algorithm().as_str(), manifest.hex());
+        let bytes = match self.ask_manifest(&Method::GET, &tag) {
+            Ok(response) => read_document(response, &tag)?,
+            Err(error) if error.is_unknown_manifest() => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let what = format!("signatures {tag}");
+        let manifest: Signatures =
+            serde_json::from_slice(&bytes).map_err(|error| protocol(&what, format!("invalid JSON: {error}")))?;
+        let mut found = Vec::new();
+        for layer in manifest.layers.into_iter().take(SIGNATURES_LIMIT) {
+            let annotation = layer.annotations.get("dev.cosignproject.cosign/signature");
+            let Some(Ok(signature)) = annotation.map(|text| STANDARD.decode(text)) else { continue };
+            let Ok(digest) = Digest::parse(&layer.digest) else { continue };
+            if layer.size > MANIFEST_LIMIT_BYTES {
+                continue;
+            }
+            let mut payload = Vec::new();
+            let blob = self.blob(&Descriptor::new("", digest, layer.size), 0)?;
+            let read = blob.reader.take(layer.size).read_to_end(&mut payload);
+            read.map_err(|error| cut(&what, payload.len() as u64, &error))?;
+            found.push(Attached { payload, signature });
+        }
+        Ok(found)
     }
 
     fn top_digest(&self) -> Result<Option<Digest>, TransportError> {
@@ -78,11 +192,7 @@ impl ImageSource for RegistrySource {
         let response = self.ask_manifest(&Method::GET, &version)?;
         let media_type = header(response.headers(), CONTENT_TYPE.as_str()).map(str::to_owned);
         let claimed = header(response.headers(), "docker-content-digest").and_then(|text| Digest::parse(text).ok());
-        let mut bytes = Vec::new();
-        response
-            .take(MANIFEST_LIMIT_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| cut(&what, bytes.len() as u64, &error))?;
+        let bytes = read_document(response, &what)?;
         // A proxy that serves one body under another's header is caught before the content is believed.
         if let Some(expected) = claimed {
             let mut hasher = expected.hasher();
@@ -97,13 +207,11 @@ impl ImageSource for RegistrySource {
 
     fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobReader<'_>, TransportError> {
         let what = format!("blob {}", blob.digest);
-        let path = format!("{}/blobs/{}", self.reference.repository(), blob.digest);
+        let path = format!("blobs/{}", blob.digest);
         let range = format!("bytes={offset}-");
         let headers = [(RANGE, range.as_str())];
         let headers = if offset > 0 { &headers[..] } else { &[] };
-        let repository = self.reference.repository();
-        let ask = Ask::new(&what, &Method::GET, Place::Path(&path));
-        let response = self.client.send(Ask { repository, scope: &self.scope(), headers, ..ask })?;
+        let response = self.ask(Wanted { what: &what, method: &Method::GET, path: &path, headers })?;
         let offset = match response.status().as_u16() {
             206 if offset > 0 => {
                 let start = header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_range_start);
@@ -127,13 +235,20 @@ impl ImageSource for RegistrySource {
     }
 
     fn retries(&self) -> u32 {
-        self.retries
+        self.options.retries
     }
+}
+
+fn read_document(response: Response, what: &str) -> Result<Vec<u8>, RegistryError> {
+    let mut bytes = Vec::new();
+    let read = response.take(MANIFEST_LIMIT_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| cut(what, bytes.len() as u64, &error))?;
+    Ok(bytes)
 }
 
 /// A body whose errors say how far it came; they are [`RegistryError::Cut`] inside.
 struct Body {
-    response: reqwest::blocking::Response,
+    response: Response,
     what: String,
     got_bytes: u64,
 }

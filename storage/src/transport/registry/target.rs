@@ -21,7 +21,7 @@ use reqwest::{Method, StatusCode, Url};
 use super::answer::protocol;
 use super::client::{Ask, ClientOptions, MakeBody, Place, join};
 use super::source::header;
-use super::{RegistryClient, RegistryError};
+use super::{Registries, RegistryClient, RegistryError};
 use crate::digest::Digest;
 use crate::reference::{DEFAULT_TAG, Reference};
 
@@ -31,6 +31,8 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 16 << 10;
 /// One repository of a registry, and the name that a manifest shall have there.
 pub struct RegistryTarget {
     reference: Reference,
+    /// What `registries.conf` makes of the name.
+    repository: String,
     client: RegistryClient,
     scope: String,
 }
@@ -46,29 +48,30 @@ pub(in crate::transport) enum Begun {
 
 impl RegistryTarget {
     /// The place that `reference` names; `latest` if it says nothing. Makes no connection.
-    pub fn new(reference: &Reference, options: &ClientOptions) -> Self {
+    ///
+    /// # Errors
+    /// [`RegistryError::Blocked`]; a malformed `registries.conf`.
+    pub fn new(reference: &Reference, options: &ClientOptions) -> Result<Self, RegistryError> {
         let reference = match reference.digest() {
             Some(_) => reference.clone(),
             None => reference.clone().with_default_tag(),
         };
-        let scope = format!("repository:{}:pull,push", reference.repository());
-        Self { client: RegistryClient::new(reference.registry(), options), reference, scope }
-    }
-
-    /// The name, complete.
-    pub(in crate::transport) fn reference(&self) -> &Reference {
-        &self.reference
+        let endpoint = Registries::load(&|name| std::env::var_os(name))?.primary(&reference)?;
+        let client = RegistryClient::new(&endpoint.registry, &endpoint.client_options(options));
+        let repository = endpoint.repository;
+        let scope = format!("repository:{repository}:pull,push");
+        Ok(Self { reference, repository, client, scope })
     }
 
     fn send(&self, ask: Ask<'_>) -> Result<Response, RegistryError> {
         let scope = if ask.scope.is_empty() { &self.scope } else { ask.scope };
-        self.client.send(Ask { repository: self.reference.repository(), scope, ..ask })
+        self.client.send(Ask { repository: &self.repository, scope, ..ask })
     }
 
     /// Whether the repository has a blob.
     pub(in crate::transport) fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
         let what = format!("blob {digest}");
-        let path = format!("{}/blobs/{digest}", self.reference.repository());
+        let path = format!("{}/blobs/{digest}", self.repository);
         match self.send(Ask::new(&what, &Method::HEAD, Place::Path(&path))) {
             Ok(_) => Ok(true),
             Err(RegistryError::BlobUnknown { .. }) => Ok(false),
@@ -81,7 +84,7 @@ impl RegistryTarget {
     /// Whether the repository has a manifest.
     pub(in crate::transport) fn has_manifest(&self, digest: &Digest) -> Result<bool, RegistryError> {
         let what = format!("manifest {digest}");
-        let path = format!("{}/manifests/{digest}", self.reference.repository());
+        let path = format!("{}/manifests/{digest}", self.repository);
         let accept = crate::image::manifest::media_type::MANIFESTS.map(|kind| (reqwest::header::ACCEPT, kind));
         match self.send(Ask { headers: &accept, ..Ask::new(&what, &Method::HEAD, Place::Path(&path)) }) {
             Ok(_) => Ok(true),
@@ -93,7 +96,7 @@ impl RegistryTarget {
     /// Asks for a place for a blob, or for the blob of another repository of this registry.
     pub(in crate::transport) fn begin(&self, digest: &Digest, from: Option<&str>) -> Result<Begun, RegistryError> {
         let what = format!("upload of blob {digest}");
-        let repository = self.reference.repository();
+        let repository = &self.repository;
         let (path, scope) = match from {
             Some(from) => (
                 format!("{repository}/blobs/uploads/?mount={digest}&from={from}"),
@@ -188,7 +191,7 @@ impl RegistryTarget {
             Some(tag) => format!("tag {tag}"),
             None => format!("manifest {digest}"),
         };
-        let path = format!("{}/manifests/{version}", self.reference.repository());
+        let path = format!("{}/manifests/{version}", self.repository);
         let body = || Ok(Body::from(bytes.to_vec()));
         let headers = [(CONTENT_TYPE, media_type)];
         let ask = Ask::new(&what, &Method::PUT, Place::Path(&path));
