@@ -4,10 +4,11 @@
 //!
 //! # Source
 //! `containers.conf(5)`: the files in the order in which a later one overrides an earlier one. A key of our own is
-//! `low_ports` below `[network]`; other programs ignore it.
+//! `low_ports` below `[network]`; other programs ignore it. `default_rootless_network_cmd` may also be `builtin`.
 
 use std::path::{Path, PathBuf};
 
+use net::driver::WayOut;
 use serde::Deserialize;
 
 use crate::error::{CommandError, reason};
@@ -34,18 +35,29 @@ struct File {
 #[serde(default)]
 struct Network {
     low_ports: Option<LowPorts>,
+    default_rootless_network_cmd: Option<WayOut>,
 }
 
 /// `low_ports`, from the last file that has it.
 pub(crate) fn low_ports() -> Result<LowPorts, CommandError> {
-    let mut found = LowPorts::default();
+    last(|network| network.low_ports)
+}
+
+/// `default_rootless_network_cmd`, from the last file that has it.
+pub(crate) fn way_out() -> Result<WayOut, CommandError> {
+    last(|network| network.default_rootless_network_cmd)
+}
+
+fn last<T: Default>(key: fn(Network) -> Option<T>) -> Result<T, CommandError> {
+    let mut found = T::default();
     for path in files() {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(CommandError::user(format!("read {}: {}", path.display(), reason(&error)))),
         };
-        found = parse(&text).map_err(|why| CommandError::user(format!("{}: {why}", path.display())))?.unwrap_or(found);
+        let network = parse(&text).map_err(|why| CommandError::user(format!("{}: {why}", path.display())))?;
+        found = key(network).unwrap_or(found);
     }
     Ok(found)
 }
@@ -85,9 +97,9 @@ fn drop_ins(directory: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn parse(text: &str) -> Result<Option<LowPorts>, String> {
+fn parse(text: &str) -> Result<Network, String> {
     let file: File = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-    Ok(file.network.low_ports)
+    Ok(file.network)
 }
 
 #[cfg(test)]
@@ -95,11 +107,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_key_that_is_ours_is_read() {
+    fn only_the_keys_that_are_asked_for_are_read() {
         let others = "[containers]\ntz = \"local\"\n[network]\ndefault_subnet = \"10.0.0.0/8\"\n";
-        assert_eq!(parse(others), Ok(None));
-        assert_eq!(parse(&format!("{others}low_ports = \"remap\"\n")), Ok(Some(LowPorts::Remap)));
-        assert_eq!(parse("[network]\nlow_ports = \"refuse\""), Ok(Some(LowPorts::Refuse)));
+        let low_ports = |text: &str| parse(text).map(|network| network.low_ports);
+        assert_eq!(low_ports(others), Ok(None));
+        assert_eq!(low_ports(&format!("{others}low_ports = \"remap\"\n")), Ok(Some(LowPorts::Remap)));
+        assert_eq!(low_ports("[network]\nlow_ports = \"refuse\""), Ok(Some(LowPorts::Refuse)));
         assert!(parse("[network]\nlow_ports = \"perhaps\"").is_err());
+        for (word, way_out) in [
+            ("", WayOut::Auto),
+            ("builtin", WayOut::Builtin),
+            ("pasta", WayOut::Pasta),
+            ("slirp4netns", WayOut::Slirp4netns),
+        ] {
+            let network = parse(&format!("[network]\ndefault_rootless_network_cmd = \"{word}\"")).unwrap();
+            assert_eq!(network.default_rootless_network_cmd, Some(way_out));
+        }
+        assert!(parse("[network]\ndefault_rootless_network_cmd = \"vpnkit\"").is_err());
     }
 }

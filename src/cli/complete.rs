@@ -155,7 +155,7 @@ fn values(arg: &Arg, names: &mut dyn FnMut(Names) -> Vec<String>) -> Vec<Candida
         (Some("pull" | "policy"), _) => words(&["always", "missing", "never", "newer"]),
         (Some("restart"), _) => words(&["no", "always", "on-failure", "unless-stopped"]),
         (Some("network"), _) => {
-            let mut all = words(&["none", "host", "slirp4netns", "pasta"]);
+            let mut all = words(&["none", "host", "builtin", "slirp4netns", "pasta"]);
             all.extend(names(Names::Containers).into_iter().map(|name| (format!("container:{name}"), String::new())));
             all
         }

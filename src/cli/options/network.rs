@@ -13,7 +13,7 @@ use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 /// Options of the network.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NetworkOptions {
-    /// Connect to a network: none, host, slirp4netns, pasta or container:NAME
+    /// Connect to a network: none, host, builtin, slirp4netns, pasta or container:NAME
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     pub(crate) networks: Vec<String>,
     /// Publish a port, [[IP:][HOST-PORT]:]CONTAINER-PORT[/PROTOCOL]

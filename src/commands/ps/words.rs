@@ -110,7 +110,7 @@ pub(crate) fn network_names(observed: &Observed) -> Vec<String> {
         .interfaces
         .iter()
         .map(|interface| interface.network.clone())
-        .filter(|name| !matches!(name.as_str(), "slirp4netns" | "pasta"))
+        .filter(|name| !matches!(name.as_str(), "slirp4netns" | "pasta" | "builtin"))
         .collect();
     names.dedup();
     names
