@@ -283,7 +283,7 @@ fn echo_request(address: std::net::IpAddr) -> std::io::Result<String> {
 }
 
 /// Moves so many MiB over so many connections; answers in how many milliseconds.
-fn load(address: &str, mebibytes: usize, streams: usize, work: fn(TcpStream, usize)) -> String {
+fn load(address: &str, mebibytes: usize, streams: usize, work: fn(TcpStream, usize) -> std::io::Result<()>) -> String {
     let start = std::time::Instant::now();
     let each = (mebibytes << 20) / streams;
     let threads: Vec<_> = (0..streams)
@@ -292,28 +292,35 @@ fn load(address: &str, mebibytes: usize, streams: usize, work: fn(TcpStream, usi
             std::thread::spawn(move || work(stream, each))
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
-    start.elapsed().as_millis().to_string()
+    let ends: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("it ends")).collect();
+    match ends.into_iter().find_map(Result::err) {
+        Some(error) => error.to_string(),
+        None => start.elapsed().as_millis().to_string(),
+    }
 }
 
 /// To a `tcp-sink`.
-fn up(mut stream: TcpStream, len: usize) {
+fn up(mut stream: TcpStream, len: usize) -> std::io::Result<()> {
     let buffer = vec![0; 128 << 10];
     for _ in 0..len / buffer.len() {
-        stream.write_all(&buffer).expect("it reads");
+        stream.write_all(&buffer)?;
     }
-    stream.shutdown(Shutdown::Write).expect("half-close");
-    stream.read_exact(&mut [0]).expect("its last word");
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_exact(&mut [0])
 }
 
 /// From a `tcp-source`.
-fn down(mut stream: TcpStream, len: usize) {
-    stream.write_all(&(len as u64).to_ne_bytes()).expect("it reads");
+fn down(mut stream: TcpStream, len: usize) -> std::io::Result<()> {
+    stream.write_all(&(len as u64).to_ne_bytes())?;
     let mut buffer = vec![0; 128 << 10];
     let mut got = 0;
     while got < len {
-        got += stream.read(&mut buffer).expect("it writes");
+        match stream.read(&mut buffer)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => got += count,
+        }
     }
+    Ok(())
 }
 
 /// The median of connecting and getting the first byte of a `tcp-one`, in microseconds.
