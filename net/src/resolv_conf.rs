@@ -5,11 +5,19 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use crate::dns::DOMAIN;
+
 /// The file systemd-resolved keeps the real servers in.
 ///
 /// # Source
 /// systemd-resolved.service(8), "/etc/resolv.conf".
 pub const RESOLVED_UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
+
+/// How many servers a resolver reads.
+///
+/// # Source
+/// resolv.conf(5), `MAXNS`.
+const MOST_SERVERS: usize = 3;
 
 /// A parsed `resolv.conf`.
 ///
@@ -69,6 +77,9 @@ pub struct Choice<'a> {
 pub enum Reach<'a> {
     /// The host's own namespace: everything the host asks can be asked.
     Host,
+    /// On bridges, whose addresses these are: they answer names of containers, and pass on the rest to the host's servers, or
+    /// to those of the choice.
+    Names(&'a [IpAddr]),
     /// Behind a driver that answers at these addresses; the host's real servers follow.
     Driver(&'a [IpAddr]),
     /// No way out.
@@ -99,7 +110,9 @@ pub fn render(host: &str, upstream: Option<&str>, choice: Choice<'_>, reach: Rea
             servers.push(server);
         }
     };
-    if !choice.servers.is_empty() {
+    if let Reach::Names(gateways) = reach {
+        gateways.iter().copied().take(MOST_SERVERS).for_each(&mut add);
+    } else if !choice.servers.is_empty() {
         choice.servers.iter().copied().for_each(&mut add);
     } else {
         match reach {
@@ -108,10 +121,17 @@ pub fn render(host: &str, upstream: Option<&str>, choice: Choice<'_>, reach: Rea
                 driver.iter().copied().for_each(&mut add);
                 conf.nameservers.iter().copied().filter(is_reachable).for_each(&mut add);
             }
-            Reach::Nothing => {}
+            Reach::Names(_) | Reach::Nothing => {}
         }
     }
-    let search = if choice.search.is_empty() { &conf.search[..] } else { choice.search };
+    let own_domain = [DOMAIN.to_owned()];
+    let hosts = match (reach, &conf.search[..]) {
+        // Before the host's own: none of those is asked for what a container is called.
+        (Reach::Names(_), hosts) if hosts == ["."] => own_domain.to_vec(),
+        (Reach::Names(_), hosts) => [&own_domain, hosts].concat(),
+        (_, hosts) => hosts.to_vec(),
+    };
+    let search = if choice.search.is_empty() { &hosts[..] } else { choice.search };
     let options = if choice.options.is_empty() { &conf.options[..] } else { choice.options };
 
     let mut out = String::new();
@@ -157,6 +177,13 @@ mod tests {
             ),
             (STUB, None, Reach::Driver(&SLIRP), "search corp.example\nnameserver 10.0.2.3\noptions edns0 trust-ad\n"),
             (STUB, Some(REAL), Reach::Nothing, "search corp.example\noptions edns0 trust-ad\n"),
+            (
+                STUB,
+                Some(REAL),
+                Reach::Names(&SLIRP),
+                "search dns.podman corp.example\nnameserver 10.0.2.3\noptions edns0 trust-ad\n",
+            ),
+            (REAL, None, Reach::Names(&[]), "search dns.podman\n"),
             ("nameserver ::1\nnameserver 192.0.2.1 # x\n", None, Reach::Driver(&[]), "nameserver 192.0.2.1\n"),
             ("", None, Reach::Driver(&[]), ""),
             ("domain a.example\nnameserver not-an-address\n", None, Reach::Host, "search a.example\n"),
@@ -173,6 +200,10 @@ mod tests {
         assert_eq!(
             render(STUB, Some(REAL), choice, Reach::Driver(&SLIRP)),
             "search x.example\nnameserver 198.51.100.1\noptions ndots:2\n"
+        );
+        assert_eq!(
+            render(STUB, Some(REAL), choice, Reach::Names(&SLIRP)),
+            "search x.example\nnameserver 10.0.2.3\noptions ndots:2\n"
         );
         let dot = [".".to_owned()];
         let choice = Choice { search: &dot, ..Choice::default() };

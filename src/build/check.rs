@@ -102,22 +102,26 @@ pub(crate) fn report(warnings: &[Warning], files: &[(String, Vec<u8>)]) -> Strin
         let page = page(rule);
         out.push_str(&format!("\nWARNING: {rule} - https://docs.docker.com/go/dockerfile/rule/{page}/\n{message}\n"));
         let Some((name, source)) = files.get(usize::from(span.file)) else { continue };
-        let ruler = "-".repeat(20);
-        out.push_str(&format!("{name}:{}\n{ruler}\n", span.line));
-        let text = String::from_utf8_lossy(source);
-        let (first, last) = (span.line as usize, span.end_line as usize);
-        for (index, line) in text.lines().enumerate().skip(first.saturating_sub(3)).take(last + 5 - first.min(3)) {
-            let number = index + 1;
-            if number > last + 2 {
-                break;
-            }
-            let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
-            let line: String = line.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
-            out.push_str(&format!("{number:>4} | {mark} {line}\n"));
-        }
-        out.push_str(&format!("{ruler}\n"));
+        out.push_str(&place(name, source, (span.line as usize, span.end_line as usize)));
     }
     out
+}
+
+/// Lines of a file, and two around them, as BuildKit shows them.
+pub(crate) fn place(name: &str, source: &[u8], (first, last): (usize, usize)) -> String {
+    let ruler = "-".repeat(20);
+    let mut out = format!("{name}:{first}\n{ruler}\n");
+    let text = String::from_utf8_lossy(source);
+    for (index, line) in text.lines().enumerate().skip(first.saturating_sub(3)).take(last + 5 - first.min(3)) {
+        let number = index + 1;
+        if number > last + 2 {
+            break;
+        }
+        let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
+        let line: String = line.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
+        out.push_str(&format!("{number:>4} | {mark} {line}\n"));
+    }
+    out + &ruler + "\n"
 }
 
 /// What a build says at its end, as BuildKit does.

@@ -245,6 +245,20 @@ impl Config {
         }
     }
 
+    /// The steps after the first `kept` that have a layer became one: only the last of them has it now.
+    pub(crate) fn squash_history(&mut self, kept: usize) {
+        let Some(history) = self.image.get_mut("history").and_then(Value::as_array_mut) else { return };
+        let with_layer = |entry: &Value| entry["empty_layer"] != json!(true);
+        let last = history.iter().rposition(with_layer);
+        let mut seen = 0;
+        for (at, entry) in history.iter_mut().enumerate().filter(|(_, entry)| with_layer(entry)) {
+            seen += 1;
+            if seen > kept && Some(at) != last {
+                entry["empty_layer"] = json!(true);
+            }
+        }
+    }
+
     /// When the last step was built.
     pub(crate) fn last_created(&self) -> Option<String> {
         let history = self.image.get("history")?.as_array()?;
@@ -319,5 +333,14 @@ mod tests {
         };
         assert_eq!(json(&["sha256:a".to_owned()])["history"].as_array().unwrap().len(), 2);
         assert!(json(&[])["history"].is_null());
+        config.add_history("t", "RUN z", "", false);
+        config.add_history("t", "RUN last", "", false);
+        config.squash_history(1);
+        let json: Value = serde_json::from_slice(
+            &config.to_bytes("t", &["sha256:a".to_owned(), "sha256:b".to_owned()], History::Kept).unwrap(),
+        )
+        .unwrap();
+        let empty: Vec<bool> = json["history"].as_array().unwrap().iter().map(|e| e["empty_layer"] == true).collect();
+        assert_eq!(empty, [false, true, true, false]);
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use storage::build::image::{Documents, Part, Settled, record, settle};
+use storage::build::image::{Documents, Part, Settled, is_settled, record, settle};
+use storage::image::manifest::Descriptor;
 use storage::image::store::Layer;
+use storage::reference::Reference;
 
 use super::config::History;
 use super::inside::inside;
@@ -17,13 +19,18 @@ use crate::error::{CommandError, Kind};
 pub(crate) struct Finished {
     /// Its ID.
     pub(crate) id: String,
-    /// The digest of its manifest.
-    pub(crate) digest: String,
+    /// Its manifest, with its platform.
+    pub(crate) manifest: Descriptor,
+    /// Lengths of its layers, if all are known.
+    pub(crate) layer_sizes: Option<Vec<u64>>,
 }
 
-/// Makes the image of the target's state.
-pub(crate) fn finish(build: &Build<'_>, mut state: State) -> Result<Finished, CommandError> {
+/// Makes the image of the target's state, with its names; without, a list is to keep it.
+pub(crate) fn finish(build: &Build<'_>, state: State, names: Option<Vec<Reference>>) -> Result<Finished, CommandError> {
     let options = &build.options;
+    let before = state.layers.len();
+    let mut state = super::squash::squashed(build, state)?;
+    let is_squashed = state.layers.len() < before;
     for (name, value) in &options.labels {
         state.config.set_label(name, value);
     }
@@ -42,14 +49,16 @@ pub(crate) fn finish(build: &Build<'_>, mut state: State) -> Result<Finished, Co
         annotations.insert("org.opencontainers.image.base.name".to_owned(), name.clone());
     }
     annotations.extend(options.annotations.clone());
-    if options.squash == Squash::All && !state.layers.is_empty() {
-        state.layers = vec![LayerRef::Step(super::squash::all(build, &state)?)];
+    if is_squashed && options.squash == Squash::New {
+        let kept = state.layers.iter().filter(|layer| matches!(layer, LayerRef::Stored { .. })).count();
+        state.config.squash_history(kept);
     }
     let history = match (options.squash, options.omit_history) {
         (_, true) => History::Omitted,
         (Squash::All, false) => History::One("squashed".to_owned()),
-        (Squash::No, false) => History::Kept,
+        (Squash::No | Squash::New, false) => History::Kept,
     };
+    build.fetch_missing(&state)?;
     let parts = state.layers.iter().map(|layer| match layer {
         LayerRef::Stored { blob, diff_id, size } => {
             Part::Layer(Box::new(Layer { blob: blob.as_ref().clone(), diff_id: diff_id.clone() }), *size)
@@ -60,7 +69,6 @@ pub(crate) fn finish(build: &Build<'_>, mut state: State) -> Result<Finished, Co
     let created = created(build, &state);
     let platform = state.config.platform();
     let _pin = build.store.pin()?;
-    let new = parts.iter().any(|part| matches!(part, Part::Step(_)));
     let make = || {
         let ids = build.ids();
         let settled: Vec<Settled> =
@@ -73,18 +81,15 @@ pub(crate) fn finish(build: &Build<'_>, mut state: State) -> Result<Finished, Co
             format: options.format,
             annotations: annotations.clone(),
             platform: platform.clone(),
-            names: options.tags.clone(),
+            names: names.clone(),
         };
         let image = record(&build.store, &settled, &documents).map_err(CommandError::host)?;
-        Ok(Finished { id: image.id.hex().to_owned(), digest: image.manifest.digest.to_string() })
+        let mut manifest = image.manifest.clone();
+        manifest.platform = Some(platform.clone());
+        let layer_sizes = settled.iter().map(|(_, size)| *size).collect();
+        Ok(Finished { id: image.id.hex().to_owned(), manifest, layer_sizes })
     };
-    let is_settled = !new
-        || parts.iter().all(|part| match part {
-            Part::Layer(..) => true,
-            Part::Step(key) => {
-                build.cache.find(key, build.ownership()).is_some_and(|found| found.step.diff_id.is_some())
-            }
-        });
+    let is_settled = is_settled(&build.store, &build.cache, &parts, &build.ids());
     // Without a layer to be archived nothing of other ids is touched.
     if is_settled { make() } else { inside(&build.mapping, make) }
 }

@@ -15,6 +15,8 @@ pub(crate) mod remote;
 mod config;
 /// The directory that is copied from.
 pub(crate) mod context;
+/// A shell where a step failed.
+pub(crate) mod debug;
 /// The image at the end.
 pub(crate) mod finish;
 /// Stages and what they need.
@@ -24,6 +26,8 @@ mod inside;
 
 pub(crate) use inside::inside as in_userns;
 
+/// What was built elsewhere.
+pub(crate) mod exchange;
 /// What a build was asked for.
 pub(crate) mod options;
 /// What a stage tells.
@@ -36,7 +40,11 @@ pub(crate) mod screen;
 mod squash;
 /// One stage, and what it comes to.
 pub(crate) mod stage;
+/// What the stages of a build share.
+mod state;
 /// The instructions that change files.
 mod steps;
+/// What is shown on a terminal.
+mod terminal;
 /// What is left behind.
 pub(crate) mod tidy;

@@ -19,6 +19,8 @@ pub(crate) enum Progress {
     Steps,
     /// Lines as BuildKit has them.
     Vertices,
+    /// BuildKit's picture on a terminal.
+    Terminal,
     /// JSON as BuildKit's clients read it.
     RawJson,
     /// Only the result.
@@ -40,6 +42,8 @@ impl std::fmt::Debug for Secret {
 pub(crate) enum Squash {
     /// Nothing does.
     No,
+    /// What the build adds to the image that the stage begins with.
+    New,
     /// All layers of the image.
     All,
 }
@@ -61,8 +65,12 @@ pub(crate) struct Options {
     pub(crate) target: Option<String>,
     /// `--from`.
     pub(crate) from: Option<String>,
-    /// `--platform`.
+    /// All of `--platform`; none is this machine's.
+    pub(crate) platforms: Vec<Platform>,
+    /// The one that is built for.
     pub(crate) platform: Option<Platform>,
+    /// `--debug`.
+    pub(crate) debug: bool,
     /// `--no-cache`.
     pub(crate) no_cache: bool,
     /// `--layers`.
@@ -89,7 +97,7 @@ pub(crate) struct Options {
     pub(crate) unset_env: Vec<String>,
     /// `--unsetlabel`.
     pub(crate) unset_labels: Vec<String>,
-    /// `--squash-all`.
+    /// `--squash`, `--squash-all`.
     pub(crate) squash: Squash,
     /// `--format`.
     pub(crate) format: Format,

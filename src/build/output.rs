@@ -12,12 +12,13 @@ use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use storage::image::manifest::Descriptor;
 use storage::image::{Image, ImageStore};
 use storage::layer::IdPolicy;
 use storage::layer::compression::Decompressor;
 use storage::layer::unpack::{Links, Options, Owner, unpack};
 use storage::reference::Reference;
-use storage::transport::save::{self, Saved};
+use storage::transport::save::{self, Saved, SavedList};
 
 use crate::commands::save::to_file;
 use crate::error::{CommandError, reason};
@@ -133,6 +134,47 @@ impl Output {
                 | Output::OciArchive(Destination::Stdout)
                 | Output::Tar(Destination::Stdout)
         )
+    }
+
+    /// Whether there is no place for images of several platforms.
+    pub(crate) fn is_of_one_platform(&self) -> bool {
+        matches!(self, Output::Tar(_) | Output::DockerArchive(_))
+    }
+
+    /// Writes an index and its images.
+    ///
+    /// # Errors
+    /// What cannot be read or written.
+    pub(crate) fn write_list(
+        &self,
+        store: &ImageStore,
+        index: &Descriptor,
+        images: &[Image],
+        names: &[Reference],
+    ) -> Result<(), CommandError> {
+        let list = SavedList { index, images, names: names.to_vec() };
+        let failed = |error: storage::transport::TransportError| CommandError::host(error).while_doing("--output");
+        match self {
+            Output::OciDirectory(path) => save::oci_list_directory(store, &list, path).map_err(failed),
+            Output::OciArchive(to) => to.write(|out| save::oci_list_archive(store, &list, out).map_err(failed)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the files of an image that has one layer at most; below `place` if there are several.
+    ///
+    /// # Errors
+    /// What cannot be read or written.
+    pub(crate) fn write_files(
+        &self,
+        store: &ImageStore,
+        image: &Image,
+        place: Option<&str>,
+    ) -> Result<(), CommandError> {
+        match (self, place) {
+            (Output::Local(path), Some(place)) => local(store, image, &path.join(place)),
+            _ => self.write(store, image, &[]),
+        }
     }
 
     /// Writes the result. For a file system, `image` has one layer at most ([`Output::is_file_system`]).

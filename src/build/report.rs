@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
+use super::debug::Broken;
 use super::stage::State;
 
 /// Something that happened in a stage.
@@ -50,6 +51,8 @@ pub(crate) enum Event {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// What a step that is going to fail has left, for a shell.
+    Broken(Box<Broken>),
     /// Something to be told.
     Warning(String),
     /// A build argument was used.

@@ -19,14 +19,24 @@ use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::{Forked, clone3, pidfd_send_signal, prctl, wait};
 
+use super::debug::Broken;
 use super::report::{Event, Reporter};
 use super::screen::Screen;
 use super::stage::{self, Build, State};
 use crate::error::{CommandError, Kind};
 
+/// A stage of one of the builds that run side by side, one for each platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct At {
+    /// Which build.
+    pub(crate) build: usize,
+    /// The stage's number in the file.
+    pub(crate) stage: usize,
+}
+
 /// A stage that is being built.
 struct Worker {
-    index: usize,
+    at: At,
     pidfd: OwnedFd,
     events: std::fs::File,
     /// An event that has come in part.
@@ -43,20 +53,24 @@ enum Wake {
     Output(usize, usize),
 }
 
-/// What the stages came to.
-#[derive(Debug)]
+/// What the stages of a build came to.
+#[derive(Debug, Default)]
 pub(crate) struct Built {
     /// By their numbers.
     pub(crate) states: BTreeMap<usize, State>,
     /// Build arguments that a stage has asked for.
     pub(crate) used: BTreeSet<String>,
+    /// The keys of all steps, by stage.
+    pub(crate) keys: BTreeMap<usize, BTreeSet<String>>,
+    /// A step that is about to fail.
+    broken: Option<Box<Broken>>,
 }
 
 /// A stage that failed.
 #[derive(Debug)]
 pub(crate) struct Failed {
     /// Which.
-    pub(crate) stage: usize,
+    pub(crate) at: At,
     /// The step and its line.
     pub(crate) step: Option<(String, u32)>,
     /// Why.
@@ -65,13 +79,15 @@ pub(crate) struct Failed {
     pub(crate) code: u8,
     /// What to do about it.
     pub(crate) hint: Option<String>,
+    /// What it has left, if that was asked for.
+    pub(crate) broken: Option<Box<Broken>>,
 }
 
 /// Why there is no image.
 #[derive(Debug)]
 pub(crate) enum Stopped {
     /// A stage failed.
-    Failed(Failed),
+    Failed(Box<Failed>),
     /// We cannot go on.
     Error(CommandError),
 }
@@ -82,26 +98,29 @@ impl From<CommandError> for Stopped {
     }
 }
 
-/// Builds the stages of the graph.
-pub(crate) fn run(build: &Build<'_>, screen: &mut Screen) -> Result<Built, Stopped> {
+/// Builds the stages of the graphs; `jobs` of them at once.
+pub(crate) fn run(builds: &[Build<'_>], jobs: usize, screen: &mut Screen) -> Result<Vec<Built>, Stopped> {
     let failed =
         |call: &'static str| move |errno: Errno| CommandError::host(format!("{call}: {}", errno.desc().to_lowercase()));
     // What a stage leaves behind when it is killed becomes ours.
     let _ = prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     let signals =
         SignalSource::block(&[Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM]).map_err(failed("signalfd()"))?;
-    let mut built = Built { states: BTreeMap::new(), used: BTreeSet::new() };
+    let mut built: Vec<Built> = builds.iter().map(|_| Built::default()).collect();
     let mut workers: Vec<Worker> = Vec::new();
-    let mut begun: BTreeSet<usize> = BTreeSet::new();
+    let mut begun: BTreeSet<At> = BTreeSet::new();
     let outcome = loop {
-        let ready = build.graph.nodes.iter().filter(|node| {
-            !begun.contains(&node.index) && node.needs.iter().all(|stage| built.states.contains_key(stage))
+        let all = builds.iter().zip(&built).enumerate().flat_map(|(number, (build, built))| {
+            let ready = build.graph.nodes.iter();
+            let ready = ready.filter(|node| node.needs.iter().all(|stage| built.states.contains_key(stage)));
+            ready.map(move |node| (build, At { build: number, stage: node.index }))
         });
-        let ready: Vec<usize> =
-            ready.map(|node| node.index).take(build.options.jobs.saturating_sub(workers.len())).collect();
-        for index in ready {
-            begun.insert(index);
-            match start(build, index, &built.states) {
+        let ready: Vec<(&Build<'_>, At)> =
+            all.filter(|(_, at)| !begun.contains(at)).take(jobs.saturating_sub(workers.len())).collect();
+        for (build, at) in ready {
+            begun.insert(at);
+            let Some(done) = built.get(at.build) else { continue };
+            match start(build, at, &done.states) {
                 Ok(worker) => workers.push(worker),
                 Err(error) => {
                     end_all(&mut workers);
@@ -123,7 +142,7 @@ pub(crate) fn run(build: &Build<'_>, screen: &mut Screen) -> Result<Built, Stopp
     outcome.map(|()| built)
 }
 
-fn start(build: &Build<'_>, index: usize, done: &BTreeMap<usize, State>) -> Result<Worker, CommandError> {
+fn start(build: &Build<'_>, at: At, done: &BTreeMap<usize, State>) -> Result<Worker, CommandError> {
     let pipe = || {
         let (reader, writer) = std::io::pipe().map_err(CommandError::host)?;
         Ok::<_, CommandError>((OwnedFd::from(reader), OwnedFd::from(writer)))
@@ -144,10 +163,10 @@ fn start(build: &Build<'_>, index: usize, done: &BTreeMap<usize, State>) -> Resu
             if !ready {
                 std::process::exit(125);
             }
-            std::process::exit(work(build, index, done, events.1))
+            std::process::exit(work(build, at.stage, done, events.1))
         }
         Forked::Parent { pidfd, .. } => Ok(Worker {
-            index,
+            at,
             pidfd,
             events: events.0.into(),
             rest: Vec::new(),
@@ -179,7 +198,7 @@ fn turn(
     workers: &mut [Worker],
     signals: &SignalSource,
     screen: &mut Screen,
-    built: &mut Built,
+    built: &mut [Built],
 ) -> Result<Option<Signal>, Stopped> {
     let mut turn = Turn::new();
     turn.watch(signals.as_fd(), Interest::Read, Wake::Signal);
@@ -191,7 +210,8 @@ fn turn(
             }
         }
     }
-    let ready = match turn.wait(None) {
+    screen.refresh();
+    let ready = match turn.wait(screen.deadline()) {
         Ok(ready) => ready,
         Err(Errno::EINTR) => return Ok(None),
         Err(errno) => return Err(CommandError::host(format!("poll(): {}", errno.desc().to_lowercase())).into()),
@@ -210,7 +230,9 @@ fn turn(
                 }
             }
             Wake::Events(at) => {
-                if let Some(worker) = workers.get_mut(at) {
+                if let Some(worker) = workers.get_mut(at)
+                    && let Some(built) = built.get_mut(worker.at.build)
+                {
                     worker.read_events(screen, built)?;
                 }
             }
@@ -224,7 +246,7 @@ impl Worker {
         let Some(stream) = self.output.get_mut(number) else { return };
         let mut buffer = [0; 1 << 14];
         match stream.as_mut().map(|stream| stream.read(&mut buffer)) {
-            Some(Ok(len)) if len > 0 => screen.output(self.index, number == 1, buffer.get(..len).unwrap_or_default()),
+            Some(Ok(len)) if len > 0 => screen.output(self.at, number == 1, buffer.get(..len).unwrap_or_default()),
             Some(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
             _ => *stream = None,
         }
@@ -249,24 +271,29 @@ impl Worker {
         if len == 0 {
             let exit = wait(self.pidfd.as_fd(), true).ok().flatten();
             self.is_over = true;
-            if built.states.contains_key(&self.index) {
+            if built.states.contains_key(&self.at.stage) {
                 return Ok(());
             }
             let status = exit.map_or(0, |exit| exit.code());
-            let message = format!("the process of stage {} ended with status {status}", self.index);
+            let message = format!("the process of stage {} ended with status {status}", self.at.stage);
             return Err(CommandError::new(Kind::Internal, message).into());
         }
         self.rest.extend_from_slice(buffer.get(..len).unwrap_or_default());
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             let Ok(event) = serde_json::from_slice::<Event>(&line) else { continue };
-            screen.on(self.index, &event);
+            screen.on(self.at, &event);
             match event {
-                Event::Finished(state) => drop(built.states.insert(self.index, *state)),
+                Event::Finished(state) => drop(built.states.insert(self.at.stage, *state)),
+                Event::Done { key: Some(key) } => {
+                    built.keys.entry(self.at.stage).or_default().insert(key);
+                }
+                Event::Broken(broken) => built.broken = Some(broken),
                 Event::Used(name) => drop(built.used.insert(name)),
                 Event::Failed { step, line, message, code, hint } => {
                     let step = step.map(|step| (step, line));
-                    return Err(Stopped::Failed(Failed { stage: self.index, step, message, code, hint }));
+                    let broken = built.broken.take();
+                    return Err(Stopped::Failed(Box::new(Failed { at: self.at, step, message, code, hint, broken })));
                 }
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! What a build shows: podman's lines, BuildKit's, JSON, or nothing.
+//! What a build shows: podman's lines, BuildKit's, its picture on a terminal, JSON, or nothing.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::containerfile::Containerfile;
-use super::graph::Graph;
 use super::options::Progress;
 use super::report::Event;
+use super::schedule::At;
+use super::stage::Build;
+use super::terminal::{TICK, Terminal};
 use crate::cli::printable::Printable;
 
 /// How much of a failed step's output is shown again.
@@ -19,6 +20,10 @@ const KEPT_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 struct Vertex {
     number: usize,
+    /// The last of its stage.
+    is_last: bool,
+    /// Its place on the terminal.
+    row: usize,
     name: String,
     digest: String,
     began: Instant,
@@ -33,24 +38,67 @@ struct Vertex {
 #[derive(Debug)]
 pub(crate) struct Screen {
     progress: Progress,
-    /// Position among the stages that are built, and name, by the stage's number.
-    stages: BTreeMap<usize, (usize, String)>,
-    count: usize,
-    target: usize,
-    current: BTreeMap<usize, Vertex>,
+    /// Position among the stages that are built, their number, and name.
+    stages: BTreeMap<At, (usize, usize, String)>,
+    /// The stages whose results are the images.
+    targets: Vec<At>,
+    /// Of each build, if there are several.
+    platforms: Vec<String>,
+    current: BTreeMap<At, Vertex>,
     next: usize,
     log: Option<std::fs::File>,
+    terminal: Option<Terminal>,
+    drawn: Instant,
 }
 
 impl Screen {
-    pub(crate) fn new(progress: Progress, file: &Containerfile, graph: &Graph, log: Option<std::fs::File>) -> Self {
-        let named = |index: usize| {
-            let stage = file.stages.get(index);
-            stage.and_then(|stage| stage.name.clone()).unwrap_or_else(|| format!("stage-{index}"))
-        };
-        let stages = graph.nodes.iter().enumerate().map(|(at, node)| (node.index, (at + 1, named(node.index))));
-        let (count, target) = (graph.nodes.len(), graph.target);
-        Screen { progress, stages: stages.collect(), count, target, current: BTreeMap::new(), next: 1, log }
+    pub(crate) fn new(progress: Progress, builds: &[Build<'_>], log: Option<std::fs::File>) -> Self {
+        let (mut stages, mut targets, mut steps) = (BTreeMap::new(), Vec::new(), 0);
+        for (number, Build { file, graph, .. }) in builds.iter().enumerate() {
+            targets.push(At { build: number, stage: graph.target });
+            for (place, node) in graph.nodes.iter().enumerate() {
+                let stage = file.stages.get(node.index);
+                let name =
+                    stage.and_then(|stage| stage.name.clone()).unwrap_or_else(|| format!("stage-{}", node.index));
+                steps += 1 + stage.map_or(0, |stage| stage.steps.len());
+                stages.insert(At { build: number, stage: node.index }, (place + 1, graph.nodes.len(), name));
+            }
+        }
+        let platform = |build: &Build<'_>| build.options.platform.as_ref().map(ToString::to_string).unwrap_or_default();
+        let platforms = if builds.len() > 1 { builds.iter().map(platform).collect() } else { Vec::new() };
+        let terminal = (progress == Progress::Terminal).then(|| Terminal::new(steps + builds.len()));
+        let current = BTreeMap::new();
+        Screen { progress, stages, targets, platforms, current, next: 1, log, terminal, drawn: Instant::now() }
+    }
+
+    /// When the picture is to be drawn again although nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.terminal.as_ref().map(|_| self.drawn + TICK)
+    }
+
+    /// Draws the picture, if there is one and the last one is old enough.
+    pub(crate) fn refresh(&mut self) {
+        if let Some(terminal) = &mut self.terminal
+            && self.drawn.elapsed() >= TICK
+        {
+            terminal.draw(&mut std::io::stderr());
+            self.drawn = Instant::now();
+        }
+    }
+
+    /// Draws the picture for the last time.
+    pub(crate) fn end(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.finish(&mut std::io::stderr());
+        }
+    }
+
+    /// Does what writes to the terminal by itself.
+    pub(crate) fn settle(&mut self, write: impl FnOnce()) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.clear(&mut std::io::stderr());
+        }
+        write();
     }
 
     /// A line on stdout, where podman has them. A reader that went away changes nothing.
@@ -63,21 +111,25 @@ impl Screen {
 
     /// A line on stderr, where BuildKit has them.
     fn note(&mut self, text: &str) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.clear(&mut std::io::stderr());
+        }
         match &mut self.log {
             Some(log) => drop(writeln!(log, "{text}")),
             None => drop(writeln!(std::io::stderr(), "{text}")),
         }
     }
 
-    fn prefix(&self, stage: usize) -> String {
-        match self.stages.get(&stage) {
-            Some((at, _)) if self.count > 1 => format!("[{at}/{}] ", self.count),
-            _ => String::new(),
+    fn prefix(&self, at: At) -> String {
+        let platform = self.platforms.get(at.build).map(|platform| format!("[{platform}] ")).unwrap_or_default();
+        match self.stages.get(&at) {
+            Some((place, count, _)) if *count > 1 => format!("{platform}[{place}/{count}] "),
+            _ => platform,
         }
     }
 
     /// A stage has told something.
-    pub(crate) fn on(&mut self, stage: usize, event: &Event) {
+    pub(crate) fn on(&mut self, stage: At, event: &Event) {
         match event {
             Event::Step { number, count, text, key } => {
                 let text = Printable::line(text).to_string();
@@ -85,12 +137,20 @@ impl Screen {
                     let prefix = self.prefix(stage);
                     self.line(&format!("{prefix}STEP {number}/{count}: {text}"));
                 }
-                let stage_name = self.stages.get(&stage).map(|(_, name)| name.clone()).unwrap_or_default();
-                let place = if self.count > 1 { format!("{stage_name} ") } else { String::new() };
+                let mut place = self.platforms.get(stage.build).map(|name| format!("{name} ")).unwrap_or_default();
+                if let Some((_, count, name)) = self.stages.get(&stage)
+                    && (*count > 1 || !place.is_empty())
+                {
+                    place.push_str(&format!("{name} "));
+                }
+                let name = format!("[{place}{number}/{count}] {text}");
+                let digest = format!("{}.{} {number} {key}", stage.build, stage.stage);
                 let vertex = Vertex {
                     number: self.next,
-                    name: format!("[{place}{number}/{count}] {text}"),
-                    digest: storage::digest::Digest::of(format!("{stage} {number} {key}").as_bytes()).to_string(),
+                    is_last: number == count,
+                    row: self.terminal.as_mut().map_or(0, |terminal| terminal.begin(&name)),
+                    name,
+                    digest: storage::digest::Digest::of(digest.as_bytes()).to_string(),
                     began: Instant::now(),
                     began_at: jiff::Timestamp::now(),
                     is_cached: false,
@@ -107,6 +167,9 @@ impl Screen {
             Event::Cached { key } => {
                 if let Some(vertex) = self.current.get_mut(&stage) {
                     vertex.is_cached = true;
+                    if let Some(terminal) = &mut self.terminal {
+                        terminal.cached(vertex.row);
+                    }
                 }
                 if self.progress == Progress::Steps {
                     self.line(&format!("--> Using cache {key}"));
@@ -117,7 +180,10 @@ impl Screen {
                 let Some(vertex) = self.current.get(&stage) else { return };
                 let (number, is_cached) = (vertex.number, vertex.is_cached);
                 let seconds = vertex.began.elapsed().as_secs_f64();
-                let is_last = stage == self.target && vertex.name.contains(&self.last_of(vertex));
+                let is_last = vertex.is_last && self.targets.contains(&stage);
+                if let Some(terminal) = &mut self.terminal {
+                    terminal.end(vertex.row, false);
+                }
                 match (self.progress, key) {
                     (Progress::Steps, Some(key)) if !is_last => {
                         self.line(&format!("--> {}", key.get(..12).unwrap_or(key)));
@@ -130,6 +196,9 @@ impl Screen {
             }
             Event::Failed { message, .. } => {
                 self.flush(stage);
+                if let (Some(terminal), Some(vertex)) = (&mut self.terminal, self.current.get(&stage)) {
+                    terminal.end(vertex.row, true);
+                }
                 if let (Progress::Vertices, Some(vertex)) = (self.progress, self.current.get(&stage)) {
                     let text = format!("#{} ERROR: {}\n", vertex.number, Printable::line(message));
                     self.note(&text);
@@ -137,23 +206,19 @@ impl Screen {
                 self.status(stage, Some(Some(message)));
             }
             Event::Warning(text) => self.note(&format!("Warning: {}", Printable::line(text))),
-            Event::Finished(_) | Event::Used(_) => {}
+            Event::Finished(_) | Event::Used(_) | Event::Broken(_) => {}
         }
     }
 
-    /// `n/n]`, if the step is the last of its stage.
-    fn last_of(&self, vertex: &Vertex) -> String {
-        let count = vertex.name.split(']').next().and_then(|head| head.rsplit('/').next()).unwrap_or_default();
-        let start = vertex.name.split(']').next().and_then(|head| head.rsplit([' ', '[']).next()).unwrap_or_default();
-        if start == format!("{count}/{count}") { start.to_owned() } else { "\0".to_owned() }
-    }
-
     /// A stage's programs have written something.
-    pub(crate) fn output(&mut self, stage: usize, is_stderr: bool, bytes: &[u8]) {
+    pub(crate) fn output(&mut self, stage: At, is_stderr: bool, bytes: &[u8]) {
         if let Some(vertex) = self.current.get_mut(&stage) {
             vertex.output.extend_from_slice(bytes);
             let too_much = vertex.output.len().saturating_sub(KEPT_BYTES);
             vertex.output.drain(..too_much);
+            if let Some(terminal) = &mut self.terminal {
+                terminal.output(vertex.row, bytes);
+            }
         }
         match self.progress {
             Progress::Steps => {
@@ -179,11 +244,11 @@ impl Screen {
                     json!({"logs": [{"vertex": vertex.digest, "stream": stream, "data": text, "timestamp": now}]});
                 self.note(&status.to_string());
             }
-            Progress::Quiet => {}
+            Progress::Quiet | Progress::Terminal => {}
         }
     }
 
-    fn lines(&mut self, stage: usize, bytes: &[u8]) {
+    fn lines(&mut self, stage: At, bytes: &[u8]) {
         let Some(vertex) = self.current.get(&stage) else { return };
         let (number, seconds) = (vertex.number, vertex.began.elapsed().as_secs_f64());
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -192,7 +257,7 @@ impl Screen {
         }
     }
 
-    fn flush(&mut self, stage: usize) {
+    fn flush(&mut self, stage: At) {
         if let Some(vertex) = self.current.get_mut(&stage) {
             let rest = std::mem::take(&mut vertex.rest);
             if !rest.is_empty() {
@@ -202,7 +267,7 @@ impl Screen {
     }
 
     /// BuildKit's `SolveStatus`. `done`: the step has ended, perhaps with an error.
-    fn status(&mut self, stage: usize, done: Option<Option<&String>>) {
+    fn status(&mut self, stage: At, done: Option<Option<&String>>) {
         if self.progress != Progress::RawJson {
             return;
         }
@@ -224,18 +289,22 @@ impl Screen {
         self.note(&json!({"vertexes": [status]}).to_string());
     }
 
-    /// What a step has written, if it was not shown.
-    pub(crate) fn unseen(&self, stage: usize) -> &[u8] {
-        match (self.progress, self.current.get(&stage)) {
-            (Progress::Quiet, Some(vertex)) => &vertex.output,
-            _ => b"",
-        }
+    /// A failed step: its name, what it has written, and whether that was shown in full.
+    pub(crate) fn failed(&self, stage: At) -> Option<(&str, &[u8], bool)> {
+        let vertex = self.current.get(&stage)?;
+        let is_shown = matches!(self.progress, Progress::Steps | Progress::RawJson);
+        Some((&vertex.name, &vertex.output, is_shown))
+    }
+
+    /// Whether the place of a failure is shown as BuildKit shows it.
+    pub(crate) fn shows_places(&self) -> bool {
+        matches!(self.progress, Progress::Vertices | Progress::Terminal)
     }
 
     /// The image is being made.
     pub(crate) fn committing(&mut self, tag: Option<&str>) {
         if self.progress == Progress::Steps {
-            let prefix = self.prefix(self.target);
+            let prefix = self.targets.first().map(|target| self.prefix(*target)).unwrap_or_default();
             let tag = tag.map(|tag| format!(" {tag}")).unwrap_or_default();
             self.line(&format!("{prefix}COMMIT{tag}"));
         }
@@ -258,6 +327,43 @@ impl Screen {
                     self.note(&format!("#{number} naming to {name} done"));
                 }
                 self.note(&format!("#{number} DONE 0.0s"));
+            }
+            Progress::Terminal => {
+                let mut texts = vec![format!("exporting to image: writing image sha256:{id}")];
+                texts.extend(names.iter().map(|name| format!("exporting to image: naming to {name}")));
+                if let Some(terminal) = &mut self.terminal {
+                    for text in texts {
+                        let row = terminal.begin(&text);
+                        terminal.end(row, false);
+                    }
+                }
+            }
+            Progress::RawJson | Progress::Quiet => {}
+        }
+    }
+
+    /// A list of the images is there.
+    pub(crate) fn listed(&mut self, digest: &str, names: &[String]) {
+        match self.progress {
+            Progress::Steps => {
+                for name in names {
+                    self.line(&format!("Successfully tagged {name}"));
+                }
+                self.line(digest.trim_start_matches("sha256:"));
+            }
+            Progress::Vertices => {
+                let number = self.next + 1;
+                self.note(&format!("#{number} exporting manifest list {digest} done"));
+                for name in names {
+                    self.note(&format!("#{number} naming to {name} done"));
+                }
+                self.note(&format!("#{number} DONE 0.0s"));
+            }
+            Progress::Terminal => {
+                if let Some(terminal) = &mut self.terminal {
+                    let row = terminal.begin(&format!("exporting manifest list {digest} as {}", names.join(", ")));
+                    terminal.end(row, false);
+                }
             }
             Progress::RawJson | Progress::Quiet => {}
         }

@@ -1,34 +1,39 @@
-//! All layers become one.
-
-use std::path::Path;
+//! Several layers become one.
 
 use storage::build::Key;
-use storage::build::copy::{Place, Rules};
-use storage::build::tree::{Tree, everything};
+use storage::build::flatten::flatten;
+use storage::build::tree::Tree;
 
 use super::inside::inside;
-use super::stage::{Build, State};
+use super::options::Squash;
+use super::stage::{Build, LayerRef, State};
 use crate::error::CommandError;
 
-/// Makes a step of everything that a state has, and gives its key.
-pub(crate) fn all(build: &Build<'_>, state: &State) -> Result<Key, CommandError> {
-    let key = Key::of([state.key.hex().as_bytes(), b"squash all"]);
-    let ownership = build.ownership();
-    if !build.options.no_cache && build.cache.find(&key, ownership).is_some() {
-        return Ok(key);
+/// Makes one step of those layers of a state that become one, and gives the state with it.
+pub(crate) fn squashed(build: &Build<'_>, mut state: State) -> Result<State, CommandError> {
+    let stored = state.layers.iter().take_while(|layer| matches!(layer, LayerRef::Stored { .. })).count();
+    let (kept, least, what) = match build.options.squash {
+        Squash::No => return Ok(state),
+        Squash::New => (stored, 2, b"squash new".as_slice()),
+        Squash::All => (0, 1, b"squash all".as_slice()),
+    };
+    if state.layers.len() - kept < least {
+        return Ok(state);
     }
-    let staging = build.cache.stage().map_err(CommandError::host)?;
-    let tree = build.tree(state)?;
-    inside(&build.mapping, || {
-        let ids = build.ids();
-        // The root directory is made to look as it does below.
-        let mut place = Place::open(&staging.diff(), tree.clone(), &ids).map_err(CommandError::host)?;
-        let rules = Rules { keep_links: true, ..Rules::default() };
-        let root = Path::new("/");
-        place.forget_below(Tree::of_layers(Vec::new(), ownership));
-        place.copy(&tree, root, root, &everything, &rules).map_err(CommandError::host)?;
-        place.finish().map_err(CommandError::host)
-    })?;
-    build.cache.keep(&key, Some(staging), &build.options.now(), ownership).map_err(CommandError::host)?;
-    Ok(key)
+    let key = Key::of([state.key.hex().as_bytes(), what]);
+    let ownership = build.ownership();
+    if build.options.no_cache || build.cache.find(&key, ownership).is_none() {
+        let staging = build.cache.stage().map_err(CommandError::host)?;
+        build.fetch_missing(&state)?;
+        let roots = build.roots(&state)?;
+        let (new, below) = roots.split_at(state.layers.len() - kept);
+        inside(&build.mapping, || {
+            let below = Tree::of_layers(below.to_vec(), ownership);
+            flatten(&staging, new, &below, &build.ids()).map_err(CommandError::host)
+        })?;
+        build.cache.keep(&key, Some(staging), &build.options.now(), ownership).map_err(CommandError::host)?;
+    }
+    state.layers.truncate(kept);
+    state.layers.push(LayerRef::Step(key));
+    Ok(state)
 }

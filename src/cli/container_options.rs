@@ -171,13 +171,12 @@ impl Asked {
     pub(crate) fn warnings(&self, resources_supported: bool) -> Vec<&'static str> {
         const DISCARDED: &str =
             "warning: published ports are discarded: a host, container or none network has no ports of its own";
-        // Until then a name leads to the container alone, or to the host.
         const ALIAS: &str = "Warning: --network-alias: other containers do not find it: each has a network of its own";
         const LINK: &str = "Warning: --link: only what the other container publishes on this host can be reached: each has \
                             a network of its own";
         let network = &self.request.network;
-        let is_own = Mode::parse(&network.mode).is_ok_and(|mode| mode.can_publish());
-        let alias = (!network.aliases.is_empty()).then_some(ALIAS);
+        let is_own = matches!(Mode::parse(&network.mode), Ok(Mode::Slirp4netns(_) | Mode::Pasta(_)));
+        let alias = (!network.aliases.is_empty() && is_own).then_some(ALIAS);
         let link = (!network.links.is_empty() && is_own).then_some(LINK);
         let discarded = self.ports_discarded.then_some(DISCARDED);
         discarded

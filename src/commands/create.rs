@@ -477,7 +477,7 @@ impl Prepared {
         birth: Birth,
         attach: Option<FirstClient>,
     ) -> Result<supervisor::Running, CommandError> {
-        let network = supervisor::network::plan(&self.record)?;
+        let network = supervisor::network::plan(&context.layout, &self.record)?;
         supervisor::start(Launch {
             layout: context.layout.clone(),
             spec: self.spec,

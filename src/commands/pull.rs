@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use runtime::userns::Mapping;
 use storage::image::index::Platform;
-use storage::image::{Image, ImageStore};
+use storage::image::{Image, ImageStore, StoreError};
 use storage::layer::IdPolicy;
 use storage::reference::Reference;
 use storage::state::request::PullPolicy;
@@ -154,7 +154,7 @@ pub(crate) fn ensure(
     let store = ImageStore::open(&context.layout);
     let local = match policy {
         PullPolicy::Always => None,
-        _ => store.resolve(name).map_err(CommandError::host)?.filter(|image| fits(image, options)),
+        _ => here(&store, name, options).map_err(CommandError::host)?,
     };
     match (policy, local) {
         (PullPolicy::Missing | PullPolicy::Never, Some(image)) => Ok(image),
@@ -169,6 +169,17 @@ pub(crate) fn ensure(
             pull(context, name, options, quiet)
         }
         (PullPolicy::Always, Some(_)) => pull(context, name, options, quiet),
+    }
+}
+
+/// The image that `name` means, if the store has it for the platform that is asked for.
+fn here(store: &ImageStore, name: &str, options: &PullOptions) -> Result<Option<Image>, StoreError> {
+    let wanted = || options.platform.clone().unwrap_or_else(Platform::host);
+    match store.resolve(name)? {
+        Some(image) if fits(&image, options) => Ok(Some(image)),
+        // The name is that of another platform's image since this one was pulled, or built.
+        Some(other) => store.image_beside(&other, &wanted()),
+        None => store.listed_image(name, &wanted()),
     }
 }
 

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use runtime::userns::Mapping;
 use storage::image::index::Platform;
+use storage::image::list::List;
 use storage::image::{Image, ImageStore};
 use storage::layer::compress;
+use storage::progress::Progress;
 use storage::reference::Reference;
 use storage::transport::save::{self, Saved};
 use storage::transport::{PushError, PushOptions, Source, TransportError};
@@ -162,10 +164,24 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if args.all_tags {
         return all_tags(&args, &options, platform.as_ref(), &store, context);
     }
-    let image = store.resolve(&args.image)?.ok_or_else(|| images::not_known(&args.image))?;
+    let image = store.resolve(&args.image)?;
+    let asked = args.destination.as_deref().map(Source::parse).transpose().map_err(CommandError::user)?;
+    if let None | Some(Source::Registry(_)) = &asked
+        && let Some(list) = whole_list(&args, &store, image.as_ref())?
+    {
+        let to = match asked {
+            Some(Source::Registry(to)) => to,
+            _ => list.name.clone(),
+        };
+        announce(&to, context, args.upload.quiet);
+        let digest = super::manifest::push::upload(&list.index, &to, &options, args.upload.quiet, context)?;
+        args.upload.note_digest(&digest)?;
+        return Ok(0);
+    }
+    let image = image.ok_or_else(|| images::not_known(&args.image))?;
     check_platform(&args.image, &image, platform.as_ref())?;
-    let destination = match &args.destination {
-        Some(text) => Source::parse(text).map_err(CommandError::user)?,
+    let destination = match asked {
+        Some(asked) => asked,
         None => Source::Registry(own_name(&args.image, &image, context.persona)?),
     };
     let digest = match &destination {
@@ -186,6 +202,16 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         println!("{}", args.image);
     }
     Ok(0)
+}
+
+/// The list that the name means, if no platform of it is asked for: one made here, or that of a build for several.
+fn whole_list(args: &Args, store: &ImageStore, image: Option<&Image>) -> Result<Option<List>, CommandError> {
+    if args.platform.is_some() {
+        return Ok(None);
+    }
+    let has = |list: &List, image: &Image| list.entries().iter().any(|entry| entry.digest == image.manifest.digest);
+    // Another image may have got the name since.
+    Ok(store.find_list(&args.image)?.filter(|list| image.is_none_or(|image| has(list, image))))
 }
 
 /// `docker push -a NAME`: every tag that the store has of a repository.
@@ -266,20 +292,32 @@ pub(crate) fn upload(
     quiet: bool,
     context: &Context,
 ) -> Result<String, CommandError> {
-    let store = ImageStore::open(&context.layout);
-    let mut options = options.clone();
-    pull::ask_helper(&mut options.client, to)?;
-    let pushed = super::in_userns_with_output(&Mapping::of_user(), || {
-        let progress = progress::for_push(quiet, style(context, image));
-        let pushed = storage::transport::push(&store, image, to, &options, progress.as_ref()).map_err(refused)?;
-        Ok(format!("{} {}", pushed.digest, pushed.size))
-    })?;
-    let (digest, size) = pushed.split_once(' ').unwrap_or((&pushed, "0"));
+    let progress = || progress::for_push(quiet, style(context, image));
+    let (digest, size) = send(image, to, options, &progress, context)?;
     if context.persona == Persona::Docker && !quiet {
         println!("{}: digest: {digest} size: {size}", to.tag().unwrap_or(storage::reference::DEFAULT_TAG));
     }
     context.note_image("push", &image.id, to);
-    Ok(digest.to_owned())
+    Ok(digest)
+}
+
+/// Uploads in a child of its own. Gives digest and size of the manifest.
+pub(crate) fn send(
+    image: &Image,
+    to: &Reference,
+    options: &PushOptions,
+    progress: &dyn Fn() -> Box<dyn Progress>,
+    context: &Context,
+) -> Result<(String, String), CommandError> {
+    let store = ImageStore::open(&context.layout);
+    let mut options = options.clone();
+    pull::ask_helper(&mut options.client, to)?;
+    let pushed = super::in_userns_with_output(&Mapping::of_user(), || {
+        let pushed = storage::transport::push(&store, image, to, &options, progress().as_ref()).map_err(refused)?;
+        Ok(format!("{} {}", pushed.digest, pushed.size))
+    })?;
+    let (digest, size) = pushed.split_once(' ').unwrap_or((&pushed, "0"));
+    Ok((digest.to_owned(), size.to_owned()))
 }
 
 fn style(context: &Context, image: &Image) -> Style {

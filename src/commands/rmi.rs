@@ -98,6 +98,12 @@ fn one(
         };
     };
     images::must_be_of(&image, args.platform.as_deref(), typed)?;
+    // The list of a build for several platforms goes with its name.
+    if let Some(list) = store.find_list(typed)?
+        && list.entries().iter().any(|entry| entry.digest == image.manifest.digest)
+    {
+        store.remove_list(&list)?;
+    }
     let named = image.names.iter().find(|name| tag::answers(name, typed));
     match named {
         // By one of several names: only that name goes.

@@ -137,7 +137,7 @@ fn lead(listener: std::os::fd::BorrowedFd<'_>, way_out: WayOut, path: &Path, loc
     let scratch = path.parent().unwrap_or(Path::new("/"));
     let Some((inside, started)) = namespace(way_out, scratch) else { return 125 };
     let Ok(listener) = listener.try_clone_to_owned() else { return 125 };
-    let mut leader = Leader::new(listener, inside, started);
+    let Ok(mut leader) = Leader::new(listener, inside, started) else { return 125 };
     // Nobody starts another one, or counts on this one, while we hold the lock.
     let ended = leader.run(|| FileLock::try_exclusive(lock).ok().flatten());
     let _ = std::fs::remove_file(path);

@@ -32,6 +32,8 @@ pub(crate) mod network;
 
 mod leader;
 
+mod names;
+
 pub(crate) mod notify;
 
 pub(crate) mod rootfs;

@@ -130,12 +130,12 @@ impl std::fmt::Debug for Plan {
 /// Decides, and binds published ports. Starts nothing: a missing program or a taken port leaves no container behind.
 ///
 /// **Runs in:** the command, on the host: the supervisor could no longer say who holds a port.
-pub(crate) fn plan(record: &Record) -> Result<Plan, CommandError> {
+pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandError> {
     let mode = Mode::parse(&record.request.network.mode).map_err(CommandError::user)?;
     let way = match &mode {
         Mode::Default => {
             let known = Attachment { host: driver::outward_address(), ..Attachment::default() };
-            Way::Bridge { endpoints: vec![endpoint(record)], known, leader: None }
+            Way::Bridge { endpoints: vec![endpoint(layout, record)], known, leader: None }
         }
         mode => helper(mode)?,
     };
@@ -165,15 +165,16 @@ fn helper(mode: &Mode) -> Result<Way, CommandError> {
 }
 
 /// A container's place in the default network.
-fn endpoint(record: &Record) -> Endpoint {
+fn endpoint(layout: &Layout, record: &Record) -> Endpoint {
     Endpoint {
         network: Network::default_bridge(),
         interface: "eth0".to_owned(),
         mac: None,
         wanted: Vec::new(),
         must: false,
-        names: vec![record.name.to_lowercase()],
+        names: super::names::of(record, &record.request.network.aliases),
         default_route: Some(FIRST_METRIC),
+        wishes: super::names::wishes(layout, record),
     }
 }
 
@@ -341,7 +342,9 @@ impl Plan {
                     CommandError::host(format!("network leader: {}", errno.desc().to_lowercase()))
                 };
                 let leader = leader.as_ref().ok_or_else(|| failed(nix::errno::Errno::ENOTCONN))?;
-                leader.attach(record.id.as_str(), endpoints.clone(), netns).map_err(failed)?;
+                let mut endpoints = endpoints.clone();
+                endpoints.iter_mut().for_each(|endpoint| super::names::call(&mut endpoint.names, &record.name));
+                leader.attach(record.id.as_str(), endpoints, netns).map_err(failed)?;
                 let leader = leader.try_clone().map_err(|error| CommandError::host(crate::error::reason(&error)))?;
                 let (joined, attachment) = (Vec::new(), Attachment::default());
                 Ok(Some(Started::Bridge { leader, joined, attachment, _namespace: None }))
@@ -383,11 +386,7 @@ impl Plan {
         let host_name = super::bundle::hostname(record);
         let write = |name: &str, text: &str| {
             let path = directory.join(name);
-            let written = fs::write(&path, text).and_then(|()| {
-                // Every user of the container reads them, whatever the umask of whoever started it.
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
-            });
-            written.map_err(|error| {
+            write_in_place(&path, text).map_err(|error| {
                 CommandError::host(format!("write {}: {}", path.display(), crate::error::reason(&error)))
             })
         };
@@ -408,9 +407,10 @@ impl Plan {
             write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
         } else if !asked.no_hosts {
             let mut add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
-            // Where a container has a network of its own, what it publishes is all that can be reached of it.
+            // Behind a helper of its own, what it publishes is all that can be reached of it. On a bridge its link is a name.
             let shares = matches!(self.mode, Mode::Host | Mode::Container(_));
-            add.extend(asked.links.iter().map(|link| AddHost {
+            let linked = if matches!(self.way, Way::Bridge { .. }) { &[][..] } else { &asked.links };
+            add.extend(linked.iter().map(|link| AddHost {
                 names: vec![link.alias.clone()],
                 address: shares.then_some(IpAddr::from([127, 0, 0, 1])),
             }));
@@ -443,7 +443,11 @@ impl Plan {
             let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
             let upstream = fs::read_to_string(resolv_conf::RESOLVED_UPSTREAM).ok();
             let choice = Choice { servers: &asked.dns, search: &asked.dns_search, options: &asked.dns_options };
+            let has_names = |endpoint: &Endpoint| endpoint.network.dns;
             let reach = match (&self.mode, attachment) {
+                (_, Some(attachment)) if matches!(&self.way, Way::Bridge { endpoints, .. } if endpoints.iter().any(has_names)) => {
+                    Reach::Names(&attachment.dns)
+                }
                 (_, Some(attachment)) => Reach::Driver(&attachment.dns),
                 (Mode::None, _) => Reach::Nothing,
                 _ => Reach::Host,
@@ -486,6 +490,16 @@ fn interface(network: String, attachment: &Attachment, aliases: Vec<String>) -> 
             .collect(),
         aliases,
     }
+}
+
+/// Writes a file that the container has mounted: it stays the same one, and is never seen empty.
+fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(u64::try_from(text.len()).unwrap_or_default())?;
+    // Every user of the container reads them, whatever the umask of whoever started it.
+    file.set_permissions(fs::Permissions::from_mode(0o644))
 }
 
 fn add_host(entry: &request::AddHost) -> Result<AddHost, CommandError> {

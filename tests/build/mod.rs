@@ -3,11 +3,12 @@
 use crate::support::framework::Test;
 
 mod elsewhere;
+mod many;
 mod oracle;
 mod steps;
 mod tutorials;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [steps::TESTS, tutorials::TESTS, elsewhere::TESTS, oracle::TESTS].concat()
+    [steps::TESTS, tutorials::TESTS, elsewhere::TESTS, many::TESTS, oracle::TESTS].concat()
 }

@@ -30,6 +30,13 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("add tar chown", "docker gives what it unpacks to the user, podman does not"),
     ("run with mount cache", "podman leaves the place of the mount behind"),
     ("run in new directory under mount", "as above"),
+    ("run mount bind file", "as above"),
+    ("shell in stage", "podman leaves SHELL out of images of OCI's format"),
+    ("copy link", "podman has no --link"),
+    ("copy context", "docker keeps set-id bits of the context's files, podman takes them away"),
+    ("copy executable", "as above"),
+    ("heredoc copy", "docker gives an image without PATH one, which heredocs see"),
+    ("user", "coracle refuses to create a container for a user that no passwd file names, podman to start it"),
 ];
 
 fn images_are_podmans(home: &Home) {
@@ -139,5 +146,10 @@ fn config(inspected: &str) -> Vec<String> {
         _ => false,
     };
     let kept = config.into_iter().filter(|(_, value)| !is_empty(value));
-    kept.map(|(name, value)| format!("config {name} {value}")).collect()
+    // In an order of their own.
+    let sorted = |value: Value| match value {
+        Value::Object(map) => format!("{:?}", map.into_iter().collect::<BTreeMap<_, _>>()),
+        other => other.to_string(),
+    };
+    kept.map(|(name, value)| format!("config {name} {}", sorted(value))).collect()
 }

@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(what_was_built_is_not_built_again),
     test!(changed_file_is_noticed_and_changed_time_is_not),
     test!(only_needed_stages_are_built),
+    test!(stages_that_come_to_the_same_are_the_same),
     test!(failed_step_has_its_status_and_leaves_nothing),
     test!(malformed_files_are_one_line_with_their_place),
     test!(secrets_are_in_no_layer_and_no_key),
@@ -106,6 +107,23 @@ fn only_needed_stages_are_built(home: &Home) {
     assert_eq!(failed.code(), 1, "{}", failed.transcript());
     let line = home.coracle("build --target nosuch").arg(&context).run().fails(125);
     assert!(line.contains("target stage \"nosuch\" could not be found"), "{line}");
+}
+
+/// What a stage did before does not count, what is taken from it does.
+fn stages_that_come_to_the_same_are_the_same(home: &Home) {
+    let text = |what: &str| {
+        format!(
+            "FROM busybox AS made\nRUN {what}\nFROM busybox\nCOPY --from=made /out /out\n\
+             RUN --mount=type=bind,from=made,source=/out,target=/m cat /m/f > /copy\n"
+        )
+    };
+    build(home, "", &context(home, "c", &text("mkdir /out; echo one > /out/f"), &[]));
+    let same = build(home, "", &context(home, "c", &text("mkdir /out; echo one > /out/f; echo more > /else"), &[]));
+    assert_eq!(same.matches("Using cache").count(), 2, "{same}");
+    for other in ["mkdir /out; echo two > /out/f", "mkdir /out; echo one > /out/f; chmod 600 /out/f"] {
+        let other = build(home, "", &context(home, "c", &text(other), &[]));
+        assert_eq!(other.matches("Using cache").count(), 0, "{other}");
+    }
 }
 
 fn failed_step_has_its_status_and_leaves_nothing(home: &Home) {
@@ -303,7 +321,7 @@ fn what_cannot_be_done_is_refused(home: &Home) {
     let context = context(home, "c", "RUN --security=insecure true\n", &[]);
     let failed = home.coracle("build").arg(&context).run();
     assert!(failed.code() == 125 && failed.stderr().contains("always confined"), "{}", failed.transcript());
-    for option in ["--squash", "--manifest m", "--sbom true", "--userns keep-id", "--cw x=y"] {
+    for option in ["--sbom true", "--userns keep-id", "--cw x=y"] {
         home.coracle(&format!("build {option}")).arg(&context).run().fails(125);
     }
 }

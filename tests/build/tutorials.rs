@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(distribution_with_more_packages),
     test!(static_program_from_scratch),
     test!(triggers_of_a_base_image),
+    test!(thirty_stages_with_diamonds).limit_secs(120),
 ];
 
 fn base(home: &Home, name: &str) {
@@ -75,4 +76,23 @@ fn triggers_of_a_base_image(home: &Home) {
     home.write("on/Dockerfile", "FROM app\n");
     let out = home.coracle("build --network none -t more .").dir(&dir).run().ok();
     assert!(!out.contains("COPY app"), "triggers are for the first image only: {out}");
+}
+
+/// Each stage takes from two before it, so that everything waits for something and most of it for the same.
+fn thirty_stages_with_diamonds(home: &Home) {
+    let mut file = "FROM busybox AS s0\nRUN echo 0 > /n\n".to_owned();
+    for stage in 1..30 {
+        let (one, other) = (stage - 1, stage / 2);
+        file += &format!(
+            "FROM busybox AS s{stage}\nCOPY --from=s{one} /n /a\nCOPY --from=s{other} /n /b\n\
+             RUN echo $(($(cat /a) + $(cat /b) + 1)) > /n\n"
+        );
+    }
+    let dir = home.write("wide/Dockerfile", file).parent().expect("a directory").to_owned();
+    home.coracle("build --network none --jobs 0 -q -t wide .").dir(&dir).limit_secs(90).run().ok();
+    let mut wanted = vec![0_u64];
+    (1..30).for_each(|stage| wanted.push(wanted[stage - 1] + wanted[stage / 2] + 1));
+    assert_eq!(home.ok("run --rm --network none wide cat /n"), wanted[29].to_string());
+    let again = home.coracle("build --network none --jobs 0 .").dir(&dir).limit_secs(90).run().ok();
+    assert_eq!(again.matches("Using cache").count(), 1 + 3 * 29, "{again}");
 }

@@ -35,6 +35,7 @@ mod registries;
 mod run;
 mod run_files;
 mod run_isolation;
+mod run_names;
 mod run_network;
 mod run_process;
 mod run_service;
@@ -45,6 +46,7 @@ mod secrets;
 mod stats;
 mod tools;
 mod transcripts;
+mod trust;
 mod tutorials;
 mod undo;
 mod volumes;
@@ -59,6 +61,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_files::TESTS,
         run_volumes::TESTS,
         run_isolation::TESTS,
+        run_names::TESTS,
         run_network::TESTS,
         run_service::TESTS,
         run_terminal::TESTS,
@@ -85,6 +88,7 @@ pub(crate) fn tests() -> Vec<Test> {
         login::TESTS,
         registries::TESTS,
         search::TESTS,
+        trust::TESTS,
         manifest::TESTS,
         limits::TESTS,
         doctor::TESTS,

@@ -31,7 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(port_is_free_after_the_container).needs(&[Need::Tun]),
     test!(privileged_ports_are_free_inside),
     test!(low_ports_are_bound_moved_or_refused).needs(&[Need::Tun]),
-    test!(links_and_aliases_are_names_in_hosts).needs(&[Need::Tun]),
+    test!(links_and_aliases_are_names_in_hosts).needs(&[Need::Slirp4netns]),
     test!(domain_name_is_the_containers_own),
     test!(unknown_network_is_refused),
 ];
@@ -85,10 +85,10 @@ fn links_and_aliases_are_names_in_hosts(home: &Home) {
     let serve = "while :; do echo linked | nc -l -p 80; done";
     home.ok(&format!("run -d --name server -p {port}:80 busybox sh -c '{serve}'"));
     let ask = format!("until nc -w 5 db {port} | grep linked; do sleep 0.1; done; grep -c other /etc/hosts");
-    let run = home.run(&format!("run --rm --link server:db --network-alias other busybox sh -c '{ask}'"));
+    let options = "--network slirp4netns --link server:db --network-alias other";
+    let run = home.run(&format!("run --rm {options} busybox sh -c '{ask}'"));
     run.exits(0);
-    assert_eq!(run.stdout().lines().last(), Some("2"), "one line for each address\n{}", run.transcript());
-    assert!(run.stdout().starts_with("linked\n"), "{}", run.transcript());
+    assert!(run.stdout().starts_with("linked\n") && !run.stdout().ends_with("\n0\n"), "{}", run.transcript());
     for what in ["Warning: --link: ", "Warning: --network-alias: "] {
         assert!(run.stderr().contains(what), "{}", run.transcript());
     }
@@ -247,7 +247,7 @@ fn hosts_file_is_made(home: &Home) {
 
 fn resolv_conf_is_made_of_flags(home: &Home) {
     let text =
-        home.ok("run --rm --dns 192.0.2.1 --dns-search example.test --dns-option ndots:3 busybox cat /etc/resolv.conf");
+        home.ok("run --rm --network none --dns 192.0.2.1 --dns-search example.test --dns-option ndots:3 busybox cat /etc/resolv.conf");
     for line in ["nameserver 192.0.2.1", "search example.test", "options ndots:3"] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }

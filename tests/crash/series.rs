@@ -22,6 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(series_of_load).limit_secs(LIMIT_SECS),
     test!(series_of_run).limit_secs(LIMIT_SECS),
     test!(series_of_rm).limit_secs(LIMIT_SECS),
+    test!(series_of_build).limit_secs(LIMIT_SECS),
+    test!(interrupts_of_build).limit_secs(LIMIT_SECS),
 ];
 
 /// For the long form on a slow machine.
@@ -167,4 +169,79 @@ fn series_of_rm(home: &Home) {
         assert!(fs::read_dir(home.data().join("names")).is_ok());
     };
     series(home, &line, &prepare, &check);
+}
+
+/// A build with stages side by side, files from the context and from other stages, a cache and programs.
+const STAGES: &str = "FROM busybox AS one\nCOPY f /f\nRUN --mount=type=cache,target=/c cp /f /c/f && cp /c/f /g\n\
+    FROM busybox AS two\nWORKDIR /w/x\nRUN for i in 1 2 3 4 5; do echo $i > $i; done\n\
+    FROM busybox\nCOPY --from=one /g /g\nCOPY --from=two /w /w\nRUN cat /g /w/x/* > /sum && rm /g\n";
+
+fn build_line(home: &Home, number: u64) -> String {
+    let context = home.write("context/Dockerfile", STAGES).parent().expect("a file of a directory").to_owned();
+    // Each is another build, or what is left of the last one is found.
+    if !number.is_multiple_of(3) {
+        home.write("context/f", format!("{}\n", number / 3));
+    }
+    let options =
+        ["", "--no-cache --jobs 0", "--squash --jobs 2", "--jobs 0"][usize::try_from(number % 4).unwrap_or(0)];
+    format!("build -q --network none -t built:1 {options} {}", context.display())
+}
+
+/// What is left of a build that prune does not take.
+fn half_built(home: &Home) -> Vec<std::path::PathBuf> {
+    let dirs = ["build/steps", "build/trees", "build/mounts", "containers", "trash"];
+    let left = dirs.iter().flat_map(|dir| entries(&home.data().join(dir)));
+    left.filter(|path| path.extension().is_none_or(|extension| extension != "lock")).collect()
+}
+
+fn series_of_build(home: &Home) {
+    home.write("context/f", "0\n");
+    let check = |number| {
+        wait_until("nothing of a build goes on alone", || processes().is_empty());
+        assert_eq!(home.ok("ps -aq"), "", "after strike {number}");
+        if home.run("image inspect built:1").code() == 0 {
+            let sum = home.ok("run --rm --network none built:1 cat /sum");
+            assert_eq!(sum.lines().skip(1).collect::<String>(), "12345", "after strike {number}");
+        }
+    };
+    series(home, &|number| build_line(home, number), &|| {}, &check);
+    home.ok("builder prune -a -f");
+    home.ok("trash empty");
+    assert!(half_built(home).is_empty(), "prune left {:#?}", half_built(home));
+    home.import_busybox();
+    home.ok(&build_line(home, 1));
+    assert_eq!(home.ok("run --rm --network none built:1 cat /sum"), "0\n1\n2\n3\n4\n5");
+}
+
+/// SIGINT instead: when the command has ended nothing of it runs any more, and nothing has to be swept by anybody.
+fn interrupts_of_build(home: &Home) {
+    home.write("context/f", "0\n");
+    let wanted = std::env::var("CORACLE_TEST_STRIKES").ok().and_then(|text| text.parse::<u64>().ok());
+    let mut random = Random(7);
+    home.ok(&build_line(home, 0));
+    let (begin, mut number, mut slowest) = (Instant::now(), 0, Duration::ZERO);
+    let mut span = 400_000;
+    while wanted.map_or(begin.elapsed() < SHORT, |wanted| number < wanted) {
+        number += 1;
+        let running = home.coracle(&build_line(home, number)).spawn();
+        thread::sleep(Duration::from_micros(random.below(span)));
+        let struck = Instant::now();
+        running.signal(Signal::SIGINT);
+        let ended = running.wait();
+        if ended.code() == 0 {
+            span -= span / 16;
+        } else {
+            slowest = slowest.max(struck.elapsed());
+            span += span / 16;
+        }
+        assert!(matches!(ended.code(), 0 | 130), "{}", ended.transcript());
+        assert!(processes().is_empty(), "after interrupt {number}");
+        let left = entries(&home.data().join("build/trees")).into_iter();
+        let is_half =
+            |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        let half: Vec<_> = left.filter(is_half).collect();
+        assert!(half.is_empty() && entries(&home.data().join("containers")).is_empty(), "{number}: {half:#?}");
+    }
+    eprintln!("{number} interrupts, the slowest end after {slowest:?}");
+    home.assert_nothing_left();
 }

@@ -118,26 +118,7 @@ measure "start" 0.10 "%T start made-%S" "%T stop -t 0 made-%S"
 measure "stop -t 0" 0.10 "%T stop -t 0 made-%S" "%T start made-%S"
 measure "rm -f" 0.10 "%T rm -f -t 0 d-%S" "%T run -d --replace --name d-%S --network none $image sleep 100000"
 
-# Builds: ten steps with next to no work of their own, new and known; one changed file among 20,000; eight stages at once.
-if chosen build; then
-    mkdir -p "$place/ten" "$place/many/d" "$place/wide"
-    {
-        printf 'FROM %s\nENV A=1\nRUN echo a > /a\nCOPY f /f\nLABEL l=1\nRUN echo b > /b\nWORKDIR /w\nCOPY f g\n' $image
-        printf 'RUN echo c > c\nCMD ["sh"]\n'
-    } >"$place/ten/Dockerfile"
-    echo text >"$place/ten/f"
-    printf 'FROM %s\nCOPY . /src\n' $image >"$place/many/Dockerfile"
-    (cd "$place/many/d" && seq 20000 | split -l 1 -a 5 -d -)
-    for stage in 1 2 3 4 5 6 7 8; do
-        printf 'FROM %s AS s%s\nRUN i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; echo > /out\n' $image $stage
-    done >"$place/wide/Dockerfile"
-    printf 'FROM %s\n' $image >>"$place/wide/Dockerfile"
-    for stage in 1 2 3 4 5 6 7 8; do printf 'COPY --from=s%s /out /%s\n' $stage $stage; done >>"$place/wide/Dockerfile"
-fi
-measure "build 10 steps" 0.10 "%T build --no-cache -q --network none -t ten-%S $place/ten"
-measure "build 10 known steps" 0.05 "%T build -q --network none -t known-%S $place/ten"
-measure "build, 1 of 20k new" 0.30 "%T build -q -t many-%S $place/many" "sh -c 'date +%N > $place/many/d/x00042'"
-measure "build 8 stages" 1.00 "%T build --no-cache -q --network none --jobs 8 -t wide-%S $place/wide"
+# Builds are compared by tests/perf/build.
 # Long lists, in a store of their own: a thousand containers that have not run, five hundred images; and the end of a
 # long log.
 containers=1000 images=500 log_bytes=1073741824

@@ -3,10 +3,11 @@
 
 use crate::support::framework::Test;
 
+mod builds;
 mod debian;
 mod deployments;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [debian::TESTS, deployments::TESTS].concat()
+    [builds::TESTS, debian::TESTS, deployments::TESTS].concat()
 }

@@ -19,6 +19,8 @@ pub(crate) enum Need {
     Skopeo,
     Openssl,
     Htpasswd,
+    /// GnuPG, to sign with and to verify by.
+    Gnupg,
     Curl,
     RedisCli,
     Strace,
@@ -41,7 +43,7 @@ pub(crate) enum Need {
 /// registry must give.
 const NOT_IN_ALL: [Need; 4] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman];
 
-const EVERY_NEED: [Need; 19] = [
+const EVERY_NEED: [Need; 20] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
@@ -51,6 +53,7 @@ const EVERY_NEED: [Need; 19] = [
     Need::Skopeo,
     Need::Openssl,
     Need::Htpasswd,
+    Need::Gnupg,
     Need::Curl,
     Need::RedisCli,
     Need::Strace,
@@ -76,6 +79,7 @@ impl Need {
             Self::Skopeo => "skopeo",
             Self::Openssl => "openssl",
             Self::Htpasswd => "htpasswd",
+            Self::Gnupg => "gnupg",
             Self::Curl => "curl",
             Self::RedisCli => "redis-cli",
             Self::Strace => "strace",
@@ -106,6 +110,7 @@ impl Need {
             Self::Skopeo => program("skopeo"),
             Self::Openssl => program("openssl"),
             Self::Htpasswd => program("htpasswd"),
+            Self::Gnupg => program("gpg").or_else(|| program("gpgv")),
             Self::Curl => program("curl"),
             Self::RedisCli => program("redis-cli"),
             Self::Strace => program("strace"),

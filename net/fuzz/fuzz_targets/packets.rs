@@ -3,6 +3,7 @@
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(not(fuzzing))]
+#[path = "../../../storage/fuzz/fuzz_targets/plain.rs"]
 mod plain;
 
 #[cfg(fuzzing)]

@@ -52,6 +52,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 pub use holder::Holder;
 pub use listen::{Listeners, PublishError};
+pub(crate) use serve::raise_descriptor_limit;
 
 use crate::driver::Attachment;
 use crate::sys;

@@ -62,7 +62,7 @@ impl<'a> Server<'a> {
         let listeners: Vec<&Listener> = listeners.iter().collect();
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(|e| format!("epoll_create1: {}", e.desc().to_lowercase()))?;
-        let descriptors = crate::process::raise_descriptor_limit(MOST_DESCRIPTORS);
+        let descriptors = raise_descriptor_limit();
         let fixed = u64::try_from(listeners.len()).unwrap_or(0) + 16;
         let free = descriptors.saturating_sub(fixed);
         // UDP sessions, of one descriptor each, get a quarter where there is UDP.
@@ -284,6 +284,11 @@ fn watch_session(epoll: &Epoll, fd: BorrowedFd<'_>, key: Key) -> Result<(), Errn
 
 fn local_ip(socket: &OwnedFd) -> Option<IpAddr> {
     sys::local_addr(socket.as_fd()).ok().map(|addr| addr.ip())
+}
+
+/// Takes as many descriptors as the hard limit gives, within reason; returns the limit that holds.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    crate::process::raise_descriptor_limit(MOST_DESCRIPTORS)
 }
 
 /// Two bits of kind, thirty of generation, thirty-two of index.

@@ -23,6 +23,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::dns::Wishes;
 use crate::driver::{Attachment, MacAddress};
 use crate::netlink::Address;
 use crate::network::Network;
@@ -47,6 +48,9 @@ pub struct Endpoint {
     pub names: Vec<String>,
     /// The metric of its default route over this network; without one it has none.
     pub default_route: Option<u32>,
+    /// What it wants of names.
+    #[serde(default)]
+    pub wishes: Wishes,
 }
 
 /// A container's place in a network.

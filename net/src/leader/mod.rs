@@ -24,6 +24,7 @@ use nix::errno::Errno;
 pub use message::{Answer, Ask, Endpoint, Joined};
 pub use serve::{Leader, ServeError};
 
+use crate::dns;
 use crate::netfilter::{Netfilter, NetfilterError};
 use crate::netlink::{LOOPBACK_INDEX, Netlink, NetlinkError};
 
@@ -46,6 +47,9 @@ pub enum InsideError {
         #[source]
         source: std::io::Error,
     },
+    /// Nobody could ask for names.
+    #[error("listen on port 53: {}", .0.desc().to_lowercase())]
+    Names(#[source] Errno),
     /// The namespace itself could not be opened.
     #[error("open /proc/self/ns/net: {}", crate::sys::reason(.0))]
     Namespace(#[source] std::io::Error),
@@ -57,6 +61,7 @@ pub struct Inside {
     netns: OwnedFd,
     route: OwnedFd,
     filter: OwnedFd,
+    dns: dns::Sockets,
 }
 
 /// Packets go from one bridge to another and to the way out.
@@ -81,7 +86,8 @@ impl Inside {
             }
         }
         let netns = std::fs::File::open("/proc/self/ns/net").map_err(InsideError::Namespace)?;
-        Ok(Self { netns: netns.into(), route: route.into_socket(), filter: Netfilter::open()?.into_socket() })
+        let dns = dns::Sockets::open().map_err(InsideError::Names)?;
+        Ok(Self { netns: netns.into(), route: route.into_socket(), filter: Netfilter::open()?.into_socket(), dns })
     }
 
     /// The namespace.
@@ -96,7 +102,12 @@ impl Inside {
     /// Those of sendmsg(2).
     pub fn send(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         let each = [&self.netns, &self.route, &self.filter];
-        each.into_iter().try_for_each(|fd| message::send(socket, &(), Some(fd.as_fd())))
+        each.into_iter().try_for_each(|fd| message::send(socket, &(), Some(fd.as_fd())))?;
+        let mut left = self.dns.iter().count();
+        self.dns.iter().try_for_each(|fd| {
+            left -= 1;
+            message::send(socket, &left, Some(fd))
+        })
     }
 
     /// What [`Inside::send`] sent; `None` if it sent nothing.
@@ -106,7 +117,14 @@ impl Inside {
     pub fn receive(socket: BorrowedFd<'_>) -> Result<Option<Self>, Errno> {
         let next = || message::receive::<()>(socket).map(|received| received.and_then(|((), fd)| fd));
         let (Some(netns), Some(route), Some(filter)) = (next()?, next()?, next()?) else { return Ok(None) };
-        Ok(Some(Self { netns, route, filter }))
+        let mut sockets = Vec::new();
+        loop {
+            let Some((left, Some(fd))) = message::receive::<usize>(socket)? else { return Ok(None) };
+            sockets.push(fd);
+            if left == 0 {
+                return Ok(Some(Self { netns, route, filter, dns: sockets.into_iter().collect() }));
+            }
+        }
     }
 }
 

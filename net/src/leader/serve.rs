@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -14,6 +15,7 @@ use nix::unistd::pipe2;
 
 use super::Inside;
 use super::message::{self, Answer, Ask, Endpoint, Joined};
+use crate::dns;
 use crate::driver::{MacAddress, Started};
 use crate::netfilter::{Bridge, Netfilter, NetfilterError};
 use crate::netlink::{self, Address, Netlink, NetlinkError, Route, Veth};
@@ -21,7 +23,7 @@ use crate::network::{LeaseError, Leases, Network};
 use crate::sys;
 
 /// How long somebody who is about to connect may take.
-const PATIENCE_MS: u16 = 1000;
+const PATIENCE_MS: u64 = 1000;
 
 /// Why a container could not be put into its networks.
 #[derive(Debug, thiserror::Error)]
@@ -99,13 +101,19 @@ pub struct Leader {
     way_out: Option<Started>,
     networks: BTreeMap<String, Living>,
     clients: Vec<Client>,
+    dns: dns::Server,
 }
 
 impl Leader {
     /// A leader of a namespace with its way out.
-    #[must_use]
-    pub fn new(listener: OwnedFd, inside: Inside, way_out: impl Into<Option<Started>>) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn new(listener: OwnedFd, inside: Inside, way_out: impl Into<Option<Started>>) -> Result<Self, ServeError> {
+        crate::forward::raise_descriptor_limit();
+        let dns = dns::Server::new(inside.dns, dns::HOSTS_FILE.into());
+        let dns = dns.map_err(|errno| ServeError::System { what: "epoll_create1", errno })?;
+        Ok(Self {
             listener,
             netns: inside.netns,
             route: Netlink::over(inside.route),
@@ -113,7 +121,8 @@ impl Leader {
             way_out: way_out.into(),
             networks: BTreeMap::new(),
             clients: Vec::new(),
-        }
+            dns,
+        })
     }
 
     /// Serves until nobody is connected, and returns what `may_end` gave: it keeps others from counting on us, or says
@@ -132,22 +141,24 @@ impl Leader {
             {
                 return Ok(guard);
             }
-            let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let mut fds = vec![
+                PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.dns.as_fd(), PollFlags::POLLIN),
+            ];
             fds.extend(self.way_out.iter().map(|way_out| PollFd::new(way_out.pidfd(), PollFlags::POLLIN)));
             let before_clients = fds.len();
             fds.extend(self.clients.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN)));
             // Who kept us from ending may have given up before it connected.
-            let patience = match self.clients.is_empty() && has_served {
-                true => PollTimeout::from(PATIENCE_MS),
-                false => PollTimeout::NONE,
-            };
-            match poll(&mut fds, patience) {
+            let patience = (self.clients.is_empty() && has_served).then_some(Duration::from_millis(PATIENCE_MS));
+            let until_due = self.dns.due().map(|due| due.saturating_duration_since(Instant::now()));
+            let timeout = [patience, until_due].into_iter().flatten().min();
+            match poll(&mut fds, timeout.map_or(PollTimeout::NONE, rounded_up)) {
                 Err(Errno::EINTR) => continue,
                 other => other.map_err(|errno| ServeError::System { what: "poll", errno })?,
             };
             let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             let has_new = fds.first().is_some_and(is_ready);
-            let way_out_ended = before_clients == 2 && fds.get(1).is_some_and(is_ready);
+            let way_out_ended = before_clients == 3 && fds.get(2).is_some_and(is_ready);
             let talking: Vec<bool> = fds.iter().skip(before_clients).map(is_ready).collect();
             drop(fds);
             if way_out_ended && let Some(way_out) = self.way_out.take() {
@@ -161,6 +172,8 @@ impl Leader {
                 has_served = true;
                 self.accept();
             }
+            // Behind what changes names.
+            self.dns.serve();
         }
     }
 
@@ -183,6 +196,7 @@ impl Leader {
             Ok(Some((ask, netns))) => self.answer(at, ask, netns),
             Ok(None) | Err(_) => return self.forget(at),
         };
+        self.tell_names(at);
         let (answer, fd) = answer.unwrap_or_else(|error| (Answer::Failed { message: error.to_string() }, None));
         let Some(client) = self.clients.get(at) else { return };
         if message::send(client.socket.as_fd(), &answer, fd.as_ref().map(|fd| fd.as_fd())).is_err() {
@@ -224,6 +238,7 @@ impl Leader {
                 {
                     living.network = *network;
                 }
+                (0..self.clients.len()).for_each(|at| self.tell_names(at));
                 Ok(done(()))
             }
             Ask::Reload => self.filter_anew().map(done),
@@ -232,11 +247,34 @@ impl Leader {
 
     fn attached(&self, joined: Vec<Joined>) -> Answer {
         let way_out = self.way_out.as_ref().map(Started::attachment);
+        let has_names = |joined: &&Joined| self.networks.get(&joined.network).is_some_and(|one| one.network.dns);
+        let ours: Vec<IpAddr> = joined.iter().filter(has_names).flat_map(|joined| &joined.gateways).copied().collect();
+        let others = || way_out.map(|way_out| way_out.dns.clone()).unwrap_or_default();
         Answer::Attached {
             joined,
-            dns: way_out.map(|way_out| way_out.dns.clone()).unwrap_or_default(),
+            dns: if ours.is_empty() { others() } else { ours },
             host: way_out.and_then(|way_out| way_out.host),
         }
+    }
+
+    /// Tells the DNS server which names a client's container has now.
+    fn tell_names(&mut self, at: usize) {
+        let Some(Client { socket, member: Some(Member { places, .. }) }) = self.clients.get(at) else { return };
+        let wishes = places.first().map(|place| place.endpoint.wishes.clone()).unwrap_or_default();
+        let named = places.iter().filter_map(|Place { endpoint, joined }| {
+            let network = &self.networks.get(&joined.network)?.network;
+            Some(dns::Place {
+                network: network.name.clone(),
+                names: endpoint.names.clone(),
+                addresses: joined.addresses.clone(),
+                has_names: network.dns,
+                leads_out: !network.internal,
+                servers: network.servers.clone(),
+            })
+        });
+        let host = self.way_out.as_ref().and_then(|way_out| way_out.attachment().host);
+        self.dns.names().set_host(host);
+        self.dns.names().set(socket.as_raw_fd(), named.collect(), wishes);
     }
 
     /// Gives back what a client's container had. Its devices went with its namespace.
@@ -247,8 +285,10 @@ impl Leader {
 
     /// The container is in no network any more, or about to be in others.
     fn leave(&mut self, at: usize) {
-        let member = self.clients.get_mut(at).and_then(|client| client.member.take());
-        member.iter().flat_map(|member| &member.places).for_each(|place| self.give_back(&place.joined));
+        let Some(client) = self.clients.get_mut(at) else { return };
+        let Some(member) = client.member.take() else { return };
+        self.dns.names().remove(client.socket.as_raw_fd());
+        member.places.iter().for_each(|place| self.give_back(&place.joined));
     }
 
     fn give_back(&mut self, joined: &Joined) {
@@ -373,6 +413,11 @@ impl Leader {
 
 fn gateways(network: &Network) -> Vec<Address> {
     network.subnets.iter().filter_map(|subnet| Some(subnet.address(subnet.gateway?))).collect()
+}
+
+/// A timeout that does not end before its time, over and over.
+fn rounded_up(timeout: Duration) -> PollTimeout {
+    PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
 }
 
 /// A hardware address that follows from the first address: two devices of a bridge never have the same.

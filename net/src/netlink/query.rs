@@ -34,6 +34,20 @@ pub struct Address {
     pub prefix: u8,
 }
 
+impl Address {
+    /// Whether the other one has its network's prefix.
+    #[must_use]
+    pub fn is_near(self, other: IpAddr) -> bool {
+        let shifted =
+            |number: u128, bits: u32| number.checked_shr(bits.saturating_sub(self.prefix.into())).unwrap_or(0);
+        match (self.ip, other) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => shifted(u32::from(a).into(), 32) == shifted(u32::from(b).into(), 32),
+            (IpAddr::V6(a), IpAddr::V6(b)) => shifted(a.into(), 128) == shifted(b.into(), 128),
+            _ => false,
+        }
+    }
+}
+
 /// A device with what is configured on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {

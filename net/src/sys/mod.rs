@@ -102,6 +102,17 @@ pub(crate) fn die_with_parent() {
     let _ = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
 }
 
+/// A number that nobody can guess.
+///
+/// # Source
+/// getrandom(2), Linux 3.17.
+pub(crate) fn random_u16() -> Result<u16, Errno> {
+    let mut bytes = [0_u8; 2];
+    // SAFETY: the pointer and the length describe `bytes`; so few bytes come whole.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    Errno::result(got).map(|_| u16::from_ne_bytes(bytes))
+}
+
 /// Whether `needle` occurs in `haystack`.
 ///
 /// # Source

@@ -99,7 +99,7 @@ fn what_leaves_has_the_address_of_the_way_out() -> Outcome {
 }
 
 /// A network with IPv4 and IPv6.
-fn network(name: &str, number: u8) -> Network {
+pub(crate) fn network(name: &str, number: u8) -> Network {
     let subnet = |first: String, prefix, gateway: String| Subnet {
         first: first.parse().expect("an address"),
         prefix,
@@ -117,7 +117,7 @@ fn network(name: &str, number: u8) -> Network {
     }
 }
 
-fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
+pub(crate) fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
     Endpoint {
         network,
         interface: interface.to_owned(),
@@ -126,10 +126,11 @@ fn endpoint(network: Network, interface: &str, wanted: &[&str]) -> Endpoint {
         must: !wanted.is_empty(),
         names: Vec::new(),
         default_route: (interface == "eth0").then_some(100),
+        wishes: net::dns::Wishes::default(),
     }
 }
 
-fn attach(
+pub(crate) fn attach(
     leader: &Connection,
     id: &str,
     container: &Container,
@@ -166,7 +167,7 @@ fn the_leader_puts_containers_into_networks() -> Outcome {
     Outcome::Passed
 }
 
-fn ask(leader: &Connection, ask: &Ask, container: Option<&Container>) -> Answer {
+pub(crate) fn ask(leader: &Connection, ask: &Ask, container: Option<&Container>) -> Answer {
     leader.ask(ask, container.map(|container| container.netns.as_fd())).expect("the leader listens");
     leader.answer().expect("the leader answers").expect("the leader lives").0
 }

@@ -153,7 +153,7 @@ fn lead(socket: &Path) -> ExitCode {
     // Only here can one go back: the namespace that plays the host's belongs to this user namespace.
     net::netlink::join(host.as_fd()).expect("back into the host's");
     let listener = socket_at(socket);
-    Leader::new(listener, inside, None).run(|| Some(())).expect("it serves");
+    Leader::new(listener, inside, None).expect("it is ready").run(|| Some(())).expect("it serves");
     ExitCode::SUCCESS
 }
 

@@ -13,6 +13,7 @@ mod cost;
 mod drivers;
 mod fixture;
 mod forward;
+mod names;
 mod roles;
 mod wire;
 
@@ -39,7 +40,8 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let cases: Vec<Case> = [drivers::CASES, builtin::CASES, bridge::CASES, forward::CASES, cost::CASES].concat();
+    let cases: Vec<Case> =
+        [drivers::CASES, builtin::CASES, bridge::CASES, names::CASES, forward::CASES, cost::CASES].concat();
     if let [flag, name] = &args[..]
         && flag == "--case"
     {

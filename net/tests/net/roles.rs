@@ -1,7 +1,7 @@
 //! What a container of these tests can be told to do.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use net::netlink::{Address, Netlink, Route};
@@ -78,6 +78,9 @@ pub(crate) fn obey(command: &str) -> String {
         ["echo", address] => {
             echo_request(address.parse().expect("an address")).unwrap_or_else(|e| e.kind().to_string())
         }
+        ["look-up", way, server, name] => {
+            look_up(way, server.parse().expect("an address"), name).unwrap_or_else(|e| e.kind().to_string())
+        }
         ["tcp-peer", address] => serve(address, |mut stream| {
             let peer = stream.peer_addr().expect("it is connected");
             let _ = write!(stream, "{}", peer.ip());
@@ -145,6 +148,41 @@ pub(crate) fn obey(command: &str) -> String {
         }
         _ => panic!("unknown command {command:?}"),
     }
+}
+
+/// Asks a server for the IPv4 addresses of a name: the answer's code, then the addresses.
+fn look_up(way: &str, server: IpAddr, name: &str) -> std::io::Result<String> {
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len()).expect("a short one"));
+        query.extend(label.bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    let mut answer = vec![0; 4096];
+    // As long as a resolver waits, and more.
+    let patience = Some(Duration::from_secs(10));
+    let len = if way == "tcp" {
+        let mut stream = TcpStream::connect((server, 53))?;
+        stream.set_read_timeout(patience)?;
+        stream.write_all(&[&u16::try_from(query.len()).expect("short").to_be_bytes()[..], &query].concat())?;
+        let mut len = [0; 2];
+        stream.read_exact(&mut len)?;
+        let len = usize::from(u16::from_be_bytes(len));
+        stream.read_exact(&mut answer[..len])?;
+        len
+    } else {
+        let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        // What comes from another address is not heard.
+        socket.connect((server, 53))?;
+        socket.set_read_timeout(patience)?;
+        socket.send(&query)?;
+        socket.recv(&mut answer)?
+    };
+    let mut text = (answer[3] & 0xf).to_string();
+    for record in answer[..len].get(query.len()..).unwrap_or_default().chunks(16) {
+        text += &format!(" {}.{}.{}.{}", record[12], record[13], record[14], record[15]);
+    }
+    Ok(text)
 }
 
 pub(crate) const RESET: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::sys::stat::SFlag;
+use storage::build::content;
 use storage::build::copy::{Chmod, Place, Rules};
 use storage::build::tree::{Tree, Verdict};
 use storage::build::{BuildError, Key};
@@ -19,7 +20,7 @@ use super::super::context::{Source, verdict};
 use super::super::graph::Origin;
 use super::super::ignore::Ignore;
 use super::super::inside::inside;
-use super::super::stage::{Build, Stage, located};
+use super::super::stage::{Build, LayerRef, Stage, State, located};
 use super::clean;
 use crate::cli::user;
 use crate::error::CommandError;
@@ -31,8 +32,8 @@ const MAX_FILE_BYTES: u64 = 8 << 20;
 pub(super) enum From<'a> {
     /// A directory of the caller's: its files are hashed, and belong to root.
     Context(&'a Source),
-    /// A stage or an image, known by its key.
-    Tree(Tree, Key),
+    /// A stage or an image.
+    Tree(Tree, Box<State>),
 }
 
 impl From<'_> {
@@ -109,7 +110,7 @@ impl<'a> Stage<'a> {
             return Ok(From::Context(source));
         }
         let state = build.origin(&origin, self.done, None)?;
-        Ok(From::Tree(build.tree(&state)?, state.key))
+        Ok(From::Tree(build.tree(&state)?, Box::new(state)))
     }
 
     pub(super) fn job(&self, transfer: &Transfer, from: From<'a>) -> Result<Job<'a>, CommandError> {
@@ -153,7 +154,7 @@ impl<'a> Stage<'a> {
         }
         let inputs = match &job.from {
             From::Context(source) => job.digest(build, source)?,
-            From::Tree(_, key) => Inputs { kind: "dir", digest: key.hex().to_owned() },
+            From::Tree(tree, state) => Inputs { kind: "dir", digest: job.content(build, tree, state)? },
         };
         let mut words: Vec<String> =
             vec![verb.to_owned(), inputs.digest.clone(), job.destination.display().to_string()];
@@ -182,8 +183,18 @@ impl<'a> Stage<'a> {
             }
             _ => step.original.clone(),
         };
-        let below = if is_alone { Tree::of_layers(Vec::new(), build.ownership()) } else { build.tree(&self.state)? };
+        let state = self.state.clone();
         self.layer(key.clone(), &text, |staging| {
+            let below = match is_alone {
+                true => Tree::of_layers(Vec::new(), build.ownership()),
+                false => {
+                    build.fetch_missing(&state)?;
+                    build.tree(&state)?
+                }
+            };
+            if let From::Tree(_, state) = &job.from {
+                build.fetch_missing(state)?;
+            }
             inside(&build.mapping, || job.run(build, &staging.diff(), below).map_err(CommandError::host))
         })?;
         if is_alone {
@@ -191,6 +202,35 @@ impl<'a> Stage<'a> {
         }
         Ok(())
     }
+}
+
+/// The digest that `add` comes to, in the user namespace; what is known by the name is not asked for again.
+pub(super) fn known_content(
+    build: &Build<'_>,
+    state: &State,
+    name: &Key,
+    add: &dyn Fn(&mut Hasher) -> Result<(), CommandError>,
+) -> Result<String, CommandError> {
+    // An image's own files: the digests of its layers say it all.
+    let stored = state.layers.iter().map(|layer| match layer {
+        LayerRef::Stored { diff_id, .. } => Some(diff_id.as_digest().hex().as_bytes()),
+        LayerRef::Step(_) => None,
+    });
+    if let Some(diff_ids) = stored.collect::<Option<Vec<_>>>() {
+        return Ok(Key::of(diff_ids).hex().to_owned());
+    }
+    if let Some(known) = build.cache.files(name).and_then(|bytes| String::from_utf8(bytes).ok()) {
+        return Ok(known);
+    }
+    build.fetch_missing(state)?;
+    let digest = inside(&build.mapping, || {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        add(&mut hasher)?;
+        Ok(hasher.finish().hex().to_owned())
+    })?;
+    // Without it, it is taken again.
+    let _ = build.cache.keep_files(name, digest.as_bytes());
+    Ok(digest)
 }
 
 /// What the inputs of a COPY are, for its key and its line in the history.
@@ -277,6 +317,34 @@ impl Job<'_> {
                 Ok(Inputs { kind, digest: hasher.finish().hex().to_owned() })
             }
         }
+    }
+
+    /// A digest of all that is copied from a stage or an image: one that was built again and came to the same is the
+    /// same. What it is for this state is known from then on.
+    fn content(&self, build: &Build<'_>, tree: &Tree, state: &State) -> Result<String, CommandError> {
+        let mut words = vec!["content", state.key.hex(), if self.parents { "parents" } else { "" }];
+        words.push(if self.chown.is_some() { "chown" } else { "" });
+        words.extend(self.excluded.iter().map(String::as_str));
+        words.push("");
+        words.extend(self.items.iter().filter_map(|item| match item {
+            Item::Pattern(pattern) => Some(pattern.as_str()),
+            _ => None,
+        }));
+        known_content(build, state, &Key::of(words.into_iter().map(str::as_bytes)), &|hasher| {
+            for item in &self.items {
+                let Item::Pattern(pattern) = item else { continue };
+                for selected in self.select(pattern).map_err(CommandError::user)? {
+                    for part in [selected.name.as_bytes(), selected.above.as_os_str().as_bytes()] {
+                        hasher.update(&(part.len() as u64).to_le_bytes());
+                        hasher.update(part);
+                    }
+                    let (filter, with_owners) = (self.filter(&selected), self.chown.is_none());
+                    let added = content::add(hasher, tree, &selected.path, &filter, with_owners);
+                    added.map_err(CommandError::host)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// What a walk takes of a selected file.

@@ -1,4 +1,7 @@
-//! The instructions that change files.
+//! What instructions do.
+
+/// Those that change no file.
+mod configure;
 
 /// COPY, and what it has in common with ADD.
 mod copy;
@@ -8,6 +11,8 @@ mod add;
 
 /// RUN.
 mod run;
+
+pub(crate) use run::step_request;
 
 /// What `RUN --mount` shows.
 mod mounts;

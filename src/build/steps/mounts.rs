@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::mount::secrets::SecretFile;
 use storage::build::Key;
+use storage::build::content;
 use storage::build::copy::{Place, Rules};
 use storage::build::tree::{Tree, everything};
 use storage::digest::{Algorithm, Hasher};
@@ -15,7 +16,7 @@ use super::super::containerfile::{Mount, RunMount, Sharing};
 use super::super::inside::inside;
 use super::super::stage::{Stage, located};
 use super::clean;
-use super::copy::From;
+use super::copy::{From, known_content};
 use crate::error::CommandError;
 
 /// How many directories a private cache has at most at the same time.
@@ -95,7 +96,15 @@ impl<'a> Stage<'a> {
                     inputs.push_str(&format!("{mount:?} {}\n", hasher.finish()));
                 }
                 (mount, Some(From::Context(_))) => inputs.push_str(&format!("{mount:?}\n")),
-                (mount, Some(From::Tree(_, key))) => inputs.push_str(&format!("{mount:?} {}\n", key.hex())),
+                (mount @ Mount::Bind { source, .. }, Some(from @ From::Tree(tree, state))) => {
+                    let name = Key::of([b"content".as_slice(), b"bind", state.key.hex().as_bytes(), source.as_bytes()]);
+                    let digest = known_content(self.build, state, &name, &|hasher| {
+                        let start = self.place(from, source)?;
+                        content::add(hasher, tree, &start, &everything, true).map_err(CommandError::host)
+                    })?;
+                    inputs.push_str(&format!("{mount:?} {digest}\n"));
+                }
+                (mount, Some(From::Tree(_, state))) => inputs.push_str(&format!("{mount:?} {}\n", state.key.hex())),
             }
         }
         Ok(inputs)
@@ -117,6 +126,9 @@ impl<'a> Stage<'a> {
         let mut made = Made::default();
         for (number, one) in asked.into_iter().enumerate() {
             let scratch = scratch.join(format!("mount-{number}"));
+            if let Some(From::Tree(_, state)) = &one.from {
+                self.build.fetch_missing(state)?;
+            }
             match one.mount {
                 Mount::Bind { source, target, writable, .. } => {
                     let Some(from) = one.from else { continue };

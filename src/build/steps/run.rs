@@ -9,15 +9,19 @@ use runtime::monitor::attach::{Client, Manners, Outcome};
 use runtime::process::wait;
 use storage::build::Key;
 use storage::build::stubs::{self, Stub};
+use storage::image::index::Platform;
 use storage::layer::Staging;
 use storage::layer::view::View;
 use storage::state::container::{self, Record};
 use storage::state::layout::ContainerId;
 use storage::state::request::{BindMount, Log, LogDriver, Mount as RequestMount, Request};
 
+use super::super::config::Config;
 use super::super::containerfile::{Network, Run, RunForm, Security};
+use super::super::debug::Broken;
 use super::super::inside::inside;
-use super::super::stage::Stage;
+use super::super::report::Event;
+use super::super::stage::{Build, LayerRef, Stage};
 use super::mounts::Asked;
 use crate::cli::container_options::ContainerOptions;
 use crate::commands::create::{self, StepRoot};
@@ -86,6 +90,7 @@ impl Stage<'_> {
         let mut env = self.state.config.env();
         env.extend(declared);
         env.extend(self.proxies());
+        let broken = build.options.debug.then(|| (env.clone(), network.clone()));
         let started = Started { args, env, file, network };
         // Both the closure and the stage's bookkeeping need the stage.
         let this: &Stage<'_> = self;
@@ -94,11 +99,46 @@ impl Stage<'_> {
             true => None,
             false => {
                 let staging = build.cache.stage().map_err(CommandError::host)?;
-                make(&staging)?;
-                Some(staging)
+                match (make(&staging), broken) {
+                    (Ok(()), _) => Some(staging),
+                    (Err(error), None) => return Err(error),
+                    (Err(error), Some((env, network))) => {
+                        self.keep_broken(&key, staging, env, network)?;
+                        return Err(error);
+                    }
+                }
             }
         };
         self.layer_made(key, &text, state)
+    }
+
+    /// Keeps what a failed step had changed, for a shell.
+    fn keep_broken(
+        &mut self,
+        key: &Key,
+        staging: Staging,
+        env: Vec<String>,
+        network: Option<String>,
+    ) -> Result<(), CommandError> {
+        let build = self.build;
+        let key = Key::of([key.hex().as_bytes(), b"failed"]);
+        build.cache.keep(&key, Some(staging), &build.options.now(), build.ownership())?;
+        let mut state = self.state.clone();
+        state.layers.push(LayerRef::Step(key));
+        self.report.tell(&Event::Broken(Box::new(Broken { state, env, network })));
+        Ok(())
+    }
+
+    /// Says so if the image is for another machine, whose programs this one can only run with an emulator.
+    fn unless_foreign(&self, error: CommandError) -> CommandError {
+        let (platform, host) = (self.state.config.platform(), Platform::host());
+        match platform.rank_for(&host) {
+            Some(_) => error,
+            None => error.hinted(format!(
+                "the image is for {platform}, this machine runs {host}: register an emulator with binfmt_misc \
+                 (Debian: apt install qemu-user-static)"
+            )),
+        }
     }
 
     /// Proxies that were given, by both spellings.
@@ -106,33 +146,6 @@ impl Stage<'_> {
         let given = &self.build.options.build_args;
         let is_proxy = |name: &str| PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name));
         given.iter().filter(|(name, _)| is_proxy(name)).map(|(name, value)| format!("{name}={value}")).collect()
-    }
-
-    /// The options of `run` that a step has.
-    fn request(&self, started: &Started) -> Result<Request, CommandError> {
-        use clap::{Args as _, FromArgMatches as _};
-        let mut words: Vec<String> = vec!["run".to_owned()];
-        words.extend(self.build.options.run_flags.iter().cloned());
-        if let Some(network) = &started.network {
-            words.push(format!("--network={network}"));
-        }
-        words.extend(["step".to_owned(), "true".to_owned()]);
-        let command = ContainerOptions::augment_args(clap::Command::new("run").disable_help_flag(true));
-        let misparsed = |error: clap::Error| CommandError::user(crate::cli::usage::one_line(&error));
-        let matches = command.try_get_matches_from(words).map_err(misparsed)?;
-        let options = ContainerOptions::from_arg_matches(&matches).map_err(misparsed)?;
-        let asked = create::with_caller(|caller| options.ask(caller, Vec::new()).map_err(CommandError::user))?;
-        let mut request = asked.finish(None).map_err(CommandError::user)?;
-        let config = &self.state.config;
-        request.args.clone_from(&started.args);
-        request.env.clone_from(&started.env);
-        request.workdir = config.workdir().into();
-        request.user = config.user();
-        request.remove = true;
-        request.accounts.untouched = true;
-        request.log = Log { driver: LogDriver::None, ..Log::default() };
-        request.healthcheck = None;
-        Ok(request)
     }
 
     /// Runs the step's program.
@@ -144,13 +157,15 @@ impl Stage<'_> {
         };
         let work = own.join("work");
         fs::create_dir(&work).map_err(|error| failed(&work, error))?;
+        build.fetch_missing(&self.state)?;
         let mut lowers = build.roots(&self.state)?;
         if lowers.is_empty() {
             let empty = own.join("empty");
             fs::create_dir(&empty).map_err(|error| failed(&empty, error))?;
             lowers.push(empty);
         }
-        let mut request = self.request(&started)?;
+        let mut request = step_request(build, &self.state.config, started.args.clone(), started.network.as_deref())?;
+        request.env.clone_from(&started.env);
         let mut made = self.make_mounts(asked, &own)?;
         if let Some((target, content)) = &started.file {
             let path = own.join("script");
@@ -181,7 +196,7 @@ impl Stage<'_> {
         let running = prepared.launch(build.context, Birth::New { name: None }, Some(client))?;
         let (control, supervisor) = running.wait_started().map_err(|error| match error.code() {
             // What cannot be started is the step's failure, not ours.
-            126 | 127 => error.with_code(1),
+            126 | 127 => self.unless_foreign(error.with_code(1)),
             _ => error,
         })?;
         let Some(control) = control else {
@@ -204,6 +219,36 @@ impl Stage<'_> {
         }
         inside(&build.mapping, || stubs::remove(&staging.diff(), &stubs).map_err(CommandError::host))
     }
+}
+
+/// The options of `run` that a step has.
+pub(crate) fn step_request(
+    build: &Build<'_>,
+    config: &Config,
+    args: Vec<String>,
+    network: Option<&str>,
+) -> Result<Request, CommandError> {
+    use clap::{Args as _, FromArgMatches as _};
+    let mut words: Vec<String> = vec!["run".to_owned()];
+    words.extend(build.options.run_flags.iter().cloned());
+    if let Some(network) = network {
+        words.push(format!("--network={network}"));
+    }
+    words.extend(["step".to_owned(), "true".to_owned()]);
+    let command = ContainerOptions::augment_args(clap::Command::new("run").disable_help_flag(true));
+    let misparsed = |error: clap::Error| CommandError::user(crate::cli::usage::one_line(&error));
+    let matches = command.try_get_matches_from(words).map_err(misparsed)?;
+    let options = ContainerOptions::from_arg_matches(&matches).map_err(misparsed)?;
+    let asked = create::with_caller(|caller| options.ask(caller, Vec::new()).map_err(CommandError::user))?;
+    let mut request = asked.finish(None).map_err(CommandError::user)?;
+    request.args = args;
+    request.workdir = config.workdir().into();
+    request.user = config.user();
+    request.remove = true;
+    request.accounts.untouched = true;
+    request.log = Log { driver: LogDriver::None, ..Log::default() };
+    request.healthcheck = None;
+    Ok(request)
 }
 
 /// What a step's program is started with.

@@ -95,7 +95,6 @@ pub(crate) struct OfBuild;
 
 impl Table for OfBuild {
     const OPTIONS: &'static [Ignored] = &[
-        value("cache-from", &[], "what was built on this machine is known; a registry is not asked"),
         value("cache-ttl", &[], "see builder prune --filter until="),
         value("cgroup-parent", &[""], "steps have a cgroup below that of their command"),
         switch("compress", "layers are compressed when they are pushed"),
@@ -126,13 +125,11 @@ impl Table for NotOfBuild {
         switch("all-platforms", "one platform is built at a time; see --platform"),
         value("attest", &[], "attestations are not made"),
         value("allow", &["network.host"], "steps are always confined"),
-        value("cache-to", &[], "the cache is not exported to registries"),
         switch("compat-volumes", "what a step puts into a volume is kept"),
         value("cpp-flag", &[], "Dockerfiles are not preprocessed"),
         value("cw", &[], "confidential workloads are not made"),
         value("decryption-key", &[], NO_ENCRYPTION),
         value("layer-label", &[], "layers have no labels of their own"),
-        value("manifest", &[], "manifest lists are not made by a build"),
         value("os-feature", &[], "it is an option of Windows images"),
         value("os-version", &[], "it is an option of Windows images"),
         value("sbom", &["false"], NO_SBOM),
@@ -144,7 +141,6 @@ impl Table for NotOfBuild {
         value("sbom-scanner-command", &[], NO_SBOM),
         value("sbom-scanner-image", &[], NO_SBOM),
         value("sign-by", &[], "images are not signed"),
-        switch("squash", "only all layers can become one; see --squash-all"),
         switch("stdin", "steps have no input"),
         value("userns", &["", "host", "container"], NO_NESTED_IDS),
         value("userns-gid-map", &[], NO_NESTED_IDS),

@@ -25,10 +25,10 @@ pub(crate) struct NetworkOptions {
     /// Expose a port, PORT[-PORT][/PROTOCOL]
     #[arg(long = "expose", value_name = "PORT", value_delimiter = ',')]
     pub(crate) expose: Vec<String>,
-    /// A further name of the container on its network
+    /// A further name of the container on its networks
     #[arg(long = "network-alias", visible_alias = "net-alias", value_name = "NAME", value_delimiter = ',')]
     pub(crate) aliases: Vec<String>,
-    /// Know another container by name, CONTAINER[:ALIAS]
+    /// Know another container by a name of your own, CONTAINER[:ALIAS]
     #[arg(long = "link", value_name = "CONTAINER", value_delimiter = ',')]
     pub(crate) links: Vec<String>,
     /// Host name of the container
@@ -58,7 +58,7 @@ pub(crate) struct NetworkOptions {
     /// Leave /etc/hosts as the image has it
     #[arg(long)]
     pub(crate) no_hosts: bool,
-    /// Use a name server, or none to leave /etc/resolv.conf as the image has it
+    /// Ask a name server for all but containers, or none to leave /etc/resolv.conf as the image has it
     #[arg(long = "dns", value_name = "ADDRESS", value_delimiter = ',')]
     pub(crate) dns: Vec<String>,
     /// Use a search domain, or . for none

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use storage::image::index::Platform;
@@ -16,7 +17,7 @@ use crate::build::options::{Options, Progress, Secret, Squash};
 use crate::build::stage::platform_argument;
 use crate::cli::parse::words;
 use crate::cli::usage::one;
-use crate::commands::{Context, pull, tag};
+use crate::commands::{Context, tag};
 use crate::error::{CommandError, reason};
 use crate::role::Persona;
 
@@ -51,11 +52,8 @@ pub(super) fn global(file: &Containerfile, options: &Options) -> Result<BTreeMap
 pub(super) fn options(args: &Args, context: &Context) -> Result<Options, CommandError> {
     let is_docker = context.persona == Persona::Docker;
     let tags = args.tag.iter().map(|name| tag::local_name(name)).collect::<Result<Vec<_>, _>>()?;
-    let platform = args.platform.asked().map_err(CommandError::user)?;
-    if platform.as_deref().is_some_and(|text| text.contains(',')) {
-        return Err(CommandError::user("--platform: one platform is built at a time"));
-    }
-    let platform = pull::parse_platform(platform.as_deref())?;
+    let platforms = args.platform.asked().map_err(CommandError::user)?;
+    let platforms = platforms.iter().map(|text| Platform::parse(text)).collect::<Result<Vec<_>, _>>();
     let pull = match args.pull.as_deref() {
         None => PullPolicy::Missing,
         Some("true") => PullPolicy::Always,
@@ -67,8 +65,10 @@ pub(super) fn options(args: &Args, context: &Context) -> Result<Options, Command
     let progress = match (args.quiet, progress.as_str()) {
         (true, _) | (_, "quiet") => Progress::Quiet,
         (_, "rawjson") => Progress::RawJson,
-        (_, "auto" | "plain" | "tty" | "") if is_docker => Progress::Vertices,
-        (_, "auto" | "plain" | "tty" | "") => Progress::Steps,
+        (_, "tty") => Progress::Terminal,
+        (_, "auto" | "") if args.logfile.is_none() && is_watched(is_docker) => Progress::Terminal,
+        (_, "auto" | "plain" | "") if is_docker => Progress::Vertices,
+        (_, "auto" | "plain" | "") => Progress::Steps,
         (_, other) => {
             return Err(CommandError::user(format!("--progress {other}: one of auto, plain, tty, quiet, rawjson")));
         }
@@ -117,7 +117,9 @@ pub(super) fn options(args: &Args, context: &Context) -> Result<Options, Command
         contexts: pairs("--build-context", &args.build_context)?.into_iter().collect(),
         target: args.target.clone().filter(|target| !target.is_empty()),
         from: args.from.clone(),
-        platform,
+        platforms: platforms.map_err(CommandError::user)?,
+        platform: None,
+        debug: args.debug,
         no_cache: args.no_cache,
         layers: args.layers,
         pull,
@@ -131,7 +133,11 @@ pub(super) fn options(args: &Args, context: &Context) -> Result<Options, Command
         env,
         unset_env: args.unsetenv.clone(),
         unset_labels: args.unsetlabel.clone(),
-        squash: if args.squash_all { Squash::All } else { Squash::No },
+        squash: match (args.squash_all, args.squash) {
+            (true, _) => Squash::All,
+            (false, true) => Squash::New,
+            (false, false) => Squash::No,
+        },
         format,
         timestamp: timestamp.map(|secs| Timestamp { secs, nanos: 0 }),
         omit_history: args.omit_history,
@@ -139,6 +145,12 @@ pub(super) fn options(args: &Args, context: &Context) -> Result<Options, Command
         jobs,
         progress,
     })
+}
+
+/// Whether somebody looks at the terminal: podman's lines on standard output are also for programs.
+fn is_watched(is_docker: bool) -> bool {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb" || name.is_empty());
+    !is_dumb && std::io::stderr().is_terminal() && (is_docker || std::io::stdout().is_terminal())
 }
 
 /// `--build-arg-file` first, then `--build-arg`.

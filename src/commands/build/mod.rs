@@ -4,35 +4,43 @@ mod places;
 
 mod asked;
 
+mod steps;
+
 mod report;
 
-use std::collections::BTreeMap;
+mod conclude;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use runtime::userns::Mapping;
 use storage::build::BuildCache;
 use storage::image::ImageStore;
+use storage::image::index::Platform;
 
 use asked::{global, options};
+use conclude::{Wanted, conclude};
 use places::{ignore, is_remote, places};
-use report::{explain, misread, warn_of_unused, write_results};
+use report::{explain, misread, warn_of_unused};
+use steps::StepOptions;
 
 use super::{Context, Outcome};
 use crate::build::check::{self, Surroundings};
 use crate::build::containerfile;
 use crate::build::context::Source;
+use crate::build::debug;
+use crate::build::exchange::{self, Cache};
 use crate::build::graph::Names;
 use crate::build::ignore::Ignore;
-use crate::build::options::{Options, Progress, Squash};
-use crate::build::output::Output;
+use crate::build::options::{Options, Progress};
 use crate::build::schedule::{self, Stopped};
 use crate::build::screen::Screen;
 use crate::build::stage::Build;
-use crate::build::{finish, tidy};
+use crate::build::tidy;
 use crate::cli::accepted::Accepted;
 use crate::cli::options::ignored::{NotOfBuild, OfBuild};
-use crate::cli::options::platform::PlatformOptions;
+use crate::cli::options::platform::PlatformsOptions;
 use crate::cli::output;
 use crate::error::{CommandError, reason};
 use crate::role::Persona;
@@ -70,9 +78,18 @@ pub(crate) struct Args {
     /// Image to begin with instead of that of the first FROM
     #[arg(long, value_name = "IMAGE")]
     from: Option<String>,
+    /// Open a shell in the file system of a step that failed
+    #[arg(long)]
+    debug: bool,
     /// Do not use what was built before
     #[arg(long)]
     no_cache: bool,
+    /// Cache of another machine: a repository, or type=registry,ref=NAME, or type=local,src=DIR (can be repeated)
+    #[arg(long, value_name = "CACHE")]
+    cache_from: Vec<String>,
+    /// Write the results of the steps there for other machines: as --cache-from, or type=local,dest=DIR
+    #[arg(long, value_name = "CACHE")]
+    cache_to: Vec<String>,
     /// Keep the result of each step for later builds
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
     layers: bool,
@@ -112,9 +129,15 @@ pub(crate) struct Args {
     /// Where the result goes: a directory, - for an archive of its files, or type=TYPE,dest=PATH (can be repeated)
     #[arg(short, long, value_name = "OUTPUT")]
     output: Vec<String>,
+    /// Make the layers one that the build adds to its base image
+    #[arg(long)]
+    squash: bool,
     /// Make all layers one
     #[arg(long)]
     squash_all: bool,
+    /// Add the image to this manifest list, which is made if it is missing
+    #[arg(long, value_name = "LIST")]
+    manifest: Option<String>,
     /// Format of the image's documents, oci or docker
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -151,7 +174,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     steps: StepOptions,
     #[command(flatten)]
-    platform: PlatformOptions,
+    platform: PlatformsOptions,
     #[command(flatten)]
     registry: crate::commands::pull::RegistryArgs,
     #[command(flatten)]
@@ -161,134 +184,6 @@ pub(crate) struct Args {
     /// The context: a directory, or - for a Containerfile or an archive on stdin
     #[arg(value_name = "CONTEXT")]
     context: Option<String>,
-}
-
-/// Options of `run` that steps have.
-#[derive(clap::Args, Debug)]
-struct StepOptions {
-    /// Add a line to the hosts file of steps
-    #[arg(long, value_name = "HOST:IP")]
-    add_host: Vec<String>,
-    /// Add a capability
-    #[arg(long, value_name = "CAPABILITY")]
-    cap_add: Vec<String>,
-    /// Drop a capability
-    #[arg(long, value_name = "CAPABILITY")]
-    cap_drop: Vec<String>,
-    /// cgroup namespace of steps
-    #[arg(long, value_name = "MODE")]
-    cgroupns: Option<String>,
-    /// Length of the CPU accounting period in microseconds
-    #[arg(long, value_name = "MICROSECONDS")]
-    cpu_period: Option<String>,
-    /// CPU time per period in microseconds
-    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
-    cpu_quota: Option<String>,
-    /// Relative weight of CPU time
-    #[arg(short = 'c', long, value_name = "WEIGHT")]
-    cpu_shares: Option<String>,
-    /// CPUs to run on
-    #[arg(long, value_name = "CPUS")]
-    cpuset_cpus: Option<String>,
-    /// Memory nodes to use
-    #[arg(long, value_name = "NODES")]
-    cpuset_mems: Option<String>,
-    /// Give steps a device of the host
-    #[arg(long, value_name = "DEVICE")]
-    device: Vec<String>,
-    /// DNS server
-    #[arg(long, value_name = "ADDRESS")]
-    dns: Vec<String>,
-    /// DNS option
-    #[arg(long, value_name = "OPTION")]
-    dns_option: Vec<String>,
-    /// DNS search domain
-    #[arg(long, value_name = "DOMAIN")]
-    dns_search: Vec<String>,
-    /// Add a supplementary group
-    #[arg(long, value_name = "GROUP")]
-    group_add: Vec<String>,
-    /// Hand on the proxy variables of the caller
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    http_proxy: Option<String>,
-    /// IPC namespace of steps
-    #[arg(long, value_name = "MODE")]
-    ipc: Option<String>,
-    /// Memory limit
-    #[arg(short, long, value_name = "SIZE")]
-    memory: Option<String>,
-    /// Limit of memory and swap together
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
-    memory_swap: Option<String>,
-    /// Leave the hostname file of the image alone
-    #[arg(long)]
-    no_hostname: bool,
-    /// Leave the hosts file of the image alone
-    #[arg(long)]
-    no_hosts: bool,
-    /// PID namespace of steps
-    #[arg(long, value_name = "MODE")]
-    pid: Option<String>,
-    /// Security option
-    #[arg(long, value_name = "OPTION")]
-    security_opt: Vec<String>,
-    /// Size of /dev/shm
-    #[arg(long, value_name = "SIZE")]
-    shm_size: Option<String>,
-    /// Limit of a resource
-    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
-    ulimit: Vec<String>,
-    /// UTS namespace of steps
-    #[arg(long, value_name = "MODE")]
-    uts: Option<String>,
-    /// Mount a directory of the host into steps
-    #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]")]
-    volume: Vec<String>,
-}
-
-impl StepOptions {
-    /// As a command line of `run`.
-    fn flags(&self) -> Vec<String> {
-        let mut flags = Vec::new();
-        let many = [
-            ("add-host", &self.add_host),
-            ("cap-add", &self.cap_add),
-            ("cap-drop", &self.cap_drop),
-            ("device", &self.device),
-            ("dns", &self.dns),
-            ("dns-option", &self.dns_option),
-            ("dns-search", &self.dns_search),
-            ("group-add", &self.group_add),
-            ("security-opt", &self.security_opt),
-            ("ulimit", &self.ulimit),
-            ("volume", &self.volume),
-        ];
-        let single = [
-            ("cgroupns", &self.cgroupns),
-            ("cpu-period", &self.cpu_period),
-            ("cpu-quota", &self.cpu_quota),
-            ("cpu-shares", &self.cpu_shares),
-            ("cpuset-cpus", &self.cpuset_cpus),
-            ("cpuset-mems", &self.cpuset_mems),
-            ("http-proxy", &self.http_proxy),
-            ("ipc", &self.ipc),
-            ("memory", &self.memory),
-            ("memory-swap", &self.memory_swap),
-            ("pid", &self.pid),
-            ("shm-size", &self.shm_size),
-            ("uts", &self.uts),
-        ];
-        for (name, values) in many {
-            flags.extend(values.iter().map(|value| format!("--{name}={value}")));
-        }
-        for (name, value) in single {
-            flags.extend(value.iter().map(|value| format!("--{name}={value}")));
-        }
-        for (name, is_on) in [("no-hostname", self.no_hostname), ("no-hosts", self.no_hosts)] {
-            flags.extend(is_on.then(|| format!("--{name}")));
-        }
-        flags
-    }
 }
 
 /// Runs `build`.
@@ -321,26 +216,8 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
         return Err(CommandError::user("the Containerfile asks for no warnings, and there are some")
             .hinted("its line \"# check=error=true\" asks for that"));
     }
-    let outputs = args
-        .output
-        .iter()
-        .map(|text| Output::parse(text).map_err(|why| CommandError::user(format!("--output {text}: {why}"))));
-    let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-    let is_on_stdout = outputs.iter().any(Output::is_on_stdout);
-    if is_on_stdout {
-        options.progress = Progress::Quiet;
-    }
-    for output in &outputs {
-        if let Output::Image { name: Some(name), .. } = output {
-            options.tags.push(super::tag::local_name(name)?);
-            options.typed_tags.push(name.clone());
-        }
-    }
-    let is_pushed = args.push || outputs.iter().any(|output| matches!(output, Output::Image { is_pushed: true, .. }));
-    if is_pushed && options.tags.is_empty() {
-        return Err(CommandError::user("--push: the image has no name that says where to").hinted("--tag NAME"));
-    }
-    let mut named = BTreeMap::new();
+    let wanted = Wanted::of(args, &mut options)?;
+    let mut directories = BTreeMap::new();
     // Gone when the build is over.
     let mut fetched = Vec::new();
     for (name, value) in &options.contexts {
@@ -350,17 +227,12 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
             if file.is_some() {
                 return Err(CommandError::user(format!("--build-context {name}: expected an archive or a repository")));
             }
-            named.insert(name.clone(), Source::open(&directory, Ignore::default())?);
+            directories.insert(name.clone(), directory);
             fetched.push(staging);
         } else if !value.contains("://") {
-            named.insert(name.clone(), Source::open(Path::new(value), Ignore::default())?);
+            directories.insert(name.clone(), PathBuf::from(value));
         }
     }
-    let global = global(&file, &options)?;
-    let lookup = |name: &str| global.get(name).cloned();
-    let names = Names { file: &file, contexts: &options.contexts, lookup: &lookup };
-    let graph = names.graph(options.target.as_deref(), options.with_unused);
-    let graph = graph.map_err(|error| misread(&error, &places.files))?;
     let log = match &args.logfile {
         None => None,
         Some(path) => {
@@ -368,98 +240,84 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
             Some(file.map_err(|error| CommandError::user(format!("--logfile {}: {}", path.display(), reason(&error))))?)
         }
     };
-    let mut screen = Screen::new(options.progress, &file, &graph, log);
+    let (sources, targets) = (caches("--cache-from", &args.cache_from)?, caches("--cache-to", &args.cache_to)?);
     let store = ImageStore::open(&context.layout);
     // What a stage needs stays from now on.
     let _pin = store.pin()?;
-    let mut build = Build {
-        context,
-        options,
-        file,
-        graph,
-        global,
-        source,
-        named,
-        cache: cache.clone(),
-        store,
-        mapping: Mapping::of_user(),
+    let imported = exchange::import(&sources, &options, &store)?;
+    let platforms: Vec<Option<Platform>> = match options.platforms.as_slice() {
+        [] => vec![None],
+        several => several.iter().cloned().map(Some).collect(),
     };
-    let built = match schedule::run(&build, &mut screen) {
+    let one = |platform: Option<Platform>| -> Result<Build<'_>, CommandError> {
+        let options = Options { platform, ..options.clone() };
+        let global = global(&file, &options)?;
+        let lookup = |name: &str| global.get(name).cloned();
+        let names = Names { file: &file, contexts: &options.contexts, lookup: &lookup };
+        let graph = names.graph(options.target.as_deref(), options.with_unused);
+        let graph = graph.map_err(|error| misread(&error, &places.files))?;
+        let open = |directory: &PathBuf| Source::open(directory, Ignore::default());
+        let named = directories.iter().map(|(name, directory)| Ok((name.clone(), open(directory)?)));
+        Ok(Build {
+            context,
+            named: named.collect::<Result<_, CommandError>>()?,
+            source: Source::open(&places.directory, source.ignore.clone())?,
+            options,
+            file: file.clone(),
+            graph,
+            global,
+            cache: cache.clone(),
+            store: store.clone(),
+            mapping: Mapping::of_user(),
+            imported: imported.clone(),
+        })
+    };
+    let mut builds = platforms.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    let mut screen = Screen::new(options.progress, &builds, log);
+    let built = match schedule::run(&builds, options.jobs, &mut screen) {
         Ok(built) => built,
-        Err(Stopped::Error(error)) => {
+        Err(stopped) => {
+            screen.end();
             tidy::after_interruption(context);
-            return Err(error);
-        }
-        Err(Stopped::Failed(failed)) => {
-            tidy::after_interruption(context);
-            return Err(explain(context, &screen, failed, &places.files));
+            return Err(match stopped {
+                Stopped::Error(error) => error,
+                Stopped::Failed(mut failed) => {
+                    let (broken, number) = (failed.broken.take(), failed.at.build);
+                    let error = explain(context, &screen, *failed, &places.files);
+                    if let (Some(broken), Some(build)) = (broken, builds.get(number)) {
+                        error.print();
+                        debug::shell(build, &broken)?;
+                        return Err(CommandError::printed(error.code()));
+                    }
+                    error
+                }
+            });
         }
     };
-    warn_of_unused(&build, &built.used);
-    let state = built.states.get(&build.graph.target).cloned();
-    let state = state.ok_or_else(|| CommandError::new(crate::error::Kind::Internal, "the target was not built"))?;
-    screen.committing(build.options.typed_tags.first().map(String::as_str));
-    let is_docker = context.persona == Persona::Docker;
-    let (trees, images): (Vec<_>, Vec<_>) = outputs.iter().partition(|output| output.is_file_system());
-    // With docker an image comes into the store only if nothing else is asked for.
-    let is_stored = if is_docker {
-        outputs.is_empty() || images.iter().any(|output| **output != Output::Nothing)
-    } else {
-        !images.contains(&&Output::Nothing)
-    };
-    let mut kept = None;
-    if is_stored {
-        let finished = finish::finish(&build, state.clone())?;
-        let names: Vec<String> = build.options.tags.iter().map(ToString::to_string).collect();
-        screen.committed(&finished.id, &names);
-        if let Ok(id) = storage::digest::Digest::parse(&format!("sha256:{}", finished.id)) {
-            context.note_image("build", &id, names.first().map_or("", String::as_str));
-        }
-        let image = stored(&build.store, &finished)?;
-        for output in images {
-            output.write(&build.store, &image, &build.options.tags)?;
-        }
-        if is_pushed {
-            push(args, &build, &image, context)?;
-        }
-        write_results(args, &build, &finished, &names)?;
-        kept = Some(image.id);
-        if build.options.progress == Progress::Quiet && !is_on_stdout {
-            let prefix = if is_docker { "sha256:" } else { "" };
-            output::print_line(format!("{prefix}{}", finished.id))?;
+    screen.settle(|| warn_of_unused(&builds, &built));
+    let all: BTreeSet<String> = built.iter().flat_map(|built| built.keys.values().flatten()).cloned().collect();
+    let small = builds.iter().zip(&built).filter_map(|(build, built)| built.keys.get(&build.graph.target));
+    let small: BTreeSet<String> = small.flatten().cloned().collect();
+    conclude(args, &mut builds, built, &wanted, &mut screen)?;
+    screen.end();
+    if let Some(build) = builds.first() {
+        for target in &targets {
+            exchange::export(target, build, if target.is_small { &small } else { &all }, context)?;
         }
     }
-    if !trees.is_empty() {
-        build.options.squash = Squash::All;
-        build.options.tags.clear();
-        let image = stored(&build.store, &finish::finish(&build, state)?)?;
-        let written = trees.iter().try_for_each(|output| output.write(&build.store, &image, &[]));
-        // It was the way to the files.
-        if image.names.is_empty() && kept.as_ref() != Some(&image.id) {
-            build.store.remove(&image)?;
-        }
-        written?;
-    }
-    if is_docker && build.options.progress != Progress::Quiet {
+    if context.persona == Persona::Docker && options.progress != Progress::Quiet {
         eprint!("{}", check::summary(&warnings));
     }
     Ok(0)
 }
 
-/// Brings the image to the registries of all its names.
-fn push(args: &Args, build: &Build<'_>, image: &storage::image::Image, context: &Context) -> Result<(), CommandError> {
-    let client = args.registry.to_client_options()?;
-    let options = storage::transport::push::PushOptions { client, ..Default::default() };
-    let is_quiet = build.options.progress == Progress::Quiet;
-    build
-        .options
-        .tags
-        .iter()
-        .try_for_each(|name| super::push::upload(image, name, &options, is_quiet, context).map(drop))
-}
-
-/// The image that was made, as the store has it.
-fn stored(store: &ImageStore, finished: &finish::Finished) -> Result<storage::image::Image, CommandError> {
-    let image = store.resolve(&finished.id)?;
-    image.ok_or_else(|| CommandError::new(crate::error::Kind::Internal, format!("image {} is gone", finished.id)))
+fn caches(flag: &str, texts: &[String]) -> Result<Vec<Cache>, CommandError> {
+    let mut all = Vec::new();
+    for text in texts.iter().filter(|text| !text.is_empty()) {
+        match Cache::parse(text).map_err(|why| CommandError::user(format!("{flag} {text}: {why}")))? {
+            Some(cache) => all.push(cache),
+            None => eprintln!("Warning: {flag} {text} is ignored: images carry no cache; type=registry,ref=NAME does"),
+        }
+    }
+    Ok(all)
 }

@@ -3,6 +3,7 @@
 pub(crate) mod mount;
 pub(crate) mod prune;
 mod tree;
+mod trust;
 
 use clap::Subcommand;
 
@@ -48,6 +49,9 @@ pub(crate) enum Command {
     Tag(tag::Args),
     /// Print layer hierarchy of an image in a tree format
     Tree(tree::Args),
+    /// Manage container image trust policy
+    #[command(subcommand)]
+    Trust(trust::Command),
     /// Unmount an image's root filesystem
     #[command(visible_alias = "umount")]
     Unmount(mount::UnmountArgs),
@@ -75,6 +79,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Search(args) => search::run(args, context),
         Command::Tag(args) => tag::run(args, context),
         Command::Tree(args) => tree::run(args, context),
+        Command::Trust(command) => trust::run(command, context),
         Command::Unmount(args) => mount::run_unmount(args, context),
         Command::Untag(args) => tag::run_untag(args, context),
     }

@@ -1,7 +1,7 @@
 //! `manifest`: lists of images for several platforms under one name.
 
 mod change;
-mod push;
+pub(super) mod push;
 
 use clap::Subcommand;
 use storage::image::ImageStore;

@@ -2,6 +2,9 @@
 
 use runtime::userns::Mapping;
 use storage::image::ImageStore;
+use storage::image::manifest::Descriptor;
+use storage::reference::Reference;
+use storage::transport::push::PushOptions;
 use storage::transport::{Source, push};
 
 use super::super::pull::{self, RegistryArgs};
@@ -49,16 +52,29 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         Some(Source::Registry(to)) => to,
         Some(_) => return Err(CommandError::user("a manifest list goes to a registry: use docker://")),
     };
-    let mut options = args.upload.to_options(&args.registry)?;
-    pull::ask_helper(&mut options.client, &to)?;
-    let digest = super::super::in_userns_with_output(&Mapping::of_user(), || {
-        let progress = progress::for_push(args.upload.quiet, Style::Podman);
-        let pushed = push::push_index(&store, &list.index, &to, &options, progress.as_ref()).map_err(refused)?;
-        Ok(pushed.digest.to_string())
-    })?;
+    let options = args.upload.to_options(&args.registry)?;
+    let digest = upload(&list.index, &to, &options, args.upload.quiet, context)?;
     args.upload.note_digest(&digest)?;
     if args.rm {
         store.remove_list(&list)?;
     }
     Ok(0)
+}
+
+/// Uploads an index and its images in a child of its own. Gives the digest of the index.
+pub(crate) fn upload(
+    index: &Descriptor,
+    to: &Reference,
+    options: &PushOptions,
+    quiet: bool,
+    context: &Context,
+) -> Result<String, CommandError> {
+    let store = ImageStore::open(&context.layout);
+    let mut options = options.clone();
+    pull::ask_helper(&mut options.client, to)?;
+    super::super::in_userns_with_output(&Mapping::of_user(), || {
+        let progress = progress::for_push(quiet, Style::Podman);
+        let pushed = push::push_index(&store, index, to, &options, progress.as_ref()).map_err(refused)?;
+        Ok(pushed.digest.to_string())
+    })
 }

@@ -1,7 +1,7 @@
 //! What is known of the steps that were built, by their keys.
 //!
 //! ```text
-//! build/steps/<key>                 a step's result: {"version", "created", "boot", "tree", "diff_id", "size_bytes"}
+//! build/steps/<key>                 a step's result: {"version", "created", "boot", "tree", "diff_id", "size_bytes", "blob"}
 //! build/trees/<key>[-single]/diff   its tree, until an image has it: then layers/<diffID>/diff
 //! build/files/<name>                hashes of a context's files: see the builder
 //! build/mounts/<name>/{data,lock}   RUN --mount=type=cache
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BuildError;
 use crate::digest::{Algorithm, DiffId, Hasher};
+use crate::image::manifest::Descriptor;
 use crate::layer::staging::{self, Staging};
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, write_atomic};
 use crate::state::layout::{Layout, Ownership, create_dir, is_lower_hex};
@@ -30,7 +31,7 @@ use crate::state::trash;
 const VERSION: u32 = 1;
 
 /// What a step is known by: a digest of everything that decides its result.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Key(String);
 
@@ -43,6 +44,11 @@ impl Key {
             hasher.update(part);
         }
         Self(hasher.finish().hex().to_owned())
+    }
+
+    /// A key by its digits.
+    pub fn parse(hex: &str) -> Option<Self> {
+        (hex.len() == 64 && is_lower_hex(hex)).then(|| Self(hex.to_owned()))
     }
 
     /// Its 64 digits.
@@ -72,6 +78,18 @@ pub struct Step {
     /// The length of the layer's tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// The layer's blob, if it came from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Descriptor>,
+}
+
+impl Step {
+    /// A step that was built elsewhere; its layer is here by now.
+    pub(super) fn foreign(created: &str, layer: Option<(Descriptor, DiffId)>) -> Self {
+        let (blob, diff_id) = layer.unzip();
+        let (created, boot) = (created.to_owned(), boot_id().to_owned());
+        Self { version: VERSION, created, boot, tree: diff_id.is_some(), diff_id, size_bytes: None, blob }
+    }
 }
 
 /// A step that was found.
@@ -196,6 +214,7 @@ impl BuildCache {
             tree: tree.is_some(),
             diff_id: None,
             size_bytes: None,
+            blob: None,
         };
         let diff = match tree {
             None => None,
@@ -212,6 +231,11 @@ impl BuildCache {
         };
         self.write(key, &step)?;
         Ok(diff)
+    }
+
+    /// Keeps a step whose tree is a layer already.
+    pub(super) fn adopt(&self, key: &Key, step: &Step) -> Result<(), BuildError> {
+        self.write(key, step)
     }
 
     fn write(&self, key: &Key, step: &Step) -> Result<(), BuildError> {
@@ -245,7 +269,10 @@ impl BuildCache {
             Err(source) => return Err(BuildError::Io { what: format!("rename {}", from.display()), source }),
         }
         if let Some(found) = self.find(key, ownership).map(|found| found.step).or_else(|| self.read(key)) {
-            self.write(key, &Step { diff_id: Some(diff_id.clone()), size_bytes: Some(size_bytes), ..found })?;
+            self.write(
+                key,
+                &Step { diff_id: Some(diff_id.clone()), size_bytes: Some(size_bytes), blob: None, ..found },
+            )?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use serde_json::json;
 
-use super::cache::{BuildCache, Key};
+use super::cache::{BuildCache, Found, Key};
 use super::{BuildError, tree};
 use crate::blob::spool::Spooled;
 use crate::digest::{DiffId, Digest};
@@ -59,8 +59,8 @@ pub struct Documents {
     pub annotations: BTreeMap<String, String>,
     /// The machine it is for.
     pub platform: Platform,
-    /// The names it shall have.
-    pub names: Vec<Reference>,
+    /// The names it shall have; `None` leaves it out of the store's index: a list will keep it.
+    pub names: Option<Vec<Reference>>,
 }
 
 /// A layer that was archived and waits for its name.
@@ -85,17 +85,15 @@ pub fn settle(
     times: Option<Timestamp>,
 ) -> Result<Vec<Settled>, BuildError> {
     let mut wanted: Vec<(Key, PathBuf)> = Vec::new();
-    let mut known: BTreeMap<String, (DiffId, u64)> = BTreeMap::new();
+    let mut known: BTreeMap<String, Settled> = BTreeMap::new();
     for part in parts {
         let Part::Step(key) = part else { continue };
         let found = cache.find(key, ids.ownership()).ok_or_else(|| gone(key))?;
-        let Some(diff) = found.diff else { continue };
-        match (found.step.diff_id, found.step.size_bytes) {
-            (Some(diff_id), Some(size)) if store.blobs().has(diff_id.as_digest(), size) => {
-                known.insert(key.hex().to_owned(), (diff_id, size));
-            }
-            _ if wanted.iter().any(|(other, _)| other == key) => {}
-            _ => wanted.push((key.clone(), diff)),
+        let Some(diff) = &found.diff else { continue };
+        match blob_of(store, &found) {
+            Some(settled) => drop(known.insert(key.hex().to_owned(), settled)),
+            None if wanted.iter().any(|(other, _)| other == key) => {}
+            None => wanted.push((key.clone(), diff.clone())),
         }
     }
     let archived = archive_all(store, &wanted, ids, times)?;
@@ -108,17 +106,40 @@ pub fn settle(
         let (diff_id, size) = (DiffId::new(blob.digest.clone()), blob.size_bytes);
         store.blobs().publish_spooled(blob)?;
         cache.settle(&key, (&diff_id, size), ids.ownership())?;
-        known.insert(key.hex().to_owned(), (diff_id, size));
+        known.insert(key.hex().to_owned(), uncompressed(diff_id, size));
     }
     let settled = parts.iter().map(|part| match part {
         Part::Layer(layer, size) => Ok((layer.as_ref().clone(), *size)),
-        Part::Step(key) => {
-            let (diff_id, size) = known.get(key.hex()).ok_or_else(|| gone(key))?.clone();
-            let blob = Descriptor::new(media_type::OCI_LAYER, diff_id.as_digest().clone(), size);
-            Ok((Layer { blob, diff_id }, Some(size)))
-        }
+        Part::Step(key) => known.get(key.hex()).cloned().ok_or_else(|| gone(key)),
     });
     settled.collect()
+}
+
+/// Whether all layers have their blobs: then [`settle`] looks at no file of theirs.
+pub fn is_settled(store: &ImageStore, cache: &BuildCache, parts: &[Part], ids: &IdPolicy) -> bool {
+    parts.iter().all(|part| match part {
+        Part::Layer(..) => true,
+        Part::Step(key) => cache
+            .find(key, ids.ownership())
+            .is_some_and(|found| found.diff.is_none() || blob_of(store, &found).is_some()),
+    })
+}
+
+fn uncompressed(diff_id: DiffId, size: u64) -> Settled {
+    let blob = Descriptor::new(media_type::OCI_LAYER, diff_id.as_digest().clone(), size);
+    (Layer { blob, diff_id }, Some(size))
+}
+
+/// The layer of a step, if its blob is in the store: its own tar, or what it came as from elsewhere.
+fn blob_of(store: &ImageStore, found: &Found) -> Option<Settled> {
+    let diff_id = found.step.diff_id.clone()?;
+    if let Some(size) = found.step.size_bytes
+        && store.blobs().has(diff_id.as_digest(), size)
+    {
+        return Some(uncompressed(diff_id, size));
+    }
+    let blob = found.step.blob.clone().filter(|blob| store.blobs().has(&blob.digest, blob.size))?;
+    Some((Layer { blob, diff_id }, None))
 }
 
 fn gone(key: &Key) -> BuildError {
@@ -213,8 +234,11 @@ pub fn record(store: &ImageStore, layers: &[Settled], documents: &Documents) -> 
     let mut descriptor = Descriptor::new(manifest_type, digest.clone(), manifest.len() as u64);
     descriptor.platform = Some(documents.platform.clone());
     let layer_sizes = layers.iter().map(|(_, size)| *size).collect();
-    store.record(&NewImage { manifest: descriptor, index: None, id, names: documents.names.clone(), layer_sizes })?;
-    store.resolve(&digest.to_string())?.ok_or_else(|| BuildError::Io {
+    if let Some(names) = &documents.names {
+        let names = names.clone();
+        store.record(&NewImage { manifest: descriptor.clone(), index: None, id, names, layer_sizes })?;
+    }
+    store.image_of(&descriptor)?.ok_or_else(|| BuildError::Io {
         what: "the image just built".to_owned(),
         source: std::io::ErrorKind::NotFound.into(),
     })

@@ -12,7 +12,13 @@
 
 pub mod cache;
 
+pub mod content;
+
 pub mod copy;
+
+pub mod exchange;
+
+pub mod flatten;
 
 pub mod image;
 
@@ -23,6 +29,8 @@ pub mod tree;
 use nix::errno::Errno;
 
 pub use cache::{BuildCache, Key, Step};
+
+use crate::layer::Staging;
 
 /// Why a step failed, or could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +87,9 @@ pub enum BuildError {
     /// A tree that cannot be published.
     #[error(transparent)]
     Stage(#[from] crate::layer::staging::StageError),
+    /// What came from elsewhere.
+    #[error(transparent)]
+    Transport(#[from] crate::transport::TransportError),
     /// The image store.
     #[error(transparent)]
     Store(#[from] crate::image::StoreError),

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::index::Platform;
 use super::manifest::{Descriptor, Document, media_type};
 use super::record::{ANNOTATION_CREATED, ANNOTATION_ID, ANNOTATION_NAME, IndexFile, name_of};
-use super::store::{ImageStore, StoreError};
+use super::store::{Image, ImageStore, StoreError};
 use super::{INDEX_DEPTH_LIMIT, MANIFEST_LIMIT_BYTES};
 use crate::digest::Digest;
 use crate::reference::Reference;
@@ -169,6 +169,38 @@ impl ImageStore {
         let by_name = names.iter().find_map(|name| file.manifests.iter().find(|e| name_of(e).as_ref() == Some(name)));
         match by_name.or_else(|| file.manifests.iter().find(has_id)) {
             Some(entry) => self.list_of(entry),
+            None => Ok(None),
+        }
+    }
+
+    /// The image for `wanted` of the list that `text` names, if it is here.
+    ///
+    /// # Errors
+    /// The list or a document of the image cannot be read.
+    pub fn listed_image(&self, text: &str, wanted: &Platform) -> Result<Option<Image>, StoreError> {
+        match self.find_list(text)? {
+            Some(list) => self.image_for(list.entries(), wanted),
+            None => Ok(None),
+        }
+    }
+
+    /// The image for `wanted` that the index has which `other` was pulled through, if it is here.
+    ///
+    /// # Errors
+    /// A document of the image cannot be read.
+    pub fn image_beside(&self, other: &Image, wanted: &Platform) -> Result<Option<Image>, StoreError> {
+        let Some(digest) = &other.index else { return Ok(None) };
+        let bytes = self.blobs().read(digest, MANIFEST_LIMIT_BYTES)?.unwrap_or_default();
+        match Document::parse("", None, &bytes) {
+            Ok(Document::Index(index)) => self.image_for(index.manifests, wanted),
+            _ => Ok(None),
+        }
+    }
+
+    fn image_for(&self, entries: Vec<Descriptor>, wanted: &Platform) -> Result<Option<Image>, StoreError> {
+        let ranked = entries.iter().filter_map(|entry| Some((entry.platform.as_ref()?.rank_for(wanted)?, entry)));
+        match ranked.min_by_key(|(rank, _)| *rank) {
+            Some((_, entry)) => self.image_of(entry),
             None => Ok(None),
         }
     }

@@ -1,6 +1,7 @@
 //! The `dir:` transport of skopeo: `manifest.json` and one file per blob, named by its digits.
 
 use super::archive::Files;
+use super::policy::Origin;
 use super::{BlobReader, ImageSource, RawManifest, TransportError};
 use crate::digest::Digest;
 use crate::image::MANIFEST_LIMIT_BYTES;
@@ -31,6 +32,10 @@ pub(super) fn blob_name(digest: &Digest) -> String {
 impl ImageSource for DirSource {
     fn describe(&self) -> String {
         self.described.clone()
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        Some(Origin::of_file("dir", &self.described))
     }
 
     fn names(&self) -> Vec<Reference> {

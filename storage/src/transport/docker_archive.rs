@@ -7,6 +7,7 @@
 //! those of the configuration where they are not compressed (and are checked as they are read), else computed.
 
 use super::archive::Files;
+use super::policy::Origin;
 use super::{BlobReader, ImageSource, RawManifest, TransportError};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::image::config::Config;
@@ -145,6 +146,10 @@ fn names(item: &Item) -> Vec<Reference> {
 impl ImageSource for DockerArchive {
     fn describe(&self) -> String {
         self.described.clone()
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        Some(Origin::of_file("docker-archive", &self.described))
     }
 
     fn names(&self) -> Vec<Reference> {

@@ -68,6 +68,14 @@ pub enum TransportError {
         /// Whether the file system is full.
         is_full_disk: bool,
     },
+    /// `policy.json` does not allow the image.
+    #[error("refused by {file}: {reason}")]
+    Policy {
+        /// The policy.
+        file: String,
+        /// Which requirement is not met.
+        reason: String,
+    },
     /// Stopped because something else of the same image failed.
     #[error("stopped")]
     Stopped,

@@ -8,6 +8,8 @@
 
 pub mod error;
 
+pub mod policy;
+
 pub mod pull;
 
 mod retry;
@@ -44,6 +46,8 @@ pub mod download;
 
 use std::io::Read;
 use std::path::PathBuf;
+
+use policy::{Attached, Origin};
 
 pub use error::{PullError, PushError, TransportError};
 pub use pull::{PullOptions, pull, pull_from};
@@ -161,6 +165,20 @@ pub trait ImageSource: Sync {
 
     /// The names that the image shall have in the store; none leaves it dangling.
     fn names(&self) -> Vec<Reference>;
+
+    /// Where it comes from, as policies name it; nothing for what was made here.
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
+
+    /// The sigstore signatures that lie beside a manifest, not verified.
+    ///
+    /// # Errors
+    /// The source cannot be reached.
+    fn attachments(&self, manifest: &Digest) -> Result<Vec<Attached>, TransportError> {
+        let _ = manifest;
+        Ok(Vec::new())
+    }
 
     /// The digest of what [`ImageSource::manifest`] without argument would give, if it is cheaper to ask.
     ///

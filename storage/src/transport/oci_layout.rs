@@ -4,6 +4,7 @@
 //! OCI image specification, "Image Layout".
 
 use super::archive::Files;
+use super::policy::Origin;
 use super::{BlobReader, ImageSource, RawManifest, TransportError};
 use crate::digest::Digest;
 use crate::image::MANIFEST_LIMIT_BYTES;
@@ -103,6 +104,10 @@ fn name_of(top: &Descriptor) -> Option<Reference> {
 impl ImageSource for OciLayout {
     fn describe(&self) -> String {
         self.described.clone()
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        Some(Origin::of_file("oci", &self.described))
     }
 
     fn names(&self) -> Vec<Reference> {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use fetch::Job;
 
+use super::policy;
 use super::publish::{self, Publisher, Ready};
 use super::registry::{ClientOptions, RegistryError, RegistrySource};
 use super::retry::Retry;
@@ -107,6 +108,9 @@ pub fn pull_from(
         stop: Stop::default(),
     };
     let found = pull.find_manifest()?;
+    // A signature of the index vouches for what the index names.
+    let digests: Vec<Digest> = [found.descriptor.digest.clone()].into_iter().chain(found.index.clone()).collect();
+    policy::check(source, &digests)?;
     let config = OnceLock::new();
     let recorded = pull.transfer(&found, &config).and_then(|new| Ok(store.record(&new)?));
     if let Err(error) = recorded {
@@ -120,6 +124,23 @@ pub fn pull_from(
     }
     let image = store.resolve(&found.descriptor.digest.to_string())?;
     image.ok_or_else(|| TransportError::NotFound { what: "the image just pulled".to_owned(), hint: String::new() })
+}
+
+/// Brings the layers of an image into the store, unpacked; the image itself is not recorded, so that its layers are
+/// garbage unless an image gets them. The caller holds the store's pin until then.
+///
+/// # Errors
+/// As [`pull_from`].
+pub(crate) fn fetch_layers(
+    store: &ImageStore,
+    source: &dyn ImageSource,
+    options: &PullOptions,
+    progress: &dyn Progress,
+) -> Result<(), TransportError> {
+    let (wanted, stop) = (Platform::host(), Stop::default());
+    let pull = Pull { store, source, options, progress, wanted, stop };
+    let found = pull.find_manifest()?;
+    pull.transfer(&found, &OnceLock::new()).map(drop)
 }
 
 struct Pull<'a> {

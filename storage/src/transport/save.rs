@@ -131,6 +131,62 @@ pub fn oci_directory_as(
     oci(store, &[(image, name.map(str::to_owned).into_iter().collect())], &mut directory)
 }
 
+/// An index and the images that it names.
+#[derive(Clone, Debug)]
+pub struct SavedList<'a> {
+    /// The index.
+    pub index: &'a Descriptor,
+    /// Its images.
+    pub images: &'a [Image],
+    /// Its names where it goes; none is allowed.
+    pub names: Vec<Reference>,
+}
+
+/// As [`oci_archive`], of a list.
+///
+/// # Errors
+/// As [`docker_archive`].
+pub fn oci_list_archive(store: &ImageStore, list: &SavedList<'_>, out: impl Write) -> Result<(), TransportError> {
+    let mut archive = Archive::new(out);
+    archive.directory("blobs")?;
+    archive.directory("blobs/sha256")?;
+    oci_list(store, list, &mut archive)?;
+    archive.finish()
+}
+
+/// As [`oci_directory`], of a list.
+///
+/// # Errors
+/// As [`docker_archive`].
+pub fn oci_list_directory(store: &ImageStore, list: &SavedList<'_>, path: &Path) -> Result<(), TransportError> {
+    oci_list(store, list, &mut Directory::new(path)?)
+}
+
+fn oci_list(store: &ImageStore, list: &SavedList<'_>, out: &mut impl Target) -> Result<(), TransportError> {
+    let mut written = HashSet::new();
+    let manifests = list.images.iter().map(|image| image.manifest.clone());
+    let blobs = list.images.iter().flat_map(blobs_of).chain(manifests).chain([list.index.clone()]);
+    for descriptor in blobs.filter(|descriptor| written.insert(descriptor.digest.clone())) {
+        let name = format!("blobs/{}/{}", descriptor.digest.algorithm().as_str(), descriptor.digest.hex());
+        out.blob(&name, store.blobs(), &descriptor)?;
+    }
+    let entry = Descriptor::new(&list.index.media_type, list.index.digest.clone(), list.index.size);
+    let mut entries: Vec<Descriptor> = list
+        .names
+        .iter()
+        .map(|name| {
+            let mut named = entry.clone();
+            named.annotations.get_or_insert_default().insert(ANNOTATION_NAME.to_owned(), name.to_string());
+            named
+        })
+        .collect();
+    if entries.is_empty() {
+        entries.push(entry);
+    }
+    out.add_to_index(entries)?;
+    out.file("oci-layout", OCI_LAYOUT)
+}
+
 fn with_full_names<'a>(images: &[Saved<'a>]) -> Vec<(&'a Image, Vec<String>)> {
     images.iter().map(|saved| (saved.image, saved.names.iter().map(ToString::to_string).collect())).collect()
 }

@@ -143,6 +143,15 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether there is no such tag or digest.
+    pub fn is_unknown_manifest(&self) -> bool {
+        match self {
+            Self::ManifestUnknown { .. } => true,
+            Self::Mirrors { primary, .. } => primary.is_unknown_manifest(),
+            _ => false,
+        }
+    }
+
     /// Whether the same request may well succeed in a moment.
     pub fn is_transient(&self) -> bool {
         match self {

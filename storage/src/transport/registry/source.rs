@@ -1,11 +1,15 @@
 //! One image in a registry, as a source of a pull: its mirrors are asked first, itself last.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::OnceLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use reqwest::blocking::Response;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, RANGE};
+use serde::Deserialize;
 
 use super::answer::{cut, protocol};
 use super::client::{Ask, Place};
@@ -14,7 +18,11 @@ use crate::digest::Digest;
 use crate::image::MANIFEST_LIMIT_BYTES;
 use crate::image::manifest::{Descriptor, media_type};
 use crate::reference::{DEFAULT_TAG, Reference};
+use crate::transport::policy::{Attached, Origin};
 use crate::transport::{BlobReader, ImageSource, RawManifest, TransportError};
+
+/// How many signatures of an image are looked at.
+const SIGNATURES_LIMIT: usize = 64;
 
 /// One image in a registry, or in the mirrors of one.
 pub struct RegistrySource {
@@ -23,6 +31,20 @@ pub struct RegistrySource {
     endpoints: OnceLock<Vec<Endpoint>>,
     /// The index of the endpoint that had the manifest: the blobs are most likely there as well.
     chosen: OnceLock<usize>,
+}
+
+/// A manifest whose layers are signatures. What it says is believed only as far as a signature proves it.
+#[derive(Deserialize)]
+struct Signatures {
+    layers: Vec<SignatureLayer>,
+}
+
+#[derive(Deserialize)]
+struct SignatureLayer {
+    digest: String,
+    size: u64,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 /// Somebody who may have the image.
@@ -125,6 +147,37 @@ impl ImageSource for RegistrySource {
         vec![self.reference.clone()]
     }
 
+    fn origin(&self) -> Option<Origin> {
+        Some(Origin::Registry(self.reference.clone()))
+    }
+
+    fn attachments(&self, manifest: &Digest) -> Result<Vec<Attached>, TransportError> {
+        let tag = format!("{}-{}.sig", manifest.algorithm().as_str(), manifest.hex());
+        let bytes = match self.ask_manifest(&Method::GET, &tag) {
+            Ok(response) => read_document(response, &tag)?,
+            Err(error) if error.is_unknown_manifest() => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let what = format!("signatures {tag}");
+        let manifest: Signatures =
+            serde_json::from_slice(&bytes).map_err(|error| protocol(&what, format!("invalid JSON: {error}")))?;
+        let mut found = Vec::new();
+        for layer in manifest.layers.into_iter().take(SIGNATURES_LIMIT) {
+            let annotation = layer.annotations.get("dev.cosignproject.cosign/signature");
+            let Some(Ok(signature)) = annotation.map(|text| STANDARD.decode(text)) else { continue };
+            let Ok(digest) = Digest::parse(&layer.digest) else { continue };
+            if layer.size > MANIFEST_LIMIT_BYTES {
+                continue;
+            }
+            let mut payload = Vec::new();
+            let blob = self.blob(&Descriptor::new("", digest, layer.size), 0)?;
+            let read = blob.reader.take(layer.size).read_to_end(&mut payload);
+            read.map_err(|error| cut(&what, payload.len() as u64, &error))?;
+            found.push(Attached { payload, signature });
+        }
+        Ok(found)
+    }
+
     fn top_digest(&self) -> Result<Option<Digest>, TransportError> {
         if let Some(digest) = self.reference.digest() {
             return Ok(Some(digest.clone()));
@@ -139,11 +192,7 @@ impl ImageSource for RegistrySource {
         let response = self.ask_manifest(&Method::GET, &version)?;
         let media_type = header(response.headers(), CONTENT_TYPE.as_str()).map(str::to_owned);
         let claimed = header(response.headers(), "docker-content-digest").and_then(|text| Digest::parse(text).ok());
-        let mut bytes = Vec::new();
-        response
-            .take(MANIFEST_LIMIT_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| cut(&what, bytes.len() as u64, &error))?;
+        let bytes = read_document(response, &what)?;
         // A proxy that serves one body under another's header is caught before the content is believed.
         if let Some(expected) = claimed {
             let mut hasher = expected.hasher();
@@ -188,6 +237,13 @@ impl ImageSource for RegistrySource {
     fn retries(&self) -> u32 {
         self.options.retries
     }
+}
+
+fn read_document(response: Response, what: &str) -> Result<Vec<u8>, RegistryError> {
+    let mut bytes = Vec::new();
+    let read = response.take(MANIFEST_LIMIT_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| cut(what, bytes.len() as u64, &error))?;
+    Ok(bytes)
 }
 
 /// A body whose errors say how far it came; they are [`RegistryError::Cut`] inside.

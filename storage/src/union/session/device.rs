@@ -37,6 +37,10 @@ pub(crate) struct Device<'a> {
 /// How sure it can be.
 const CHANCE_MAX: i32 = 8;
 
+/// What looking in vain takes from that, where a request that comes soon adds one: looking goes on while two of three come.
+/// So many do while python imports modules, which runs each between three requests and the next three.
+const MISSED: i32 = 2;
+
 /// Whoever takes this long, when the processor is offered, is nobody who waits for an answer.
 const HOG: Duration = Duration::from_micros(300);
 
@@ -165,7 +169,7 @@ impl<'a> Device<'a> {
                 return Ok(None);
             }
             if now.duration_since(*begin.get_or_insert(now)) > LOOK {
-                self.chance.set(self.chance.get() - CHANCE_MAX / 2);
+                self.chance.set(self.chance.get() - MISSED);
                 return Ok(None);
             }
             // Whoever the processor could serve meanwhile goes first: it may be who sends the next request.
