@@ -150,6 +150,8 @@ host_errors!(
     storage::volume::VolumeError,
     storage::secret::SecretError,
     storage::state::pod::PodError,
+    storage::state::network::NetworkError,
+    storage::state::records::RecordsError,
     storage::state::oci::OciError,
     runtime::cgroup::resources::ResourcesError,
     runtime::hooks::HookError,

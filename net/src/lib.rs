@@ -60,6 +60,8 @@ pub mod netfilter;
 
 pub mod network;
 
+pub mod subnet;
+
 pub mod dns;
 
 pub mod leader;

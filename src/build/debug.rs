@@ -50,6 +50,7 @@ pub(crate) fn shell(build: &Build<'_>, broken: &Broken) -> Result<(), CommandErr
         driver: String::new(),
         started_at_once: true,
         anonymous_volumes: Vec::new(),
+        addresses: std::collections::BTreeMap::new(),
         request,
     };
     eprintln!("A shell in the failed step's file system; `exit` ends it. What is changed here is kept nowhere.");

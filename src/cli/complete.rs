@@ -13,6 +13,8 @@ pub(crate) enum Names {
     Images,
     /// Volumes.
     Volumes,
+    /// Networks.
+    Networks,
 }
 
 /// A word, and what it stands for; empty for names.
@@ -155,17 +157,19 @@ fn values(arg: &Arg, names: &mut dyn FnMut(Names) -> Vec<String>) -> Vec<Candida
         (Some("pull" | "policy"), _) => words(&["always", "missing", "never", "newer"]),
         (Some("restart"), _) => words(&["no", "always", "on-failure", "unless-stopped"]),
         (Some("network"), _) => {
-            let mut all = words(&["none", "host", "builtin", "slirp4netns", "pasta"]);
+            let mut all: Vec<Candidate> = plain(names(Names::Networks)).collect();
+            all.extend(words(&["none", "host", "builtin", "slirp4netns", "pasta"]));
             all.extend(names(Names::Containers).into_iter().map(|name| (format!("container:{name}"), String::new())));
             all
         }
-        (Some("type"), "TYPE") => words(&["container", "image", "volume"]),
+        (Some("type"), "TYPE") => words(&["container", "image", "network", "pod", "volume"]),
         _ if !possible.is_empty() => possible,
         (_, "CONTAINER") if what.contains("|IMAGE") => {
             plain(names(Names::Containers)).chain(plain(names(Names::Images))).collect()
         }
         (_, "CONTAINER") => plain(names(Names::Containers)).collect(),
         (_, "IMAGE") => plain(names(Names::Images)).collect(),
+        (_, "NETWORK") => plain(names(Names::Networks)).collect(),
         (Some("volume"), _) | (_, "VOLUME") => plain(names(Names::Volumes)).collect(),
         (None, "NAME") if arg.get_help().is_some_and(|help| help.to_string().contains("IDs")) => {
             [Names::Containers, Names::Images, Names::Volumes]
@@ -223,6 +227,7 @@ mod tests {
                     .arg(switch("tty", 't'))
                     .arg(Arg::new("name").long("name").value_name("NAME"))
                     .arg(Arg::new("pull").long("pull").value_name("POLICY"))
+                    .arg(Arg::new("network").long("network").value_name("NETWORK").action(ArgAction::Append))
                     .arg(Arg::new("volume").short('v').long("volume").value_name("VOLUME").action(ArgAction::Append))
                     .arg(
                         Arg::new("image")
@@ -236,6 +241,12 @@ mod tests {
                 Command::new("rm")
                     .arg(Arg::new("containers").value_name("CONTAINER").action(ArgAction::Append).num_args(0..)),
             )
+            .subcommand(
+                Command::new("connect")
+                    .hide(true)
+                    .arg(Arg::new("network").value_name("NETWORK"))
+                    .arg(Arg::new("container").value_name("CONTAINER")),
+            )
             .subcommand(Command::new("secretly").hide(true))
     }
 
@@ -244,6 +255,7 @@ mod tests {
             Names::Containers => vec!["web".to_owned(), "worker".to_owned()],
             Names::Images => vec!["nginx:1".to_owned(), "redis".to_owned()],
             Names::Volumes => vec!["data".to_owned()],
+            Names::Networks => vec!["podman".to_owned(), "front".to_owned()],
         };
         let words: Vec<String> = split(line).into_iter().skip(1).collect();
         let found = candidates(root(), &words, &mut names);
@@ -270,6 +282,10 @@ mod tests {
             ("coracle run redis re", ""),
             ("coracle rm ", "web worker"),
             ("coracle rm web wo", "worker"),
+            ("coracle run --network f", "front"),
+            ("coracle run --network container:w", "container:web container:worker"),
+            ("coracle connect fr", "front"),
+            ("coracle connect front we", "web"),
             ("coracle nosuch ", ""),
         ] {
             assert_eq!(of(line), expected, "{line}");

@@ -12,7 +12,7 @@ use crate::error::{CommandError, reason};
 
 /// Generate the completion script of a shell
 ///
-/// The script asks coracle itself, so that names of containers, images and volumes are completed as well as commands
+/// The script asks coracle itself, so that names of containers, images, volumes and networks are completed as well as commands
 /// and options.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -145,6 +145,7 @@ pub(crate) fn run_complete(args: CompleteArgs, context: &Context) -> Outcome {
             Names::Containers => Kind::Container,
             Names::Images => Kind::Image,
             Names::Volumes => Kind::Volume,
+            Names::Networks => Kind::Network,
         };
         names(kind, &context.layout)
     };

@@ -174,6 +174,7 @@ pub(crate) fn complete(
     // Tutorials for docker publish port 80 without a thought.
     request.network.remap_low_ports = is_docker;
     place(&mut request)?;
+    crate::networks::resolve(&context.layout, &mut request.network)?;
     take_volumes_from(context, &mut request)?;
     resolve_image_mounts(context, &mut request, registry, quiet)?;
     let mut record = Record {
@@ -185,6 +186,7 @@ pub(crate) fn complete(
         driver: String::new(),
         started_at_once,
         anonymous_volumes: Vec::new(),
+        addresses: std::collections::BTreeMap::new(),
         request,
     };
     name_anonymous_volumes(&mut record);

@@ -150,7 +150,10 @@ fn line(event: &Event, no_trunc: bool) -> String {
             text.extend(optional.chain(labels).map(|(key, value)| format!(", {key}={value}")));
             text + ")"
         }
-        Kind::Network => format!("{start} {id} (container={id}, name={name})"),
+        Kind::Network => match event.attributes.get("type") {
+            Some(driver) => format!("{start} {id} (name={name}, type={driver})"),
+            None => format!("{start} {id} (container={id}, name={name})"),
+        },
         Kind::Image if event.error.is_empty() => format!("{start} {id} {name}"),
         Kind::Image => format!("{start} {id} {name} {}", event.error),
         Kind::Secret => format!("{start} {id}"),

@@ -3,6 +3,7 @@
 use storage::image::store::ImageStore;
 use storage::secret::SecretError;
 use storage::state::container::{self, ContainerError};
+use storage::state::network::NetworkError;
 use storage::state::pod::PodError;
 use storage::volume::{self, VolumeError};
 
@@ -34,6 +35,15 @@ pub(crate) fn container(args: Args, context: &Context) -> Outcome {
 /// Runs `image exists`.
 pub(crate) fn image(args: Args, context: &Context) -> Outcome {
     Ok(u8::from(ImageStore::open(&context.layout).resolve(&args.name)?.is_none()))
+}
+
+/// Runs `network exists`.
+pub(crate) fn network(args: Args, context: &Context) -> Outcome {
+    match crate::networks::find(&context.layout, &args.name) {
+        Ok(_) => Ok(0),
+        Err(NetworkError::NotFound(_)) => Ok(1),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Runs `pod exists`.

@@ -110,6 +110,8 @@ pub(crate) struct ContainerFilters {
     since: Option<Timestamp>,
     /// Image ids, and the references they were found by.
     ancestors: Vec<(String, Option<String>)>,
+    /// Networks as they were typed, and their names.
+    networks: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +138,8 @@ enum Key {
 impl ContainerFilters {
     /// Parses and resolves all filters of a command line.
     pub(crate) fn parse(context: &Context, filters: &[String]) -> Result<Self, CommandError> {
-        let mut parsed = Self { alternatives: Vec::new(), before: None, since: None, ancestors: Vec::new() };
+        let mut parsed =
+            Self { alternatives: Vec::new(), before: None, since: None, ancestors: Vec::new(), networks: Vec::new() };
         for filter in filters {
             let bad = || {
                 CommandError::user(format_args!("invalid filter {filter:?}: must be in the format \"filter=value\""))
@@ -172,7 +175,12 @@ impl ContainerFilters {
                     continue;
                 }
                 "volume" => Key::Volume,
-                "network" => Key::Network,
+                "network" => {
+                    // By name, id or another name of the default one; modes are no networks.
+                    let found = crate::networks::find(&context.layout, value);
+                    parsed.networks.extend(found.ok().map(|network| (value.to_owned(), network.name)));
+                    Key::Network
+                }
                 "health" => Key::Health,
                 "pod" => Key::Pod,
                 "publish" => Key::Publish,
@@ -261,13 +269,15 @@ impl ContainerFilters {
                     }
                 })
             }),
-            Key::Network => any(&|value| {
-                let mode = request.network.mode.as_str();
-                value == mode
-                    || mode.split(',').any(|name| name.split(':').next() == Some(value))
-                    || observed
-                        .is_some_and(|observed| observed.network.interfaces.iter().any(|one| one.network == value))
-            }),
+            Key::Network => {
+                let places = request.network.places();
+                let on = |name: &str| places.iter().any(|place| place.network == name);
+                any(&|value| {
+                    let by_id = self.networks.iter().find(|(typed, _)| typed == value);
+                    value == request.network.mode.split(':').next().unwrap_or_default() && !request.network.is_bridge()
+                        || on(by_id.map_or(value, |(_, name)| name))
+                })
+            }
             Key::Health => observed.is_some_and(|observed| {
                 let health = observed.health.as_ref().map_or("none", |health| health.status.as_str());
                 any(&|value| value == health)

@@ -233,6 +233,7 @@ pub(crate) enum Kind {
     Container,
     Image,
     Volume,
+    Network,
 }
 
 /// What an error says is not there; without a kind it may have been any.
@@ -242,11 +243,13 @@ fn missing_name(text: &str) -> Option<(Option<Kind>, &str)> {
         (Some(Kind::Container), "no such container"),
         (Some(Kind::Image), "image not known"),
         (Some(Kind::Volume), "no such volume"),
+        (Some(Kind::Network), "network not found"),
         (None, "no such object"),
     ] {
         if let Some(before) = text.strip_suffix(thing) {
             // `no container with name or ID "web" found: no such container`, `web: image not known`
             let quoted = before.split('"').nth(1);
+            let before = before.strip_prefix("unable to find network with name or ID ").unwrap_or(before);
             return quoted.or_else(|| before.strip_suffix(": ")?.rsplit(' ').next()).map(|name| (kind, name));
         }
         if let Some(at) = text.to_lowercase().find(thing) {
@@ -281,6 +284,10 @@ pub(crate) fn names(kind: Kind, layout: &Layout) -> Vec<String> {
             all.sort();
             all.dedup();
             all
+        }
+        Kind::Network => {
+            let networks = crate::networks::all(layout).unwrap_or_default();
+            networks.into_iter().map(|network| network.name).collect()
         }
         Kind::Volume => match storage::volume::list(layout) {
             Ok((volumes, _)) => volumes.into_iter().map(|volume| volume.name).collect(),

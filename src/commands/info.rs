@@ -344,7 +344,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
             "plugins",
             map([
                 ("volume", Value::strings(["local"])),
-                ("network", Value::strings(["none", "host", "builtin", "slirp4netns", "pasta"])),
+                ("network", Value::strings(["bridge", "none", "host", "builtin", "slirp4netns", "pasta"])),
                 ("log", Value::strings(["k8s-file", "json-file", "journald", "none", "passthrough"])),
                 ("authorization", Value::NilList),
             ]),
@@ -403,7 +403,7 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
             "Plugins",
             map([
                 ("Volume", Value::strings(["local"])),
-                ("Network", Value::strings(["none", "host", "builtin", "slirp4netns", "pasta"])),
+                ("Network", Value::strings(["bridge", "none", "host", "builtin", "slirp4netns", "pasta"])),
                 ("Authorization", Value::NilList),
                 ("Log", Value::strings(["k8s-file", "json-file", "none"])),
             ]),

@@ -37,6 +37,7 @@ pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod manifest;
 pub(crate) mod mount;
+pub(crate) mod network;
 pub(crate) mod oci;
 pub(crate) mod pause;
 pub(crate) mod plan;
@@ -215,6 +216,7 @@ const COMMANDS: &[Entry] = &[
     command!("logs", "Fetch the logs of one or more containers", logs::Args, logs::run),
     group!("manifest", "Manage manifest lists and image indexes", manifest::Command, manifest::run),
     command!("mount", "Mount a working container's root filesystem", mount::Args, mount::run),
+    group!("network", "Manage networks", network::Command, network::run),
     command!("oci", "Run containers from bundles, as runc and crun do", oci::Words, oci::run_command),
     command!("pause", "Pause all the processes in one or more containers", pause::Args, pause::run),
     group!("play", "Play containers, pods or volumes from a structured file", kube::PlayCommand, kube::run_play),

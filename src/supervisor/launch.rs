@@ -188,7 +188,8 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 
 /// Forks the supervisor of `launch`.
 pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
-    let leader = launch.network.lead(&launch.layout, &launch.mapping, launch.beside.is_some())?;
+    let beside = launch.beside.as_ref().map(|init| init.as_fd());
+    let leader = launch.network.lead(&launch.layout, &launch.mapping, &launch.record, beside)?;
 
     let pipe_failed =
         |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", crate::error::reason(&error)));

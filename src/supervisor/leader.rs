@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use net::driver::{self, Started};
-use net::leader::{Connection, Inside, Leader};
+use net::leader::{Answer, Ask, Connection, Inside, Leader};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect as connect_to, listen, socket,
@@ -92,6 +92,26 @@ fn try_connect(path: &Path) -> Result<Option<Found>, CommandError> {
     let connection = Connection::over(fd);
     let found = connection.greet().map_err(failed("greet"))?;
     Ok(found.map(|pidfd| Found { connection, pidfd }))
+}
+
+/// Asks something of every leader there is. None is started for that: where none is there is nothing to tell.
+///
+/// # Errors
+/// What a leader answers it could not do.
+pub(crate) fn tell_all(layout: &Layout, ask: &Ask) -> Result<(), CommandError> {
+    let Ok(entries) = std::fs::read_dir(layout.network_runtime()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with("leader-") && name.ends_with(".sock")) {
+            continue;
+        }
+        let Some(found) = try_connect(&entry.path())? else { continue };
+        found.connection.ask(ask, None).map_err(failed("ask"))?;
+        if let Some((Answer::Failed { message }, _)) = found.connection.answer().map_err(failed("answer"))? {
+            return Err(CommandError::host(message));
+        }
+    }
+    Ok(())
 }
 
 /// Forks the leader. It listens already: whoever connects waits until it serves.

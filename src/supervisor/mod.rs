@@ -30,7 +30,10 @@ pub(crate) mod mounts;
 
 pub(crate) mod network;
 
-mod leader;
+pub(crate) mod leader;
+
+/// Networks that come and go while the container runs.
+mod rejoin;
 
 mod names;
 

@@ -11,7 +11,6 @@ use net::forward::{self, Forwarder, Listeners, PublishError, Target};
 use net::hosts::{AddHost, Hosts};
 use net::leader::{Answer, Connection, Endpoint, Joined};
 use net::mode::Mode;
-use net::network::Network;
 use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
 use net::resolv_conf::{self, Choice, Reach};
 use storage::state::container::{self, Record};
@@ -21,6 +20,7 @@ use storage::state::status;
 
 use crate::config::LowPorts;
 use crate::error::CommandError;
+use crate::networks;
 
 /// What will be set up.
 pub(crate) struct Plan {
@@ -135,7 +135,7 @@ pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandErro
     let way = match &mode {
         Mode::Default => {
             let known = Attachment { host: driver::outward_address(), ..Attachment::default() };
-            Way::Bridge { endpoints: vec![endpoint(layout, record)], known, leader: None }
+            Way::Bridge { endpoints: endpoints(layout, record)?, known, leader: None }
         }
         mode => helper(mode)?,
     };
@@ -164,22 +164,34 @@ fn helper(mode: &Mode) -> Result<Way, CommandError> {
     })
 }
 
-/// A container's place in the default network.
-fn endpoint(layout: &Layout, record: &Record) -> Endpoint {
-    Endpoint {
-        network: Network::default_bridge(),
-        interface: "eth0".to_owned(),
-        mac: None,
-        wanted: Vec::new(),
-        must: false,
-        names: super::names::of(record, &record.request.network.aliases),
-        default_route: Some(FIRST_METRIC),
-        wishes: super::names::wishes(layout, record),
+/// A container's places in networks, with the addresses that it had last.
+pub(super) fn endpoints(layout: &Layout, record: &Record) -> Result<Vec<Endpoint>, CommandError> {
+    let places = record.request.network.places();
+    let mut interfaces: Vec<String> = places.iter().filter_map(|place| place.interface.clone()).collect();
+    let mut endpoints = Vec::new();
+    for (number, place) in places.iter().enumerate() {
+        let network = networks::find(layout, &place.network).map_err(CommandError::user)?;
+        let interface = place.interface.clone().unwrap_or_else(|| free_interface(&interfaces));
+        interfaces.push(interface.clone());
+        let had = record.addresses.get(&network.name).cloned().unwrap_or_default();
+        endpoints.push(Endpoint {
+            network: networks::described(&network),
+            interface,
+            mac: place.mac.as_deref().and_then(|mac| crate::cli::parse::networks::mac(mac).ok()),
+            must: !place.ips.is_empty(),
+            wanted: if place.ips.is_empty() { had } else { place.ips.clone() },
+            names: super::names::of(record, &place.aliases),
+            default_route: networks::default_route(&network, number),
+            wishes: super::names::wishes(layout, record),
+        });
     }
+    Ok(endpoints)
 }
 
-/// The metric of the default route over the first network, as podman's; each further one has one more.
-const FIRST_METRIC: u32 = 100;
+pub(super) fn free_interface(taken: &[String]) -> String {
+    let mut all = (0..=taken.len()).map(|number| format!("eth{number}"));
+    all.find(|name| !taken.contains(name)).unwrap_or_default()
+}
 
 /// How much higher a port is published that this user may not open.
 const REMAPPED_BY: u16 = 8000;
@@ -298,21 +310,36 @@ impl Plan {
     }
 
     /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace. One
-    /// that has to be in another's cannot be on a bridge, and gets a helper of its own.
+    /// that has to be in another's, whose init is `beside`, cannot be on a bridge, and gets a helper of its own.
     pub(super) fn lead(
         &mut self,
         layout: &Layout,
         mapping: &runtime::userns::Mapping,
-        is_beside: bool,
+        record: &Record,
+        beside: Option<BorrowedFd<'_>>,
     ) -> Result<Option<OwnedFd>, CommandError> {
         let Way::Bridge { leader, .. } = &mut self.way else { return Ok(None) };
-        if is_beside {
+        let found = super::leader::connect(layout, mapping)?;
+        if beside.is_some_and(|init| !runtime::userns::is_shared(init, found.pidfd.as_fd())) {
+            if record.request.network.endpoints.is_some() {
+                return Err(CommandError::user(
+                    "the container whose namespaces are shared is on no bridge itself: it has a user namespace of its \
+                     own, and a container that joins it cannot be on a bridge either",
+                )
+                .hinted("give both of them a network, or --network none"));
+            }
             self.way = helper(&self.mode)?;
             return Ok(None);
         }
-        let found = super::leader::connect(layout, mapping)?;
         *leader = Some(found.connection);
         Ok(Some(found.pidfd))
+    }
+
+    /// Another run is to be on the networks that the record names, with the addresses of this one.
+    pub(super) fn remember(&mut self, layout: &Layout, record: &Record) {
+        if let (Way::Bridge { endpoints: old, .. }, Ok(new)) = (&mut self.way, endpoints(layout, record)) {
+            *old = new;
+        }
     }
 
     /// What init sets before the driver is started.
@@ -420,7 +447,12 @@ impl Plan {
                 attachment.iter().flat_map(|attachment| &attachment.addresses).map(|address| address.ip).collect();
             let names = [host_name.as_str(), record.name.as_str()];
             let names = if host_name == record.name { &names[..1] } else { &names[..] };
-            let names: Vec<&str> = names.iter().copied().chain(asked.aliases.iter().map(String::as_str)).collect();
+            let places = asked.places();
+            let aliases = places.iter().flat_map(|place| &place.aliases).map(String::as_str);
+            let mut names: Vec<&str> = names.iter().copied().chain(aliases).collect();
+            if places.is_empty() {
+                names.extend(asked.aliases.iter().map(String::as_str));
+            }
             let host_network = self.mode == Mode::Host;
             let hosts = Hosts {
                 add: &add,
@@ -463,14 +495,21 @@ impl Plan {
         let aliases = || record.request.network.aliases.clone();
         let interfaces = match started {
             Some(Started::Bridge { joined, .. }) => {
-                joined.iter().map(|one| interface(one.network.clone(), &Attachment::from(one), aliases())).collect()
+                let places = record.request.network.places();
+                let of = |network: &str| places.iter().find(|place| place.network == network);
+                let each = joined.iter().map(|one| {
+                    let mut aliases = of(&one.network).map(|place| place.aliases.clone()).unwrap_or_default();
+                    aliases.push(record.id.short().to_owned());
+                    interface(one.network.clone(), &Attachment::from(one), aliases)
+                });
+                each.collect()
             }
             _ => {
                 let attachment = started.map(Started::attachment).or(self.attachment());
                 attachment.map(|attachment| interface(self.name(record), attachment, aliases())).into_iter().collect()
             }
         };
-        status::Network { mode: self.name(record), interfaces, ports }
+        status::Network { mode: self.name(record), interfaces, ports, error: String::new() }
     }
 }
 

@@ -35,7 +35,15 @@ impl Supervisor {
         match container::load(&self.layout, &self.record.id) {
             Ok(Some(record)) => {
                 let is_new_check = record.request.healthcheck != self.record.request.healthcheck;
+                let endpoints = self.record.request.network.endpoints.clone();
                 (self.launch.record, self.record) = (record.clone(), record);
+                if let Err(error) = self.rejoin(endpoints.as_deref()) {
+                    self.record.request.network.endpoints.clone_from(&endpoints);
+                    self.launch.record.request.network.endpoints = endpoints;
+                    self.state.network.error = error.to_string();
+                    let _ = self.state.write(&self.layout, &self.record.id);
+                    return Answer::Failed(Errno::EIO as i32);
+                }
                 if is_new_check {
                     self.renew_checks();
                 }

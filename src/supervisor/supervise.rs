@@ -154,6 +154,7 @@ impl Supervisor {
             // The next start tries it first. Where this cannot be written, it finds out again.
             let _ = container::set_driver(&self.layout, &self.record.id, driver.as_str());
         }
+        self.keep_addresses();
         if !self.record.request.remove {
             let directory = self.layout.container(&self.record.id);
             if let Ok(directory) = std::fs::File::open(directory) {

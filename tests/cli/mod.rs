@@ -23,6 +23,7 @@ mod logs;
 mod malformed;
 mod manifest;
 mod mount;
+mod networks;
 mod options;
 mod persona;
 mod pods;
@@ -103,6 +104,7 @@ pub(crate) fn tests() -> Vec<Test> {
         secrets::TESTS,
         pods::TESTS,
         mount::TESTS,
+        networks::TESTS,
     ]
     .concat()
 }

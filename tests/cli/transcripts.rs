@@ -33,7 +33,7 @@ macro_rules! transcripts {
 
 transcripts! {
     commit container cp create diff events exec export history images info inspect kill life list load logs mistakes
-    mount pause pod port ps rename restart rm rmi run save secret start stats stop system tag top version volume wait
+    mount network pause pod port ps rename restart rm rmi run save secret start stats stop system tag top version volume wait
 }
 
 const LISTS: &[Test] = &[test!(every_transcript_is_a_test), test!(every_difference_is_of_a_transcript)];

@@ -97,7 +97,7 @@ impl Answer {
     /// What must be equal in two programs' answers: stdout, the status, and of stderr the phrases that scripts look for.
     /// The rest of an error is each program's own: podman's has the names of its parts, coracle's the object.
     pub(crate) fn to_comparable(&self, home: &Home) -> String {
-        const PHRASES: [&str; 16] = [
+        const PHRASES: [&str; 19] = [
             "no such container",
             "no such object",
             "no such volume",
@@ -114,6 +114,9 @@ impl Answer {
             "unrecognized command",
             "can't evaluate field",
             "without force",
+            "network not found",
+            "network is being used",
+            "network is already connected",
         ];
         let phrases = PHRASES.iter().filter(|phrase| self.stderr.contains(**phrase));
         let stderr: String = phrases.map(|phrase| format!("… {phrase} …\n")).collect();

@@ -115,6 +115,11 @@ pub enum Ask {
         /// The network.
         network: Box<Network>,
     },
+    /// The network is no more: its devices go, if nobody is on it.
+    Forget {
+        /// Its name.
+        network: String,
+    },
     /// Make the packet filter anew.
     Reload,
 }

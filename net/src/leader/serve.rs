@@ -241,6 +241,7 @@ impl Leader {
                 (0..self.clients.len()).for_each(|at| self.tell_names(at));
                 Ok(done(()))
             }
+            Ask::Forget { network } => self.forget_network(&network).map(done),
             Ask::Reload => self.filter_anew().map(done),
         }
     }
@@ -393,6 +394,17 @@ impl Leader {
         }
         let living = Living { network: network.clone(), index, leases: Leases::default() };
         self.networks.insert(network.name.clone(), living);
+        self.filter_anew()
+    }
+
+    /// Takes a network's devices away: its addresses may be another's next.
+    fn forget_network(&mut self, name: &str) -> Result<(), ServeError> {
+        let places = self.clients.iter().flat_map(|client| &client.member).flat_map(|member| &member.places);
+        if places.into_iter().any(|place| place.joined.network == name) {
+            return Ok(());
+        }
+        let Some(living) = self.networks.remove(name) else { return Ok(()) };
+        self.route.delete_link(&living.network.device)?;
         self.filter_anew()
     }
 

@@ -200,6 +200,16 @@ fn networks_come_and_go_while_a_container_runs() -> Outcome {
     assert!(matches!(answer, Answer::Connected { .. }), "{answer:?}");
     assert!(container.tell("ip -o addr show eth0").contains("10.89.1.2/24"));
     assert_eq!(ask(&leader, &Ask::Reload, None), Answer::Done);
+    // A network that somebody is on is not forgotten; one that nobody is on gives its addresses back.
+    for name in ["net1", "net2", "nosuch"] {
+        assert_eq!(ask(&leader, &Ask::Forget { network: name.to_owned() }, None), Answer::Done);
+    }
+    assert_eq!(ask(&leader, &disconnect("net2"), None), Answer::Done);
+    assert_eq!(ask(&leader, &Ask::Forget { network: "net2".to_owned() }, None), Answer::Done);
+    let heir = Network { name: "heir".to_owned(), device: "podman9".to_owned(), ..network("net2", 2) };
+    let heir = Ask::Connect { endpoint: Box::new(endpoint(heir, "eth1", &["10.89.2.2"])) };
+    let answer = ask(&leader, &heir, Some(&container));
+    assert!(matches!(answer, Answer::Connected { .. }), "{answer:?}");
     // What concerns no device changes while containers are there.
     let described = Network { servers: vec!["10.9.9.9".parse().expect("an address")], ..network("net1", 1) };
     assert_eq!(ask(&leader, &Ask::Describe { network: Box::new(described) }, None), Answer::Done);

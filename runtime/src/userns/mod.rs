@@ -232,6 +232,16 @@ pub fn start_inside(process: BorrowedFd<'_>, work: impl FnOnce() -> i32) -> Resu
     }
 }
 
+/// Whether two processes are in one user namespace; not, if that cannot be told.
+///
+/// # Source
+/// namespaces(7), `/proc/<pid>/ns/user`.
+#[must_use]
+pub fn is_shared(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let of = |pidfd| std::fs::read_link(format!("/proc/{}/ns/user", crate::process::pidfd::host_pid(pidfd)?)).ok();
+    of(one).is_some_and(|namespace| Some(namespace) == of(other))
+}
+
 /// Takes id 0 of the user namespace, once its maps are written.
 pub fn become_root() -> Result<(), SysError> {
     crate::sys::process::set_ids(0, 0).map_err(SysError::of("setresuid", "0, 0, 0"))

@@ -186,6 +186,7 @@ impl Stage<'_> {
             driver: String::new(),
             started_at_once: true,
             anonymous_volumes: Vec::new(),
+            addresses: std::collections::BTreeMap::new(),
             request,
         };
         let secrets = Secrets::given(std::mem::take(&mut made.files), std::mem::take(&mut made.variables));

@@ -146,7 +146,8 @@ fn wrong_command_lines_are_answered_with_one_line() {
         (&["--env-file", "nosuch", "bb"], "invalid argument \"nosuch\" for \"--env-file\" flag: no such file"),
         (
             &["--network", "none", "--net", "b", "bb"],
-            "invalid argument \"b\" for \"--network\" flag: more than one network is not supported",
+            "invalid argument \"none b\" for \"--network\" flag: cannot set multiple networks without bridge network mode, \
+             selected mode none",
         ),
         (
             &["--sysctl", "net.a=1", "--net=host", "bb"],

@@ -4,16 +4,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 use net::mode::Mode;
-use storage::state::request::{Namespace, Request};
+use storage::state::request::{Namespace, Network, Request};
 
 use super::Caller;
+use crate::cli::parse::networks::{self, Wanted};
 use crate::cli::parse::{names, ports};
 use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
 /// Options of the network.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NetworkOptions {
-    /// Connect to a network: none, host, builtin, slirp4netns, pasta or container:NAME
+    /// Connect to a network, NAME[:ip=,ip6=,mac=,alias=,interface_name=] (can be repeated), or none, host, builtin,
+    /// slirp4netns, pasta, container:NAME
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     pub(crate) networks: Vec<String>,
     /// Publish a port, [[IP:][HOST-PORT]:]CONTAINER-PORT[/PROTOCOL]
@@ -89,14 +91,15 @@ impl NetworkOptions {
             return bad("--domainname", name, "the container has no UTS namespace of its own");
         }
         let network = &mut request.network;
-        match self.networks.as_slice() {
-            [] => {}
-            [mode] if mode.is_empty() => return bad("--network", mode, "must name a network"),
-            [mode] => {
-                one("--network", mode, |mode| Mode::parse(mode).map_err(|error| error.to_string()))?;
-                network.mode.clone_from(mode);
+        match one("--network", &self.networks.join(" "), |_| networks::networks(&self.networks))? {
+            Wanted::Mode(mode) if mode.is_empty() && !self.networks.is_empty() => {
+                return bad("--network", "", "must name a network");
             }
-            [_, more, ..] => return bad("--network", more, "more than one network is not supported"),
+            Wanted::Mode(mode) => network.mode = mode,
+            Wanted::Networks(endpoints) => {
+                "bridge".clone_into(&mut network.mode);
+                network.endpoints = Some(endpoints);
+            }
         }
         network.published = each("-p, --publish", &self.publish, ports::published)?;
         network.publish_all = self.publish_all;
@@ -122,12 +125,7 @@ impl NetworkOptions {
                 Some(caller.cwd.join(path))
             }
         };
-        for (flag, address) in [("--ip", &self.ip), ("--ip6", &self.ip6), ("--mac-address", &self.mac_address)] {
-            if let Some(address) = address {
-                let reason = "networks and static ip/mac address can only be used with Bridge mode networking";
-                return bad(flag, address, reason);
-            }
-        }
+        self.apply_endpoint(network)?;
         for (flag, values) in [("--add-host", &self.add_hosts), ("--link", &self.links)] {
             if let Some(value) = values.first().filter(|_| self.no_hosts) {
                 return bad(flag, value, "conflicts with --no-hosts");
@@ -142,6 +140,48 @@ impl NetworkOptions {
         {
             return bad("--dns", "none", "conflicts with other --dns, --dns-search and --dns-option");
         }
+        Ok(())
+    }
+
+    /// `--network-alias`, `--ip`, `--ip6`, `--mac-address`: what is asked for of a bridge.
+    fn apply_endpoint(&self, network: &mut Network) -> Checked<()> {
+        let ip4 = maybe("--ip", self.ip.as_ref(), networks::ip)?;
+        let ip6 = maybe("--ip6", self.ip6.as_ref(), networks::ip)?;
+        let mac = maybe("--mac-address", self.mac_address.as_ref(), networks::mac)?;
+        let fixed = [
+            ("--ip", self.ip.as_ref(), ip4.is_none_or(|ip| ip.is_ipv4())),
+            ("--ip6", self.ip6.as_ref(), ip6.is_none_or(|ip| ip.is_ipv6())),
+            ("--mac-address", self.mac_address.as_ref(), true),
+        ];
+        let mut endpoints = network.places();
+        for (flag, value, is_good) in fixed {
+            let Some(value) = value else { continue };
+            let reason = match endpoints.len() {
+                0 => "can only be set when the network mode is bridge",
+                1 if is_good => continue,
+                1 => "is an address of the other family",
+                _ => "can only be set for a single network",
+            };
+            return Err(InvalidOption { flag, value: value.clone(), reason: reason.to_owned() });
+        }
+        if !network.is_bridge() || (network.aliases.is_empty() && ip4.is_none() && ip6.is_none() && mac.is_none()) {
+            return Ok(());
+        }
+        let is_named = network.endpoints.is_some();
+        for endpoint in &mut endpoints {
+            for ip in ip4.into_iter().chain(ip6) {
+                endpoint.ips.retain(|other| other.is_ipv4() != ip.is_ipv4());
+                endpoint.ips.push(ip);
+            }
+            if let Some(mac) = mac {
+                endpoint.mac = Some(mac.to_string());
+            }
+            if is_named {
+                endpoint.aliases.extend(network.aliases.iter().cloned());
+            }
+        }
+        network.aliases.clear();
+        network.endpoints = Some(endpoints);
         Ok(())
     }
 }

@@ -38,5 +38,8 @@ pub(crate) mod names;
 /// Everything that is one word: policies, drivers, signals, masks.
 pub(crate) mod words;
 
+/// Networks.
+pub(crate) mod networks;
+
 /// The outcome of a parser.
 pub(crate) type Parsed<T> = Result<T, String>;

@@ -83,7 +83,7 @@ pub(crate) fn describe(record: &Record, size: bool, context: &Context) -> Result
         ("GraphDriver", graph_driver(record, context)),
         ("Mounts", Value::List(request.mounts.iter().filter_map(|mount| mount_point(mount, context)).collect())),
         ("Dependencies", Value::strings(request.requires.iter().map(String::as_str))),
-        ("NetworkSettings", network_settings(record, &observed)),
+        ("NetworkSettings", network_settings(record, &observed, context)),
         ("Namespace", "".into()),
         ("IsInfra", false.into()),
         ("IsService", false.into()),
@@ -361,7 +361,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
                 ("Size", "0B".into()),
             ]),
         ),
-        ("NetworkMode", network_mode(record, observed).into()),
+        ("NetworkMode", network_mode(record, observed, context.persona).into()),
         ("PortBindings", Value::Map(port_map(&published))),
         (
             "RestartPolicy",

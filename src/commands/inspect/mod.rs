@@ -1,4 +1,4 @@
-//! `inspect`: everything about containers, images and volumes, in the shapes podman and docker give it.
+//! `inspect`: everything about containers, images, volumes and networks, in the shapes podman and docker give it.
 
 mod container;
 mod image;
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Display total file size
     #[arg(short, long)]
     size: bool,
-    /// Specify inspect-object type: all, container, image, volume
+    /// Specify inspect-object type: all, container, image, network, pod, volume
     #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "all")]
     kind: String,
 }
@@ -83,7 +83,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             return crate::commands::pod::inspect(args.names, args.latest, &args.format, context);
         }
         "network" => {
-            return Err(CommandError::user(format_args!("there are no objects of type {:?} yet", args.kind)));
+            let format = Some(args.format.as_str()).filter(|format| *format != "json");
+            return crate::commands::network::inspect(&args.names, format, context);
         }
         other => {
             return Err(CommandError::user(format_args!(
@@ -167,6 +168,11 @@ fn object(kind: Kind, name: &str, size: bool, context: &Context) -> Result<Value
             Err(VolumeError::NotFound(_)) => return Err(CommandError::user(format_args!("no such volume {name}"))),
             Err(error) => return Err(error.into()),
         }
+    }
+    if kind == Kind::All
+        && let Some(network) = super::network::find_to_show(name, context)?
+    {
+        return Ok(network);
     }
     Err(match context.persona {
         Persona::Podman => CommandError::user(format_args!("no such object: {name:?}")),

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use net::mode::Mode;
+use net::driver::MacAddress;
 use runtime::userns::Mapping;
 use storage::secret;
 use storage::state::container;
@@ -24,6 +25,7 @@ use super::{down, source};
 use crate::cli::container_options::Asked;
 use crate::cli::options::process::{AskedProcess, set_defaults};
 use crate::cli::output;
+use crate::cli::parse::networks::{self, Wanted};
 use crate::cli::parse::{namespaces, pairs, ports, words};
 use crate::cli::usage::{InvalidOption, each, maybe, one};
 use crate::commands::create::{self, Purpose};
@@ -77,7 +79,8 @@ pub(crate) struct Args {
     /// A fixed hardware address for the pods
     #[arg(long, value_name = "ADDRESS")]
     mac_address: Vec<String>,
-    /// Connect pods to a network: none, host, builtin, slirp4netns, pasta or container:NAME
+    /// Connect pods to a network, NAME[:ip=,mac=,alias=] (can be repeated), or none, host, builtin,
+    /// slirp4netns, pasta, container:NAME
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     networks: Vec<String>,
     /// Leave /etc/hostname as the image has it
@@ -162,22 +165,12 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 }
 
 fn wishes(args: &Args) -> Result<Wishes, InvalidOption> {
-    for (flag, addresses) in [("--ip", &args.ip), ("--mac-address", &args.mac_address)] {
-        if let Some(address) = addresses.first() {
-            let reason = "networks and static ip/mac address can only be used with Bridge mode networking".to_owned();
-            return Err(InvalidOption { flag, value: address.clone(), reason });
-        }
-    }
     let mut network = Network { no_hosts: args.no_hosts, no_hostname: args.no_hostname, ..Network::default() };
-    match args.networks.as_slice() {
-        [] => {}
-        [mode] => {
-            one("--network", mode, |mode| Mode::parse(mode).map_err(|error| error.to_string()))?;
-            network.mode.clone_from(mode);
-        }
-        [_, more, ..] => {
-            let reason = "more than one network is not supported".to_owned();
-            return Err(InvalidOption { flag: "--network", value: more.clone(), reason });
+    match one("--network", &args.networks.join(" "), |_| networks::networks(&args.networks))? {
+        Wanted::Mode(mode) => network.mode = mode,
+        Wanted::Networks(endpoints) => {
+            "bridge".clone_into(&mut network.mode);
+            network.endpoints = Some(endpoints);
         }
     }
     Ok(Wishes {
@@ -223,8 +216,10 @@ fn plans(
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse().ok());
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
+    let ips = each("--ip", &args.ip, networks::ip).map_err(CommandError::user)?;
+    let macs = each("--mac-address", &args.mac_address, networks::mac).map_err(CommandError::user)?;
     let mut plans = Vec::new();
-    for named in objects.iter().filter_map(pod_of) {
+    for (number, named) in objects.iter().filter_map(pod_of).enumerate() {
         let id = ContainerId::random();
         let world = World {
             config_maps: &config_maps,
@@ -234,10 +229,32 @@ fn plans(
             memory_bytes: kib.unwrap_or(0u64) << 10,
             cpus,
         };
-        let plan = plan::pod(named, wishes, &world)?;
+        let mut plan = plan::pod(named, wishes, &world)?;
+        // The first address is the first pod's, and so on.
+        fix_address(&mut plan, ips.get(number).copied(), macs.get(number).copied())?;
         plans.push((id, plan));
     }
     Ok(plans)
+}
+
+fn fix_address(plan: &mut PodPlan, ip: Option<IpAddr>, mac: Option<MacAddress>) -> Result<(), CommandError> {
+    if ip.is_none() && mac.is_none() {
+        return Ok(());
+    }
+    let network = &mut plan.request.network;
+    let mut endpoints = network.places();
+    let [endpoint] = endpoints.as_mut_slice() else {
+        return Err(CommandError::user(format_args!(
+            "pod {}: --ip and --mac-address can only be set for a single bridge network",
+            plan.name
+        )));
+    };
+    if let Some(ip) = ip {
+        endpoint.ips = vec![ip];
+    }
+    endpoint.mac = mac.map(|mac| mac.to_string()).or(endpoint.mac.take());
+    network.endpoints = Some(endpoints);
+    Ok(())
 }
 
 fn pod_of(object: &Object) -> Option<&NamedPod> {

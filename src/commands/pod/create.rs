@@ -227,6 +227,7 @@ pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> 
         return Ok(pod);
     }
     let mut request = new.request;
+    crate::networks::resolve(layout, &mut request.network)?;
     request.rootfs = Some(pod::root(layout)?);
     request.hostname = Some(pod.hostname.clone());
     request.args = vec!["/pause".to_owned()];
@@ -246,6 +247,7 @@ pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> 
         driver: String::new(),
         started_at_once: false,
         anonymous_volumes: Vec::new(),
+        addresses: std::collections::BTreeMap::new(),
         request,
     };
     pod.infra = Some(record.id.clone());

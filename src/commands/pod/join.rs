@@ -27,6 +27,7 @@ pub(crate) fn join(context: &Context, life: &LifeOptions, request: &mut Request)
             let hostname = request.hostname.take();
             let mut new = NewPod { name: Some(name.to_owned()), ..NewPod::default() };
             new.request.network.mode = std::mem::take(&mut request.network.mode);
+            new.request.network.endpoints = request.network.endpoints.take();
             (new.request.network.published, new.request.hostname) = (published, hostname);
             make(context, new)?
         }
@@ -49,6 +50,12 @@ pub(crate) fn take_place(context: &Context, pod: &Pod, request: &mut Request) ->
     let shares = |name: &str| pod.share.iter().any(|shared| shared == name);
     let target = || Namespace::Container(infra.to_string());
     if shares("net") && request.network.mode.is_empty() {
+        if request.network.endpoints.is_some() {
+            return Err(CommandError::user(
+                "networks and static ip/mac address must be defined when the pod is created: network cannot be \
+                 configured when it is shared with a pod",
+            ));
+        }
         if !request.network.published.is_empty() || request.network.publish_all {
             return Err(CommandError::user(
                 "published or exposed ports must be defined when the pod is created: network cannot be configured when \

@@ -9,6 +9,8 @@ use storage::state::request::{ExposedPorts, Mount};
 use storage::state::status::{Observed, Port, State};
 
 use crate::cli::units;
+use crate::networks;
+use crate::role::Persona;
 
 /// Bytes of all regular files below a directory, as far as the user may look into it.
 pub(crate) fn tree_bytes(path: &Path) -> u64 {
@@ -103,16 +105,12 @@ pub(super) fn mount_targets(record: &Record) -> Vec<String> {
     mounts.map(|mount| mount.target().display().to_string()).collect()
 }
 
-/// Names of the networks: user networks and bridges, not the drivers without one.
-pub(crate) fn network_names(observed: &Observed) -> Vec<String> {
-    let mut names: Vec<String> = observed
-        .network
-        .interfaces
-        .iter()
-        .map(|interface| interface.network.clone())
-        .filter(|name| !matches!(name.as_str(), "slirp4netns" | "pasta" | "builtin"))
-        .collect();
-    names.dedup();
+/// Names of the networks that a container is on, or will be when it starts: bridges, not the drivers without one.
+pub(crate) fn network_names(record: &Record, persona: Persona) -> Vec<String> {
+    let places = record.request.network.places();
+    let mut names: Vec<String> =
+        places.iter().map(|place| networks::shown(&place.network, persona).to_owned()).collect();
+    names.sort();
     names
 }
 

@@ -7,6 +7,7 @@ use storage::state::undo::{UndoLock, list};
 use crate::cli::{output, units};
 use crate::commands::filter::ContainerFilters;
 use crate::commands::image::prune::Check;
+use crate::commands::network::{self, NetworkFilters};
 use crate::commands::volume::VolumeFilters;
 use crate::commands::{Context, Outcome, builder, container, image, plan, select, space, trash, volume};
 use crate::error::CommandError;
@@ -14,7 +15,7 @@ use crate::role::Persona;
 
 /// Remove unused data
 ///
-/// Removes stopped containers and dangling images, with -a all unused images, with --volumes unused volumes too.
+/// Removes stopped containers, unused networks and dangling images, with -a all unused images, with --volumes unused volumes too.
 /// For a day, or until less than 5 % of the file system or 2 GiB are free, `coracle undo` brings it all back; on a disk that
 /// is that full the space comes back at once.
 #[derive(clap::Args, Debug)]
@@ -56,11 +57,14 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         true => plan::volumes(context, &staying, &volume_filters, context.persona == Persona::Docker)?,
         false => Vec::new(),
     };
+    let networks = network::unused(context, &staying, &NetworkFilters::parse_known(&args.filters)?)?;
     let images = plan::images(context, &staying, args.all, &image_filters)?;
     if !args.force {
         let mut warning = warning(&args);
-        let list =
-            container::prune::list(&containers) + &volume::list_of_pruned(&volumes) + &image::prune::list(&images);
+        let list = container::prune::list(&containers)
+            + &volume::list_of_pruned(&volumes)
+            + &network::list_of_pruned(&networks)
+            + &image::prune::list(&images);
         if !list.is_empty() {
             warning.push_str(&format!("These are:\n{list}\n"));
         }
@@ -80,6 +84,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let (volume_names, bytes) = plan::remove_volumes(context, volumes, removal)?;
     freed += bytes;
     text.push_str(&section("Deleted Volumes", &volume_names));
+    let network_names = network::remove_unused(context, &networks)?;
+    text.push_str(&section("Deleted Networks", &network_names));
     let (image_ids, bytes) = plan::remove_images(context, images, removal)?;
     freed += bytes;
     text.push_str(&section("Deleted Images", &image_ids));

@@ -13,8 +13,10 @@ mod creation;
 
 mod find;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -136,6 +138,9 @@ pub struct Record {
     /// Volumes without a name of their own that go when the container is removed with `-v` or `--rm`.
     #[serde(default)]
     pub anonymous_volumes: Vec<String>,
+    /// The addresses that it had last, by network: it gets them again if they are free.
+    #[serde(default)]
+    pub addresses: BTreeMap<String, Vec<IpAddr>>,
     /// Everything it was asked to be.
     pub request: Request,
 }
@@ -304,6 +309,22 @@ pub fn set_driver(layout: &Layout, id: &ContainerId, driver: &str) -> Result<(),
     record.write(layout, Durability::None)
 }
 
+/// Notes which addresses a container has.
+///
+/// # Errors
+/// [`ContainerError`]; the record stays as it was then.
+pub fn set_addresses(
+    layout: &Layout,
+    id: &ContainerId,
+    addresses: BTreeMap<String, Vec<IpAddr>>,
+) -> Result<(), ContainerError> {
+    // Against `rename`, which reads and writes the record too.
+    let _names = NamesLock::take(layout)?;
+    let mut record = load(layout, id)?.ok_or_else(|| ContainerError::NotFound(id.to_string()))?;
+    record.addresses = addresses;
+    record.write(layout, Durability::None)
+}
+
 /// Reads the record of one container; `None` if it is not there or not published yet.
 ///
 /// # Errors
@@ -356,6 +377,7 @@ pub(crate) mod tests {
             driver: "overlay".to_owned(),
             started_at_once: false,
             anonymous_volumes: Vec::new(),
+            addresses: BTreeMap::new(),
             request: Request::default(),
         }
     }

@@ -10,6 +10,7 @@
 //! | `volumes/<name>/volume.json` | who creates the volume | every command | published by rename | fdatasync |
 //! | `undo/…` | who removes | `trash`, `undo` | `undo.lock` to take something out | as before its removal |
 //! | `pods/<id>.json` | who creates the pod | every command | `pods.lock` | fdatasync |
+//! | `networks/<name>.json` | `network create`, `update` | every command | `networks.lock` | fdatasync |
 //! | `secrets/<name>.json` | `secret create` | who starts a container | `secrets.lock` | fdatasync |
 //! | `events` | everybody, appending | `events` | none: one write per line | none |
 //!
@@ -32,6 +33,8 @@ pub mod container;
 pub mod records;
 
 pub mod pod;
+
+pub mod network;
 
 pub mod status;
 

@@ -23,7 +23,7 @@ pub use mounts::{
     BindMount, Device, DevptsMount, ImageMount, Mount, Overlay, Propagation, SecretKind, SecretUse, TmpfsMount,
     VolumeMount, VolumesFrom,
 };
-pub use network::{AddHost, ExposedPorts, Link, Network, Protocol, PublishedPort};
+pub use network::{AddHost, Endpoint, ExposedPorts, Link, Network, Protocol, PublishedPort};
 pub use service::{Notify, Service};
 
 /// Everything asked for of one container, defaults resolved.

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use storage::state::container::Record;
-use storage::state::request::{Protocol, Request};
+use storage::state::request::{Endpoint, Protocol, Request};
 use storage::state::status::{self, Interface, Observed, Port};
 
 use crate::cli::format::Value;
-use crate::commands::ps;
+use crate::commands::network::endpoint_id;
+use crate::commands::{Context, ps};
+use crate::networks;
+use crate::role::Persona;
 
 pub(super) fn port_map(ports: &[Port]) -> BTreeMap<String, Value> {
     let mut map: BTreeMap<String, Value> = BTreeMap::new();
@@ -36,7 +39,7 @@ pub(super) fn exposed_keys(request: &Request) -> impl Iterator<Item = String> {
 }
 
 /// The members that both the whole and each network have.
-fn endpoint(interface: Option<&Interface>) -> Vec<(&'static str, Value)> {
+fn endpoint(id: String, interface: Option<&Interface>) -> Vec<(&'static str, Value)> {
     let addresses = interface.map(|interface| interface.addresses.as_slice()).unwrap_or_default();
     let v4 = addresses.iter().find(|address| address.ip.is_ipv4());
     let v6 = addresses.iter().find(|address| address.ip.is_ipv6());
@@ -46,7 +49,7 @@ fn endpoint(interface: Option<&Interface>) -> Vec<(&'static str, Value)> {
         Value::Str(address.and_then(|one| one.gateway).map(|ip| ip.to_string()).unwrap_or_default())
     };
     vec![
-        ("EndpointID", "".into()),
+        ("EndpointID", id.into()),
         ("Gateway", gateway(v4)),
         ("IPAddress", ip(v4)),
         ("IPPrefixLen", prefix(v4)),
@@ -57,14 +60,17 @@ fn endpoint(interface: Option<&Interface>) -> Vec<(&'static str, Value)> {
     ]
 }
 
-pub(super) fn network_settings(record: &Record, observed: &Observed) -> Value {
+pub(super) fn network_settings(record: &Record, observed: &Observed, context: &Context) -> Value {
     let interfaces = &observed.network.interfaces;
+    let places = record.request.network.places();
     let mut ports = port_map(&ps::ports(record, observed));
     for key in exposed_keys(&record.request) {
         ports.entry(key).or_insert(Value::NilList);
     }
     let sandbox = observed.state.init().map(|init| format!("/proc/{}/ns/net", init.pid)).unwrap_or_default();
-    let mut fields = endpoint(interfaces.first());
+    let is_docker = context.persona == Persona::Docker;
+    // docker fills these for the default network alone; here they are those of the first one.
+    let mut fields = endpoint(String::new(), interfaces.first());
     fields.extend([
         ("Bridge", "".into()),
         ("SandboxID", "".into()),
@@ -74,8 +80,31 @@ pub(super) fn network_settings(record: &Record, observed: &Observed) -> Value {
         ("Ports", Value::Map(ports)),
         ("SandboxKey", sandbox.into()),
     ]);
-    let networks = interfaces.iter().map(|interface| {
-        let mut fields = endpoint(Some(interface));
+    let mut networks = BTreeMap::new();
+    for place in &places {
+        let id = networks::find(&context.layout, &place.network).map(|network| network.id).unwrap_or_default();
+        let interface = interfaces.iter().find(|interface| interface.network == place.network);
+        let endpoint_id = match (is_docker, interface) {
+            (true, Some(_)) => endpoint_id(&id, record.id.as_str()),
+            _ => String::new(),
+        };
+        let mut fields = endpoint(endpoint_id, interface);
+        let aliases = place.aliases.iter().map(String::as_str).chain([record.id.short()]);
+        fields.extend([
+            ("NetworkID", id.into()),
+            ("DriverOpts", Value::NilMap),
+            ("IPAMConfig", ipam_config(place, is_docker)),
+            ("Links", Value::NilList),
+            ("Aliases", Value::strings(aliases)),
+        ]);
+        if is_docker {
+            let names = [record.name.as_str()].into_iter().chain(place.aliases.iter().map(String::as_str));
+            fields.push(("DNSNames", Value::strings(names.chain([record.id.short()]))));
+        }
+        networks.insert(networks::shown(&place.network, context.persona).to_owned(), Value::Struct(fields));
+    }
+    for interface in interfaces.iter().filter(|_| places.is_empty()) {
+        let mut fields = endpoint(String::new(), Some(interface));
         fields.extend([
             ("NetworkID", interface.network.as_str().into()),
             ("DriverOpts", Value::NilMap),
@@ -83,15 +112,31 @@ pub(super) fn network_settings(record: &Record, observed: &Observed) -> Value {
             ("Links", Value::NilList),
             ("Aliases", Value::strings(interface.aliases.iter().map(String::as_str))),
         ]);
-        (interface.network.clone(), Value::Struct(fields))
-    });
-    fields.push(("Networks", Value::Map(networks.collect()).omitempty()));
+        networks.insert(interface.network.clone(), Value::Struct(fields));
+    }
+    fields.push(("Networks", Value::Map(networks).omitempty()));
     Value::Struct(fields)
 }
 
-/// The network as asked for; where nothing was asked for, what it became.
-pub(super) fn network_mode(record: &Record, observed: &Observed) -> String {
-    let asked = record.request.network.mode.as_str();
+/// The addresses that were asked for, as docker has them.
+fn ipam_config(place: &Endpoint, is_docker: bool) -> Value {
+    let of = |v6: bool| place.ips.iter().find(|ip| ip.is_ipv6() == v6).map(ToString::to_string);
+    let fields: Vec<(&'static str, Value)> = [("IPv4Address", of(false)), ("IPv6Address", of(true))]
+        .into_iter()
+        .filter_map(|(name, ip)| Some((name, ip?.into())))
+        .collect();
+    if fields.is_empty() || !is_docker { Value::NilMap } else { Value::Struct(fields) }
+}
+
+/// The network as asked for; where nothing was asked for, what it became. docker says which network is the first.
+pub(super) fn network_mode(record: &Record, observed: &Observed, persona: Persona) -> String {
+    let network = &record.request.network;
+    if persona == Persona::Docker
+        && let Some(first) = network.places().first()
+    {
+        return networks::shown(&first.network, persona).to_owned();
+    }
     let became = observed.network.mode.as_str();
-    [asked, became, "default"].into_iter().find(|mode| !mode.is_empty()).unwrap_or_default().to_owned()
+    let otherwise = if network.is_bridge() { "bridge" } else { "default" };
+    [network.mode.as_str(), became, otherwise].into_iter().find(|mode| !mode.is_empty()).unwrap_or_default().to_owned()
 }

@@ -1,6 +1,6 @@
 //! The network of a [`Request`](super::Request).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Network {
-    /// `--network` as given; empty for the default.
+    /// `--network` as given; empty for the default, `bridge` where it named networks.
     pub mode: String,
+    /// Its networks, if it is on bridges: those that were named, changed by `network connect` and `disconnect`. Absent for
+    /// the default one alone.
+    pub endpoints: Option<Vec<Endpoint>>,
     /// Ports of the host that lead into the container.
     pub published: Vec<PublishedPort>,
     /// Ports that this user may not open are published 8000 higher.
@@ -39,12 +42,41 @@ pub struct Network {
     pub dns_search: Vec<String>,
     /// Options of resolv.conf.
     pub dns_options: Vec<String>,
-    /// A fixed IPv4 address.
-    pub ip: Option<Ipv4Addr>,
-    /// A fixed IPv6 address.
-    pub ip6: Option<Ipv6Addr>,
+}
+
+/// A container's place in a network, as it is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Endpoint {
+    /// The network's name.
+    pub network: String,
+    /// Further names of the container there.
+    pub aliases: Vec<String>,
+    /// Fixed addresses, at most one of each family.
+    pub ips: Vec<IpAddr>,
     /// A fixed hardware address, `92:d0:c6:0a:29:33`.
     pub mac: Option<String>,
+    /// The name of its device; else the first `eth0`, `eth1`, … that is free.
+    pub interface: Option<String>,
+}
+
+impl Network {
+    /// Whether the container is on bridges, or would be if it were on any network.
+    pub fn is_bridge(&self) -> bool {
+        matches!(self.mode.as_str(), "" | "default" | "bridge" | "podman" | "private")
+    }
+
+    /// Its places in networks.
+    pub fn places(&self) -> Vec<Endpoint> {
+        match &self.endpoints {
+            _ if !self.is_bridge() => Vec::new(),
+            Some(endpoints) => endpoints.clone(),
+            None => {
+                let network = crate::state::network::DEFAULT_NAME.to_owned();
+                vec![Endpoint { network, aliases: self.aliases.clone(), ..Endpoint::default() }]
+            }
+        }
+    }
 }
 
 /// A container that another one knows by name.

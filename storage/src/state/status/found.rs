@@ -63,6 +63,9 @@ pub struct Network {
     pub interfaces: Vec<Interface>,
     /// The ports published.
     pub ports: Vec<Port>,
+    /// Why the last change of its networks was not made; empty if it was.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
 }
 
 /// The outcome of health checks.

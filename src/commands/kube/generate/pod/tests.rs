@@ -30,6 +30,7 @@ fn record(name: &str, request: Request) -> Record {
         driver: String::new(),
         started_at_once: false,
         anonymous_volumes: Vec::new(),
+        addresses: std::collections::BTreeMap::new(),
         request,
     }
 }
