@@ -33,9 +33,10 @@ impl Supervisor {
     }
 
     /// Its health is another.
-    pub(super) fn note_health(&self, status: HealthStatus) {
+    pub(super) fn note_health(&self, status: HealthStatus, log: Option<&str>) {
         let mut event = Event::container(&self.record, "health_status");
         event.attributes.insert("health_status".to_owned(), status.as_str().to_owned());
+        event.attributes.extend(log.map(|log| ("health_log".to_owned(), log.to_owned())));
         events::note(&self.layout, &[event]);
     }
 

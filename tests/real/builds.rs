@@ -30,10 +30,9 @@ fn context(home: &Home, files: &[(&str, &str)]) -> PathBuf {
     home.tmp().join("c")
 }
 
-/// Builds with the certificates of this machine, which may know a proxy's; gives what was said.
+/// Builds with the certificates of this machine as a secret, since they may know a proxy's; gives what was said.
 fn build(home: &Home, context: &Path) -> String {
-    let certificates =
-        "-v /etc/ssl/certs:/etc/ssl/certs:ro -v /usr/share/ca-certificates:/usr/share/ca-certificates:ro";
+    let certificates = "--secret id=ca,src=/etc/ssl/certs/ca-certificates.crt";
     home.coracle(&format!("build {certificates} -t built")).arg(context).limit_secs(900).run().ok()
 }
 
@@ -61,9 +60,9 @@ fn program_in_c_from_scratch(home: &Home) {
 fn application_in_python(home: &Home) {
     let base = base(home);
     let file = format!(
-        "FROM {base}\nENV PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1\n{APT} python3-pip ca-certificates\n\
+        "FROM {base}\nENV PYTHONUNBUFFERED=1 PIP_BREAK_SYSTEM_PACKAGES=1\n{APT} python3-pip\n\
          WORKDIR /app\nCOPY requirements.txt .\n\
-         RUN --mount=type=cache,target=/root/.cache/pip pip install --cert /etc/ssl/certs/ca-certificates.crt -r requirements.txt\n\
+         RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca,required=true \\\n pip install --cert /run/secrets/ca -r requirements.txt\n\
          COPY . .\nRUN useradd --create-home app\nUSER app\nEXPOSE 8000\nCMD [\"python3\", \"app.py\"]\n"
     );
     let app = "import os, six\nprint(six.__version__, os.environ['HOME'], os.access('/app/app.py', os.W_OK))\n";
@@ -88,9 +87,9 @@ fn application_in_python(home: &Home) {
 fn application_in_node(home: &Home) {
     let base = base(home);
     let file = format!(
-        "FROM {base} AS base\n{APT} nodejs npm ca-certificates\nENV NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt\n\
+        "FROM {base} AS base\n{APT} nodejs npm\n\
          WORKDIR /app\nFROM base AS deps\nCOPY package.json package-lock.json ./\n\
-         RUN --mount=type=cache,target=/root/.npm npm ci --no-audit --no-fund\n\
+         RUN --mount=type=cache,target=/root/.npm --mount=type=secret,id=ca,required=true \\\n NODE_EXTRA_CA_CERTS=/run/secrets/ca npm ci --no-audit --no-fund\n\
          FROM base\nCOPY --from=deps --chown=nobody:nogroup /app/node_modules ./node_modules\nCOPY index.js .\n\
          USER nobody\nCMD [\"node\", \"index.js\"]\n"
     );

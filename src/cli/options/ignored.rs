@@ -179,11 +179,5 @@ impl Table for OfContainers {
         value("cpu-percent", &["0"], WINDOWS),
         value("io-maxbandwidth", &["0"], WINDOWS),
         value("io-maxiops", &["0"], WINDOWS),
-        value("health-log-destination", &["local", ""], "the log of checks is in what inspect shows"),
-        value("health-startup-cmd", &[""], "there are no checks of their own for the start; see --health-start-period"),
-        value("health-startup-interval", &[], "there are no checks of their own for the start"),
-        value("health-startup-retries", &[], "there are no checks of their own for the start"),
-        value("health-startup-success", &[], "there are no checks of their own for the start"),
-        value("health-startup-timeout", &[], "there are no checks of their own for the start"),
     ];
 }

@@ -5,6 +5,9 @@
 /// Sizes in bytes with suffixes.
 pub(crate) mod size;
 
+/// Spans of time.
+pub(crate) mod duration;
+
 /// `-e`, `--env-file`, labels and annotations.
 pub(crate) mod pairs;
 

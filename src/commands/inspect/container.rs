@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde_json::Value as Raw;
 use storage::state::container::Record;
-use storage::state::request::{Healthcheck, Mount, Namespace, Request, RestartPolicy, SeccompProfile, UserNamespace};
+use storage::state::request::{
+    HealthLog, Healthcheck, Mount, Namespace, Request, RestartPolicy, SeccompProfile, StartupCheck, UserNamespace,
+};
 use storage::state::status::{self, Observed, Port, State};
 
 use crate::cli::format::Value;
@@ -228,11 +230,13 @@ fn config(record: &Record, spec: &Raw) -> Value {
         ("StopSignal", request.stop_signal.as_deref().unwrap_or("SIGTERM").into()),
     ];
     let check = request.healthcheck.as_ref().map_or_else(|| Value::Omitted(Box::new(Value::Nil)), healthcheck);
-    fields.push(("Healthcheck", check));
+    let startup = request.healthcheck.as_ref().and_then(|check| check.startup.as_ref());
+    let startup = startup.map_or_else(|| Value::Omitted(Box::new(Value::Nil)), startup_check);
+    fields.extend([("StartupHealthCheck", startup), ("Healthcheck", check)]);
     let check = request.healthcheck.clone().unwrap_or_default();
     fields.extend([
         ("HealthcheckOnFailureAction", check.on_failure.as_str().into()),
-        ("HealthLogDestination", "local".into()),
+        ("HealthLogDestination", health_log(&check.log).into()),
         ("HealthcheckMaxLogCount", Value::from(u64::from(check.max_log_count.unwrap_or(5)))),
         ("HealthcheckMaxLogSize", Value::from(u64::from(check.max_log_size.unwrap_or(500)))),
         ("CreateCommand", Value::strings_or_nil(request.create_command.iter().map(String::as_str))),
@@ -268,6 +272,29 @@ fn healthcheck(check: &Healthcheck) -> Value {
     }
     fields.extend(check.retries.map(|retries| ("Retries", Value::from(u64::from(retries)))));
     Value::Struct(fields)
+}
+
+fn startup_check(check: &StartupCheck) -> Value {
+    let regular = Healthcheck {
+        test: check.test.clone(),
+        interval: check.interval,
+        timeout: check.timeout,
+        retries: check.retries.filter(|retries| *retries > 0),
+        ..Healthcheck::default()
+    };
+    let mut value = healthcheck(&regular);
+    if let (Value::Struct(fields), Some(successes)) = (&mut value, check.successes.filter(|count| *count > 0)) {
+        fields.push(("Successes", Value::from(u64::from(successes))));
+    }
+    value
+}
+
+fn health_log(log: &HealthLog) -> String {
+    match log {
+        HealthLog::Local => "local".to_owned(),
+        HealthLog::Events => "events_logger".to_owned(),
+        HealthLog::Directory(path) => path.display().to_string(),
+    }
 }
 
 fn namespace(mode: &Namespace, private: &str) -> String {

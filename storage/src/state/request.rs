@@ -434,6 +434,41 @@ pub struct Healthcheck {
     pub max_log_count: Option<u32>,
     /// How many bytes of output of one check are kept; 0 for all.
     pub max_log_size: Option<u32>,
+    /// Where results are kept besides.
+    #[serde(default)]
+    pub log: HealthLog,
+    /// What is checked first, until it succeeds.
+    #[serde(default)]
+    pub startup: Option<StartupCheck>,
+}
+
+/// The check of a container that starts: until it has succeeded, the other one is not asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StartupCheck {
+    /// `["CMD", …]` or `["CMD-SHELL", "…"]`.
+    pub test: Vec<String>,
+    /// Time between two checks.
+    pub interval: Option<Duration>,
+    /// Time after which one check has failed.
+    pub timeout: Option<Duration>,
+    /// Failures after which the container is restarted; never when absent or 0.
+    pub retries: Option<u32>,
+    /// Successes in a row that it takes; 0 is 1.
+    pub successes: Option<u32>,
+}
+
+/// Where results of health checks are kept besides the container's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthLog {
+    /// Nowhere.
+    #[default]
+    Local,
+    /// With the events.
+    Events,
+    /// In `<id>-healthcheck.log` in this directory.
+    Directory(PathBuf),
 }
 
 impl Healthcheck {

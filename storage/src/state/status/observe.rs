@@ -155,7 +155,7 @@ pub(super) fn conclude(evidence: Evidence) -> Observed {
 }
 
 impl Observed {
-    fn at_rest(state: State, started_at: Option<Timestamp>, restarts: u32) -> Self {
+    pub(crate) fn at_rest(state: State, started_at: Option<Timestamp>, restarts: u32) -> Self {
         let network = Network::default();
         Self { state, supervisor: None, started_at, network, health: None, restarts, stopped_by_user: false }
     }
