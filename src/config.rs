@@ -4,10 +4,11 @@
 //!
 //! # Source
 //! `containers.conf(5)`: the files in the order in which a later one overrides an earlier one. A key of our own is
-//! `low_ports` below `[network]`; other programs ignore it.
+//! `low_ports` below `[network]`; other programs ignore it. `default_rootless_network_cmd` may also be `builtin`.
 
 use std::path::{Path, PathBuf};
 
+use net::driver::WayOut;
 use serde::Deserialize;
 
 use crate::error::{CommandError, reason};
@@ -44,11 +45,17 @@ const PIDS_LIMIT: i64 = 2048;
 #[serde(default)]
 struct Network {
     low_ports: Option<LowPorts>,
+    default_rootless_network_cmd: Option<WayOut>,
 }
 
 /// `low_ports`, from the last file that has it.
 pub(crate) fn low_ports() -> Result<LowPorts, CommandError> {
     Ok(last(|file| file.network.low_ports)?.unwrap_or_default())
+}
+
+/// `default_rootless_network_cmd`, from the last file that has it.
+pub(crate) fn way_out() -> Result<WayOut, CommandError> {
+    Ok(last(|file| file.network.default_rootless_network_cmd)?.unwrap_or_default())
 }
 
 /// `pids_limit`: how many processes a container in a cgroup of its own may have by default; not above 0 is no limit.
@@ -115,13 +122,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_keys_that_mean_something_are_read() {
-        let low_ports = |text: &str| parse(text).map(|file| file.network.low_ports);
+    fn only_keys_that_are_asked_for_are_read() {
         let others = "[containers]\ntz = \"local\"\npids_limit = 7\n[network]\ndefault_subnet = \"10.0.0.0/8\"\n";
+        let low_ports = |text: &str| parse(text).map(|file| file.network.low_ports);
         assert_eq!(low_ports(others), Ok(None));
         assert_eq!(parse(others).map(|file| file.containers.pids_limit), Ok(Some(7)));
         assert_eq!(low_ports(&format!("{others}low_ports = \"remap\"\n")), Ok(Some(LowPorts::Remap)));
         assert_eq!(low_ports("[network]\nlow_ports = \"refuse\""), Ok(Some(LowPorts::Refuse)));
-        assert!(low_ports("[network]\nlow_ports = \"perhaps\"").is_err());
+        assert!(parse("[network]\nlow_ports = \"perhaps\"").is_err());
+        for (word, way_out) in [
+            ("", WayOut::Auto),
+            ("builtin", WayOut::Builtin),
+            ("pasta", WayOut::Pasta),
+            ("slirp4netns", WayOut::Slirp4netns),
+        ] {
+            let file = parse(&format!("[network]\ndefault_rootless_network_cmd = \"{word}\"")).unwrap();
+            assert_eq!(file.network.default_rootless_network_cmd, Some(way_out));
+        }
+        assert!(parse("[network]\ndefault_rootless_network_cmd = \"vpnkit\"").is_err());
     }
 }

@@ -178,7 +178,7 @@ impl Asked {
         const LINK: &str = "Warning: --link: only what the other container publishes on this host can be reached: each has \
                             a network of its own";
         let network = &self.request.network;
-        let is_own = matches!(Mode::parse(&network.mode), Ok(Mode::Slirp4netns(_) | Mode::Pasta(_)));
+        let is_own = matches!(Mode::parse(&network.mode), Ok(Mode::Slirp4netns(_) | Mode::Pasta(_) | Mode::Builtin(_)));
         let alias = (!network.aliases.is_empty() && is_own).then_some(ALIAS);
         let link = (!network.links.is_empty() && is_own).then_some(LINK);
         let discarded = self.ports_discarded.then_some(DISCARDED);

@@ -249,7 +249,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
     let free = file_system.as_ref().map_or(0, |fs| bytes(fs.blocks_free()));
     let client = version::describe(context.program()).get("Client").cloned().unwrap_or(Value::Nil);
     let (driver, driver_status) = storage(context, &mapping)?;
-    let network = ["pasta", "slirp4netns"].into_iter().find(|name| program(name).is_some()).unwrap_or("none");
+    let network = ["pasta", "slirp4netns"].into_iter().find(|name| program(name).is_some()).unwrap_or("builtin");
     Ok(map([
         (
             "host",
@@ -339,7 +339,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
             "plugins",
             map([
                 ("volume", Value::strings(["local"])),
-                ("network", Value::strings(["bridge", "none", "host", "slirp4netns", "pasta"])),
+                ("network", Value::strings(["bridge", "none", "host", "builtin", "slirp4netns", "pasta"])),
                 ("log", Value::strings(["k8s-file", "json-file", "journald", "none", "passthrough"])),
                 ("authorization", Value::NilList),
             ]),
@@ -398,7 +398,7 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
             "Plugins",
             map([
                 ("Volume", Value::strings(["local"])),
-                ("Network", Value::strings(["bridge", "none", "host", "slirp4netns", "pasta"])),
+                ("Network", Value::strings(["bridge", "none", "host", "builtin", "slirp4netns", "pasta"])),
                 ("Authorization", Value::NilList),
                 ("Log", Value::strings(["k8s-file", "json-file", "none"])),
             ]),

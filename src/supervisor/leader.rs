@@ -122,8 +122,9 @@ fn start(path: &Path, lock: &Path, mapping: &Mapping) -> Result<(), CommandError
         }
         _ => {}
     }
-    let way_out = driver::default_driver().and_then(|driver| driver.prepare().map(|plan| (driver, plan)));
-    let way_out = way_out.map_err(super::network::missing)?;
+    let driver = driver::default_driver(crate::config::way_out()?);
+    let plan = driver.prepare().map_err(super::network::missing)?;
+    let way_out = (driver, plan);
     let listener = new_socket()?;
     let (address, _directory) = address(path)?;
     bind(listener.as_raw_fd(), &address).map_err(failed("bind"))?;

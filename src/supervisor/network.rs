@@ -154,7 +154,8 @@ pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandErro
 }
 
 fn helper(mode: &Mode) -> Result<Way, CommandError> {
-    Ok(match driver::driver_for(mode).map_err(missing)? {
+    let way_out = if mode == &Mode::Default { crate::config::way_out()? } else { driver::WayOut::default() };
+    Ok(match driver::driver_for(mode, way_out) {
         Some(driver) => {
             let plan = driver.prepare().map_err(missing)?;
             Way::Helper(driver, plan)
@@ -282,9 +283,12 @@ fn port_status(mappings: &[PortMapping]) -> Vec<status::Port> {
 }
 
 pub(super) fn missing(error: driver::DriverError) -> CommandError {
-    let hint = matches!(error, driver::DriverError::NotInstalled(_) | driver::DriverError::NothingInstalled);
-    let error = CommandError::host(error);
-    if hint { error.hinted("sudo apt-get install slirp4netns, or use --network none or host") } else { error }
+    let package = match &error {
+        driver::DriverError::NotInstalled("pasta") => "passt",
+        driver::DriverError::NotInstalled(program) => program,
+        _ => return CommandError::host(error),
+    };
+    CommandError::host(error).hinted(format!("sudo apt-get install {package}, or use --network builtin"))
 }
 
 impl Plan {

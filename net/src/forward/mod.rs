@@ -30,7 +30,7 @@ mod route;
 
 mod address;
 
-mod slab;
+pub(crate) mod slab;
 
 mod pipe;
 
@@ -212,7 +212,7 @@ fn become_forwarder(
     // The supervisor's other descriptors are locks, pipes and terminals whose end somebody waits for.
     let mut kept: Vec<RawFd> = listeners.iter().map(|l| l.socket.as_raw_fd()).collect();
     kept.extend([netns.as_raw_fd(), status.as_raw_fd()]);
-    close_all_but(&mut kept);
+    crate::process::close_all_but(&mut kept);
 
     crate::netlink::join(netns).map_err(|e| e.to_string())?;
     sys::close_range(netns.as_raw_fd(), netns.as_raw_fd());
@@ -222,14 +222,4 @@ fn become_forwarder(
     sys::close_range(status.as_raw_fd(), status.as_raw_fd());
     told.map_err(|e| sys::reason(&e))?;
     server.run().map_err(|e| e.to_string())
-}
-
-fn close_all_but(kept: &mut [RawFd]) {
-    kept.sort_unstable();
-    let mut next: RawFd = 3;
-    for fd in kept.iter().copied().filter(|fd| *fd > 2) {
-        sys::close_range(next, fd - 1);
-        next = fd + 1;
-    }
-    sys::close_range(next, RawFd::MAX);
 }

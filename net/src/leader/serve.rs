@@ -159,14 +159,21 @@ impl Leader {
             let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             let has_new = fds.first().is_some_and(is_ready);
             let way_out_ended = before_clients == 3 && fds.get(2).is_some_and(is_ready);
-            let talking: Vec<bool> = fds.iter().skip(before_clients).map(is_ready).collect();
+            // First who is gone: who comes may want its addresses.
+            let has_hung_up = |fd: &PollFd<'_>| fd.revents().is_some_and(|found| found.contains(PollFlags::POLLHUP));
+            let clients = self.clients.iter().zip(fds.iter().skip(before_clients));
+            let talking = clients.filter(|(_, fd)| is_ready(fd));
+            let mut talking: Vec<(bool, i32)> =
+                talking.map(|(client, fd)| (!has_hung_up(fd), client.socket.as_raw_fd())).collect();
+            talking.sort_unstable();
             drop(fds);
             if way_out_ended && let Some(way_out) = self.way_out.take() {
                 way_out.stop();
             }
-            // From the end, so that removing one leaves the others where they are.
-            for at in (0..talking.len()).rev().filter(|at| talking.get(*at) == Some(&true)) {
-                self.listen_to(at);
+            for (_, socket) in talking {
+                if let Some(at) = self.clients.iter().position(|client| client.socket.as_raw_fd() == socket) {
+                    self.listen_to(at);
+                }
             }
             if has_new {
                 has_served = true;

@@ -6,11 +6,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+mod sandbox;
 mod socket;
+mod tun;
+
+pub(crate) use sandbox::{allow_calls, drop_capabilities};
 
 pub(crate) use socket::{
     PacketSource, accept, local_addr, receive_from, send_from, set_int, set_linger_zero, splice_in, splice_out,
 };
+pub(crate) use tun::open_tun;
 
 /// A descriptor for a child that was not reaped yet.
 ///

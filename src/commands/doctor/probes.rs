@@ -317,10 +317,7 @@ impl Probe for NetworkHelper {
     fn probe(&self) -> Finding {
         let found: Vec<_> = ["slirp4netns", "pasta"].into_iter().filter_map(find_program).collect();
         if found.is_empty() {
-            return Finding::missing(
-                "neither is in PATH: containers have no network but --network none and host",
-                "sudo apt-get install slirp4netns passt",
-            );
+            return Finding::ok("neither is in PATH: the stack of our own serves".to_owned());
         }
         Finding::ok(found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))
     }

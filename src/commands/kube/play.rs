@@ -79,7 +79,8 @@ pub(crate) struct Args {
     /// A fixed hardware address for the pods
     #[arg(long, value_name = "ADDRESS")]
     mac_address: Vec<String>,
-    /// Connect pods to a network, NAME[:ip=,mac=,alias=] (can be repeated), or none, host, slirp4netns, pasta, container:NAME
+    /// Connect pods to a network, NAME[:ip=,mac=,alias=] (can be repeated), or none, host, builtin,
+    /// slirp4netns, pasta, container:NAME
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     networks: Vec<String>,
     /// Leave /etc/hostname as the image has it
