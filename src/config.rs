@@ -1,13 +1,14 @@
 //! What files of the host say: `containers.conf`, as far as anything here asks for it.
 //!
-//! Read when it is asked for, and not before: the path of `run` opens none of these.
+//! Read when it is asked for, and not before: the path of a plain `run` opens none of these.
 //!
 //! # Source
 //! `containers.conf(5)`: the files in the order in which a later one overrides an earlier one. A key of our own is
-//! `low_ports` below `[network]`; other programs ignore it.
+//! `low_ports` below `[network]`; other programs ignore it. `default_rootless_network_cmd` may also be `builtin`.
 
 use std::path::{Path, PathBuf};
 
+use net::driver::WayOut;
 use serde::Deserialize;
 
 use crate::error::{CommandError, reason};
@@ -28,24 +29,51 @@ pub(crate) enum LowPorts {
 #[serde(default)]
 struct File {
     network: Network,
+    containers: Containers,
 }
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Containers {
+    pids_limit: Option<i64>,
+}
+
+/// podman's.
+const PIDS_LIMIT: i64 = 2048;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Network {
     low_ports: Option<LowPorts>,
+    default_rootless_network_cmd: Option<WayOut>,
 }
 
 /// `low_ports`, from the last file that has it.
 pub(crate) fn low_ports() -> Result<LowPorts, CommandError> {
-    let mut found = LowPorts::default();
+    Ok(last(|file| file.network.low_ports)?.unwrap_or_default())
+}
+
+/// `default_rootless_network_cmd`, from the last file that has it.
+pub(crate) fn way_out() -> Result<WayOut, CommandError> {
+    Ok(last(|file| file.network.default_rootless_network_cmd)?.unwrap_or_default())
+}
+
+/// `pids_limit`: how many processes a container in a cgroup of its own may have by default; not above 0 is no limit.
+pub(crate) fn pids_limit() -> Result<i64, CommandError> {
+    Ok(last(|file| file.containers.pids_limit)?.unwrap_or(PIDS_LIMIT))
+}
+
+/// A value from the last file that has it.
+fn last<T>(value: impl Fn(File) -> Option<T>) -> Result<Option<T>, CommandError> {
+    let mut found = None;
     for path in files() {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(CommandError::user(format!("read {}: {}", path.display(), reason(&error)))),
         };
-        found = parse(&text).map_err(|why| CommandError::user(format!("{}: {why}", path.display())))?.unwrap_or(found);
+        let file = parse(&text).map_err(|why| CommandError::user(format!("{}: {why}", path.display())))?;
+        found = value(file).or(found);
     }
     Ok(found)
 }
@@ -85,9 +113,8 @@ fn drop_ins(directory: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn parse(text: &str) -> Result<Option<LowPorts>, String> {
-    let file: File = toml::from_str(text).map_err(|error| error.message().to_owned())?;
-    Ok(file.network.low_ports)
+fn parse(text: &str) -> Result<File, String> {
+    toml::from_str(text).map_err(|error| error.message().to_owned())
 }
 
 #[cfg(test)]
@@ -95,11 +122,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_key_that_is_ours_is_read() {
-        let others = "[containers]\ntz = \"local\"\n[network]\ndefault_subnet = \"10.0.0.0/8\"\n";
-        assert_eq!(parse(others), Ok(None));
-        assert_eq!(parse(&format!("{others}low_ports = \"remap\"\n")), Ok(Some(LowPorts::Remap)));
-        assert_eq!(parse("[network]\nlow_ports = \"refuse\""), Ok(Some(LowPorts::Refuse)));
+    fn only_keys_that_are_asked_for_are_read() {
+        let others = "[containers]\ntz = \"local\"\npids_limit = 7\n[network]\ndefault_subnet = \"10.0.0.0/8\"\n";
+        let low_ports = |text: &str| parse(text).map(|file| file.network.low_ports);
+        assert_eq!(low_ports(others), Ok(None));
+        assert_eq!(parse(others).map(|file| file.containers.pids_limit), Ok(Some(7)));
+        assert_eq!(low_ports(&format!("{others}low_ports = \"remap\"\n")), Ok(Some(LowPorts::Remap)));
+        assert_eq!(low_ports("[network]\nlow_ports = \"refuse\""), Ok(Some(LowPorts::Refuse)));
         assert!(parse("[network]\nlow_ports = \"perhaps\"").is_err());
+        for (word, way_out) in [
+            ("", WayOut::Auto),
+            ("builtin", WayOut::Builtin),
+            ("pasta", WayOut::Pasta),
+            ("slirp4netns", WayOut::Slirp4netns),
+        ] {
+            let file = parse(&format!("[network]\ndefault_rootless_network_cmd = \"{word}\"")).unwrap();
+            assert_eq!(file.network.default_rootless_network_cmd, Some(way_out));
+        }
+        assert!(parse("[network]\ndefault_rootless_network_cmd = \"vpnkit\"").is_err());
     }
 }

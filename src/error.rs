@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::cli::colour::{self, Colour};
+
 /// A command failed.
 #[derive(Debug)]
 pub(crate) struct CommandError {
@@ -91,9 +93,12 @@ impl CommandError {
         // A closed stderr leaves the exit status.
         use std::io::Write;
         let mut stderr = std::io::stderr().lock();
-        let _ = writeln!(stderr, "Error: {}{bug}", one_line(&self.message));
+        let is_coloured = colour::of_stderr();
+        let heading = Colour::Red.paint("Error:", is_coloured);
+        let _ = writeln!(stderr, "{heading} {}{bug}", one_line(&self.message));
+        let heading = Colour::Cyan.paint("Hint:", is_coloured);
         for hint in &self.hints {
-            let _ = writeln!(stderr, "Hint: {}", one_line(hint));
+            let _ = writeln!(stderr, "{heading} {}", one_line(hint));
         }
     }
 }

@@ -7,7 +7,7 @@
 //! **Runs in:** the supervisor: one thread, the container's base user namespace, the host's network namespace. It
 //! starts a driver, lets the init build its rootfs meanwhile, and waits on the ready descriptor in its own loop.
 //!
-//! A bridge or a built-in stack is one more implementation: [`Started`] does not demand that there is a helper.
+//! The helper of the built-in stack is a fork of the process that starts it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::builtin::Builtin;
 use crate::helper::{self, Helper};
 use crate::mode::Mode;
 pub use crate::netlink::Address;
@@ -36,9 +37,6 @@ pub enum DriverError {
     /// The named program is not installed.
     #[error("network {0}: {0} is not installed")]
     NotInstalled(&'static str),
-    /// Neither program that could serve the default network is installed.
-    #[error("default network: neither slirp4netns nor pasta is installed")]
-    NothingInstalled,
     /// A system call failed while the helper was being started.
     #[error("network {driver}: {what}: {}", crate::sys::reason(source))]
     System {
@@ -286,6 +284,17 @@ impl Started {
         Ok(&self.attachment)
     }
 
+    /// A network whose other end is a process that we forked.
+    pub(crate) fn forked(
+        driver: &'static str,
+        attachment: Attachment,
+        netns: OwnedFd,
+        ready: OwnedFd,
+        helper: Helper,
+    ) -> Self {
+        Self { driver, attachment, netns, must_discover: false, ready, helper }
+    }
+
     /// Ends the helper and reaps it.
     pub fn stop(self) {
         self.helper.stop();
@@ -301,34 +310,47 @@ pub(crate) fn start_helper(plan: Plan, netns: Netns<'_>, must_discover: bool) ->
     Ok(Started { driver: plan.driver, attachment: plan.attachment, netns: own, must_discover, ready, helper })
 }
 
-/// The driver of a mode; `None` where there is nothing to start (`none`, `host`, a namespace of another's).
-///
-/// # Errors
-/// [`DriverError::NothingInstalled`] for the default network.
-pub fn driver_for(mode: &Mode) -> Result<Option<Box<dyn Driver>>, DriverError> {
-    Ok(match mode {
-        Mode::None | Mode::Host | Mode::Container(_) | Mode::Namespace(_) => None,
-        Mode::Default => Some(default_driver()?),
-        Mode::Slirp4netns(options) => Some(Box::new(Slirp4netns::new(options.clone()))),
-        Mode::Pasta(options) => Some(Box::new(Pasta::new(options.clone()))),
-    })
+/// What leads out of the networks that leave the choice to us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum WayOut {
+    /// slirp4netns if it is installed, else pasta, else the stack of our own.
+    #[default]
+    #[serde(rename = "")]
+    Auto,
+    /// The stack of our own.
+    #[serde(rename = "builtin")]
+    Builtin,
+    /// slirp4netns.
+    #[serde(rename = "slirp4netns")]
+    Slirp4netns,
+    /// pasta.
+    #[serde(rename = "pasta")]
+    Pasta,
 }
 
-/// The driver behind the default network: slirp4netns when it is installed, else pasta.
-///
-/// slirp4netns is ready in a fifth of pasta's time, which hides behind the building of the rootfs, and holds a
-/// twentieth of its memory. Podman prefers pasta because it keeps the client's address of published ports; our
-/// forwarder keeps it with either.
-///
-/// # Errors
-/// [`DriverError::NothingInstalled`].
-pub fn default_driver() -> Result<Box<dyn Driver>, DriverError> {
-    if helper::find_program(slirp4netns::PROGRAM).is_some() {
-        Ok(Box::new(Slirp4netns::new(slirp4netns::Options::default())))
-    } else if helper::find_program(pasta::PROGRAM).is_some() {
-        Ok(Box::new(Pasta::new(pasta::Options::default())))
-    } else {
-        Err(DriverError::NothingInstalled)
+/// The driver of a mode; `None` where there is nothing to start (`none`, `host`, a namespace of another's).
+#[must_use]
+pub fn driver_for(mode: &Mode, way_out: WayOut) -> Option<Box<dyn Driver>> {
+    match mode {
+        Mode::None | Mode::Host | Mode::Container(_) | Mode::Namespace(_) => None,
+        Mode::Default => Some(default_driver(way_out)),
+        Mode::Slirp4netns(options) => Some(Box::new(Slirp4netns::new(options.clone()))),
+        Mode::Pasta(options) => Some(Box::new(Pasta::new(options.clone()))),
+        Mode::Builtin(options) => Some(Box::new(Builtin::new(options.clone()))),
+    }
+}
+
+/// The driver behind networks that leave the choice to us.
+#[must_use]
+pub fn default_driver(way_out: WayOut) -> Box<dyn Driver> {
+    let is_there = |program| helper::find_program(program).is_some();
+    match way_out {
+        WayOut::Slirp4netns => Box::new(Slirp4netns::new(slirp4netns::Options::default())),
+        WayOut::Pasta => Box::new(Pasta::new(pasta::Options::default())),
+        WayOut::Builtin => Box::new(Builtin::default()),
+        WayOut::Auto if is_there(slirp4netns::PROGRAM) => default_driver(WayOut::Slirp4netns),
+        WayOut::Auto if is_there(pasta::PROGRAM) => default_driver(WayOut::Pasta),
+        WayOut::Auto => default_driver(WayOut::Builtin),
     }
 }
 

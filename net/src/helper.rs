@@ -31,7 +31,7 @@ pub(crate) struct Helper {
     /// What it prints; memory only, so that it never blocks on us.
     output: File,
     /// Its hang-up tells slirp4netns to end, should we be killed.
-    _exit: OwnedFd,
+    _exit: Option<OwnedFd>,
     reaped: bool,
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn spawn(
     let child = spawned.map_err(|source| ("spawn the helper", source))?;
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(-1));
     let pidfd = sys::pidfd_open(pid).map_err(|source| ("pidfd_open", source))?;
-    Ok((Helper { pidfd, output: File::from(output), _exit: exit_write, reaped: false }, ready_read))
+    Ok((Helper { pidfd, output: File::from(output), _exit: Some(exit_write), reaped: false }, ready_read))
 }
 
 fn set_cloexec(fd: BorrowedFd<'_>, on: bool) -> nix::Result<()> {
@@ -112,6 +112,11 @@ fn make_fifo(path: &Path) -> io::Result<OwnedFd> {
 }
 
 impl Helper {
+    /// A process that we forked, which writes to `output` why it gave up.
+    pub(crate) fn forked(pidfd: OwnedFd, output: File) -> Self {
+        Self { pidfd, output, _exit: None, reaped: false }
+    }
+
     pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }

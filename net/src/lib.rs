@@ -1,7 +1,7 @@
 //! Networks: drivers, published ports, names. Joins a network namespace it is given and makes none.
 //!
 //! ```text
-//! --network ─ mode ─▶ driver ─▶ slirp4netns | pasta        (supervisor, host namespace)
+//! --network ─ mode ─▶ driver ─▶ builtin | slirp4netns | pasta        (supervisor, host namespace)
 //! --publish ─ ports ─▶ forward: listeners bound before the start, one process that joins the container's namespace
 //! texts for the container: hosts, resolv_conf
 //! ```
@@ -44,7 +44,11 @@ pub mod slirp4netns;
 
 pub mod pasta;
 
+pub mod builtin;
+
 mod helper;
+
+mod process;
 
 pub mod ports;
 

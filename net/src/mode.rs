@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::builtin;
 use crate::pasta;
 use crate::slirp4netns;
 
@@ -52,6 +53,9 @@ pub enum ModeError {
     /// Bad options of pasta.
     #[error(transparent)]
     Pasta(#[from] pasta::OptionError),
+    /// Bad options of the stack of our own.
+    #[error(transparent)]
+    Builtin(#[from] builtin::OptionError),
 }
 
 /// One value of `--network`.
@@ -74,6 +78,8 @@ pub enum Mode {
     Slirp4netns(slirp4netns::Options),
     /// An own namespace behind pasta.
     Pasta(pasta::Options),
+    /// An own namespace behind the stack of our own.
+    Builtin(builtin::Options),
 }
 
 impl Mode {
@@ -115,6 +121,7 @@ impl Mode {
             },
             "slirp4netns" => Ok(Self::Slirp4netns(slirp4netns::Options::parse(options.unwrap_or_default())?)),
             "pasta" => Ok(Self::Pasta(pasta::Options::parse(options.unwrap_or_default())?)),
+            "builtin" => Ok(Self::Builtin(builtin::Options::parse(options.unwrap_or_default())?)),
             "macvlan" | "ipvlan" | "overlay" => Err(ModeError::NeedsHostLinks(name.to_owned())),
             _ => Err(ModeError::NotFound(name.to_owned())),
         }
@@ -123,13 +130,13 @@ impl Mode {
     /// Whether the container gets a network namespace of its own.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        matches!(self, Self::None | Self::Default | Self::Slirp4netns(_) | Self::Pasta(_))
+        matches!(self, Self::None | Self::Default | Self::Slirp4netns(_) | Self::Pasta(_) | Self::Builtin(_))
     }
 
     /// Whether ports can be published: there is a namespace of its own with a way out.
     #[must_use]
     pub fn can_publish(&self) -> bool {
-        matches!(self, Self::Default | Self::Slirp4netns(_) | Self::Pasta(_))
+        matches!(self, Self::Default | Self::Slirp4netns(_) | Self::Pasta(_) | Self::Builtin(_))
     }
 }
 
@@ -151,6 +158,7 @@ mod tests {
             ("slirp4netns", Mode::Slirp4netns(slirp4netns::Options::default())),
             ("pasta", Mode::Pasta(pasta::Options::default())),
             ("pasta:", Mode::Pasta(pasta::Options::default())),
+            ("builtin", Mode::Builtin(builtin::Options::default())),
         ] {
             assert_eq!(Mode::parse(text).as_ref(), Ok(&mode), "{text}");
         }
@@ -167,6 +175,7 @@ mod tests {
             ("ns:netns", "network mode ns: netns is not an absolute path"),
             ("host:x=y", "network mode host takes no options: x=y"),
             ("bridge:ip=10.88.0.9,mac=x", "network bridge: option ip=10.88.0.9 needs a bridge network"),
+            ("builtin:mtv=1", "unknown option for builtin: \"mtv=1\""),
             ("slirp4netns:mtv=1", "unknown option for slirp4netns: \"mtv=1\""),
         ] {
             assert_eq!(Mode::parse(text).map_err(|e| e.to_string()), Err(message.to_owned()), "{text}");

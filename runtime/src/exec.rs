@@ -179,7 +179,9 @@ fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) ->
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))?;
         sealed = Some(seal.open()?);
     }
-    join_namespaces(request.init, flags)?;
+    // From inside of a cgroup namespace nobody gets into it who was not there before: the program joins it after its cgroup.
+    let cgroup_namespace = flags & libc::CLONE_NEWCGROUP;
+    join_namespaces(request.init, flags & !libc::CLONE_NEWCGROUP)?;
     let pty = match request.streams {
         Streams::Terminal(_) | Streams::Console(_) => {
             let single_id = request.options.emulation.is_some();
@@ -201,6 +203,9 @@ fn enter(request: Request<'_>, ends: Option<ContainerEnd>, channel: &Channel) ->
         Forked::Child => {
             let mut options = request.options;
             options.sealed = sealed.as_ref();
+            if cgroup_namespace != 0 {
+                join_namespaces(request.init, cgroup_namespace)?;
+            }
             Err(run(request.process, ends, pty, &options, channel))
         }
     }

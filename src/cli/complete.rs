@@ -158,7 +158,7 @@ fn values(arg: &Arg, names: &mut dyn FnMut(Names) -> Vec<String>) -> Vec<Candida
         (Some("restart"), _) => words(&["no", "always", "on-failure", "unless-stopped"]),
         (Some("network"), _) => {
             let mut all: Vec<Candidate> = plain(names(Names::Networks)).collect();
-            all.extend(words(&["none", "host", "slirp4netns", "pasta"]));
+            all.extend(words(&["none", "host", "builtin", "slirp4netns", "pasta"]));
             all.extend(names(Names::Containers).into_iter().map(|name| (format!("container:{name}"), String::new())));
             all
         }

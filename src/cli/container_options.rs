@@ -23,7 +23,7 @@ use super::options::life::LifeOptions;
 use super::options::mounts::{ImageVolumes, MountOptions};
 use super::options::network::NetworkOptions;
 use super::options::process::{AskedProcess, ProcessOptions, image_signal, workdir};
-use super::options::resources::{self, ResourceOptions};
+use super::options::resources::{CgroupOptions, ResourceOptions};
 use super::options::security::SecurityOptions;
 use super::options::service::{ServiceOptions, Systemd};
 use super::parse::{mount_flags, pairs, ports};
@@ -54,6 +54,8 @@ pub(crate) struct ContainerOptions {
     pub(crate) security: SecurityOptions,
     #[command(flatten)]
     pub(crate) resources: ResourceOptions,
+    #[command(flatten)]
+    pub(crate) cgroup: CgroupOptions,
     #[command(flatten)]
     pub(crate) accepted: Accepted<OfContainers>,
     /// Print help (-h is --hostname)
@@ -115,6 +117,7 @@ impl ContainerOptions {
         self.network.apply(&mut request, caller)?;
         self.security.apply(&mut request, caller)?;
         self.resources.apply(&mut request)?;
+        self.cgroup.apply(&mut request)?;
         if request.tty && request.log.driver == LogDriver::Passthrough {
             return Err(InvalidOption {
                 flag: "--log-driver",
@@ -168,23 +171,18 @@ impl Asked {
     }
 
     /// Lines for stderr about options that have no effect here.
-    pub(crate) fn warnings(&self, resources_supported: bool) -> Vec<&'static str> {
+    pub(crate) fn warnings(&self) -> Vec<&'static str> {
         const DISCARDED: &str =
             "warning: published ports are discarded: a host, container or none network has no ports of its own";
         const ALIAS: &str = "Warning: --network-alias: other containers do not find it: each has a network of its own";
         const LINK: &str = "Warning: --link: only what the other container publishes on this host can be reached: each has \
                             a network of its own";
         let network = &self.request.network;
-        let is_own = matches!(Mode::parse(&network.mode), Ok(Mode::Slirp4netns(_) | Mode::Pasta(_)));
+        let is_own = matches!(Mode::parse(&network.mode), Ok(Mode::Slirp4netns(_) | Mode::Pasta(_) | Mode::Builtin(_)));
         let alias = (!network.aliases.is_empty() && is_own).then_some(ALIAS);
         let link = (!network.links.is_empty() && is_own).then_some(LINK);
         let discarded = self.ports_discarded.then_some(DISCARDED);
-        discarded
-            .into_iter()
-            .chain(alias)
-            .chain(link)
-            .chain(resources::warning(&self.request.resources, resources_supported))
-            .collect()
+        discarded.into_iter().chain(alias).chain(link).collect()
     }
 
     /// Has the health check of the image that [`Asked::finish`] will get, from the bytes of its configuration.

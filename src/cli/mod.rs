@@ -35,6 +35,9 @@ pub(crate) mod man;
 /// What may have been meant by words that are not known.
 pub(crate) mod suggest;
 
+/// Colour on terminals.
+pub(crate) mod colour;
+
 pub(crate) mod format;
 pub(crate) mod output;
 pub(crate) mod pattern;

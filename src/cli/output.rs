@@ -1,6 +1,9 @@
 //! Data on stdout, notes on stderr.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use runtime::process::pty::Winsize;
 
 use crate::error::{CommandError, reason};
 
@@ -18,6 +21,23 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
 pub(crate) fn print_line(text: impl std::fmt::Display) -> Result<(), CommandError> {
     print(&format!("{text}\n"))
 }
+
+/// The width of the terminal that a table is to fit; none where nobody looks, or everything was asked for.
+pub(crate) fn table_width() -> Option<usize> {
+    let stdout = io::stdout();
+    if WHOLE.load(Ordering::Relaxed) || !stdout.is_terminal() {
+        return None;
+    }
+    let size = Winsize::of(&stdout).ok()?;
+    (size.cols > 0).then(|| size.cols.into())
+}
+
+/// `--no-trunc`: no table is cut any more.
+pub(crate) fn show_all() {
+    WHOLE.store(true, Ordering::Relaxed);
+}
+
+static WHOLE: AtomicBool = AtomicBool::new(false);
 
 /// Shows a warning and asks whether to go on; anything but yes is no.
 pub(crate) fn confirm(warning: &str) -> Result<bool, CommandError> {

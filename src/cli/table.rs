@@ -49,9 +49,89 @@ pub(crate) fn align(text: &str, Columns { min_width, padding }: Columns) -> Stri
     out
 }
 
-/// Characters, as tabwriter counts them.
+/// As [`align`], for a terminal of so many characters: cells of the widest columns are cut until the lines fit, or nothing
+/// is left to cut. The first column and the last one, identifiers and names, stay whole, and a status as long as it may.
+pub(crate) fn fit(text: &str, columns: Columns, width: usize) -> String {
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    let count = lines.first().map_or(0, Vec::len);
+    // What is no simple table is not ours to cut.
+    if count < 3 || lines.iter().any(|cells| cells.len() != count) {
+        return align(text, columns);
+    }
+    let Columns { min_width, padding } = columns;
+    let cell = |line: &Vec<&str>, column: usize| line.get(column).map_or(0, |cell| cell_width(cell));
+    let natural: Vec<usize> =
+        (0..count).map(|column| lines.iter().map(|line| cell(line, column)).max().unwrap_or(0)).collect();
+    // A column is not cut below its heading, nor below what it takes anyway.
+    let least: Vec<usize> = (0..count)
+        .map(|column| match column == 0 || column + 1 == count {
+            true => natural[column],
+            false => lines.first().map_or(0, |heading| cell(heading, column)).max(min_width - padding),
+        })
+        .collect();
+    let is_status = |column: usize| lines.first().and_then(|heading| heading.get(column)) == Some(&"STATUS");
+    let total = |widths: &[usize]| {
+        let (last, others) = widths.split_last().unwrap_or((&0, &[]));
+        others.iter().map(|width| (width + padding).max(min_width)).sum::<usize>() + last
+    };
+    let mut widths = natural.clone();
+    while total(&widths) > width {
+        let widest = (0..count)
+            .filter(|column| widths[*column] > least[*column])
+            .max_by_key(|column| (!is_status(*column), widths[*column]));
+        let Some(widest) = widest else { break };
+        widths[widest] -= 1;
+    }
+    let mut cut = String::with_capacity(text.len());
+    for cells in &lines {
+        for (column, cell) in cells.iter().enumerate() {
+            if column > 0 {
+                cut.push('\t');
+            }
+            match cell_width(cell) > widths[column] {
+                true => cut.push_str(&shortened(cell, widths[column])),
+                false => cut.push_str(cell),
+            }
+        }
+        cut.push('\n');
+    }
+    align(&cut, columns)
+}
+
+/// The beginning of a cell, in its colour.
+fn shortened(cell: &str, width: usize) -> String {
+    let coloured =
+        cell.strip_suffix(END).and_then(|cell| cell.split_once('m')).filter(|(start, _)| start.starts_with(ESCAPE));
+    let begin = |text: &str| text.chars().take(width.saturating_sub(1)).chain(['…']).collect::<String>();
+    match coloured {
+        Some((start, text)) => format!("{start}m{}{END}", begin(text)),
+        None => begin(cell),
+    }
+}
+
+/// What ends a coloured text.
+const END: &str = "\x1b[0m";
+
+const ESCAPE: char = '\x1b';
+
+/// Characters, as tabwriter counts them, without those of our own colours.
 fn cell_width(cell: &str) -> usize {
-    cell.chars().count()
+    if !cell.contains(ESCAPE) {
+        return cell.chars().count();
+    }
+    let mut is_text = true;
+    let visible = |c: &char| match (*c, is_text) {
+        (ESCAPE, _) => {
+            is_text = false;
+            false
+        }
+        (c, false) => {
+            is_text = c == 'm';
+            false
+        }
+        _ => true,
+    };
+    cell.chars().filter(visible).count()
 }
 
 #[cfg(test)]
@@ -76,5 +156,32 @@ mod tests {
         ] {
             assert_eq!(align(text, PODMAN), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn tables_are_cut_to_the_width_of_a_terminal() {
+        let text = "CONTAINER ID\tIMAGE\tSTATUS\tNAMES\n\
+            284cd5d78cf9\tregistry.example.com/team/application:latest\tUp 3 minutes\tweb\n";
+        let cut = fit(text, PODMAN, 60);
+        assert!(cut.ends_with("\n284cd5d78cf9  registry.example.com/tea…  Up 3 minutes  web\n"), "{cut}");
+        assert!(cut.lines().all(|line| line.chars().count() <= 60), "{cut}");
+        // What fits is as ever, what cannot fit keeps what is needed, other shapes are left alone.
+        assert_eq!(fit(text, PODMAN, 200), align(text, PODMAN));
+        assert!(
+            fit(text, PODMAN, 10).contains("284cd5d78cf9  registry.…  Up 3 minu…  web"),
+            "{}",
+            fit(text, PODMAN, 10)
+        );
+        assert_eq!(fit("a\tb\nc\n", PODMAN, 3), align("a\tb\nc\n", PODMAN));
+        assert_eq!(fit("", PODMAN, 3), "");
+    }
+
+    #[test]
+    fn colour_takes_no_room() {
+        let plain = align("A\tB\nlonger than the others\tx\n", PODMAN);
+        let coloured = align("A\tB\n\x1b[32mlonger than the others\x1b[0m\tx\n", PODMAN);
+        let fitted = fit("A\tB\tC\n1\t\x1b[32mlonger than the others\x1b[0m\tx\n", PODMAN, 30);
+        assert!(fitted.contains("\x1b[32mlonger than th…\x1b[0m  x"), "{fitted:?}");
+        assert_eq!(coloured.replace("\x1b[32m", "").replace("\x1b[0m", ""), plain);
     }
 }

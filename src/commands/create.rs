@@ -131,7 +131,7 @@ pub(crate) fn new_record(
         let command = std::env::args().collect();
         options.ask(caller, command).map_err(CommandError::user)
     })?;
-    for warning in asked.warnings(false) {
+    for warning in asked.warnings() {
         eprintln!("{warning}");
     }
     options.accepted.warn();
@@ -474,12 +474,14 @@ fn warn_of_unknown_calls(request: &Request, seccomp: &Seccomp) {
 impl Prepared {
     /// Forks the supervisor.
     pub(crate) fn launch(
-        self,
+        mut self,
         context: &Context,
         birth: Birth,
         attach: Option<FirstClient>,
     ) -> Result<supervisor::Running, CommandError> {
         let network = supervisor::network::plan(&context.layout, &self.record)?;
+        let in_background = attach.is_none() && !self.is_step;
+        let cgroup = supervisor::cgroup::Plan::of(&self.record, &mut self.spec, in_background)?;
         supervisor::start(Launch {
             layout: context.layout.clone(),
             spec: self.spec,
@@ -490,6 +492,7 @@ impl Prepared {
             accounts: self.accounts,
             chores: self.chores,
             secrets: self.secrets,
+            cgroup,
             network,
             birth,
             attach,

@@ -175,7 +175,7 @@ fn start(
     let load = seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let keyring = std::ffi::CString::new(format!("_coracle.{}", record.id)).unwrap_or_default();
     let seal = SealedExe::of_self()?;
-    let cgroup = cgroup_of(record, pid);
+    let cgroup = cgroup_of(context, record);
     let runtime_dir = context.layout.runtime_container(&record.id);
     let (emulation, notifier) = match bundle::is_single(&record.request.userns, &Mapping::of_user()) {
         false => (None, None),
@@ -393,9 +393,12 @@ pub(crate) fn namespaces_of(spec: &Spec) -> i32 {
     flags.fold(libc::CLONE_NEWUSER | libc::CLONE_NEWNS, |all, one| all | one)
 }
 
-/// The cgroup that the supervisor made for the container, if it made one.
-fn cgroup_of(record: &Record, pid: i32) -> Option<OwnedFd> {
-    let path = Cgroup::of_process(pid)?;
-    let name = format!("coracle-{}", record.id);
-    (path.file_name()?.to_str()? == name).then(|| Cgroup::open(&path)).flatten()
+/// The cgroup that the supervisor made for the container, if it made one; this process goes where it can be reached from.
+fn cgroup_of(context: &Context, record: &Record) -> Option<OwnedFd> {
+    let path = status::observe(&context.layout, record).ok()?.cgroup?;
+    if let Err(error) = crate::supervisor::cgroup::come_near(&path) {
+        eprintln!("Warning: the limits of container {} do not hold this process: {error}", record.name);
+        return None;
+    }
+    Cgroup::open(&path)
 }

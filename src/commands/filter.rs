@@ -8,6 +8,7 @@ use storage::state::request::{Mount, RestartPolicy};
 use storage::state::status::{self, Observed, State};
 
 use super::Context;
+use crate::cli::parse::duration::go_duration;
 use crate::cli::pattern::{glob_fits, regex_is_found};
 use crate::error::CommandError;
 
@@ -73,33 +74,6 @@ pub(crate) fn moment_ahead(text: &str) -> Result<Timestamp, CommandError> {
         Some(time) => Ok(time),
         None => moment(text),
     }
-}
-
-/// `1h30m`, `10s`, `500ms`.
-pub(crate) fn go_duration(text: &str) -> Option<SignedDuration> {
-    let mut seconds = 0.0;
-    let mut rest = text;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|at| *at > 0)?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..unit] {
-                "ns" => 1e-9,
-                "us" | "µs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    SignedDuration::try_from_secs_f64(seconds).ok()
 }
 
 /// Filters of containers. Values of one key are alternatives, keys all have to agree; every label has to.
@@ -371,18 +345,6 @@ fn status_fits(wanted: &str, observed: &Observed) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        for (text, seconds) in
-            [("10s", Some(10.0)), ("1h30m", Some(5400.0)), ("1.5m", Some(90.0)), ("500ms", Some(0.5))]
-        {
-            assert_eq!(go_duration(text).map(|duration| duration.as_secs_f64()), seconds, "{text}");
-        }
-        for bad in ["", "10", "s", "1x", "h1", "-1s"] {
-            assert_eq!(go_duration(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn moments_are_relative_absolute_or_seconds() {

@@ -1,12 +1,16 @@
 //! `images`: every name in the store, one row each.
 
+use std::collections::HashSet;
+use std::rc::Rc;
+
 use jiff::Timestamp;
 use storage::image::store::{Image, ImageStore};
 use storage::reference::Reference;
 
 use super::filter::{self, label_fits};
+use super::image::platforms;
 use super::{Context, Outcome, select};
-use crate::cli::format::{Json, Listing, Value, is_json};
+use crate::cli::format::{Json, Listing, Value, is_json, plain};
 use crate::cli::pattern::glob_fits;
 use crate::cli::printable::Printable;
 use crate::cli::{output, units};
@@ -54,6 +58,9 @@ pub(crate) struct Args {
     /// Sort by created, id, repository, size, tag
     #[arg(long, value_name = "KEY", default_value = "created")]
     sort: String,
+    /// List the platforms of images as a tree
+    #[arg(long, conflicts_with_all = ["format", "quiet"])]
+    tree: bool,
 }
 
 const SORTS: &[&str] = &["created", "id", "repository", "size", "tag"];
@@ -69,6 +76,12 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         )));
     }
     let rows = rows(&args, context)?;
+    if args.tree {
+        let mut seen = HashSet::new();
+        let images = rows.iter().filter(|row| seen.insert(&row.image.manifest.digest));
+        let images: Vec<_> = images.map(|row| (&*row.image, row.containers > 0)).collect();
+        return output::print(&platforms::draw(&images)).map(|()| 0);
+    }
     let format = args.format.as_deref();
     if args.quiet {
         let mut ids: Vec<String> = Vec::new();
@@ -87,6 +100,12 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             Json { indent: Some(if rows.is_empty() { 0 } else { 4 }), escape_html: true, open_empty_maps: false };
         let list = Value::List(rows.iter().map(|row| view.json(row)).collect());
         output::print_line(list.to_json(style))?;
+        return Ok(0);
+    }
+    if format.is_none() {
+        let rows = rows.iter().map(|row| view.cells(row, &args));
+        let headings = (!args.noheading).then(|| headings(&args));
+        output::print(&plain(headings, rows, context.persona == Persona::Docker))?;
         return Ok(0);
     }
     let default = default_format(&args, context.persona);
@@ -132,9 +151,18 @@ fn default_format(args: &Args, persona: Persona) -> String {
     format!("table {}", cells.join(r"\t"))
 }
 
+/// The headings of a listing without a format.
+fn headings(args: &Args) -> Vec<&'static str> {
+    let mut headings = vec!["REPOSITORY", "TAG"];
+    headings.extend(args.digests.then_some("DIGEST"));
+    headings.extend(["IMAGE ID", "CREATED", "SIZE"]);
+    headings.extend(args.history.then_some("HISTORY"));
+    headings
+}
+
 /// A name of an image, or an image without one.
 struct Row {
-    image: Image,
+    image: Rc<Image>,
     name: Option<Reference>,
     containers: u64,
 }
@@ -147,13 +175,14 @@ fn rows(args: &Args, context: &Context) -> Result<Vec<Row>, CommandError> {
         CommandError::host(error).print();
     }
     let filters = ImageFilters::parse(&store, &args.filters)?;
-    let users: Vec<_> =
-        select::all(context)?.into_iter().filter_map(|record| record.image.map(|image| image.id)).collect();
+    // A listing without a format does not show how many containers an image has.
+    let containers = if args.format.is_some() || args.tree { select::all(context)? } else { Vec::new() };
+    let users: Vec<_> = containers.into_iter().filter_map(|record| record.image.map(|image| image.id)).collect();
     // The newest first; of two of the same age the one that came last.
     images.reverse();
-    images.sort_by_key(|image| std::cmp::Reverse(created(image)));
+    images.sort_by_cached_key(|image| std::cmp::Reverse(created(image)));
     let mut rows = Vec::new();
-    for image in images {
+    for image in images.into_iter().map(Rc::new) {
         if !filters.accept(&image) {
             continue;
         }
@@ -164,7 +193,7 @@ fn rows(args: &Args, context: &Context) -> Result<Vec<Row>, CommandError> {
         if image.names.is_empty() && args.image.is_none() && filters.references.is_empty() {
             names.push(None);
         }
-        rows.extend(names.into_iter().map(|name| Row { image: image.clone(), name, containers }));
+        rows.extend(names.into_iter().map(|name| Row { image: Rc::clone(&image), name, containers }));
     }
     let repository = |row: &Row| row.name.as_ref().map(Reference::name);
     let tag = |row: &Row| row.name.as_ref().and_then(|name| name.tag().map(str::to_owned));
@@ -295,6 +324,11 @@ pub(crate) fn must_be_of(image: &Image, asked: Option<&str>, typed: &str) -> Res
     }
 }
 
+/// A name as docker has it: what was built here has no registry in its name there.
+pub(crate) fn of_docker(familiar: &str) -> &str {
+    familiar.strip_prefix("localhost/").unwrap_or(familiar)
+}
+
 /// When an image was built.
 pub(crate) fn created(image: &Image) -> Option<Timestamp> {
     image.created.as_deref().and_then(|text| text.parse().ok())
@@ -336,28 +370,56 @@ struct View {
     persona: Persona,
 }
 
+/// What every kind of listing shows of an image.
+struct Words {
+    repository: String,
+    tag: String,
+    digest: String,
+    id: String,
+    age: String,
+    size: String,
+}
+
 impl View {
-    fn row(&self, Row { image, name, containers }: &Row) -> Value {
-        let created = created(image);
-        let age = created.map_or_else(|| "N/A".to_owned(), |created| units::ago(created, self.now));
+    fn words(&self, Row { image, name, .. }: &Row) -> Words {
         let docker = self.persona == Persona::Docker;
-        let repository = match name {
-            Some(name) if docker => name.familiar_name(),
-            Some(name) => name.name(),
-            None => "<none>".to_owned(),
-        };
-        let tag = name.as_ref().and_then(Reference::tag).unwrap_or("<none>");
-        let id = if self.no_trunc { image.id.to_string() } else { short_id(image).to_owned() };
         let bytes = size(image, self.persona);
-        let size = if docker { units::human_size(bytes, 3) } else { units::human_size_spaced(bytes) };
-        let digest = match (docker, image.names.is_empty()) {
-            (true, true) => "<none>".to_owned(),
-            _ => image.manifest.digest.to_string(),
-        };
-        let history: Vec<String> = image.names.iter().map(Reference::to_string).collect();
+        Words {
+            repository: match name {
+                Some(name) if docker => of_docker(&name.familiar_name()).to_owned(),
+                Some(name) => name.name(),
+                None => "<none>".to_owned(),
+            },
+            tag: name.as_ref().and_then(Reference::tag).unwrap_or("<none>").to_owned(),
+            digest: match (docker, image.names.is_empty()) {
+                (true, true) => "<none>".to_owned(),
+                _ => image.manifest.digest.to_string(),
+            },
+            id: if self.no_trunc { image.id.to_string() } else { short_id(image).to_owned() },
+            age: created(image).map_or_else(|| "N/A".to_owned(), |created| units::ago(created, self.now)),
+            size: if docker { units::human_size(bytes, 3) } else { units::human_size_spaced(bytes) },
+        }
+    }
+
+    /// A row of a listing without a format.
+    fn cells(&self, row: &Row, args: &Args) -> Vec<String> {
+        let Words { repository, tag, digest, id, age, size } = self.words(row);
+        let mut cells = vec![Printable::line(&repository).to_string(), Printable::line(&tag).to_string()];
+        cells.extend(args.digests.then_some(digest));
+        cells.extend([id, age, size]);
+        cells.extend(args.history.then(|| history(&row.image)));
+        cells
+    }
+
+    fn row(&self, row: &Row) -> Value {
+        let Row { image, containers, .. } = row;
+        let created = created(image);
+        let docker = self.persona == Persona::Docker;
+        let bytes = size(image, self.persona);
+        let Words { repository, tag, digest, id, age, size } = self.words(row);
         let fields = vec![
             ("Repository", Printable::line(&repository).to_string().into()),
-            ("Tag", Printable::line(tag).to_string().into()),
+            ("Tag", Printable::line(&tag).to_string().into()),
             ("ID", id.into()),
             ("Digest", digest.into()),
             ("Created", age.clone().into()),
@@ -374,7 +436,7 @@ impl View {
             ("RepoTags", Value::strings(repo_tags(image))),
             ("RepoDigests", Value::strings(repo_digests(image))),
             ("Names", Value::strings(repo_tags(image))),
-            ("History", history.join(", ").into()),
+            ("History", history(image).into()),
             ("ReadOnly", false.into()),
             ("Dangling", image.names.is_empty().into()),
             ("Os", image.platform.os.as_str().into()),
@@ -400,7 +462,7 @@ impl View {
             };
             Value::Struct(names.into_iter().map(field).collect())
         } else {
-            self.json_line(image, &repository, tag, *containers)
+            self.json_line(image, &repository, &tag, *containers)
         };
         Value::Row(fields, Box::new(json))
     }
@@ -453,6 +515,11 @@ impl View {
         fields.push(("CreatedAt", Value::Time(Some(seconds))));
         Value::Struct(fields)
     }
+}
+
+/// All names, in the order in which they were given.
+fn history(image: &Image) -> String {
+    image.names.iter().map(Reference::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The labels of an image.

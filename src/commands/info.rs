@@ -17,6 +17,7 @@ use crate::cli::format::{Json, Template, Value, enforce_range, is_json, normaliz
 use crate::cli::output;
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::cgroup::manager_name;
 
 const EXAMPLES: &str = r#"Examples:
   coracle info
@@ -88,15 +89,9 @@ fn program(name: &str) -> Option<String> {
         .map(|path| path.display().to_string())
 }
 
-/// The controllers this process's cgroup hands on.
+/// The controllers that containers can have.
 fn cgroup_controllers() -> Vec<String> {
-    let own = word("/proc/self/cgroup");
-    let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
-    let mount = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-        .into_iter()
-        .find(|mount| Path::new(mount).join("cgroup.controllers").exists());
-    let Some(mount) = mount else { return Vec::new() };
-    word(&format!("{mount}{path}/cgroup.controllers")).split_ascii_whitespace().map(str::to_owned).collect()
+    runtime::cgroup::place::Place::find().controllers().into_iter().collect()
 }
 
 fn cgroup_version() -> &'static str {
@@ -254,13 +249,13 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
     let free = file_system.as_ref().map_or(0, |fs| bytes(fs.blocks_free()));
     let client = version::describe(context.program()).get("Client").cloned().unwrap_or(Value::Nil);
     let (driver, driver_status) = storage(context, &mapping)?;
-    let network = ["pasta", "slirp4netns"].into_iter().find(|name| program(name).is_some()).unwrap_or("none");
+    let network = ["pasta", "slirp4netns"].into_iter().find(|name| program(name).is_some()).unwrap_or("builtin");
     Ok(map([
         (
             "host",
             map([
                 ("arch", version::arch().into()),
-                ("cgroupManager", "cgroupfs".into()),
+                ("cgroupManager", manager_name().into()),
                 ("cgroupVersion", cgroup_version().into()),
                 ("cgroupControllers", Value::strings(cgroup_controllers())),
                 // What stands in its place is our own.
@@ -344,7 +339,7 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
             "plugins",
             map([
                 ("volume", Value::strings(["local"])),
-                ("network", Value::strings(["bridge", "none", "host", "slirp4netns", "pasta"])),
+                ("network", Value::strings(["bridge", "none", "host", "builtin", "slirp4netns", "pasta"])),
                 ("log", Value::strings(["k8s-file", "json-file", "journald", "none", "passthrough"])),
                 ("authorization", Value::NilList),
             ]),
@@ -403,7 +398,7 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
             "Plugins",
             map([
                 ("Volume", Value::strings(["local"])),
-                ("Network", Value::strings(["bridge", "none", "host", "slirp4netns", "pasta"])),
+                ("Network", Value::strings(["bridge", "none", "host", "builtin", "slirp4netns", "pasta"])),
                 ("Authorization", Value::NilList),
                 ("Log", Value::strings(["k8s-file", "json-file", "none"])),
             ]),
@@ -411,7 +406,7 @@ fn describe_docker(context: &Context) -> Result<Value, CommandError> {
         ("MemoryLimit", cgroup_controllers().iter().any(|name| name == "memory").into()),
         ("CpuCfsQuota", cgroup_controllers().iter().any(|name| name == "cpu").into()),
         ("LoggingDriver", "k8s-file".into()),
-        ("CgroupDriver", "cgroupfs".into()),
+        ("CgroupDriver", manager_name().into()),
         ("CgroupVersion", cgroup_version().trim_start_matches('v').into()),
         ("KernelVersion", kernel().into()),
         ("OperatingSystem", os_release("PRETTY_NAME").into()),

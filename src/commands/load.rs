@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use storage::image::ImageStore;
-use storage::transport::load;
+use storage::transport::{PullOptions, load};
 
-use super::pull::local_options;
+use super::pull::{local_options, parse_platform, tell_of_platform};
 use super::{Context, Outcome};
 use crate::cli::output;
 use crate::error::CommandError;
@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// Print nothing but the names of the images
     #[arg(short, long)]
     quiet: bool,
+    /// Which image of those for several platforms, OS/ARCH[/VARIANT]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
 }
 
 /// Runs `coracle load`.
@@ -32,7 +35,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if args.input.is_none() && std::io::stdin().is_terminal() {
         return Err(CommandError::user("cannot read from terminal, use command-line redirection or the --input flag"));
     }
+    let platform = parse_platform(args.platform.as_deref())?;
     let (mapping, options) = local_options();
+    let options = PullOptions { platform, ..options };
     let store = ImageStore::open(&context.layout);
     let names = super::in_userns_with_output(&mapping, || {
         let progress = crate::cli::progress::for_terminal(args.quiet);
@@ -46,6 +51,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         for source in sources.map_err(refused)? {
             let image =
                 storage::transport::pull_from(&store, source.as_ref(), &options, progress.as_ref()).map_err(refused)?;
+            tell_of_platform(&image, &options);
             let from = args.input.as_deref().map(std::path::Path::display);
             context.note_image("loadfromarchive", &image.id, from.map(|path| path.to_string()).unwrap_or_default());
             let shown = source.names();

@@ -12,6 +12,7 @@ pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod dependents;
 pub(crate) mod descriptors;
 pub(crate) mod diff;
 pub(crate) mod doctor;
@@ -365,6 +366,9 @@ pub(crate) fn run(program: Program) -> Outcome {
     let Some((entry, of_command)) = chosen else {
         return Err(CommandError::user("a command is needed; see coracle --help"));
     };
+    if asks_for_all(of_command) {
+        crate::cli::output::show_all();
+    }
     globals::check(&matches, persona).map_err(|error| match persona {
         Persona::Docker => error.with_code(1),
         Persona::Podman => error,
@@ -392,6 +396,12 @@ pub(crate) fn run(program: Program) -> Outcome {
         }
         outcome => outcome,
     }
+}
+
+/// Whether a command was given `--no-trunc`, itself or by its noun.
+fn asks_for_all(matches: &ArgMatches) -> bool {
+    matches.try_get_one::<bool>("no_trunc").ok().flatten().is_some_and(|asked| *asked)
+        || matches.subcommand().is_some_and(|(_, matches)| asks_for_all(matches))
 }
 
 /// Runs `work` in a child that is root of the user's namespace: whatever touches files of subordinate ids. What it

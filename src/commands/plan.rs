@@ -16,7 +16,7 @@ use super::filter::ContainerFilters;
 use super::image::prune::Check;
 use super::space::{self, bytes_of};
 use super::volume::VolumeFilters;
-use super::{Context, rm, rmi};
+use super::{Context, dependents, rm, rmi, select};
 use crate::error::CommandError;
 
 /// Things to be removed, each with the bytes that it takes.
@@ -108,7 +108,11 @@ pub(crate) fn remove_containers(
     removal: Option<&Removal>,
 ) -> (Vec<String>, u64) {
     let (mut ids, mut freed) = (Vec::new(), 0);
-    for (record, bytes) in plan {
+    for (record, bytes) in dependents::sort(plan, |(record, _)| record) {
+        // What stands on it runs, or was kept by a filter.
+        if select::all(context).is_ok_and(|all| !dependents::of(&all, &record).is_empty()) {
+            continue;
+        }
         match rm::remove_to(context, &record, false, removal) {
             // About to be started: it is none of ours.
             Err(_) if is_busy(context, &record) => {}

@@ -11,11 +11,11 @@ use storage::state::request::PullPolicy;
 use storage::transport::registry::{ClientOptions, Credentials, Registries, RegistryError, credentials, search};
 use storage::transport::{PullError, PullOptions, Source, TransportError};
 
-use super::filter::go_duration;
 use super::{Context, Outcome};
 use crate::cli::accepted::Accepted;
 use crate::cli::options::ignored::OfPull;
 use crate::cli::options::platform::PlatformOptions;
+use crate::cli::parse::duration::go_duration;
 use crate::cli::parse::words;
 use crate::cli::printable::Printable;
 use crate::cli::usage::one;
@@ -83,8 +83,7 @@ impl RegistryArgs {
             None => None,
         };
         let delay = |text: &str| {
-            let known = go_duration(text).and_then(|delay| std::time::Duration::try_from(delay).ok());
-            known.ok_or_else(|| CommandError::user(format!("time: invalid duration {text:?}")))
+            go_duration(text).ok_or_else(|| CommandError::user(format!("time: invalid duration {text:?}")))
         };
         Ok(ClientOptions {
             tls_verify: self.tls_verify,
@@ -169,6 +168,14 @@ pub(crate) fn ensure(
             pull(context, name, options, quiet)
         }
         (PullPolicy::Always, Some(_)) => pull(context, name, options, quiet),
+    }
+}
+
+/// An image that is for no platform at all but its own comes whatever was asked for, as podman has it, but not silently.
+pub(crate) fn tell_of_platform(image: &Image, options: &PullOptions) {
+    if let Some(wanted) = options.platform.as_ref().filter(|_| !fits(image, options)) {
+        let has = &image.platform;
+        eprintln!("WARNING: image platform ({has}) does not match the expected platform ({wanted})");
     }
 }
 

@@ -1,5 +1,7 @@
 //! `rm`: one rename makes a container vanish, into the trash, from where another one brings it back.
 
+use std::collections::HashSet;
+
 use storage::prune;
 use storage::state::container::{self, ContainerError, Record};
 use storage::state::lock::FileLock;
@@ -7,9 +9,10 @@ use storage::state::status;
 use storage::state::undo::Removal;
 
 use super::select::{self, Chosen, Selected, Selection};
-use super::{Context, Outcome, lifecycle, mount, space, stop};
+use super::{Context, Outcome, dependents, lifecycle, mount, space, stop};
 use crate::cli::output;
 use crate::error::CommandError;
+use crate::role::Persona;
 use crate::supervisor::rootfs::mount_point;
 
 const EXAMPLES: &str = r#"Examples:
@@ -38,6 +41,9 @@ pub(crate) struct Args {
     /// Ignore errors when a specified container is missing
     #[arg(short, long)]
     ignore: bool,
+    /// Remove the specified link instead: CONTAINER/ALIAS
+    #[arg(long, hide = true)]
+    link: bool,
     /// Seconds to wait for stop before killing the container, -1 for ever [default: 10]
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true)]
     time: Option<i64>,
@@ -55,22 +61,34 @@ const RUNNING: u8 = 2;
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     args.chosen.required(!args.filters.is_empty())?;
+    if args.link {
+        return unlink(&args, context);
+    }
     // Forcing what is not there out of the way has succeeded.
     let ignore = args.ignore || args.force;
     let selection = Selection { filters: &args.filters, ignore, ..args.chosen.selection() };
     let (selected, mut errors) = selection.resolve(context).map_err(missing)?;
     errors = errors.into_iter().map(missing).collect();
+    let all = select::all(context)?;
     // The same container by two names is removed once.
-    let mut once: Vec<&Selected> = Vec::new();
-    for one in &selected {
-        if !once.iter().any(|other| other.record.id == one.record.id) {
-            once.push(one);
+    let mut once: Vec<Selected> = Vec::new();
+    for one in selected {
+        let dependents = dependents::chain_of(&all, &one.record);
+        for record in dependents.into_iter().filter(|_| args.depend) {
+            once.push(Selected { typed: record.id.to_string(), record: record.clone() });
         }
+        once.push(one);
     }
+    let mut seen = HashSet::new();
+    once.retain(|one| seen.insert(one.record.id.clone()));
+    let once = dependents::sort(once, |one| &one.record);
     let mut stopping = Vec::new();
     for one in &once {
-        match begin(&args, context, &one.record) {
-            Ok(begun) => stopping.push((*one, begun)),
+        let staying: Vec<Record> = all.iter().filter(|record| !seen.contains(&record.id)).cloned().collect();
+        // docker knows no such thing.
+        let free = if context.persona == Persona::Docker { Ok(()) } else { dependents::refuse(&staying, &one.record) };
+        match free.and_then(|()| begin(&args, context, &one.record)) {
+            Ok(begun) => stopping.push((one, begun)),
             Err(error) => errors.push(error),
         }
     }
@@ -86,6 +104,27 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     // What an earlier rm that was killed left of containers.
     prune::sweep_runtime(&context.layout)?;
     space::sweep(context);
+    select::finish(errors)
+}
+
+/// docker's `rm --link CONTAINER/ALIAS`.
+fn unlink(args: &Args, context: &Context) -> Outcome {
+    let mut errors = Vec::new();
+    for typed in &args.chosen.containers {
+        let unlinked = (|| {
+            let (name, alias) = typed.trim_start_matches('/').split_once('/').unwrap_or((typed, ""));
+            let record = container::find(&context.layout, name)?;
+            if !record.request.network.links.iter().any(|link| link.alias == alias) {
+                let error = format!("no link {alias:?} of container {}: expected CONTAINER/ALIAS", record.name);
+                return Err(CommandError::user(error));
+            }
+            container::update(&context.layout, &record.id, |request| {
+                request.network.links.retain(|link| link.alias != alias);
+            })?;
+            output::print_line(typed)
+        })();
+        errors.extend(unlinked.map_err(missing).err());
+    }
     select::finish(errors)
 }
 

@@ -15,8 +15,8 @@ use storage::state::layout::Layout;
 use storage::state::trash;
 use storage::state::undo::{self, Entry, Kind, UndoLock};
 
-use super::filter::go_duration;
 use super::{Context, in_userns_with_output, select};
+use crate::cli::parse::duration::go_duration;
 use crate::error::CommandError;
 
 /// How long what was removed can be brought back, unless the environment says otherwise.
@@ -31,7 +31,7 @@ pub(crate) fn undo_window() -> Duration {
     match text.as_str() {
         "" => WINDOW,
         "0" => Duration::ZERO,
-        text => go_duration(text).and_then(|window| Duration::try_from(window).ok()).unwrap_or_else(|| {
+        text => go_duration(text).unwrap_or_else(|| {
             eprintln!("Warning: {WINDOW_VARIABLE}={}: not a span of time like 12h, so it is 24h", text.escape_debug());
             WINDOW
         }),

@@ -5,12 +5,11 @@ use std::time::Duration;
 use storage::state::container::{self, Record};
 use storage::state::status::{self, HealthStatus, Observed, State};
 
-use super::filter::go_duration;
-
 use super::lifecycle::{self, Until};
 use super::select::{self, Selection};
 use super::{Context, Outcome};
 use crate::cli::output;
+use crate::cli::parse::duration::go_duration;
 use crate::error::CommandError;
 
 const EXAMPLES: &str = r#"Examples:
@@ -152,7 +151,7 @@ fn wait_for(
 fn interval(text: &str) -> Result<Duration, CommandError> {
     let parsed = match text.parse::<u64>() {
         Ok(milliseconds) => Some(Duration::from_millis(milliseconds)),
-        Err(_) => go_duration(text).and_then(|time| Duration::try_from(time).ok()),
+        Err(_) => go_duration(text),
     };
     let bad =
         || CommandError::user(format_args!("invalid argument {text:?} for \"--interval\" flag: invalid duration"));

@@ -185,7 +185,7 @@ impl Waiting {
                 (steps::Streams::Pipes(container), Some(supervisor))
             }
         };
-        let cgroup = Cgroup::create(&format!("coracle-{}", record.id));
+        let cgroup = launch.cgroup.make(&record)?;
         let (theirs, channel) = handshake::pair()?;
         let nested = has_private(&launch.spec, LinuxNamespaceType::User);
         let mut union = None;
@@ -223,6 +223,9 @@ impl Waiting {
         }
         // From here on /proc/<pid> of the host's procfs says what the kernel thinks of init.
         let host_pid = pidfd::host_pid(init.as_fd()).unwrap_or(pid);
+        if let Some(cpus) = launch.cgroup.affinity() {
+            runtime::process::run_on(pid, cpus).map_err(errno("sched_setaffinity"))?;
+        }
         if nested {
             write_nested_maps(&launch.spec, host_pid)?;
             if let (true, Some(cgroup)) = (request.service.systemd, &cgroup) {
@@ -292,7 +295,9 @@ impl Waiting {
             union,
             netns,
             helper,
+            memory_events: cgroup.as_ref().and_then(Cgroup::memory_events),
             cgroup,
+            oom_kills: 0,
             notifier: None,
             forwarder: None,
             forwarding_since: Instant::now(),
@@ -312,6 +317,7 @@ impl Waiting {
         moved.map_err(|error| CommandError::new(crate::error::Kind::Internal, error))?;
         let attachment = run.helper.as_ref().map(Started::attachment);
         state.network = launch.network.status(record, run.helper.as_ref());
+        state.cgroup = run.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         run.forwarder = match &run.netns {
             // A driver that does not know its addresses yet is asked once the container runs.
             _ if attachment.is_some_and(|attachment| attachment.addresses.is_empty()) => None,

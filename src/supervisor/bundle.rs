@@ -78,6 +78,7 @@ pub(crate) fn prepare(
     options.user = oci_user(&user, request);
     options.oom_score_adj = request.oom_score_adj;
     options.rlimits = limits(request)?;
+    options.resources = super::resources::of(&request.resources)?;
     options.hostname = Some(hostname(record));
     options.domainname = request.domainname.clone();
     options.init = request.init_path.clone().filter(|_| request.init);

@@ -29,7 +29,7 @@ use runtime::process::signal::Signal;
 use runtime::process::spawn::{Servant, servant};
 use runtime::process::stdio::{Input, Streams};
 use runtime::process::{Exit, pidfd_send_signal, wait};
-use storage::state::request::{HealthAction, Healthcheck};
+use storage::state::request::{HealthAction, HealthLog, Healthcheck, StartupCheck};
 use storage::state::status::{Health, HealthCheck, HealthStatus, State};
 
 use super::launch::Launch;
@@ -65,9 +65,43 @@ pub(super) struct Checks {
     since: Option<Instant>,
     /// Only a success of it counts.
     is_early: bool,
+    /// The container starts: its startup check is asked, this is what came of it.
+    startup: Option<Startup>,
     current: Option<Probe>,
     /// Who waits for the current one.
     asked: Vec<ClientId>,
+}
+
+/// What came of the check of the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Startup {
+    /// Successes in a row.
+    successes: u32,
+    failures: u32,
+}
+
+/// What follows from a result of the check of the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It goes on.
+    Starting(Startup),
+    /// The regular check takes over.
+    Started,
+    /// It has failed too often.
+    Restart,
+}
+
+impl Startup {
+    /// Takes one result into account; a failure that does not count is only no success.
+    fn with(self, check: &StartupCheck, has_succeeded: bool, counts: bool) -> Verdict {
+        let successes = if has_succeeded { self.successes.saturating_add(1) } else { 0 };
+        let failures = self.failures.saturating_add(u32::from(!has_succeeded && counts));
+        match check.retries.filter(|retries| *retries > 0) {
+            _ if successes >= check.successes.unwrap_or(1).max(1) => Verdict::Started,
+            Some(retries) if failures >= retries => Verdict::Restart,
+            _ => Verdict::Starting(Self { successes, failures }),
+        }
+    }
 }
 
 /// One check.
@@ -120,13 +154,28 @@ impl Supervisor {
         self.record.request.healthcheck.as_ref().filter(|check| check.is_on())
     }
 
+    /// The check that is due: during the start, that of the start.
+    fn check_due(&self) -> Option<Healthcheck> {
+        let check = self.check()?;
+        let startup = check.startup.as_ref().filter(|_| self.checks.startup.is_some());
+        Some(match startup {
+            Some(StartupCheck { test, interval, timeout, .. }) => {
+                let (test, interval, timeout) = (test.clone(), *interval, *timeout);
+                Healthcheck { test, interval, timeout, start_period: None, ..check.clone() }
+            }
+            None => check.clone(),
+        })
+    }
+
     /// A run has begun.
     pub(super) fn begin_checks(&mut self) {
         self.end_checks();
         let Some(check) = self.check() else { return };
+        let startup = check.startup.is_some().then(Startup::default);
         let is_timed = check.interval.is_none_or(|interval| !interval.is_zero());
         let now = Instant::now();
-        self.checks = Checks { next: is_timed.then_some(now), since: Some(now), is_early: true, ..Checks::default() };
+        let next = is_timed.then_some(now);
+        self.checks = Checks { next, since: Some(now), is_early: true, startup, ..Checks::default() };
         let health = self.state.health.get_or_insert_default();
         (health.status, health.failing_streak) = (HealthStatus::Starting, 0);
         let _ = self.state.write(&self.layout, &self.record.id);
@@ -208,10 +257,9 @@ impl Supervisor {
     }
 
     fn schedule(&mut self) {
-        let Some(check) = self.check() else { return };
-        let interval = check.interval.unwrap_or_default();
         let is_starting = self.is_starting();
-        let Some(check) = self.check() else { return };
+        let Some(check) = self.check_due() else { return };
+        let interval = check.interval.unwrap_or_default();
         let pause = match is_starting {
             true => check.start_interval.unwrap_or(START_INTERVAL).min(interval),
             false => interval,
@@ -223,7 +271,10 @@ impl Supervisor {
     fn is_starting(&self) -> bool {
         let period = self.check().and_then(|check| check.start_period).unwrap_or_default();
         let is_new = self.checks.since.is_some_and(|since| since.elapsed() < period);
-        is_new && self.state.health.as_ref().is_none_or(|health| health.status == HealthStatus::Starting)
+        // The check of the start has an interval of its own.
+        self.checks.startup.is_none()
+            && is_new
+            && self.state.health.as_ref().is_none_or(|health| health.status == HealthStatus::Starting)
     }
 
     /// Takes one result into account.
@@ -232,25 +283,58 @@ impl Supervisor {
         // One that was paused meanwhile could not answer.
         let is_paused = matches!(self.state.state, State::Paused { .. });
         let counts = !is_early && !is_paused && !self.is_starting();
+        let result = HealthCheck { start, end: Timestamp::now(), exit_code: code, output };
+        if let (Some(startup), Some(of_start)) = (self.checks.startup, &check.startup) {
+            return self.conclude_startup(startup.with(of_start, code == 0, counts), &check, result);
+        }
         let health = self.state.health.get_or_insert_default();
         let before = health.status;
-        note(health, &check, HealthCheck { start, end: Timestamp::now(), exit_code: code, output }, counts);
+        let output = result.output.clone();
+        note(health, &check, result, counts);
         let status = health.status;
-        let _ = self.state.write(&self.layout, &self.record.id);
+        self.keep_health(&check);
         if status != before {
-            self.note_health(status);
+            self.note_health(status, Some(output.as_str()).filter(|_| check.log == HealthLog::Events));
             if let (HealthStatus::Healthy, Some(notifications)) = (status, &self.launch.notifications) {
                 notifications.healthy();
             }
         }
-        self.answer_checks(Answer::Done(match code {
-            0 => SUCCEEDED,
-            TIMED_OUT => TOOK_TOO_LONG,
-            _ => FAILED,
-        }));
+        self.answer_checks(answer_of(code));
         self.schedule();
         if status == HealthStatus::Unhealthy && code != 0 {
             self.act(check.on_failure);
+        }
+    }
+
+    /// The same during the start.
+    fn conclude_startup(&mut self, verdict: Verdict, check: &Healthcheck, result: HealthCheck) {
+        let code = result.exit_code;
+        let health = self.state.health.get_or_insert_default();
+        keep(health, check, result);
+        self.keep_health(check);
+        self.answer_checks(answer_of(code));
+        match verdict {
+            Verdict::Starting(startup) => {
+                self.checks.startup = Some(startup);
+                self.schedule();
+            }
+            Verdict::Started => {
+                self.checks.startup = None;
+                self.checks.since = Some(Instant::now());
+                self.checks.is_early = true;
+                let is_timed = check.interval.is_none_or(|interval| !interval.is_zero());
+                self.checks.next = is_timed.then(Instant::now);
+            }
+            Verdict::Restart => self.act(HealthAction::Restart),
+        }
+    }
+
+    /// Writes the results where they are kept.
+    fn keep_health(&mut self, check: &Healthcheck) {
+        let _ = self.state.write(&self.layout, &self.record.id);
+        if let (HealthLog::Directory(directory), Some(health)) = (&check.log, &self.state.health) {
+            // A directory that has gone takes nothing else with it.
+            let _ = health.write_log(&directory.join(format!("{}-healthcheck.log", self.record.id)));
         }
     }
 
@@ -291,7 +375,7 @@ impl Supervisor {
 
     /// Starts a check.
     fn probe(&mut self, is_early: bool) {
-        let Some(check) = self.check().cloned() else { return };
+        let Some(check) = self.check_due() else { return };
         self.checks.next = None;
         let start = Timestamp::now();
         match self.start_prober(&check) {
@@ -337,6 +421,11 @@ fn note(health: &mut Health, check: &Healthcheck, result: HealthCheck, counts: b
             health.status = HealthStatus::Unhealthy;
         }
     }
+    keep(health, check, result);
+}
+
+/// Adds a result to those that are kept.
+fn keep(health: &mut Health, check: &Healthcheck, result: HealthCheck) {
     health.log.push(result);
     let kept = match check.max_log_count {
         None => 5,
@@ -344,6 +433,14 @@ fn note(health: &mut Health, check: &Healthcheck, result: HealthCheck, counts: b
         Some(count) => usize::try_from(count).unwrap_or(usize::MAX),
     };
     health.log.drain(..health.log.len().saturating_sub(kept));
+}
+
+fn answer_of(code: i32) -> Answer {
+    Answer::Done(match code {
+        0 => SUCCEEDED,
+        TIMED_OUT => TOOK_TOO_LONG,
+        _ => FAILED,
+    })
 }
 
 /// The argument vector of a check.
@@ -497,6 +594,24 @@ mod tests {
         assert_eq!(step(1, true), (HealthStatus::Unhealthy, 3, 3));
         assert_eq!(step(0, true), (HealthStatus::Healthy, 0, 3));
         assert_eq!(step(1, true), (HealthStatus::Healthy, 1, 3));
+    }
+
+    #[test]
+    fn a_start_ends_with_enough_successes_or_too_many_failures() {
+        let check = StartupCheck { retries: Some(2), successes: Some(2), ..StartupCheck::default() };
+        let mut startup = Startup::default();
+        // A failure in between begins the count of successes anew, and one that does not count is no failure.
+        for (has_succeeded, counts) in [(false, false), (true, true), (false, true), (true, true)] {
+            match startup.with(&check, has_succeeded, counts) {
+                Verdict::Starting(next) => startup = next,
+                verdict => panic!("{verdict:?}"),
+            }
+        }
+        assert_eq!(startup.with(&check, true, true), Verdict::Started);
+        assert_eq!(startup.with(&check, false, true), Verdict::Restart);
+        let patient = StartupCheck::default();
+        assert!(matches!(Startup::default().with(&patient, false, true), Verdict::Starting(_)));
+        assert_eq!(Startup::default().with(&patient, true, true), Verdict::Started);
     }
 
     #[test]

@@ -32,10 +32,27 @@ impl Supervisor {
         events::note(&self.layout, &actions.map(|action| Event::container(&self.record, action)));
     }
 
+    /// Reads whether the kernel has killed processes of it for want of memory, and tells of it.
+    pub(super) fn notice_oom(&mut self) {
+        use std::io::{Read, Seek};
+        let Some(file) = &mut self.run.memory_events else { return };
+        let mut text = String::new();
+        if file.rewind().and_then(|()| file.read_to_string(&mut text)).is_err() {
+            self.run.memory_events = None;
+            return;
+        }
+        let kills = runtime::cgroup::oom_kills(&text).unwrap_or(0);
+        if kills > self.run.oom_kills {
+            self.run.oom_kills = kills;
+            events::note(&self.layout, &[Event::container(&self.record, "oom")]);
+        }
+    }
+
     /// Its health is another.
-    pub(super) fn note_health(&self, status: HealthStatus) {
+    pub(super) fn note_health(&self, status: HealthStatus, log: Option<&str>) {
         let mut event = Event::container(&self.record, "health_status");
         event.attributes.insert("health_status".to_owned(), status.as_str().to_owned());
+        event.attributes.extend(log.map(|log| ("health_log".to_owned(), log.to_owned())));
         events::note(&self.layout, &[event]);
     }
 

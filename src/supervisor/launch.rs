@@ -65,6 +65,8 @@ pub(crate) struct Launch {
     pub(crate) accounts: Vec<Append>,
     /// What is to be done to files before they are mounted.
     pub(crate) chores: super::mounts::Chores,
+    /// Its cgroup, decided.
+    pub(crate) cgroup: super::cgroup::Plan,
     /// Its network, decided.
     pub(crate) network: super::network::Plan,
     /// Whether it is there already.
@@ -141,6 +143,8 @@ pub(crate) struct Running {
     /// What the user may send to be rid of all this.
     signals: SignalSource,
     layout: Layout,
+    /// What holds its scope until it runs.
+    _seed: Option<super::cgroup::Seed>,
     /// What is taken away again when the start is interrupted; `None` if it was there before.
     new: Option<Record>,
 }
@@ -211,6 +215,7 @@ pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     let enders = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
     let signals = SignalSource::block(&enders)
         .map_err(|errno| CommandError::host(format!("signalfd(): {}", errno.desc().to_lowercase())))?;
+    let mut gate = launch.cgroup.open_gate(&launch.record)?;
     // With the host's pids there can be no namespace of ours round the container.
     let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
     let forked = match launch.beside.as_ref().or(leader.as_ref()) {
@@ -219,14 +224,18 @@ pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     };
     match forked {
         Side::Supervisor(maps) => {
-            drop((reader, control));
+            drop((reader, control, gate));
             std::process::exit(supervise::run(launch, maps, writer, supervisor_control))
         }
         Side::Parent(parent) => {
             drop((writer, supervisor_control));
+            if let Some(gate) = &mut gate {
+                gate.ask(runtime::process::pidfd::host_pid(parent.pidfd.as_fd()).unwrap_or(0));
+            }
             let pidfd = parent.write_maps(&launch.mapping)?;
+            let seed = gate.and_then(super::cgroup::Gate::open);
             let new = matches!(launch.birth, Birth::New { .. }).then_some(launch.record);
-            Ok(Running { result: reader, control, pidfd, signals, layout: launch.layout, new })
+            Ok(Running { result: reader, control, pidfd, signals, layout: launch.layout, _seed: seed, new })
         }
     }
 }

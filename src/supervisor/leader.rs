@@ -56,6 +56,11 @@ fn alive_path(socket: &Path) -> PathBuf {
     socket.with_extension("alive")
 }
 
+/// Whether there is a leader, which may not serve yet.
+pub(super) fn is_alive(layout: &Layout, mapping: &Mapping) -> bool {
+    FileLock::is_held(&alive_path(&socket_path(layout, mapping))).unwrap_or(true)
+}
+
 /// Connects to the leader; starts one if there is none.
 ///
 /// # Errors
@@ -130,8 +135,8 @@ pub(super) fn rescue(
 }
 
 fn way_out(layout: &Layout) -> Result<WayOut, CommandError> {
-    let prepared = driver::default_driver().and_then(|driver| driver.prepare().map(|plan| (driver, plan)));
-    let (driver, plan) = prepared.map_err(super::network::missing)?;
+    let driver = driver::default_driver(crate::config::way_out()?);
+    let plan = driver.prepare().map_err(super::network::missing)?;
     Ok(WayOut::new(driver, plan, layout.network_runtime()))
 }
 

@@ -22,6 +22,12 @@ pub(crate) mod auto_ids;
 
 pub(crate) mod bundle;
 
+/// What a container may use.
+pub(crate) mod resources;
+
+/// The cgroup that holds it to that.
+pub(crate) mod cgroup;
+
 pub(crate) mod channel;
 
 pub(crate) mod launch;

@@ -164,7 +164,8 @@ pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandErro
 }
 
 fn helper(mode: &Mode) -> Result<Way, CommandError> {
-    Ok(match driver::driver_for(mode).map_err(missing)? {
+    let way_out = if mode == &Mode::Default { crate::config::way_out()? } else { driver::WayOut::default() };
+    Ok(match driver::driver_for(mode, way_out) {
         Some(driver) => {
             let plan = driver.prepare().map_err(missing)?;
             Way::Helper(driver, plan)
@@ -365,9 +366,12 @@ fn port_status(mappings: &[PortMapping]) -> Vec<status::Port> {
 }
 
 pub(super) fn missing(error: driver::DriverError) -> CommandError {
-    let hint = matches!(error, driver::DriverError::NotInstalled(_) | driver::DriverError::NothingInstalled);
-    let error = CommandError::host(error);
-    if hint { error.hinted("sudo apt-get install slirp4netns, or use --network none or host") } else { error }
+    let package = match &error {
+        driver::DriverError::NotInstalled("pasta") => "passt",
+        driver::DriverError::NotInstalled(program) => program,
+        _ => return CommandError::host(error),
+    };
+    CommandError::host(error).hinted(format!("sudo apt-get install {package}, or use --network builtin"))
 }
 
 impl Plan {
@@ -493,8 +497,11 @@ impl Plan {
         self.find_successor(layout, mapping, estate.as_ref())?;
         let Way::Bridge { leader: Some(leader), .. } = &self.way else { return Ok(true) };
         let places = endpoints.iter().cloned().zip(joined.iter().cloned()).collect();
-        let is_done = leader.rejoin(record.id.as_str(), places).map_err(leader_failed)?;
+        let is_alive = || super::leader::is_alive(layout, mapping);
+        let renewed = leader.rejoin(record.id.as_str(), places, is_alive).map_err(leader_failed)?;
         *connection = copy(leader)?;
+        let is_done = renewed.is_some();
+        *estate = renewed.or(estate.take());
         Ok(is_done)
     }
 

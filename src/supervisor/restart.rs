@@ -117,7 +117,7 @@ impl Supervisor {
         let exit_status = status::Exit {
             code: i32::from(exit.code()),
             finished_at: Some(finished_at),
-            oom: false,
+            oom: self.run.oom_kills > 0,
             error: self.ended_by.take().unwrap_or_default(),
         };
         let _ = self.state.on(StateEvent::Resting(exit_status));

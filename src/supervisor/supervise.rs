@@ -43,6 +43,8 @@ pub(super) enum Event {
     Prober,
     /// The container says something to the service manager.
     Notify,
+    /// Memory may have run out.
+    Memory,
 }
 
 /// Becomes the supervisor; returns its exit status.
@@ -138,6 +140,10 @@ pub(super) struct Run {
     /// When one is started that takes the place of another, which ended at once.
     pub(super) forward_at: Option<Instant>,
     pub(super) cgroup: Option<Cgroup>,
+    /// What changes when its memory runs out.
+    pub(super) memory_events: Option<std::fs::File>,
+    /// How often processes of it were killed for want of memory.
+    pub(super) oom_kills: u64,
     /// When it began.
     pub(super) since: Instant,
 }
@@ -257,6 +263,9 @@ impl Supervisor {
                 turn.watch(union.pidfd(), Interest::Read, Event::Union);
             }
             self.checks.watch(&mut turn, Event::Prober);
+            if let Some(events) = &self.run.memory_events {
+                turn.watch(events.as_fd(), Interest::Change, Event::Memory);
+            }
             if let Some(fd) = self.launch.notifications.as_ref().and_then(Notifications::fd) {
                 turn.watch(fd, Interest::Read, Event::Notify);
             }
@@ -271,8 +280,10 @@ impl Supervisor {
                         let request = self.relay.on(event);
                         self.complain(request);
                     }
+                    Event::Memory => self.notice_oom(),
                     Event::Exited => {
                         if let Ok(Some(exit)) = wait(self.run.init.as_fd(), false) {
+                            self.notice_oom();
                             self.kill_at = None;
                             self.end_checks();
                             return exit;

@@ -44,7 +44,7 @@ impl Supervisor {
         let exit_status = status::Exit {
             code: i32::from(exit.code()),
             finished_at,
-            oom: false,
+            oom: self.run.oom_kills > 0,
             error: self.ended_by.take().unwrap_or_default(),
         };
         let remove = self.record.request.remove;

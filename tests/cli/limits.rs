@@ -30,7 +30,7 @@ fn few_descriptors_suffice(home: &Home) {
 }
 
 /// A PATH that has everything but these programs.
-fn path_without(home: &Home, programs: &[&str]) -> String {
+pub(super) fn path_without(home: &Home, programs: &[&str]) -> String {
     let dir = home.tmp().join("path");
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir(&dir).unwrap();

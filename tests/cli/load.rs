@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(load_reads_a_docker_archive_from_file_and_stdin),
     test!(load_reads_an_oci_archive),
     test!(load_reads_compressed_archives),
+    test!(load_takes_the_platform_asked_for),
     test!(save_and_load_bring_the_same_image),
     test!(save_of_several_images),
     test!(save_refuses_a_terminal),
@@ -68,6 +69,20 @@ fn load_reads_compressed_archives(home: &Home) {
         assert_eq!(home.ok("run --rm gz:1 cat /sample"), "sample");
         home.ok("rmi gz:1");
     }
+}
+
+fn load_takes_the_platform_asked_for(home: &Home) {
+    let mut blobs = Blobs::default();
+    let other = Image { architecture: "s390x".to_owned(), ..sample() };
+    blobs.add_index("localhost/both:1", &[sample(), other]);
+    let dir = home.tmp().join("both");
+    blobs.write(&dir);
+    home.coracle("load -q --platform linux/s390x -i").arg(&dir).run().ok();
+    assert_eq!(home.ok("image inspect --format {{.Architecture}} both:1"), "s390x");
+    home.coracle("load -q -i").arg(&dir).run().ok();
+    assert_ne!(home.ok("image inspect --format {{.Architecture}} both:1"), "s390x");
+    assert!(home.coracle("load --platform linux/mips -i").arg(&dir).run().fails(125).contains("linux/mips"));
+    assert!(home.coracle("load --platform / -i").arg(&dir).run().fails(125).contains("invalid platform"));
 }
 
 fn save_and_load_bring_the_same_image(home: &Home) {

@@ -33,6 +33,7 @@ mod pull;
 mod pull_faults;
 mod push;
 mod registries;
+mod rm;
 mod run;
 mod run_files;
 mod run_isolation;
@@ -45,6 +46,7 @@ mod run_volumes;
 mod search;
 mod secrets;
 mod stats;
+mod tables;
 mod tools;
 mod transcripts;
 mod trust;
@@ -57,6 +59,8 @@ pub(crate) fn tests() -> Vec<Test> {
     let transcripts = transcripts::tests();
     [
         &*transcripts,
+        rm::TESTS,
+        tables::TESTS,
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,

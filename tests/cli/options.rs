@@ -142,10 +142,9 @@ fn pids_are_written_to_files(home: &Home) {
 
 fn options_without_effect_say_so_once(home: &Home) {
     for (option, why) in [
-        ("--device-read-bps /dev/sda:1mb --device-read-bps /dev/sdb:1mb", "--device-read-bps is ignored"),
+        ("--cpu-rt-period 1000 --cpu-rt-period 2000", "--cpu-rt-period is ignored"),
         ("--memory-swappiness 10", "--memory-swappiness is ignored"),
         ("--oom-kill-disable", "--oom-kill-disable is ignored"),
-        ("--cgroup-parent x", "--cgroup-parent is ignored"),
         ("--isolation hyperv", "--isolation is ignored"),
     ] {
         let run = home.run(&format!("run --rm {option} busybox true"));

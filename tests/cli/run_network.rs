@@ -17,6 +17,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(pasta_has_an_address).needs(&[Need::Pasta]),
     test!(ipv6_is_not_held_back).needs(&[Need::Slirp4netns, Need::Pasta]),
     test!(options_of_the_drivers_are_podmans).needs(&[Need::Slirp4netns, Need::Pasta]),
+    test!(no_program_is_needed_for_a_network).needs(&[Need::Tun]),
+    test!(the_way_out_is_configured).needs(&[Need::Tun]),
     test!(container_network_is_shared),
     test!(hosts_file_is_made),
     test!(resolv_conf_is_made_of_flags),
@@ -159,7 +161,7 @@ fn ipv6_is_not_held_back(home: &Home) {
     if !std::path::Path::new("/proc/net/if_inet6").exists() {
         return;
     }
-    for network in ["slirp4netns", "pasta"] {
+    for network in ["builtin", "slirp4netns", "pasta"] {
         // The kernel marks an address and takes the mark off in a work queue; detection would keep it for a second at least.
         let script = "for i in 1 2 3 4 5 6 7 8 9; do grep -q ' [4-7c-f][0-9a-f]  ' /proc/net/if_inet6 || break; \
                       sleep 0.05; done; cat /proc/net/if_inet6";
@@ -180,6 +182,48 @@ fn options_of_the_drivers_are_podmans(home: &Home) {
     home.refuses("run --rm --network slirp4netns:nosuch=1 busybox true");
     home.ok("run --rm --network pasta:-4 busybox true");
     home.ok("run --rm --network pasta:--mtu,1400 busybox sh -c 'grep -qx 1400 /sys/class/net/*/mtu'");
+}
+
+fn no_program_is_needed_for_a_network(home: &Home) {
+    let path = super::limits::path_without(home, &["slirp4netns", "pasta"]);
+    let Some(address) = greeter() else { return };
+    for network in ["builtin", "bridge"] {
+        let line = format!("run --rm --network {network} busybox sh -c 'nc -w 9 {address} </dev/null'");
+        assert_eq!(home.coracle(&line).env("PATH", &path).run().ok(), "hello", "{network}");
+    }
+    let seen = home.ok(
+        "run --rm --network builtin:cidr=10.9.8.0/24,mtu=1400 busybox sh -c 'ip addr; cat /sys/class/net/tap0/mtu'",
+    );
+    assert!(seen.contains("10.9.8.100/24") && seen.ends_with("1400"), "{seen}");
+    home.refuses("run --rm --network builtin:nosuch=1 busybox true");
+}
+
+fn the_way_out_is_configured(home: &Home) {
+    let conf =
+        |word: &str| home.write("containers.conf", format!("[network]\ndefault_rootless_network_cmd = \"{word}\"\n"));
+    let run = |command: &str| {
+        home.coracle(&format!("run --rm busybox {command}"))
+            .env("CONTAINERS_CONF", home.tmp().join("containers.conf"))
+            .run()
+    };
+    conf("vpnkit");
+    let line = run("true").fails(125);
+    assert!(line.contains("containers.conf") && line.contains("vpnkit"), "{line}");
+    conf("builtin");
+    let Some(address) = greeter() else { return };
+    assert_eq!(run(&format!("sh -c 'nc -w 9 {address} </dev/null'")).ok(), "hello");
+}
+
+/// Where somebody on this host greets whoever comes, as words of `nc`; `None` without an address.
+fn greeter() -> Option<String> {
+    let listener = TcpListener::bind((own_address()?, 0)).ok()?;
+    let address = listener.local_addr().ok()?;
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"hello");
+        }
+    });
+    Some(format!("{} {}", address.ip(), address.port()))
 }
 
 fn container_network_is_shared(home: &Home) {
@@ -212,8 +256,8 @@ fn resolv_conf_is_made_of_flags(home: &Home) {
 
 /// Every driver that this machine has.
 fn drivers() -> Vec<&'static str> {
-    let have = |name: &&str| crate::support::needs::find_program(name).is_some();
-    ["slirp4netns", "pasta"].into_iter().filter(have).collect()
+    let have = |name: &&str| *name == "builtin" || crate::support::needs::find_program(name).is_some();
+    ["builtin", "slirp4netns", "pasta"].into_iter().filter(have).collect()
 }
 
 fn fetch(port: u16) -> Option<String> {

@@ -13,6 +13,9 @@ pub(crate) const TESTS: &[Test] = &[
     test!(unhealthy_is_killed_stopped_or_restarted),
     test!(another_run_starts_from_nothing),
     test!(paused_is_not_checked),
+    test!(the_start_is_checked_by_itself),
+    test!(a_start_that_fails_too_often_is_begun_anew),
+    test!(results_are_kept_where_they_are_asked_for),
     test!(wrong_options_are_refused),
     test!(wait_for_conditions),
     test!(update_changes_policy_and_check),
@@ -84,6 +87,64 @@ fn output_code_and_user_are_the_containers(home: &Home) {
     home.ok("run -d --name c --userns keep-id --health-cmd 'test $(id -u) -gt 0' --health-interval disable busybox sleep 1000");
     home.ok("healthcheck run c");
     home.ok("rm -f -t 0 c");
+}
+
+fn the_start_is_checked_by_itself(home: &Home) {
+    home.ok(
+        "run -d --name c --health-cmd 'echo regular' --health-interval disable --health-startup-cmd 'echo start; test -e /ok' \
+         --health-startup-interval disable --health-startup-success 2 --health-startup-timeout 5s busybox sleep 1000",
+    );
+    let check = home.inspect("c", "{{json .Config.StartupHealthCheck}}");
+    assert_eq!(check, r#"{"Test":["CMD-SHELL","echo start; test -e /ok"],"Timeout":5000000000,"Successes":2}"#);
+    let last = "{{.State.Health.Status}} {{.State.Health.FailingStreak}} {{range .State.Health.Log}}{{.Output}}{{end}}";
+    home.run("healthcheck run c").exits(1);
+    assert_eq!(home.inspect("c", last), "starting 0 start\n");
+    home.ok("exec c touch /ok");
+    home.ok("healthcheck run c");
+    home.ok("healthcheck run c");
+    assert_eq!(home.inspect("c", "{{.State.Health.Status}}"), "starting", "the regular check has not been asked yet");
+    home.ok("healthcheck run c");
+    assert_eq!(
+        home.inspect("c", last).split_whitespace().collect::<Vec<_>>(),
+        ["healthy", "0", "start", "start", "start", "regular"]
+    );
+    home.ok("rm -f -t 0 c");
+}
+
+fn a_start_that_fails_too_often_is_begun_anew(home: &Home) {
+    home.ok(
+        "run -d --name c --health-cmd true --health-startup-cmd 'test -e /ok' --health-startup-interval 50ms \
+         --health-startup-retries 2 --stop-timeout 0 busybox sh -c 'echo x >>/runs; test $(wc -l </runs) -lt 2 || touch /ok; sleep 1000'",
+    );
+    assert_eq!(home.ok("wait --condition healthy c"), "-1");
+    assert_eq!(home.ok("exec c wc -l /runs"), "2 /runs");
+    home.ok("rm -f -t 0 c");
+}
+
+fn results_are_kept_where_they_are_asked_for(home: &Home) {
+    let directory = home.tmp().join("health");
+    std::fs::create_dir(&directory).expect("the test's own directory");
+    let line = "run -d --name c --health-cmd 'echo hello' --health-interval disable --health-log-destination";
+    home.coracle(line).arg(&directory).arg("busybox").arg("sleep").arg("1000").run().ok();
+    home.ok("healthcheck run c");
+    let id = home.inspect("c", "{{.Id}}");
+    let text = std::fs::read_to_string(directory.join(format!("{id}-healthcheck.log"))).expect("the log is there");
+    let log: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+    assert_eq!((&log["Status"], &log["Log"][0]["Output"]), (&"healthy".into(), &"hello\n".into()), "{text}");
+    assert_eq!(home.inspect("c", "{{.Config.HealthLogDestination}}"), directory.display().to_string());
+    home.ok("rm -f -t 0 c");
+    home.ok("run -d --name e --health-cmd 'echo hello' --health-interval disable --health-log-destination events_logger busybox sleep 1000");
+    home.ok("healthcheck run e");
+    let events = home.ok("events --stream=false --filter event=health_status --format json");
+    assert!(events.contains("hello"), "{events}");
+    home.ok("rm -f -t 0 e");
+    for line in [
+        "create --health-cmd true --health-log-destination /nonexistent busybox",
+        "create --health-startup-cmd true busybox",
+        "create --health-cmd true --health-startup-cmd true --health-startup-timeout 0s busybox",
+    ] {
+        home.refuses(line);
+    }
 }
 
 fn check_that_takes_too_long_fails(home: &Home) {

@@ -172,7 +172,13 @@ fn a_command_waits_for_the_successor(lab: &Lab) {
         kill_leader(home);
         // At once, while there is none: never a second namespace.
         run(home, &format!("c{round}"), "");
-        assert!(reaches(home, &format!("c{round}"), "first"));
+        let name = format!("c{round}");
+        assert!(
+            reaches(home, &name, "first"),
+            "{name}: {}\nfirst: {}",
+            home.ok(&format!("exec {name} sh -c 'ip addr; ip route; cat /proc/net/arp'")),
+            home.ok("exec first sh -c 'ip addr; cat /proc/net/arp'")
+        );
     }
     let mut all: Vec<String> = (0..5).map(|round| address(home, &format!("c{round}"))).collect();
     all.sort();

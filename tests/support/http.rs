@@ -51,20 +51,9 @@ pub(crate) struct Server {
 impl Server {
     /// Serves the blobs as repository `test/image`; `rule` may put a fault in place of an answer.
     pub(crate) fn start(blobs: Blobs, rule: impl Fn(&Request) -> Option<Fault> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
-        let port = listener.local_addr().expect("it is bound").port();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::new((blobs, rule, Arc::clone(&log)));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = Arc::clone(&shared);
-                thread::spawn(move || {
-                    let (blobs, rule, log) = &*shared;
-                    // A client that goes away is no concern of ours.
-                    let _ = serve(stream, blobs, rule, log);
-                });
-            }
-        });
+        let noted = Arc::clone(&log);
+        let port = listen(move |stream| serve(stream, &blobs, &rule, &noted));
         Self { port, log }
     }
 
@@ -103,10 +92,34 @@ fn serve(
 ) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
-    loop {
+    while let Some(request) = Request::read(&mut reader)? {
+        let request = request.note(&mut log.lock().expect("nothing panics with the lock"));
+        answer(&mut stream, &request, blobs, rule(&request))?;
+    }
+    Ok(())
+}
+
+/// Serves every connection to a port on loopback in a thread of its own; returns the port.
+pub(super) fn listen(serve: impl Fn(TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
+    let port = listener.local_addr().expect("it is bound").port();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            // A client that goes away is no concern of ours.
+            thread::spawn(move || drop(serve(stream)));
+        }
+    });
+    port
+}
+
+impl Request {
+    /// The head of the next request; nothing when the client has no more.
+    pub(super) fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Self>> {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let mut words = line.split_whitespace().map(str::to_owned);
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -117,14 +130,14 @@ fn serve(
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
-        let request = {
-            let mut log = log.lock().expect("nothing panics with the lock");
-            let before = log.iter().filter(|old| old.method == method && old.path == path).count();
-            let request = Request { method, path, headers, before };
-            log.push(request.clone());
-            request
-        };
-        answer(&mut stream, &request, blobs, rule(&request))?;
+        Ok(Some(Self { method, path, headers, before: 0 }))
+    }
+
+    /// Adds it to those of before, which are counted.
+    pub(super) fn note(mut self, log: &mut Vec<Self>) -> Self {
+        self.before = log.iter().filter(|old| old.method == self.method && old.path == self.path).count();
+        log.push(self.clone());
+        self
     }
 }
 
@@ -194,7 +207,7 @@ fn truth(request: &Request, blobs: &Blobs) -> (u16, Vec<(String, String)>, Vec<u
     (200, headers, bytes.clone())
 }
 
-fn respond(
+pub(super) fn respond(
     stream: &mut TcpStream,
     request: &Request,
     status: u16,

@@ -1,12 +1,11 @@
 //! A registry in memory that takes uploads, and misbehaves on order.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::thread;
 
-use super::http::Request;
+use super::http::{Request, listen, respond};
 use super::image::sha256;
 
 /// What happens instead of the true answer.
@@ -31,8 +30,6 @@ pub(crate) struct Held {
     log: Vec<Request>,
 }
 
-type Rule = dyn Fn(&Request) -> Option<Trouble> + Send + Sync;
-
 /// A server on loopback.
 pub(crate) struct Sink {
     port: u16,
@@ -41,19 +38,9 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) fn start(rule: impl Fn(&Request) -> Option<Trouble> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
-        let port = listener.local_addr().expect("it is bound").port();
         let held = Arc::new(Mutex::new(Held::default()));
-        let shared: Arc<(Box<Rule>, _)> = Arc::new((Box::new(rule), Arc::clone(&held)));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = Arc::clone(&shared);
-                thread::spawn(move || {
-                    // A client that goes away is no concern of ours.
-                    let _ = serve(stream, &shared.0, &shared.1);
-                });
-            }
-        });
+        let shared = Arc::clone(&held);
+        let port = listen(move |stream| serve(stream, &rule, &shared));
         Self { port, held }
     }
 
@@ -87,30 +74,11 @@ impl Sink {
     }
 }
 
-fn serve(stream: TcpStream, rule: &Rule, held: &Mutex<Held>) -> std::io::Result<()> {
+fn serve(stream: TcpStream, rule: &impl Fn(&Request) -> Option<Trouble>, held: &Mutex<Held>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        let mut words = line.split_whitespace().map(str::to_owned);
-        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let mut headers = BTreeMap::new();
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
-            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-        }
-        let request = {
-            let mut held = held.lock().expect("nothing panics with the lock");
-            let before = held.log.iter().filter(|old| old.method == method && old.path == path).count();
-            let request = Request { method, path, headers, before };
-            held.log.push(request.clone());
-            request
-        };
+    while let Some(request) = Request::read(&mut reader)? {
+        let request = request.note(&mut held.lock().expect("nothing panics with the lock").log);
         let trouble = rule(&request);
         let limit = match trouble {
             Some(Trouble::Cut(bytes)) => bytes,
@@ -127,13 +95,9 @@ fn serve(stream: TcpStream, rule: &Rule, held: &Mutex<Held>) -> std::io::Result<
                 answer
             }
         };
-        let mut text = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\n", answer.len());
-        headers.iter().for_each(|(name, value)| text += &format!("{name}: {value}\r\n"));
-        stream.write_all((text + "\r\n").as_bytes())?;
-        if request.method != "HEAD" {
-            stream.write_all(&answer)?;
-        }
+        respond(&mut stream, &request, status, &headers, &answer)?;
     }
+    Ok(())
 }
 
 fn read_body(reader: &mut impl BufRead, request: &Request, limit: usize) -> std::io::Result<Vec<u8>> {

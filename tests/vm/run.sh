@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the tests that need systemd and cgroup v2, in a VM that vm.sh makes on the first call: as root, see vm.sh.
 #
-#   tests/vm/run.sh [--bin FILE] [NAME…]       NAME: freezer, journald, boot; all of them without one
+#   tests/vm/run.sh [--bin FILE] [NAME…]       NAME: limits, freezer, journald, boot; all of them without one
 #
 # --bin FILE: the coracle to test (default: target/debug/coracle)
 set -euo pipefail
@@ -11,10 +11,12 @@ if [ "${1:-}" = --bin ]; then
     bin=$(realpath "$2")
     shift 2
 fi
-[ $# -gt 0 ] || set -- freezer journald boot
+[ $# -gt 0 ] || set -- limits freezer journald boot
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 "$here/../../contrib/make-busybox-image.sh" "$tmp/image.tar" >/dev/null
+# Without what only a debugger reads: the VM gets it through an emulated network.
+strip -o "$tmp/coracle" "$bin" && bin=$tmp/coracle
 # The VM gets one file: the shared part, then the test.
 script() { cat "$here/lib.sh" "$here/$1.sh" >"$tmp/$1.sh"; }
 failed=()

@@ -30,7 +30,7 @@ mod route;
 
 mod address;
 
-mod slab;
+pub(crate) mod slab;
 
 mod pipe;
 
@@ -257,7 +257,7 @@ fn become_forwarder(
     // The supervisor's other descriptors are locks, pipes and terminals whose end somebody waits for.
     let mut kept: Vec<RawFd> = listeners.iter().map(|l| l.socket.as_raw_fd()).collect();
     kept.extend([netns.as_raw_fd(), status.as_raw_fd(), control.as_raw_fd()]);
-    sys::close_all_but(&mut kept);
+    crate::process::close_all_but(&mut kept);
 
     crate::netlink::join(netns).map_err(|e| e.to_string())?;
     sys::close_range(netns.as_raw_fd(), netns.as_raw_fd());

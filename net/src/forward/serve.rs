@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::SockType;
 
 use super::address::{self, Addresses};
@@ -331,12 +330,7 @@ fn local_ip(socket: &OwnedFd) -> Option<IpAddr> {
 
 /// Takes as many descriptors as the hard limit gives, within reason; returns the limit that holds.
 pub(crate) fn raise_descriptor_limit() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
-    let wanted = hard.min(MOST_DESCRIPTORS).max(soft);
-    match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
-        Ok(()) => wanted,
-        Err(_) => soft,
-    }
+    crate::process::raise_descriptor_limit(MOST_DESCRIPTORS)
 }
 
 /// No listener has this index.

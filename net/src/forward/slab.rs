@@ -2,28 +2,28 @@
 
 /// A slot's number and how often it was filled before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) index: u32,
-    pub(super) generation: u32,
+pub(crate) struct Key {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
 }
 
 /// Values under [`Key`]s.
 #[derive(Debug)]
-pub(super) struct Slab<T> {
+pub(crate) struct Slab<T> {
     slots: Vec<(u32, Option<T>)>,
     free: Vec<u32>,
 }
 
 impl<T> Slab<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), free: Vec::new() }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    pub(super) fn insert(&mut self, value: T) -> Key {
+    pub(crate) fn insert(&mut self, value: T) -> Key {
         if let Some(index) = self.free.pop()
             && let Some((generation, slot)) = self.slots.get_mut(index as usize)
         {
@@ -36,12 +36,12 @@ impl<T> Slab<T> {
         Key { index, generation: 0 }
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let (generation, value) = self.slots.get_mut(key.index as usize)?;
         value.as_mut().filter(|_| *generation == key.generation)
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         let (generation, slot) = self.slots.get_mut(key.index as usize)?;
         if *generation != key.generation {
             return None;
@@ -52,7 +52,7 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().zip(0u32..).filter_map(|((generation, value), index)| {
             value.as_ref().map(|value| (Key { index, generation: *generation }, value))
         })
@@ -60,7 +60,7 @@ impl<T> Slab<T> {
 }
 
 /// Generations have 30 bits, so that a key and a kind fit into an epoll token.
-pub(super) const GENERATION_MASK: u32 = (1 << 30) - 1;
+pub(crate) const GENERATION_MASK: u32 = (1 << 30) - 1;
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@
 //!   │ ════ end of file ══════════════════►  addresses and names are given back
 //!   │ ◄═══ end of file ═══════════════════  the leader was killed; to its successor:
 //!   │ ──── rejoin ───────────────────────►  it knows the container again
-//!   │ ◄─── done ──────────────────────────
+//!   │ ◄─── rejoined + estate ─────────────
 //! ```
 
 use std::collections::BTreeMap;
@@ -156,6 +156,8 @@ pub enum Answer {
     },
     /// As you say.
     Done,
+    /// It is known again; the estate, which has another way out by now, comes with it.
+    Rejoined,
     /// It is not done, and everything is as it was.
     Failed {
         /// One line.

@@ -33,6 +33,7 @@ mod serve;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
@@ -82,6 +83,10 @@ pub struct Inside {
 
 /// How long a leader is waited for: one that succeeds another needs milliseconds.
 const PATIENCE: TimeVal = TimeVal::new(10, 0);
+
+/// How often is looked whether a successor that has not answered is still there, and how often at most.
+const LOOK_EVERY_MS: u16 = 50;
+const MOST_LOOKS: usize = 200;
 
 /// Packets go from one bridge to another and to the way out.
 const FORWARDING: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
@@ -203,19 +208,39 @@ impl Connection {
         })
     }
 
-    /// Tells a successor which networks a container is in; `false` if that has ended, too, or does not answer.
+    /// Tells a successor which networks a container is in, and gives its estate; `None` if that has ended, too, or does not
+    /// answer.
+    ///
+    /// One that ends before it has accepted the connection does not end that: the socket that it was to be accepted from
+    /// stays open. So `is_alive` is asked now and then whether there is anybody to wait for.
     ///
     /// # Errors
     /// Those of sendmsg(2) and recvmsg(2).
-    pub fn rejoin(&self, container: &str, places: Vec<(Endpoint, Joined)>) -> Result<bool, Errno> {
-        setsockopt(&self.0, sockopt::ReceiveTimeout, &PATIENCE)?;
+    pub fn rejoin(
+        &self,
+        container: &str,
+        places: Vec<(Endpoint, Joined)>,
+        is_alive: impl Fn() -> bool,
+    ) -> Result<Option<Estate>, Errno> {
         match message::send(self.as_fd(), &Ask::Rejoin { container: container.to_owned(), places }, &[]) {
-            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(false),
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(None),
             other => other?,
         }
-        let answer = self.answer()?;
-        setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(0, 0))?;
-        Ok(matches!(answer, Some((Answer::Done, _))))
+        for _ in 0..MOST_LOOKS {
+            let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::from(LOOK_EVERY_MS)) {
+                Ok(0) if !is_alive() => return Ok(None),
+                Ok(0) | Err(Errno::EINTR) => {}
+                other => {
+                    other?;
+                    return Ok(match message::receive(self.as_fd())? {
+                        Some((Answer::Rejoined, fds)) => Estate::from_fds(fds),
+                        _ => None,
+                    });
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Asks for a container to be put into networks; the answer comes later.

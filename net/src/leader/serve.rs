@@ -137,7 +137,11 @@ impl Leader {
             }
         }
         let earlier = predecessor.and_then(|estate| estate.way_out.as_ref());
-        way_out.start(inside.netns.as_fd(), earlier.map(|fd| fd.as_fd()))?;
+        match way_out.start(inside.netns.as_fd(), earlier.map(|fd| fd.as_fd())) {
+            // That of before may not have gone yet. Containers run that need the rest of us; it is tried again.
+            Err(_) if predecessor.is_some() => {}
+            other => other?,
+        }
         Ok(Self {
             listener,
             netns: inside.netns,
@@ -191,14 +195,21 @@ impl Leader {
             let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             let has_new = fds.first().is_some_and(is_ready);
             let way_out_ended = before_clients == 3 && fds.get(2).is_some_and(is_ready);
-            let talking: Vec<bool> = fds.iter().skip(before_clients).map(is_ready).collect();
+            // First who is gone: who comes may want its addresses.
+            let has_hung_up = |fd: &PollFd<'_>| fd.revents().is_some_and(|found| found.contains(PollFlags::POLLHUP));
+            let clients = self.clients.iter().zip(fds.iter().skip(before_clients));
+            let talking = clients.filter(|(_, fd)| is_ready(fd));
+            let mut talking: Vec<(bool, i32)> =
+                talking.map(|(client, fd)| (!has_hung_up(fd), client.socket.as_raw_fd())).collect();
+            talking.sort_unstable();
             drop(fds);
             if way_out_ended {
                 self.way_out.ended();
             }
-            // From the end, so that removing one leaves the others where they are.
-            for at in (0..talking.len()).rev().filter(|at| talking.get(*at) == Some(&true)) {
-                self.listen_to(at);
+            for (_, socket) in talking {
+                if let Some(at) = self.clients.iter().position(|client| client.socket.as_raw_fd() == socket) {
+                    self.listen_to(at);
+                }
             }
             if has_new {
                 has_served = true;
@@ -232,7 +243,7 @@ impl Leader {
         let (answer, fd) = answer.unwrap_or_else(|error| (Answer::Failed { message: error.to_string() }, None));
         let Some(client) = self.clients.get(at) else { return };
         let fds = match &answer {
-            Answer::Attached { .. } => {
+            Answer::Attached { .. } | Answer::Rejoined => {
                 [self.listener.as_fd(), self.netns.as_fd()].into_iter().chain(self.way_out.pidfd()).collect()
             }
             _ => fd.as_ref().map(|fd| fd.as_fd()).into_iter().collect::<Vec<_>>(),
@@ -256,7 +267,7 @@ impl Leader {
                 }
                 Ok((self.attached(joined), None))
             }
-            Ask::Rejoin { container, places } => self.rejoin(at, container, places).map(done),
+            Ask::Rejoin { container, places } => self.rejoin(at, container, places).map(|()| (Answer::Rejoined, None)),
             Ask::Connect { endpoint } => {
                 let joined = self.connect(at, *endpoint, netns()?)?;
                 Ok((Answer::Connected { joined }, None))
@@ -360,7 +371,10 @@ impl Leader {
         let Some(client) = self.clients.get_mut(at) else { return };
         let Some(member) = client.member.take() else { return };
         self.dns.names().remove(client.socket.as_raw_fd());
-        member.places.iter().for_each(|place| self.give_back(&place.joined));
+        // Who has asked a leader that ended before it answered has another connection to this one.
+        if !self.clients.iter().flat_map(|client| &client.member).any(|other| other.container == member.container) {
+            member.places.iter().for_each(|place| self.give_back(&place.joined));
+        }
     }
 
     fn give_back(&mut self, joined: &Joined) {

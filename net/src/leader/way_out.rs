@@ -130,7 +130,7 @@ impl Visitor {
                 let joined = crate::netlink::join(netns);
                 // Nothing else of the leader's is to last as long.
                 let mut kept = [held.as_raw_fd(), tell.as_raw_fd()];
-                sys::close_all_but(&mut kept);
+                crate::process::close_all_but(&mut kept);
                 let is_there = joined.is_ok() && nix::unistd::write(&tell, b"j").is_ok();
                 if is_there {
                     let _ = nix::unistd::read(&held, &mut [0]);

@@ -99,6 +99,20 @@ impl Netlink {
         Ok(self.links()?.into_iter().find(|link| link.name == name).map(|link| link.index))
     }
 
+    /// Sets a device's largest packet, in bytes.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let mut request = Request::new(libc::RTM_NEWLINK, libc::NLM_F_ACK);
+        // ifinfomsg { family u8, pad u8, type u16, index i32, flags u32, change u32 }
+        request.0.extend_from_slice(&[0; 4]);
+        request.0.extend_from_slice(&index.to_ne_bytes());
+        request.0.extend_from_slice(&[0; 8]);
+        request.mtu(mtu);
+        self.run(&format!("link {index} mtu {mtu}"), request)
+    }
+
     /// Gives a device an address, which is in use at once.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod options;
 
 use std::net::{IpAddr, Ipv6Addr};
 
+pub(crate) use options::parse_bool;
 pub use options::{Cidr, OptionError, Options};
 
 use crate::driver::{

@@ -38,7 +38,7 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (network, prefix) = text.split_once('/')?;
         let (network, prefix): (Ipv4Addr, u8) = (network.parse().ok()?, prefix.parse().ok()?);
         let is_aligned = u32::from(network) & (u32::MAX >> prefix.min(31)) == 0;
@@ -141,7 +141,7 @@ impl Options {
 }
 
 /// The spellings Go's `ParseBool` takes.
-fn parse_bool(text: &str) -> Option<bool> {
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),

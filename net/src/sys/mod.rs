@@ -6,11 +6,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+mod sandbox;
 mod socket;
+mod tun;
+
+pub(crate) use sandbox::{allow_calls, drop_capabilities};
 
 pub(crate) use socket::{
     PacketSource, accept, local_addr, receive_from, send_from, set_int, set_linger_zero, splice_in, splice_out,
 };
+pub(crate) use tun::open_tun;
 
 /// A descriptor for a child that was not reaped yet.
 ///
@@ -89,17 +94,6 @@ pub(crate) fn close_range(first: RawFd, last: RawFd) {
             let _ = unsafe { libc::close(fd) };
         }
     }
-}
-
-/// Closes every descriptor above the standard ones but these.
-pub(crate) fn close_all_but(kept: &mut [RawFd]) {
-    kept.sort_unstable();
-    let mut next: RawFd = 3;
-    for fd in kept.iter().copied().filter(|fd| *fd > 2) {
-        close_range(next, fd - 1);
-        next = fd + 1;
-    }
-    close_range(next, RawFd::MAX);
 }
 
 /// Kills this process when its parent ends.

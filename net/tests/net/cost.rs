@@ -1,14 +1,24 @@
 //! What a published port costs beside plain loopback. Only on demand: `NET_TESTS_COST=1 cargo test --release cost`.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use net::builtin::Builtin;
+use net::driver::{Driver, Started};
+use net::pasta::Pasta;
+use net::slirp4netns::Slirp4netns;
+
+use crate::fixture::{Container, enter_userns};
 use crate::forward::{Site, site, target};
 use crate::{Case, Outcome, need, roles};
 
-pub(crate) const CASES: &[Case] =
-    &[("cost_of_published_tcp", cost_of_published_tcp), ("cost_of_a_connection", cost_of_a_connection)];
+pub(crate) const CASES: &[Case] = &[
+    ("cost_of_published_tcp", cost_of_published_tcp),
+    ("cost_of_a_connection", cost_of_a_connection),
+    ("cost_of_ways_out", cost_of_ways_out),
+];
 
 const GIB: u64 = 1 << 30;
 
@@ -125,6 +135,147 @@ fn cost_of_a_connection() -> Outcome {
             let median = times[times.len() / 2];
             eprintln!("{name}: median {median:?} to the first byte, {} µs CPU each", cpu_ms * 1000 / u128::from(COUNT));
         }
+    }
+    Outcome::Passed
+}
+
+/// A container behind a driver, or none: then both ends are of the host.
+struct Way {
+    name: &'static str,
+    site: Option<(Container, Started)>,
+    /// Where the host answers.
+    host: String,
+    setup: Duration,
+    samples: BTreeMap<&'static str, Vec<u128>>,
+}
+
+impl Way {
+    fn start(driver: Option<Box<dyn Driver>>) -> Option<Self> {
+        let Some(driver) = driver else {
+            return Some(Self {
+                name: "loopback",
+                site: None,
+                host: "127.0.0.1".into(),
+                setup: Duration::ZERO,
+                samples: BTreeMap::new(),
+            });
+        };
+        let mut container = Container::start();
+        let start = Instant::now();
+        let plan = driver.prepare().ok()?;
+        container.prepare(&plan);
+        let mut started = driver.start(plan, container.netns()).expect("it starts");
+        started.wait_ready().expect("it serves");
+        let setup = start.elapsed();
+        // Where a driver has no address for the host, its gateway was asked to be one.
+        let known = started.attachment().host;
+        let host = known.or_else(|| started.discover().ok()?.gateway(false)).expect("it knows the host").to_string();
+        let samples = BTreeMap::new();
+        Some(Self { name: driver.name(), site: Some((container, started)), host, setup, samples })
+    }
+
+    /// The number it answers; what a driver cannot do is left out.
+    fn tell(&mut self, command: &str) -> Option<u128> {
+        let answer = match &mut self.site {
+            Some((container, _)) => container.tell(command),
+            None => roles::obey(command),
+        };
+        let number = answer.parse().ok();
+        if number.is_none() {
+            eprintln!("{}: {command}: {answer}", self.name);
+        }
+        number
+    }
+
+    fn pids(&self) -> Vec<i32> {
+        let both =
+            self.site.iter().flat_map(|(container, started)| [container.netns().pid, procfs_pid(started.pidfd())]);
+        std::iter::once(own_pid()).chain(both).collect()
+    }
+
+    fn sample(&mut self, row: &'static str, value: u128) {
+        self.samples.entry(row).or_default().push(value);
+    }
+
+    /// Moves bytes: milliseconds of processor time and of wall time for each GB.
+    fn load(&mut self, rows: [&'static str; 2], command: &str, mebibytes: u128) {
+        let command = command.replace("HOST", &self.host);
+        let pids = self.pids();
+        let mut wall = None;
+        let (cpu, _) = measure(&pids, || wall = self.tell(&command));
+        let Some(wall) = wall else { return };
+        let for_a_gb = |ms: u128| ms * 1_000_000_000 / (mebibytes << 20);
+        self.sample(rows[0], for_a_gb(cpu));
+        self.sample(rows[1], for_a_gb(wall));
+    }
+
+    fn memory_kib(&self) -> Option<u128> {
+        let (_, started) = self.site.as_ref()?;
+        let text = std::fs::read_to_string(format!("/proc/{}/status", procfs_pid(started.pidfd()))).ok()?;
+        let rss = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        rss.trim().trim_end_matches(" kB").parse().ok()
+    }
+}
+
+/// The ways out side by side, in turns: medians of three rounds.
+fn cost_of_ways_out() -> Outcome {
+    const MEBIBYTES: u128 = 512;
+    need!(is_wanted());
+    need!(enter_userns(false));
+    let pasta = net::pasta::Options { args: vec!["--map-gw".to_owned()] };
+    let drivers: [Option<Box<dyn Driver>>; 4] = [
+        None,
+        Some(Box::new(Pasta::new(pasta))),
+        Some(Box::new(Slirp4netns::default())),
+        Some(Box::new(Builtin::default())),
+    ];
+    let mut ways: Vec<Way> = drivers.into_iter().filter_map(Way::start).collect();
+    let [sink, source, one, udp] = [0; 4]
+        .map(|_| std::net::TcpListener::bind("0.0.0.0:0").expect("a port").local_addr().expect("it has one").port());
+    for (service, port) in [("tcp-sink", sink), ("tcp-source", source), ("tcp-one", one), ("udp-echo", udp)] {
+        roles::obey(&format!("{service} 0.0.0.0:{port}"));
+    }
+    for _ in 0..3 {
+        for way in &mut ways {
+            way.load(["up, CPU ms/GB", "up, wall ms/GB"], &format!("up HOST:{sink} {MEBIBYTES} 1"), MEBIBYTES);
+            way.load(["down, CPU ms/GB", "down, wall ms/GB"], &format!("down HOST:{source} {MEBIBYTES} 1"), MEBIBYTES);
+            way.load(["up x 8, CPU ms/GB", "up x 8, wall ms/GB"], &format!("up HOST:{sink} {MEBIBYTES} 8"), MEBIBYTES);
+            way.load(
+                ["down x 8, CPU ms/GB", "down x 8, wall ms/GB"],
+                &format!("down HOST:{source} {MEBIBYTES} 8"),
+                MEBIBYTES,
+            );
+            let host = way.host.clone();
+            if let Some(median) = way.tell(&format!("connects {host}:{one} 500")) {
+                way.sample("connect, us", median);
+            }
+            if let Some(lost) = way.tell(&format!("udp-flood {host}:{udp} 6400")) {
+                way.sample("UDP lost of 1000", lost);
+            }
+        }
+    }
+    for way in &mut ways {
+        let (memory, setup) = (way.memory_kib(), way.setup.as_micros());
+        if let Some(memory) = memory {
+            way.sample("memory of the helper, KiB", memory);
+            way.sample("set-up, us", setup);
+        }
+    }
+    let rows: std::collections::BTreeSet<&str> = ways.iter().flat_map(|way| way.samples.keys().copied()).collect();
+    let names: Vec<&str> = ways.iter().map(|way| way.name).collect();
+    eprintln!("| | {} |\n|---{}|", names.join(" | "), "|---".repeat(names.len()));
+    for row in rows {
+        let cells: Vec<String> = ways
+            .iter_mut()
+            .map(|way| match way.samples.get_mut(row) {
+                Some(samples) => {
+                    samples.sort_unstable();
+                    samples[samples.len() / 2].to_string()
+                }
+                None => String::new(),
+            })
+            .collect();
+        eprintln!("| {row} | {} |", cells.join(" | "));
     }
     Outcome::Passed
 }

@@ -8,12 +8,14 @@
 #![allow(clippy::disallowed_methods)]
 
 mod bridge;
+mod builtin;
 mod cost;
 mod drivers;
 mod fixture;
 mod forward;
 mod names;
 mod roles;
+mod wire;
 
 use std::process::{Command, ExitCode};
 
@@ -38,7 +40,8 @@ type Case = (&'static str, fn() -> Outcome);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let cases: Vec<Case> = [drivers::CASES, bridge::CASES, names::CASES, forward::CASES, cost::CASES].concat();
+    let cases: Vec<Case> =
+        [drivers::CASES, builtin::CASES, bridge::CASES, names::CASES, forward::CASES, cost::CASES].concat();
     if let [flag, name] = &args[..]
         && flag == "--case"
     {

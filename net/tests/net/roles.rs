@@ -43,6 +43,41 @@ pub(crate) fn obey(command: &str) -> String {
                 stream.read_to_string(&mut text).map_or_else(|e| e.to_string(), |_| text)
             }
         },
+        ["up", address, mebibytes, streams] => {
+            load(address, mebibytes.parse().expect("a size"), streams.parse().expect("a number"), up)
+        }
+        ["down", address, mebibytes, streams] => {
+            load(address, mebibytes.parse().expect("a size"), streams.parse().expect("a number"), down)
+        }
+        ["connects", address, count] => connects(address, count.parse().expect("a number")),
+        ["udp-flood", address, count] => udp_flood(address, count.parse().expect("a number")),
+        ["bad-wire", netns] => crate::wire::lay(netns).map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
+        ["bad-wire-report"] => crate::wire::report(),
+        ["exchange", address, len] => exchange(address, len.parse().expect("a length")).unwrap_or_else(|e| e),
+        ["connect-many", address, count] => {
+            connect_many(address, count.parse().expect("a number")).unwrap_or_else(|e| e.to_string())
+        }
+        ["hold", address] => match TcpStream::connect(address) {
+            Ok(stream) => {
+                std::mem::forget(stream);
+                "ok".to_owned()
+            }
+            Err(error) => error.kind().to_string(),
+        },
+        ["reset", address] => match TcpStream::connect(address) {
+            Ok(stream) => {
+                nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &RESET).expect("SO_LINGER");
+                "ok".to_owned()
+            }
+            Err(error) => error.kind().to_string(),
+        },
+        ["half-close", address] => half_close(address).unwrap_or_else(|e| e.to_string()),
+        ["udp-ask", address, len] => {
+            udp_ask(address, len.parse().expect("a length")).unwrap_or_else(|e| e.kind().to_string())
+        }
+        ["echo", address] => {
+            echo_request(address.parse().expect("an address")).unwrap_or_else(|e| e.kind().to_string())
+        }
         ["look-up", way, server, name] => {
             look_up(way, server.parse().expect("an address"), name).unwrap_or_else(|e| e.kind().to_string())
         }
@@ -178,4 +213,178 @@ fn echo(mut stream: TcpStream) {
         }
     }
     let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// The byte at a place of the stream that [`exchange`] sends.
+pub(crate) fn byte(at: usize) -> u8 {
+    (at.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+/// Sends so many bytes to an echo service, ends, and compares what comes back meanwhile.
+fn exchange(address: &str, len: usize) -> Result<String, String> {
+    let stream = TcpStream::connect(address).map_err(|e| e.kind().to_string())?;
+    let mut writer = stream.try_clone().expect("a descriptor");
+    let sender = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut buffer = vec![0; 256 * 1024];
+        let mut at = 0;
+        while at < len {
+            let part = buffer.len().min(len - at);
+            buffer.iter_mut().enumerate().for_each(|(offset, place)| *place = byte(at + offset));
+            writer.write_all(&buffer[..part])?;
+            at += part;
+        }
+        writer.shutdown(Shutdown::Write)
+    });
+    let mut reader = std::io::BufReader::with_capacity(256 * 1024, stream);
+    std::io::BufRead::read_line(&mut reader, &mut String::new()).map_err(|e| format!("first line: {e}"))?;
+    let mut buffer = vec![0; 256 * 1024];
+    let mut at = 0;
+    loop {
+        let count = reader.read(&mut buffer).map_err(|e| format!("after {at} bytes: {e}"))?;
+        if count == 0 {
+            break;
+        }
+        if let Some(wrong) = (0..count).find(|offset| buffer[*offset] != byte(at + offset)) {
+            return Err(format!("byte {} differs", at + wrong));
+        }
+        at += count;
+    }
+    sender.join().expect("the sender ends").map_err(|e| format!("send: {e}"))?;
+    Ok(at.to_string())
+}
+
+/// Holds so many connections at once, each of which says something.
+fn connect_many(address: &str, count: usize) -> std::io::Result<String> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        streams.push(TcpStream::connect(address)?);
+    }
+    for (at, stream) in streams.iter_mut().enumerate() {
+        stream.write_all(&at.to_ne_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+    }
+    let mut right = 0;
+    for (at, stream) in streams.iter_mut().enumerate() {
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text)?;
+        right += usize::from(text.ends_with(&at.to_ne_bytes()));
+    }
+    Ok(right.to_string())
+}
+
+/// Reads to the end of the other side's half, then says something.
+fn half_close(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    std::thread::sleep(Duration::from_millis(20));
+    stream.write_all(b"still here")?;
+    Ok(text)
+}
+
+fn udp_ask(address: &str, len: usize) -> std::io::Result<String> {
+    let address: std::net::SocketAddr = address.parse().expect("an address");
+    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE * 5))?;
+    let message: Vec<u8> = (0..len).map(byte).collect();
+    socket.send(&message)?;
+    let mut buffer = vec![0; 65536];
+    let len = socket.recv(&mut buffer)?;
+    let right = buffer[..len].ends_with(&message);
+    Ok(if right { "ok".to_owned() } else { format!("{len} other bytes") })
+}
+
+/// Sends an echo request by a ping socket.
+fn echo_request(address: std::net::IpAddr) -> std::io::Result<String> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+    };
+    use std::os::fd::AsRawFd as _;
+    let (family, protocol, kind) = match address.is_ipv4() {
+        true => (AddressFamily::Inet, SockProtocol::Icmp, 8),
+        false => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128),
+    };
+    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(std::net::SocketAddr::new(address, 0)))?;
+    if address.is_ipv4() {
+        // Else errors that may pass are not reported.
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+    }
+    setsockopt(&socket, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(10, 0))?;
+    let message: Vec<u8> = [kind, 0, 0, 0, 0, 0, 0, 7].into_iter().chain((0..3000).map(byte)).collect();
+    nix::unistd::write(&socket, &message)?;
+    let mut buffer = [0; 4096];
+    let len = nix::unistd::read(&socket, &mut buffer)?;
+    let right = len == message.len() && buffer[6..len] == message[6..];
+    Ok(if right { "ok".to_owned() } else { format!("{len} other bytes") })
+}
+
+/// Moves so many MiB over so many connections; answers in how many milliseconds.
+fn load(address: &str, mebibytes: usize, streams: usize, work: fn(TcpStream, usize) -> std::io::Result<()>) -> String {
+    let start = std::time::Instant::now();
+    let each = (mebibytes << 20) / streams;
+    let threads: Vec<_> = (0..streams)
+        .map(|_| {
+            let stream = TcpStream::connect(address).expect("the service listens");
+            std::thread::spawn(move || work(stream, each))
+        })
+        .collect();
+    let ends: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("it ends")).collect();
+    match ends.into_iter().find_map(Result::err) {
+        Some(error) => error.to_string(),
+        None => start.elapsed().as_millis().to_string(),
+    }
+}
+
+/// To a `tcp-sink`.
+fn up(mut stream: TcpStream, len: usize) -> std::io::Result<()> {
+    let buffer = vec![0; 128 << 10];
+    for _ in 0..len / buffer.len() {
+        stream.write_all(&buffer)?;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_exact(&mut [0])
+}
+
+/// From a `tcp-source`.
+fn down(mut stream: TcpStream, len: usize) -> std::io::Result<()> {
+    stream.write_all(&(len as u64).to_ne_bytes())?;
+    let mut buffer = vec![0; 128 << 10];
+    let mut got = 0;
+    while got < len {
+        match stream.read(&mut buffer)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => got += count,
+        }
+    }
+    Ok(())
+}
+
+/// The median of connecting and getting the first byte of a `tcp-one`, in microseconds.
+fn connects(address: &str, count: usize) -> String {
+    let mut times: Vec<u128> = (0..count)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            let mut stream = TcpStream::connect(address).expect("the service listens");
+            stream.read_exact(&mut [0]).expect("it says something");
+            start.elapsed().as_micros()
+        })
+        .collect();
+    times.sort_unstable();
+    times[count / 2].to_string()
+}
+
+/// Sends datagrams to a `udp-echo` as fast as they are answered, 32 at a time; answers how many of a thousand got lost.
+fn udp_flood(address: &str, count: usize) -> String {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
+    socket.connect(address).expect("an address");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    let mut got = 0;
+    for _ in 0..count / 32 {
+        (0..32).for_each(|_| drop(socket.send(&[0; 1200])));
+        got += (0..32).filter(|_| socket.recv(&mut [0; 2048]).is_ok()).count();
+    }
+    let sent = count / 32 * 32;
+    ((sent - got) * 1000 / sent).to_string()
 }

@@ -106,8 +106,26 @@ pub fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, ResourcesErr
     if let Some(limit) = resources.pids().map(|pids| pids.limit()).filter(|limit| *limit != 0) {
         set("pids.max", max_or(limit));
     }
-    if let Some(weight) = resources.block_io().as_ref().and_then(|io| io.weight()).filter(|weight| *weight != 0) {
-        set("io.weight", format!("default {}", 1 + (u32::from(weight).saturating_sub(10)) * 9999 / 990));
+    if let Some(io) = resources.block_io() {
+        if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
+            set("io.weight", format!("default {}", io_weight(weight)));
+        }
+        for device in io.weight_device().iter().flatten() {
+            if let Some(weight) = device.weight().filter(|weight| *weight != 0) {
+                set("io.weight", format!("{}:{} {}", device.major(), device.minor(), io_weight(weight)));
+            }
+        }
+        for (key, devices) in [
+            ("rbps", io.throttle_read_bps_device()),
+            ("wbps", io.throttle_write_bps_device()),
+            ("riops", io.throttle_read_iops_device()),
+            ("wiops", io.throttle_write_iops_device()),
+        ] {
+            for device in devices.iter().flatten() {
+                let rate = if device.rate() == 0 { "max".to_owned() } else { device.rate().to_string() };
+                set("io.max", format!("{}:{} {key}={rate}", device.major(), device.minor()));
+            }
+        }
     }
     for limit in resources.hugepage_limits().iter().flatten() {
         set(&format!("hugetlb.{}.max", limit.page_size()), max_or(limit.limit()));
@@ -124,24 +142,52 @@ pub fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, ResourcesErr
     Ok(out)
 }
 
-/// Writes them; the controllers are turned on in the parent where that is allowed.
+/// The controller that a setting needs; `None` if every cgroup has its file.
+pub fn controller(setting: &Setting) -> Option<&str> {
+    setting.0.split('.').next().filter(|name| *name != "cgroup")
+}
+
+/// Whether a setting asks for nothing but no limit.
+pub fn is_unlimited(setting: &Setting) -> bool {
+    setting.1 == "max" || setting.1.starts_with("max ")
+}
+
+/// Writes them, once the controllers are on.
+///
+/// # Errors
+/// [`ResourcesError::Write`] of the first that failed.
+///
+/// # Source
+/// `io.bfq.weight` is the file of the BFQ scheduler, for hosts without `io.weight`: Linux `Documentation/block/bfq-iosched.rst`.
+pub fn write(cgroup: &Path, settings: &[Setting]) -> Result<(), ResourcesError> {
+    settings.iter().try_for_each(|(file, value)| {
+        let failed = |source| ResourcesError::Write { file: file.clone(), value: value.clone(), source };
+        // Never made: a directory that is no cgroup must not get such files.
+        let open = |name: &str| std::fs::File::options().write(true).open(cgroup.join(name));
+        let opened = match open(file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => match file.as_str() {
+                "io.weight" => open("io.bfq.weight"),
+                // A kernel that does not account swap apart: there is none to limit.
+                "memory.swap.max" if cgroup.join("memory.max").exists() => return Ok(()),
+                _ => Err(error),
+            },
+            opened => opened,
+        };
+        opened.and_then(|mut opened| std::io::Write::write_all(&mut opened, value.as_bytes())).map_err(failed)
+    })
+}
+
+/// Turns the controllers on in the parent where that is allowed, and writes the settings.
 ///
 /// # Errors
 /// [`ResourcesError::Write`] of the first that failed.
 pub fn apply(cgroup: &Path, settings: &[Setting]) -> Result<(), ResourcesError> {
-    let controllers: BTreeSet<&str> = settings.iter().filter_map(|(file, _)| file.split('.').next()).collect();
+    let controllers: BTreeSet<&str> = settings.iter().filter_map(controller).collect();
     if let Some(parent) = cgroup.parent() {
-        for controller in controllers {
-            // Whether it is there shows when its files are written.
-            let _ = std::fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
-        }
+        // Whether it is there shows when its files are written.
+        let _ = super::hand_on(parent, &controllers, true);
     }
-    settings.iter().try_for_each(|(file, value)| {
-        let failed = |source| ResourcesError::Write { file: file.clone(), value: value.clone(), source };
-        // Never made: a directory that is no cgroup must not get such files.
-        let opened = std::fs::File::options().write(true).open(cgroup.join(file));
-        opened.and_then(|mut opened| std::io::Write::write_all(&mut opened, value.as_bytes())).map_err(failed)
-    })
+    write(cgroup, settings)
 }
 
 fn max_or(number: i64) -> String {
@@ -153,9 +199,36 @@ fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
+/// 10 to 1000 onto 1 to 10000.
+fn io_weight(weight: u16) -> u32 {
+    1 + u32::from(weight).saturating_sub(10) * 9999 / 990
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_are_limited_one_by_one() {
+        let json = r#"{"blockIO": {"weight": 500, "weightDevice": [{"major": 8, "minor": 0, "weight": 1000}],
+            "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1048576}, {"major": 8, "minor": 16, "rate": 0}],
+            "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 100}]}}"#;
+        let expected = [
+            ("io.weight", "default 4950"),
+            ("io.weight", "8:0 10000"),
+            ("io.max", "8:0 rbps=1048576"),
+            ("io.max", "8:16 rbps=max"),
+            ("io.max", "8:0 wiops=100"),
+        ];
+        assert_eq!(of(json).unwrap(), expected.map(|(file, value)| (file.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn shares_become_weights_as_the_reference_runtimes_have_it() {
+        for (shares, weight) in [(0, 1), (2, 1), (512, 20), (1024, 39), (262_144, 10_000), (1 << 40, 10_000)] {
+            assert_eq!(weight_of_shares(shares), weight, "{shares}");
+        }
+    }
 
     fn of(json: &str) -> Result<Vec<Setting>, ResourcesError> {
         settings(&serde_json::from_str(json).unwrap())

@@ -43,6 +43,8 @@ pub enum Interest {
     Write,
     /// Only that the other side is gone.
     Hangup,
+    /// A file of the kernel's has changed since it was read.
+    Change,
 }
 
 /// An event that has happened.
@@ -81,6 +83,7 @@ impl<'fd, E: Copy> Turn<'fd, E> {
             Interest::Read => PollFlags::POLLIN,
             Interest::Write => PollFlags::POLLOUT,
             Interest::Hangup => PollFlags::empty(),
+            Interest::Change => PollFlags::POLLPRI,
         };
         self.polled.push(PollFd::new(fd, flags));
         self.named.push(event);

@@ -24,3 +24,22 @@ pub mod pty;
 pub use crate::monitor::reaper::Exit;
 pub use crate::sys::process::{Forked, clone3, exec, pidfd_open, pidfd_send_signal, wait};
 pub use crate::sys::{SysError, process::prctl};
+
+/// Has a process, and those that it starts, run on these CPUs, `0-3,5`.
+///
+/// # Errors
+/// `EINVAL` if the machine has none of them.
+///
+/// # Source
+/// `sched_setaffinity(2)`.
+pub fn run_on(pid: i32, cpus: &str) -> Result<(), nix::errno::Errno> {
+    let mut set = nix::sched::CpuSet::new();
+    for part in cpus.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| text.trim().parse::<usize>().map_err(|_| nix::errno::Errno::EINVAL);
+        for cpu in number(first)?..=number(last)?.min(nix::sched::CpuSet::count() - 1) {
+            set.set(cpu)?;
+        }
+    }
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(pid), &set)
+}

@@ -33,8 +33,6 @@ mod mount;
 mod nearest;
 /// From a logical line to an instruction.
 mod parse;
-/// Sizes and durations.
-mod size;
 #[cfg(test)]
 mod tests;
 /// A logical line and pieces of it that know where they stand.

@@ -2,9 +2,9 @@
 
 use super::error::{ParseError, Span};
 use super::nearest::nearest;
-use super::size;
 use super::text::Text;
 use super::word::Word;
+use crate::cli::parse::size;
 
 /// A `--mount` of RUN as written: its keys are checked, its values may hold variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -355,7 +355,7 @@ impl Values<'_> {
 
     fn size(&self) -> Result<Option<u64>, ParseError> {
         let Some(text) = self.text("size")? else { return Ok(None) };
-        size::bytes(&text).map(Some).ok_or_else(|| self.invalid("size", &text, "a size such as 64m"))
+        size::bytes(&text).map(Some).map_err(|_| self.invalid("size", &text, "a size such as 64m"))
     }
 
     fn sharing(&self) -> Result<Sharing, ParseError> {

@@ -12,9 +12,9 @@ use super::instruction::{
 use super::line::Reader;
 use super::mount::RunMount;
 use super::nearest::nearest;
-use super::size;
 use super::text::{Logical, Text};
 use super::word::Word;
+use crate::cli::parse::duration::go_duration;
 
 /// What a line is.
 pub(super) enum Parsed {
@@ -454,7 +454,7 @@ impl<'a> Statement<'a> {
 
     fn interval(&self, name: &str) -> Result<Option<Duration>, ParseError> {
         let Some(word) = self.flags.value(name).filter(|word| !word.raw.is_empty()) else { return Ok(None) };
-        match size::duration(&word.raw) {
+        match go_duration(&word.raw) {
             None => Err(choice(&word, name, &word.raw, "a duration such as 1m30s")),
             Some(Duration::ZERO) => Ok(None),
             Some(short) if short < Duration::from_millis(1) => Err(choice(&word, name, &word.raw, "1ms or more")),

@@ -13,7 +13,7 @@ mod lex;
 mod parse;
 mod value;
 
-use crate::cli::table;
+use crate::cli::{output, table};
 use crate::error::CommandError;
 
 pub(crate) use value::{Json, Value};
@@ -58,6 +58,29 @@ impl Template {
     }
 }
 
+/// A table without a template: what the default format of a listing would give, for those that may be long.
+pub(crate) fn plain(headings: Option<Vec<&str>>, rows: impl Iterator<Item = Vec<String>>, docker: bool) -> String {
+    let mut text = headings.map(|headings| headings.join("\t") + "\n").unwrap_or_default();
+    for cells in rows {
+        for (number, cell) in cells.iter().enumerate() {
+            if number > 0 {
+                text.push('\t');
+            }
+            text.push_str(cell);
+        }
+        text.push('\n');
+    }
+    lay_out(&text, docker)
+}
+
+fn lay_out(text: &str, docker: bool) -> String {
+    let columns = if docker { table::DOCKER } else { table::PODMAN };
+    match output::table_width() {
+        Some(width) => table::fit(text, columns, width),
+        None => table::align(text, columns),
+    }
+}
+
 /// What a listing prints, decided from `--format`, `--quiet` and `--noheading`.
 #[derive(Debug)]
 pub(crate) struct Listing<'a> {
@@ -91,8 +114,7 @@ impl Listing<'_> {
         }
         let (body, error) = template.execute(&Value::List(rows), self.type_name);
         out.push_str(&body);
-        let columns = if self.docker { table::DOCKER } else { table::PODMAN };
-        (if is_table { table::align(&out, columns) } else { out }, error)
+        (if is_table { lay_out(&out, self.docker) } else { out }, error)
     }
 
     /// A row whose every field is its own heading. Without rows, the fields are those the headings know and whatever

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
-use storage::state::request::{HealthAction, Healthcheck};
+use storage::state::request::{HealthAction, HealthLog, Healthcheck, StartupCheck};
 
+use crate::cli::parse::duration::go_duration;
 use crate::cli::usage::{Checked, InvalidOption, maybe};
-use crate::commands::filter::go_duration;
 
 /// podman's and docker's default interval and timeout.
 const THIRTY_SECONDS: Duration = Duration::from_secs(30);
@@ -42,6 +42,24 @@ pub(crate) struct HealthOptions {
     /// How many bytes of a check's output are kept, 0 for all [default: 500]
     #[arg(long, value_name = "BYTES")]
     pub(crate) health_max_log_size: Option<String>,
+    /// Where results are kept besides: a directory, local for nowhere, or events_logger
+    #[arg(long, value_name = "DESTINATION")]
+    pub(crate) health_log_destination: Option<String>,
+    /// Command that is the check until it succeeds
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) health_startup_cmd: Option<String>,
+    /// Time between two checks with the startup command [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) health_startup_interval: Option<String>,
+    /// Time after which one has failed [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) health_startup_timeout: Option<String>,
+    /// Failures with the startup command after which the container is restarted, 0 for never [default: 0]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) health_startup_retries: Option<String>,
+    /// Successes in a row that it takes [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) health_startup_success: Option<String>,
     /// No health check, whatever the image has
     #[arg(long)]
     pub(crate) no_healthcheck: bool,
@@ -60,6 +78,12 @@ impl HealthOptions {
             &self.health_on_failure,
             &self.health_max_log_count,
             &self.health_max_log_size,
+            &self.health_log_destination,
+            &self.health_startup_cmd,
+            &self.health_startup_interval,
+            &self.health_startup_timeout,
+            &self.health_startup_retries,
+            &self.health_startup_success,
         ];
         self.no_healthcheck || texts.iter().any(|text| text.is_some())
     }
@@ -78,8 +102,6 @@ impl HealthOptions {
             (Some(text), false) => maybe("--health-cmd", Some(text), test)?.unwrap_or_default(),
             (None, false) => Vec::new(),
         };
-        let interval = |text: &str| if text == "disable" { Ok(Duration::ZERO) } else { duration(text) };
-        let number = |text: &str| text.parse::<u32>().map_err(|_| "must be a number".to_owned());
         let retries = |text: &str| match number(text)? {
             0 => Err("must be greater than 0".to_owned()),
             number => Ok(number),
@@ -94,7 +116,21 @@ impl HealthOptions {
             on_failure: maybe("--health-on-failure", self.health_on_failure.as_ref(), action)?.unwrap_or_default(),
             max_log_count: maybe("--health-max-log-count", self.health_max_log_count.as_ref(), number)?,
             max_log_size: maybe("--health-max-log-size", self.health_max_log_size.as_ref(), number)?,
+            log: maybe("--health-log-destination", self.health_log_destination.as_ref(), log)?.unwrap_or_default(),
+            startup: self.ask_startup()?,
         })
+    }
+
+    /// The check of the start; one without a command changes what there is below it.
+    fn ask_startup(&self) -> Checked<Option<StartupCheck>> {
+        let asked = StartupCheck {
+            test: maybe("--health-startup-cmd", self.health_startup_cmd.as_ref(), test)?.unwrap_or_default(),
+            interval: maybe("--health-startup-interval", self.health_startup_interval.as_ref(), interval)?,
+            timeout: maybe("--health-startup-timeout", self.health_startup_timeout.as_ref(), timeout)?,
+            retries: maybe("--health-startup-retries", self.health_startup_retries.as_ref(), number)?,
+            successes: maybe("--health-startup-success", self.health_startup_success.as_ref(), number)?,
+        };
+        Ok((asked != StartupCheck::default()).then_some(asked))
     }
 }
 
@@ -119,7 +155,16 @@ pub(crate) fn merge(asked: Healthcheck, below: Option<Healthcheck>) -> Checked<O
         on_failure,
         max_log_count: asked.max_log_count.or(below.max_log_count),
         max_log_size: asked.max_log_size.or(below.max_log_size),
+        log: if asked.log == HealthLog::Local { below.log } else { asked.log },
+        startup: merge_startup(asked.startup, below.startup),
     };
+    if merged.test.is_empty() && merged.startup.is_some() {
+        return Err(InvalidOption {
+            flag: "--health-startup-cmd",
+            value: String::new(),
+            reason: "cannot set a startup healthcheck when there is no regular healthcheck".to_owned(),
+        });
+    }
     match (merged.test.is_empty(), merged.on_failure) {
         (false, _) => Ok(Some(merged)),
         (true, HealthAction::None) => Ok(None),
@@ -129,6 +174,19 @@ pub(crate) fn merge(asked: Healthcheck, below: Option<Healthcheck>) -> Checked<O
             reason: format!("cannot set on-failure action to {} without a health check", action.as_str()),
         }),
     }
+}
+
+/// As [`merge`], of the check of the start: without a command there is none, and `none` takes it away.
+fn merge_startup(asked: Option<StartupCheck>, below: Option<StartupCheck>) -> Option<StartupCheck> {
+    let (asked, below) = (asked.unwrap_or_default(), below.unwrap_or_default());
+    let merged = StartupCheck {
+        test: if asked.test.is_empty() { below.test } else { asked.test },
+        interval: asked.interval.or(below.interval).or(Some(THIRTY_SECONDS)),
+        timeout: asked.timeout.or(below.timeout).or(Some(THIRTY_SECONDS)),
+        retries: asked.retries.or(below.retries),
+        successes: asked.successes.or(below.successes),
+    };
+    merged.test.first().is_some_and(|first| first != "NONE").then_some(merged)
 }
 
 /// The check of an image, from the bytes of its configuration: OCI does not know of it.
@@ -191,12 +249,35 @@ fn test(text: &str) -> Result<Vec<String>, String> {
     })
 }
 
+fn number(text: &str) -> Result<u32, String> {
+    text.parse::<u32>().map_err(|_| "must be a number".to_owned())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    if text == "disable" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
+/// `local`, `events_logger`, or a directory that there is.
+fn log(text: &str) -> Result<HealthLog, String> {
+    match text {
+        "" | "local" => Ok(HealthLog::Local),
+        "events_logger" => Ok(HealthLog::Events),
+        path => {
+            let directory = std::path::absolute(path).map_err(|error| crate::error::reason(&error).to_string())?;
+            match std::fs::metadata(&directory) {
+                Ok(found) if found.is_dir() => Ok(HealthLog::Directory(directory)),
+                Ok(_) => Err("is not a directory".to_owned()),
+                Err(error) => Err(crate::error::reason(&error).to_string()),
+            }
+        }
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     if text.starts_with('-') {
         return Err("must be 0 seconds or greater".to_owned());
     }
-    let time = if text == "0" { Some(Duration::ZERO) } else { go_duration(text).and_then(|time| time.try_into().ok()) };
-    time.ok_or_else(|| format!("invalid duration {text:?}"))
+    go_duration(text).ok_or_else(|| format!("invalid duration {text:?}"))
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -253,5 +334,34 @@ mod tests {
         let action = HealthOptions { health_on_failure: Some("kill".to_owned()), ..HealthOptions::default() };
         assert!(merge(action.ask().unwrap(), None).is_err());
         assert_eq!(of_image(b"{}"), None);
+    }
+
+    #[test]
+    fn the_start_has_a_check_of_its_own_over_a_regular_one() {
+        let startup = HealthOptions {
+            health_startup_cmd: Some("test -e /ok".to_owned()),
+            health_startup_success: Some("2".to_owned()),
+            ..HealthOptions::default()
+        };
+        assert!(merge(startup.ask().unwrap(), None).is_err());
+        let both = HealthOptions { health_cmd: Some("true".to_owned()), ..startup };
+        let merged = merge(both.ask().unwrap(), None).unwrap().unwrap();
+        let check = merged.startup.clone().unwrap();
+        assert_eq!((check.test.join(" ").as_str(), check.successes), ("CMD-SHELL test -e /ok", Some(2)));
+        assert_eq!((check.interval, check.retries), (Some(THIRTY_SECONDS), None));
+        let none = HealthOptions { health_startup_cmd: Some("none".to_owned()), ..HealthOptions::default() };
+        assert_eq!(merge(none.ask().unwrap(), Some(merged)).unwrap().unwrap().startup, None);
+        let only_times =
+            HealthOptions { health_startup_interval: Some("1s".to_owned()), health_cmd: both.health_cmd, ..none };
+        assert_eq!(merge(only_times.ask().unwrap(), None).unwrap().unwrap().startup, None);
+    }
+
+    #[test]
+    fn results_go_to_a_directory_that_is_there() {
+        assert_eq!(log("local"), Ok(HealthLog::Local));
+        assert_eq!(log("events_logger"), Ok(HealthLog::Events));
+        assert_eq!(log("/"), Ok(HealthLog::Directory("/".into())));
+        assert_eq!(log("/nonexistent/x"), Err("no such file or directory".to_owned()));
+        assert!(log("/dev/null").is_err());
     }
 }

@@ -7,7 +7,6 @@ use crate::cli::accepted::{Ignored, Table};
 #[derive(Clone, Debug)]
 pub(crate) struct OfContainers;
 
-const NO_IO: &str = "the io controller is not delegated to this user";
 const NO_REAL_TIME: &str = "version 2 of cgroups has no real-time limits";
 const NO_ENCRYPTION: &str = "encrypted layers are not supported";
 const BY_DIGEST: &str = "images are known by their digests";
@@ -96,7 +95,6 @@ pub(crate) struct OfBuild;
 impl Table for OfBuild {
     const OPTIONS: &'static [Ignored] = &[
         value("cache-ttl", &[], "see builder prune --filter until="),
-        value("cgroup-parent", &[""], "steps have a cgroup below that of their command"),
         switch("compress", "layers are compressed when they are pushed"),
         switch("disable-compression", "layers are compressed when they are pushed"),
         switch("disable-content-trust", BY_DIGEST),
@@ -152,19 +150,11 @@ impl Table for NotOfBuild {
 
 impl Table for OfContainers {
     const OPTIONS: &'static [Ignored] = &[
-        value("blkio-weight-device", &[], NO_IO),
-        value("device-read-bps", &[], NO_IO),
-        value("device-read-iops", &[], NO_IO),
-        value("device-write-bps", &[], NO_IO),
-        value("device-write-iops", &[], NO_IO),
         value("cpu-rt-period", &["0"], NO_REAL_TIME),
         value("cpu-rt-runtime", &["0"], NO_REAL_TIME),
         value("memory-swappiness", &["-1"], "version 2 of cgroups has no swappiness"),
         value("kernel-memory", &["0"], "version 2 of cgroups counts it with the other memory"),
         switch("oom-kill-disable", "version 2 of cgroups has no such switch"),
-        value("cgroup-parent", &[""], "containers have a cgroup below that of their command"),
-        value("cgroup-conf", &[], "no cgroup controller is delegated to this user"),
-        value("cgroups", &["enabled", "no-conmon", "split"], "containers have a cgroup where one can be made"),
         value("rdt-class", &[], "classes of service belong to root"),
         value("personality", &["LINUX", "linux"], "programs get the personality of this machine"),
         value("decryption-key", &[], NO_ENCRYPTION),
@@ -179,11 +169,5 @@ impl Table for OfContainers {
         value("cpu-percent", &["0"], WINDOWS),
         value("io-maxbandwidth", &["0"], WINDOWS),
         value("io-maxiops", &["0"], WINDOWS),
-        value("health-log-destination", &["local", ""], "the log of checks is in what inspect shows"),
-        value("health-startup-cmd", &[""], "there are no checks of their own for the start; see --health-start-period"),
-        value("health-startup-interval", &[], "there are no checks of their own for the start"),
-        value("health-startup-retries", &[], "there are no checks of their own for the start"),
-        value("health-startup-success", &[], "there are no checks of their own for the start"),
-        value("health-startup-timeout", &[], "there are no checks of their own for the start"),
     ];
 }

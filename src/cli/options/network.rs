@@ -14,8 +14,8 @@ use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 /// Options of the network.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct NetworkOptions {
-    /// Connect to a network, NAME[:ip=,ip6=,mac=,alias=,interface_name=] (can be repeated), or none, host, slirp4netns, pasta,
-    /// container:NAME
+    /// Connect to a network, NAME[:ip=,ip6=,mac=,alias=,interface_name=] (can be repeated), or none, host, builtin,
+    /// slirp4netns, pasta, container:NAME
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     pub(crate) networks: Vec<String>,
     /// Publish a port, [[IP:][HOST-PORT]:]CONTAINER-PORT[/PROTOCOL]

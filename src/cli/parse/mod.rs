@@ -5,6 +5,9 @@
 /// Sizes in bytes with suffixes.
 pub(crate) mod size;
 
+/// Spans of time.
+pub(crate) mod duration;
+
 /// `-e`, `--env-file`, labels and annotations.
 pub(crate) mod pairs;
 
@@ -22,6 +25,9 @@ pub(crate) mod ports;
 
 /// `--ulimit`, `--device`, `--sysctl`.
 pub(crate) mod limits;
+
+/// Limits of devices, and of where a cgroup is.
+pub(crate) mod devices;
 
 /// `--secret`.
 pub(crate) mod secret;

@@ -83,8 +83,8 @@ fn one(value: &str) -> Result<Wanted, String> {
     match name {
         "" if options.is_some() => return Err("network name cannot be empty".to_owned()),
         "default" | "private" if options.is_none() => return Ok(Wanted::Mode(value.to_owned())),
-        "" | "none" | "host" | "container" | "ns" | "slirp4netns" | "pasta" | "private" | "macvlan" | "ipvlan"
-        | "overlay" => {
+        "" | "none" | "host" | "container" | "ns" | "builtin" | "slirp4netns" | "pasta" | "private" | "macvlan"
+        | "ipvlan" | "overlay" => {
             Mode::parse(value).map_err(|error| error.to_string())?;
             return Ok(Wanted::Mode(value.to_owned()));
         }

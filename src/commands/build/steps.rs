@@ -15,6 +15,9 @@ pub(super) struct StepOptions {
     /// cgroup namespace of steps
     #[arg(long, value_name = "MODE")]
     cgroupns: Option<String>,
+    /// Slice or path that the cgroups of steps are made in
+    #[arg(long, value_name = "PARENT")]
+    cgroup_parent: Option<String>,
     /// Length of the CPU accounting period in microseconds
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<String>,
@@ -102,6 +105,7 @@ impl StepOptions {
         ];
         let single = [
             ("cgroupns", &self.cgroupns),
+            ("cgroup-parent", &self.cgroup_parent),
             ("cpu-period", &self.cpu_period),
             ("cpu-quota", &self.cpu_quota),
             ("cpu-shares", &self.cpu_shares),

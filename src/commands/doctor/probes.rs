@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use runtime::cgroup::place::{Lack, Place};
 use runtime::mount::probe;
 use runtime::userns::{Mapping, newidmap, subid};
 
@@ -316,10 +317,7 @@ impl Probe for NetworkHelper {
     fn probe(&self) -> Finding {
         let found: Vec<_> = ["slirp4netns", "pasta"].into_iter().filter_map(find_program).collect();
         if found.is_empty() {
-            return Finding::missing(
-                "neither is in PATH: containers have no network but --network none and host",
-                "sudo apt-get install slirp4netns passt",
-            );
+            return Finding::ok("neither is in PATH: the stack of our own serves".to_owned());
         }
         Finding::ok(found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))
     }
@@ -333,16 +331,24 @@ impl Probe for Cgroups {
     }
 
     fn probe(&self) -> Finding {
-        let controllers = own_cgroup().and_then(|dir| {
-            let is_ours = nix::unistd::access(&dir.join("cgroup.procs"), nix::unistd::AccessFlags::W_OK).is_ok();
-            read(dir.join("cgroup.controllers")).filter(|_| is_ours)
-        });
-        let Some(controllers) = controllers else {
-            return Finding::degraded(
-                "no cgroup of our own: limits of memory, processors and processes have no effect",
-                "log in through systemd with cgroups of version 2, or: systemd-run --user --scope -p Delegate=yes coracle …",
-            );
-        };
+        let place = Place::find();
+        if let Place::Nowhere(lack) = &place {
+            let none = "no cgroup of our own: limits of memory, processors and processes have no effect";
+            return match lack {
+                Lack::Version1 => Finding::degraded(
+                    format!("{none}: cgroups of version 1"),
+                    "boot with systemd.unified_cgroup_hierarchy=1",
+                ),
+                Lack::Service(name) => {
+                    Finding::degraded(none, format!("sudo systemctl edit {name}, with: [Service] Delegate=yes"))
+                }
+                Lack::NotOurs => Finding::degraded(
+                    none,
+                    "log in through systemd with cgroups of version 2, or: sudo loginctl enable-linger $USER",
+                ),
+            };
+        }
+        let controllers = place.controllers().into_iter().collect::<Vec<_>>().join(" ");
         let has = |name: &&str| controllers.split_whitespace().any(|word| word == *name);
         let lacks: Vec<_> = ["cpu", "memory", "pids"].into_iter().filter(|name| !has(name)).collect();
         if lacks.is_empty() {
@@ -353,14 +359,6 @@ impl Probe for Cgroups {
             "sudo systemctl edit user@.service, with: [Service] Delegate=cpu cpuset io memory pids",
         )
     }
-}
-
-/// The directory of our cgroup in the hierarchy of version 2, wherever that is mounted.
-fn own_cgroup() -> Option<PathBuf> {
-    let own = read("/proc/self/cgroup")?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
-    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-    mounts.into_iter().map(|mount| Path::new(mount).join(&path)).find(|dir| dir.join("cgroup.procs").exists())
 }
 
 struct RuntimeDirectory {

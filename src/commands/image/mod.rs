@@ -1,6 +1,7 @@
 //! `image`: the commands about images by their noun.
 
 pub(crate) mod mount;
+pub(crate) mod platforms;
 pub(crate) mod prune;
 mod tree;
 mod trust;

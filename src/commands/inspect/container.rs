@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use serde_json::Value as Raw;
 use storage::state::container::Record;
-use storage::state::request::{Healthcheck, Mount, Namespace, Request, RestartPolicy, SeccompProfile, UserNamespace};
+use storage::state::request::{
+    CgroupMode, HealthLog, Healthcheck, Mount, Namespace, OfDevice, Request, RestartPolicy, SeccompProfile,
+    StartupCheck, UserNamespace,
+};
 use storage::state::status::{self, Observed, Port, State};
 
 use crate::cli::format::Value;
@@ -167,19 +170,19 @@ fn state(observed: &Observed, request: &Request) -> Value {
     if !is_checked {
         fields.push(("Health", Value::Omitted(Box::new(Value::Nil))));
     }
-    fields.push((
-        "CgroupPath",
-        Value::Str(state.init().map(|init| cgroup_path(init.pid)).unwrap_or_default()).omitempty(),
-    ));
+    fields.push(("CgroupPath", Value::Str(cgroup_path(observed).unwrap_or_default()).omitempty()));
     fields.push(("CheckpointedAt", Value::Time(None)));
     fields.push(("RestoredAt", Value::Time(None)));
     Value::Struct(fields)
 }
 
-/// The cgroup of a process below the mount of version 2.
-fn cgroup_path(pid: i32) -> String {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned()
+/// The container's cgroup, or that of its first process, below the mount of version 2.
+fn cgroup_path(observed: &Observed) -> Option<String> {
+    if let (Some(path), Some(mount)) = (&observed.cgroup, runtime::cgroup::mount()) {
+        return Some(format!("/{}", path.strip_prefix(mount).ok()?.display()));
+    }
+    let text = std::fs::read_to_string(format!("/proc/{}/cgroup", observed.state.init()?.pid)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
 fn capabilities(spec: &Raw, set: &str) -> Value {
@@ -228,11 +231,13 @@ fn config(record: &Record, spec: &Raw) -> Value {
         ("StopSignal", request.stop_signal.as_deref().unwrap_or("SIGTERM").into()),
     ];
     let check = request.healthcheck.as_ref().map_or_else(|| Value::Omitted(Box::new(Value::Nil)), healthcheck);
-    fields.push(("Healthcheck", check));
+    let startup = request.healthcheck.as_ref().and_then(|check| check.startup.as_ref());
+    let startup = startup.map_or_else(|| Value::Omitted(Box::new(Value::Nil)), startup_check);
+    fields.extend([("StartupHealthCheck", startup), ("Healthcheck", check)]);
     let check = request.healthcheck.clone().unwrap_or_default();
     fields.extend([
         ("HealthcheckOnFailureAction", check.on_failure.as_str().into()),
-        ("HealthLogDestination", "local".into()),
+        ("HealthLogDestination", health_log(&check.log).into()),
         ("HealthcheckMaxLogCount", Value::from(u64::from(check.max_log_count.unwrap_or(5)))),
         ("HealthcheckMaxLogSize", Value::from(u64::from(check.max_log_size.unwrap_or(500)))),
         ("CreateCommand", Value::strings_or_nil(request.create_command.iter().map(String::as_str))),
@@ -270,6 +275,29 @@ fn healthcheck(check: &Healthcheck) -> Value {
     Value::Struct(fields)
 }
 
+fn startup_check(check: &StartupCheck) -> Value {
+    let regular = Healthcheck {
+        test: check.test.clone(),
+        interval: check.interval,
+        timeout: check.timeout,
+        retries: check.retries.filter(|retries| *retries > 0),
+        ..Healthcheck::default()
+    };
+    let mut value = healthcheck(&regular);
+    if let (Value::Struct(fields), Some(successes)) = (&mut value, check.successes.filter(|count| *count > 0)) {
+        fields.push(("Successes", Value::from(u64::from(successes))));
+    }
+    value
+}
+
+fn health_log(log: &HealthLog) -> String {
+    match log {
+        HealthLog::Local => "local".to_owned(),
+        HealthLog::Events => "events_logger".to_owned(),
+        HealthLog::Directory(path) => path.display().to_string(),
+    }
+}
+
 fn namespace(mode: &Namespace, private: &str) -> String {
     match mode {
         Namespace::Private => private.to_owned(),
@@ -286,6 +314,39 @@ fn log_path(record: &Record, context: &Context) -> String {
 fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value {
     let request = &record.request;
     let resources = &request.resources;
+    let (quota, period) = resources.quota_and_period();
+    let has_memory = resources.memory_and_swap().is_some() || resources.memory_reservation_bytes.is_some();
+    // One that has a limit by default has it while it runs.
+    let default_pids = || {
+        let text = std::fs::read_to_string(observed.cgroup.as_ref()?.join("pids.max")).ok()?;
+        text.trim().parse::<i64>().ok()
+    };
+    let pids = resources.pids_limit.or_else(default_pids).unwrap_or(0);
+    let cgroups = match request.cgroup.mode {
+        CgroupMode::Enabled => "default",
+        mode => mode.as_str(),
+    };
+    let has_io = resources.blkio_weight.is_some()
+        || [
+            &resources.blkio_weight_devices,
+            &resources.device_read_bps,
+            &resources.device_write_bps,
+            &resources.device_read_iops,
+            &resources.device_write_iops,
+        ]
+        .into_iter()
+        .any(|list| !list.is_empty());
+    let of_devices = |name: &'static str, list: &[OfDevice]| match has_io {
+        false => Value::NilList,
+        true => Value::List(
+            list.iter()
+                .map(|one| {
+                    let path = one.path.display().to_string();
+                    Value::Struct(vec![("Path", path.into()), (name, one.value.into())])
+                })
+                .collect(),
+        ),
+    };
     let network = &request.network;
     let strings = |list: &[String]| Value::strings(list.iter().map(String::as_str));
     let number = |value: Option<u64>| Value::from(value.unwrap_or(0));
@@ -348,7 +409,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
     let volumes_from = request.volumes_from.iter().map(|from| from.container.clone());
     Value::Struct(vec![
         ("Binds", Value::strings(request.mounts.iter().filter_map(bind))),
-        ("CgroupManager", "cgroupfs".into()),
+        ("CgroupManager", crate::supervisor::cgroup::manager_name().into()),
         ("CgroupMode", namespace(&request.cgroupns, "private").into()),
         ("ContainerIDFile", request.cidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
         (
@@ -385,7 +446,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("GroupAdd", strings(&request.group_add)),
         ("IpcMode", namespace(&request.ipc, "shareable").into()),
         ("Cgroup", "".into()),
-        ("Cgroups", "default".into()),
+        ("Cgroups", cgroups.into()),
         ("Links", Value::NilList),
         ("OomScoreAdj", Value::Int(i64::from(request.oom_score_adj.unwrap_or(0)))),
         ("PidMode", namespace(&request.pid, "private").into()),
@@ -403,15 +464,15 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("CpuShares", number(resources.cpu_shares)),
         ("Memory", number(resources.memory_bytes)),
         ("NanoCpus", number(resources.nano_cpus)),
-        ("CgroupParent", "".into()),
+        ("CgroupParent", request.cgroup.parent.clone().unwrap_or_default().into()),
         ("BlkioWeight", number(resources.blkio_weight.map(u64::from))),
-        ("BlkioWeightDevice", Value::NilList),
-        ("BlkioDeviceReadBps", Value::NilList),
-        ("BlkioDeviceWriteBps", Value::NilList),
-        ("BlkioDeviceReadIOps", Value::NilList),
-        ("BlkioDeviceWriteIOps", Value::NilList),
-        ("CpuPeriod", number(resources.cpu_period_us)),
-        ("CpuQuota", Value::Int(resources.cpu_quota_us.unwrap_or(0))),
+        ("BlkioWeightDevice", of_devices("Weight", &resources.blkio_weight_devices)),
+        ("BlkioDeviceReadBps", of_devices("Rate", &resources.device_read_bps)),
+        ("BlkioDeviceWriteBps", of_devices("Rate", &resources.device_write_bps)),
+        ("BlkioDeviceReadIOps", of_devices("Rate", &resources.device_read_iops)),
+        ("BlkioDeviceWriteIOps", of_devices("Rate", &resources.device_write_iops)),
+        ("CpuPeriod", number(period)),
+        ("CpuQuota", Value::Int(quota.unwrap_or(0))),
         ("CpuRealtimePeriod", Value::Int(0)),
         ("CpuRealtimeRuntime", Value::Int(0)),
         ("CpusetCpus", resources.cpuset_cpus.clone().unwrap_or_default().into()),
@@ -420,17 +481,17 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("DiskQuota", Value::Int(0)),
         ("KernelMemory", Value::Int(0)),
         ("MemoryReservation", number(resources.memory_reservation_bytes)),
-        ("MemorySwap", Value::Int(resources.memory_swap_bytes.unwrap_or(0))),
-        ("MemorySwappiness", Value::Int(0)),
+        ("MemorySwap", Value::Int(resources.memory_and_swap().unwrap_or(0).max(0))),
+        ("MemorySwappiness", Value::Int(if has_memory { -1 } else { 0 })),
         ("OomKillDisable", false.into()),
         ("Init", request.init.into()),
-        ("PidsLimit", Value::Int(resources.pids_limit.unwrap_or(0))),
+        ("PidsLimit", Value::Int(pids.max(0))),
         ("Ulimits", Value::List(ulimits.collect())),
         ("CpuCount", Value::Int(0)),
         ("CpuPercent", Value::Int(0)),
         ("IOMaximumIOps", Value::Int(0)),
         ("IOMaximumBandwidth", Value::Int(0)),
-        ("CgroupConf", Value::NilMap),
+        ("CgroupConf", Value::map_or_nil(&resources.cgroup_conf)),
     ])
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn describe(image: &Image, context: &Context) -> Value {
     let id = if docker { image.id.to_string() } else { image.id.hex().to_owned() };
     let names = |name: String| {
         let familiar = || storage::reference::Reference::parse(&name).map(|reference| reference.familiar());
-        if docker { familiar().unwrap_or(name) } else { name }
+        if docker { familiar().map_or(name, |name| images::of_docker(&name).to_owned()) } else { name }
     };
     let ownership = ownership(&Mapping::of_user());
     let place = |layer: &Layer| context.layout.layer(&layer.diff_id, ownership).join("diff").display().to_string();

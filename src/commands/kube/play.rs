@@ -79,7 +79,8 @@ pub(crate) struct Args {
     /// A fixed hardware address for the pods
     #[arg(long, value_name = "ADDRESS")]
     mac_address: Vec<String>,
-    /// Connect pods to a network, NAME[:ip=,mac=,alias=] (can be repeated), or none, host, slirp4netns, pasta, container:NAME
+    /// Connect pods to a network, NAME[:ip=,mac=,alias=] (can be repeated), or none, host, builtin,
+    /// slirp4netns, pasta, container:NAME
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     networks: Vec<String>,
     /// Leave /etc/hostname as the image has it
@@ -411,7 +412,7 @@ fn make_container(args: &Args, context: &Context, pod: &Pod, plan: ContainerPlan
     let process =
         AskedProcess { env_below, env_above: plan.env, entrypoint: plan.entrypoint, ..AskedProcess::default() };
     let asked = Asked::of(plan.request, process, plan.command, plan.health);
-    for warning in asked.warnings(false) {
+    for warning in asked.warnings() {
         eprintln!("{warning}");
     }
     let place = |request: &mut _| pods::take_place(context, pod, request);

@@ -6,7 +6,7 @@ mod words;
 use jiff::Timestamp;
 use storage::image::store::ImageStore;
 use storage::prune;
-use storage::state::container::Record;
+use storage::state::container::{self, Listed, Record};
 use storage::state::status::{self, Observed, State};
 
 use rows::View;
@@ -14,8 +14,8 @@ pub(crate) use words::{image_name, ports, tree_bytes};
 
 use super::filter::ContainerFilters;
 use super::{Context, Outcome, select};
-use crate::cli::format::{Json, Listing, Value, is_json};
-use crate::cli::output;
+use crate::cli::format::{Json, Listing, Value, is_json, plain};
+use crate::cli::{colour, output};
 use crate::error::CommandError;
 use crate::role::Persona;
 
@@ -104,9 +104,16 @@ fn show(args: &Args, context: &Context) -> Outcome {
     if args.latest && args.last > 0 {
         return Err(CommandError::user("last and latest are mutually exclusive"));
     }
-    let entries = entries(args, context)?;
+    let is_plain = args.filters.is_empty() && args.format.is_none() && !args.ns && !args.size && args.sort != "size";
+    let entries = entries(args, context, is_plain)?;
     let now = Timestamp::now();
-    let view = View { now, no_trunc: args.no_trunc, with_size: args.size, persona: context.persona };
+    let view = View {
+        now,
+        no_trunc: args.no_trunc,
+        with_size: args.size,
+        persona: context.persona,
+        is_coloured: colour::of_stdout(),
+    };
     let format = args.format.as_deref();
     // Of the two podman follows the format, unless that is JSON.
     if args.quiet && format.is_none_or(is_json) {
@@ -122,6 +129,12 @@ fn show(args: &Args, context: &Context) -> Outcome {
         let rows = entries.iter().map(|entry| view.json(entry)).collect();
         let style = Json { indent: Some(2), escape_html: true, open_empty_maps: true };
         output::print_line(Value::List(rows).to_json(style))?;
+        return Ok(0);
+    }
+    if is_plain {
+        let headings = if args.noheading { None } else { Some(View::headings(args.pod)) };
+        let rows = entries.iter().map(|entry| view.cells(entry, args.pod));
+        output::print(&plain(headings, rows, context.persona == Persona::Docker))?;
         return Ok(0);
     }
     let default = default_format(args, context.persona);
@@ -194,7 +207,7 @@ fn default_format(args: &Args, persona: Persona) -> String {
 
 /// A container and what it does.
 struct Entry {
-    record: Record,
+    record: Box<Record>,
     observed: Observed,
     /// Its size, if asked for.
     bytes: Option<Bytes>,
@@ -209,12 +222,24 @@ struct Bytes {
     all: u64,
 }
 
-fn entries(args: &Args, context: &Context) -> Result<Vec<Entry>, CommandError> {
+/// The containers that are to be shown; for a plain listing their records are brief.
+fn entries(args: &Args, context: &Context, is_plain: bool) -> Result<Vec<Entry>, CommandError> {
     let filters = ContainerFilters::parse(context, &args.filters)?;
     let only_running = !args.all && !args.latest && args.last <= 0 && !filters.asks_for_state();
     let mut entries = Vec::new();
-    for record in select::all(context)? {
-        let observed = match status::observe(&context.layout, &record) {
+    let listed = match is_plain {
+        true => {
+            let (listed, errors) = container::listing(&context.layout)?;
+            errors.into_iter().for_each(|error| CommandError::host(error).print());
+            listed
+        }
+        false => select::all(context)?
+            .into_iter()
+            .map(|record| Listed { observed: status::observe(&context.layout, &record), record: Box::new(record) })
+            .collect(),
+    };
+    for Listed { record, observed } in listed {
+        let observed = match observed {
             Ok(observed) => observed,
             Err(error) => {
                 CommandError::host(error).print();
@@ -224,7 +249,9 @@ fn entries(args: &Args, context: &Context) -> Result<Vec<Entry>, CommandError> {
         // What was to vanish at its end and whose supervisor was killed vanishes now.
         if observed.state.exit().is_some() && record.request.remove {
             // Otherwise its supervisor is about to, or somebody else.
-            if let Ok(true) = prune::finish(&context.layout, &record, &observed) {
+            let whole = container::load(&context.layout, &record.id).ok().flatten();
+            let finish = |record: Record| prune::finish(&context.layout, &record, &observed);
+            if let Some(Ok(true)) = whole.map(finish) {
                 continue;
             }
         }

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use storage::state::container::Record;
 use storage::state::request::{ExposedPorts, Mount, Protocol};
-use storage::state::status::Observed;
+use storage::state::status::{HealthStatus, Observed, State};
 
 use super::words::{image_name, mount_targets, network_names, pod_id, ports, ports_text, status_text};
 use super::{Bytes, Entry};
+use crate::cli::colour::Colour;
 use crate::cli::format::Value;
 use crate::cli::printable::Printable;
 use crate::cli::units;
+use crate::commands::images::of_docker;
 use crate::role::Persona;
 
 /// How rows are made.
@@ -20,6 +22,8 @@ pub(super) struct View {
     pub(super) no_trunc: bool,
     pub(super) with_size: bool,
     pub(super) persona: Persona,
+    /// On a terminal that takes colour.
+    pub(super) is_coloured: bool,
 }
 
 impl View {
@@ -89,6 +93,46 @@ impl View {
         Value::Row(fields, Box::new(json))
     }
 
+    /// The headings of a plain listing.
+    pub(super) fn headings(with_pod: bool) -> Vec<&'static str> {
+        let mut headings = vec!["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+        if with_pod {
+            headings.extend(["POD ID", "PODNAME"]);
+        }
+        headings
+    }
+
+    fn status(&self, observed: &Observed) -> String {
+        let text = status_text(observed, self.now);
+        let health = observed.health.as_ref().map(|health| health.status);
+        let colour = match &observed.state {
+            State::Running { .. } if health == Some(HealthStatus::Unhealthy) => Colour::Red,
+            State::Running { .. } => Colour::Green,
+            State::Paused { .. } | State::Restarting { .. } => Colour::Yellow,
+            State::Stopped { exit } if exit.code != 0 => Colour::Red,
+            State::Created | State::Starting { .. } | State::Stopped { .. } => return text,
+        };
+        colour.paint(&text, self.is_coloured)
+    }
+
+    /// A row of a plain listing: what the default format asks of [`View::row`], and nothing else.
+    pub(super) fn cells(&self, entry: &Entry, with_pod: bool) -> Vec<String> {
+        let Entry { record, observed, .. } = entry;
+        let mut cells = vec![
+            (if self.no_trunc { record.id.as_str() } else { record.id.short() }).to_owned(),
+            Printable::line(&self.image(record)).to_string(),
+            self.command(record),
+            units::ago(record.created, self.now),
+            self.status(observed),
+            ports_text(&ports(record, observed), &record.request.network.exposed),
+            record.name.clone(),
+        ];
+        if with_pod {
+            cells.extend([pod_id(record, self.no_trunc).to_owned(), record.request.pod_name.clone()]);
+        }
+        cells
+    }
+
     /// docker shows whole seconds.
     fn created_at(&self, record: &Record) -> Timestamp {
         match self.persona {
@@ -105,7 +149,8 @@ impl View {
                 |_| name.to_owned(),
                 |reference| {
                     let familiar = reference.familiar();
-                    familiar.strip_suffix(":latest").map_or(familiar.clone(), str::to_owned)
+                    let name = of_docker(&familiar);
+                    name.strip_suffix(":latest").unwrap_or(name).to_owned()
                 },
             ),
         }

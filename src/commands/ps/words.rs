@@ -133,6 +133,7 @@ mod tests {
             started_at: None,
             network: status::Network::default(),
             health: health.map(|status| Health { status, ..Health::default() }),
+            cgroup: None,
             restarts: 0,
             stopped_by_user: false,
         }

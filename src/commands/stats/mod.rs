@@ -153,9 +153,10 @@ fn read(
             )));
         }
         let at = Timestamp::now();
-        let (usage, since) = match status::observe(&context.layout, &record)?.state {
+        let observed = status::observe(&context.layout, &record)?;
+        let (usage, since) = match observed.state {
             State::Running { init, since } | State::Paused { init, since } => {
-                (processes.usage(&record, init.pid), since)
+                (processes.usage(observed.cgroup.as_deref(), init.pid), since)
             }
             _ if named.is_none() => continue,
             _ => (Usage::default(), at),

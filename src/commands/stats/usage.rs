@@ -14,10 +14,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use runtime::cgroup::Cgroup;
-use storage::state::container::Record;
+use std::path::Path;
 
 /// The counters of one container at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -104,10 +101,10 @@ impl Processes {
     }
 
     /// What a container that runs has used.
-    pub(super) fn usage(&self, record: &Record, init: i32) -> Usage {
+    pub(super) fn usage(&self, cgroup: Option<&Path>, init: i32) -> Usage {
         let mut usage = self.sum(&self.of(init));
-        if let Some(cgroup) = cgroup_of(record, init) {
-            usage.take_from_cgroup(&cgroup);
+        if let Some(cgroup) = cgroup {
+            usage.take_from_cgroup(cgroup);
         }
         if namespace(init, "net").is_some_and(|network| network != self.own_network) {
             let devices = fs::read_to_string(format!("/proc/{init}/net/dev")).unwrap_or_default();
@@ -142,12 +139,6 @@ impl Processes {
         usage.cpu_ns = ticks.saturating_mul(1_000_000_000 / self.ticks_per_second);
         usage
     }
-}
-
-/// The cgroup that was made for this container alone.
-fn cgroup_of(record: &Record, init: i32) -> Option<PathBuf> {
-    let path = Cgroup::of_process(init)?;
-    path.file_name()?.to_str()?.contains(record.id.as_str()).then_some(path)
 }
 
 impl Usage {

@@ -13,7 +13,7 @@
 //! A blob or a layer directory is first there, then referred to; and first not referred to any more, then deleted. So a
 //! process killed anywhere leaves garbage at worst, which [`ImageStore::collect_garbage`] finds.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -210,10 +210,14 @@ impl ImageStore {
     /// `index.json` cannot be read.
     pub fn list_with(&self, broken: &mut Vec<StoreError>) -> Result<Vec<Image>, StoreError> {
         let index = self.read_index()?;
-        let mut seen = HashSet::new();
+        let mut names: HashMap<&Digest, Vec<Reference>> = HashMap::new();
+        for entry in &index.manifests {
+            names.entry(&entry.digest).or_default().extend(name_of(entry));
+        }
         let mut images = Vec::new();
-        for entry in index.manifests.iter().filter(|entry| seen.insert(entry.digest.clone())) {
-            match self.load(&index, entry) {
+        for entry in &index.manifests {
+            let Some(names) = names.remove(&entry.digest) else { continue };
+            match self.load_named(entry, names) {
                 Ok(image) => images.push(image),
                 Err(error) => broken.push(error),
             }
@@ -397,8 +401,12 @@ impl ImageStore {
     }
 
     pub(super) fn load(&self, index: &IndexFile, entry: &Descriptor) -> Result<Image, StoreError> {
-        let names: Vec<Reference> =
-            index.manifests.iter().filter(|other| other.digest == entry.digest).filter_map(name_of).collect();
+        let names = index.manifests.iter().filter(|other| other.digest == entry.digest).filter_map(name_of).collect();
+        self.load_named(entry, names)
+    }
+
+    /// As [`ImageStore::load`], for a caller who knows all names of the image.
+    fn load_named(&self, entry: &Descriptor, names: Vec<Reference>) -> Result<Image, StoreError> {
         let what = names.first().map_or_else(|| entry.digest.to_string(), Reference::to_string);
         let (mut descriptor, manifest) = self.manifest_of(&what, entry)?;
         let raw = self.document(&what, &manifest.config.digest, CONFIG_LIMIT_BYTES)?;

@@ -13,6 +13,8 @@ mod creation;
 
 mod find;
 
+mod listing;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -36,6 +38,7 @@ use crate::digest::{DiffId, Digest};
 pub use creation::Creation;
 pub use find::{find, ids, list};
 pub(crate) use find::{ids_in, name_of};
+pub use listing::{Listed, listing};
 
 /// The newest format of `container.json` this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;

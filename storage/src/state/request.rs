@@ -149,6 +149,8 @@ pub struct Request {
     pub oom_score_adj: Option<i32>,
     /// What the container's cgroup shall hold it to.
     pub resources: Resources,
+    /// Where that cgroup is.
+    pub cgroup: Cgroup,
 
     /// The user namespace.
     pub userns: UserNamespace,
@@ -279,12 +281,88 @@ pub struct Resources {
     pub pids_limit: Option<i64>,
     /// Relative weight of block I/O, 10 to 1000.
     pub blkio_weight: Option<u16>,
+    /// The same for single devices.
+    pub blkio_weight_devices: Vec<OfDevice>,
+    /// Bytes read from devices per second.
+    pub device_read_bps: Vec<OfDevice>,
+    /// Bytes written to devices per second.
+    pub device_write_bps: Vec<OfDevice>,
+    /// Reads from devices per second.
+    pub device_read_iops: Vec<OfDevice>,
+    /// Writes to devices per second.
+    pub device_write_iops: Vec<OfDevice>,
+    /// What is written to other files of the cgroup, by their names.
+    pub cgroup_conf: BTreeMap<String, String>,
+}
+
+/// A number for one device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OfDevice {
+    /// Its path on the host.
+    pub path: PathBuf,
+    /// A weight, or a rate per second.
+    pub value: u64,
+}
+
+/// Where the container's cgroup is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cgroup {
+    /// Whether it has one, and what else is in there.
+    pub mode: CgroupMode,
+    /// The slice or the path it is made in.
+    pub parent: Option<String>,
+    /// A limit that cannot be kept is an error.
+    pub strict: bool,
+}
+
+/// `--cgroups`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CgroupMode {
+    /// One of its own where one can be had.
+    #[default]
+    Enabled,
+    /// None.
+    Disabled,
+    /// The supervisor stays where it was started, if it can.
+    NoConmon,
+    /// Below the cgroup of whoever starts it.
+    Split,
+}
+
+impl CgroupMode {
+    /// The word of the option.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::NoConmon => "no-conmon",
+            Self::Split => "split",
+        }
+    }
 }
 
 impl Resources {
     /// Whether anything is limited at all.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Memory and swap together; -1 is no limit. Twice the memory where nothing was said of it.
+    pub fn memory_and_swap(&self) -> Option<i64> {
+        let twice = |bytes: u64| i64::try_from(bytes.saturating_mul(2)).unwrap_or(-1);
+        self.memory_swap_bytes.or_else(|| self.memory_bytes.map(twice))
+    }
+
+    /// CPU time per period, and the period, in microseconds.
+    pub fn quota_and_period(&self) -> (Option<i64>, Option<u64>) {
+        const PERIOD_US: u64 = 100_000;
+        match self.nano_cpus {
+            Some(nano) => (i64::try_from(nano / (1_000_000_000 / PERIOD_US)).ok(), Some(PERIOD_US)),
+            None => (self.cpu_quota_us, self.cpu_period_us),
+        }
     }
 }
 
@@ -434,6 +512,41 @@ pub struct Healthcheck {
     pub max_log_count: Option<u32>,
     /// How many bytes of output of one check are kept; 0 for all.
     pub max_log_size: Option<u32>,
+    /// Where results are kept besides.
+    #[serde(default)]
+    pub log: HealthLog,
+    /// What is checked first, until it succeeds.
+    #[serde(default)]
+    pub startup: Option<StartupCheck>,
+}
+
+/// The check of a container that starts: until it has succeeded, the other one is not asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StartupCheck {
+    /// `["CMD", …]` or `["CMD-SHELL", "…"]`.
+    pub test: Vec<String>,
+    /// Time between two checks.
+    pub interval: Option<Duration>,
+    /// Time after which one check has failed.
+    pub timeout: Option<Duration>,
+    /// Failures after which the container is restarted; never when absent or 0.
+    pub retries: Option<u32>,
+    /// Successes in a row that it takes; 0 is 1.
+    pub successes: Option<u32>,
+}
+
+/// Where results of health checks are kept besides the container's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthLog {
+    /// Nowhere.
+    #[default]
+    Local,
+    /// With the events.
+    Events,
+    /// In `<id>-healthcheck.log` in this directory.
+    Directory(PathBuf),
 }
 
 impl Healthcheck {

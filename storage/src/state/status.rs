@@ -16,7 +16,7 @@ mod found;
 mod observe;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
@@ -243,6 +243,9 @@ pub struct StateFile {
     /// How often the restart policy has restarted it.
     #[serde(default)]
     pub restarts: u32,
+    /// The container's own cgroup, if it has one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
 }
 
 impl StateFile {
@@ -257,6 +260,7 @@ impl StateFile {
             network: Network::default(),
             health: None,
             restarts: 0,
+            cgroup: None,
         }
     }
 

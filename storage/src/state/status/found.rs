@@ -1,10 +1,12 @@
 //! What a supervisor has set up and found out: networks, ports, health. Parts of `state.json`.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::state::atomic::{Durability, WriteError, write_atomic};
 use crate::state::request::Protocol;
 
 /// One interface of a container.
@@ -113,4 +115,22 @@ pub struct Health {
     pub failing_streak: u32,
     /// The last checks, oldest first.
     pub log: Vec<HealthCheck>,
+}
+
+impl Health {
+    /// Writes it to a file for other programs, in the words of `inspect`.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn write_log(&self, path: &Path) -> Result<(), WriteError> {
+        let check = |check: &HealthCheck| {
+            serde_json::json!({
+                "Start": check.start, "End": check.end, "ExitCode": check.exit_code, "Output": check.output,
+            })
+        };
+        let log = (!self.log.is_empty()).then(|| self.log.iter().map(check).collect::<Vec<_>>());
+        let (status, streak) = (self.status.as_str(), self.failing_streak);
+        let document = serde_json::json!({ "Status": status, "FailingStreak": streak, "Log": log });
+        write_atomic(path, document.to_string().as_bytes(), Durability::None)
+    }
 }

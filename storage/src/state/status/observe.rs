@@ -1,5 +1,6 @@
 //! What a container really does: the files, and what the kernel says of them.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -28,6 +29,8 @@ pub struct Observed {
     pub restarts: u32,
     /// Whether it does not run because a user had it stopped.
     pub stopped_by_user: bool,
+    /// The container's own cgroup, while it runs and has one.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// What the files and the kernel say, before anything is concluded.
@@ -94,6 +97,7 @@ pub(super) fn conclude(evidence: Evidence) -> Observed {
                 health: file.health,
                 restarts: file.restarts,
                 stopped_by_user: false,
+                cgroup: file.cgroup,
             },
             None => Observed::at_rest(State::Created, None, 0),
         };
@@ -121,6 +125,7 @@ pub(super) fn conclude(evidence: Evidence) -> Observed {
                 health: file.health.clone(),
                 restarts: file.restarts,
                 stopped_by_user: false,
+                cgroup: file.cgroup.clone(),
             },
             _ => {
                 let exit = Exit::unknown("the supervisor was killed: exit code unknown");
@@ -155,9 +160,18 @@ pub(super) fn conclude(evidence: Evidence) -> Observed {
 }
 
 impl Observed {
-    fn at_rest(state: State, started_at: Option<Timestamp>, restarts: u32) -> Self {
+    pub(crate) fn at_rest(state: State, started_at: Option<Timestamp>, restarts: u32) -> Self {
         let network = Network::default();
-        Self { state, supervisor: None, started_at, network, health: None, restarts, stopped_by_user: false }
+        Self {
+            state,
+            supervisor: None,
+            started_at,
+            network,
+            health: None,
+            restarts,
+            stopped_by_user: false,
+            cgroup: None,
+        }
     }
 }
 

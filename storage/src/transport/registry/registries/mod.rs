@@ -38,7 +38,7 @@ pub struct Registries {
     pub short_name_mode: Option<ShortNameMode>,
     /// What holds for the names below a prefix.
     pub rules: Vec<Rule>,
-    /// The files that say all this, in the order in which they were read.
+    /// The files that say all this but for aliases, in the order in which they were read.
     pub files: Vec<PathBuf>,
     /// Where `daemon.json` allows plain HTTP and certificates that nobody vouches for.
     insecure: docker::Insecure,
@@ -82,8 +82,10 @@ impl Registries {
         for path in paths(&variable, home.as_deref()) {
             if let Some(text) = read(&path)? {
                 let file = file::parse(&text, &path).map_err(|reason| malformed(&path, reason))?;
+                // Names alone are in force nowhere until they are used; distributions bring long lists of them.
+                let says = file.unqualified.is_some() || file.short_name_mode.is_some() || !file.rules.is_empty();
                 all.add(file);
-                all.files.push(path);
+                all.files.extend(says.then_some(path));
             }
         }
         // A user's first, since the first that has mirrors decides.
