@@ -8,17 +8,19 @@ mod ports;
 
 mod repair;
 
+mod networks;
+
 use crate::support::framework::Test;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [ports::TESTS, repair::TESTS].concat()
+    [ports::TESTS, repair::TESTS, networks::TESTS].concat()
 }
 
 /// The inner roles of this program.
 pub(crate) fn inside(role: &str, argument: &str) -> Option<std::process::ExitCode> {
     match role {
-        "--lab" => Some(lab::inside(argument, &[ports::CASES, repair::CASES])),
+        "--lab" => Some(lab::inside(argument, &[ports::CASES, repair::CASES, networks::CASES])),
         "--service" => Some(service::run(argument)),
         _ => None,
     }

@@ -48,14 +48,14 @@ fn leader(home: &Home) -> Option<Pid> {
     text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).map(Pid::from_raw)
 }
 
-fn kill_leader(home: &Home) -> Pid {
+pub(super) fn kill_leader(home: &Home) -> Pid {
     let killed = leader(home).expect("there is a leader");
     kill(killed, Signal::SIGKILL).unwrap();
     killed
 }
 
 /// Waits for somebody who has taken the place of `killed`.
-fn wait_for_successor(home: &Home, killed: Pid) -> Pid {
+pub(super) fn wait_for_successor(home: &Home, killed: Pid) -> Pid {
     let mut found = None;
     wait_until("there is another leader", || {
         found = leader(home).filter(|pid| *pid != killed);
@@ -65,7 +65,7 @@ fn wait_for_successor(home: &Home, killed: Pid) -> Pid {
 }
 
 /// Something outside is reached from within a container.
-fn reaches_out(lab: &Lab, name: &str) -> bool {
+pub(super) fn reaches_out(lab: &Lab, name: &str) -> bool {
     let listener = lab.outside(|| TcpListener::bind((CLIENT, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
     let client = lab.home.coracle(&format!("exec {name} nc -w 3 {CLIENT} {port}")).spawn();
