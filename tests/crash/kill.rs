@@ -58,15 +58,18 @@ fn killed_command_leaves_no_container_behind(home: &Home) {
     home.assert_nothing_left();
 }
 
-/// The supervisor: the process of ours that is neither this test nor a payload.
+/// The supervisor of a container: the parent of its first process, whose command line begins with `payload`.
 fn supervisor(payload: &str) -> u32 {
-    let found = processes().into_iter().find(|pid| {
-        let line = command_line(*pid);
-        // A process that is just dying has no arguments any more.
-        let is_dying = fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |bytes| bytes.is_empty());
-        !is_dying && !line.starts_with(payload) && !line.contains("slirp4netns") && !line.contains("pasta")
+    let mut found = None;
+    wait_until("the payload runs", || {
+        let init = processes().into_iter().find(|pid| command_line(*pid).starts_with(payload));
+        let status = init.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok()).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        // One that is dying has lost its supervisor.
+        found = parent.filter(|pid| processes().contains(pid));
+        found.is_some()
     });
-    found.expect("a running container has a supervisor")
+    found.expect("waited for")
 }
 
 fn killed_supervisor_takes_the_payload_along(home: &Home) {
