@@ -1,7 +1,9 @@
-//! Networks: drivers, published ports, names. Joins a network namespace it is given and makes none.
+//! Networks: bridges and who leads them, names, published ports, ways out. Containers' namespaces are given to it.
 //!
 //! ```text
-//! --network ─ mode ─▶ driver ─▶ builtin | slirp4netns | pasta        (supervisor, host namespace)
+//! --network ─ mode ─┬▶ leader: bridges, addresses, rules, dns        (one process of the user, host namespace)
+//!                   │    └─▶ driver: its way out
+//!                   └▶ driver ─▶ builtin | slirp4netns | pasta       (supervisor, host namespace)
 //! --publish ─ ports ─▶ forward: listeners bound before the start, one process that joins the container's namespace
 //! texts for the container: hosts, resolv_conf
 //! ```
