@@ -54,7 +54,9 @@ fn what_the_end_of_the_machine_ended_starts_again(home: &Home) {
     home.ok("kill -s KILL b");
     home.ok("start b");
     for name in ["a", "b", "d"] {
-        let supervisor = home.inspect(name, "{{.State.ConmonPid}}").parse().unwrap();
+        let supervisor: i32 = home.inspect(name, "{{.State.ConmonPid}}").parse().unwrap();
+        // Zero would be ourselves.
+        assert!(supervisor > 1, "{name}: {}", states(home));
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor), nix::sys::signal::Signal::SIGKILL).unwrap();
         home.wait_for_status(name, "exited");
     }

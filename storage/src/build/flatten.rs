@@ -113,7 +113,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::state::layout::Ownership;
 
     /// Makes a layer: `name`, `name/`, `-name` (a whiteout), `!name/` (opaque).
     fn layer(root: &Path, name: &str, files: &[&str]) -> PathBuf {
@@ -140,7 +139,7 @@ mod tests {
 
     fn shown(roots: Vec<PathBuf>) -> Vec<String> {
         let mut lines = Vec::new();
-        let tree = Tree::of_layers(roots, Ownership::Single);
+        let tree = Tree::of_layers(roots, IdPolicy::identity().ownership());
         tree.walk(Path::new("/"), &everything, &mut |path, dir, node| {
             let text = match node.is_directory() {
                 true => String::new(),
@@ -167,8 +166,9 @@ mod tests {
         fs::create_dir(root.join("trees")).unwrap();
         let staging = Staging::new(&root.join("trees")).unwrap();
         let layers = [second.clone(), first.clone()];
-        let below = Tree::of_layers(vec![base.clone()], Ownership::Single);
-        flatten(&staging, &layers, &below, &IdPolicy::Single).unwrap();
+        let ids = IdPolicy::identity();
+        let below = Tree::of_layers(vec![base.clone()], ids.ownership());
+        flatten(&staging, &layers, &below, &ids).unwrap();
         assert_eq!(shown(vec![staging.diff(), base.clone()]), shown(vec![second, first, base]));
     }
 }

@@ -63,7 +63,7 @@ fn state_json_keeps_its_shape() {
     let json = serde_json::to_string(&file).unwrap();
     assert_eq!(
         json,
-        r#"{"version":1,"status":"running","init":{"pid":7,"start_time":9},"since":"1970-01-01T00:00:01Z","boot_id":"b","supervisor":42,"started_at":"1970-01-01T00:00:01Z","network":{"mode":"","interfaces":[],"ports":[]},"health":null,"restarts":0}"#
+        r#"{"version":1,"status":"running","init":{"pid":7,"start_time":9},"since":"1970-01-01T00:00:01Z","boot_id":"b","supervisor":42,"started_at":"1970-01-01T00:00:01Z","network":{"mode":"","interfaces":[],"ports":[]},"health":null,"restarts":0,"cgroup":null}"#
     );
     assert_eq!(serde_json::from_str::<StateFile>(&json).unwrap(), file);
     let least = r#"{"version":1,"status":"created","boot_id":"b","supervisor":42}"#;
