@@ -52,6 +52,7 @@ fn what_the_end_of_the_machine_ended_starts_again(home: &Home) {
     assert_eq!(home.ok("boot start"), "", "what runs is left alone");
     // The machine loses power: nobody writes anything down.
     home.ok("kill -s KILL b");
+    home.wait_for_status("b", "exited");
     home.ok("start b");
     for name in ["a", "b", "d"] {
         let supervisor: i32 = home.inspect(name, "{{.State.ConmonPid}}").parse().unwrap();
