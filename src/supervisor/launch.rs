@@ -190,10 +190,13 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
+/// How many leaders may end while a supervisor is forked beside them.
+const LEADERS: u32 = 3;
+
 /// Forks the supervisor of `launch`.
 pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     let beside = launch.beside.as_ref().map(|init| init.as_fd());
-    let leader = launch.network.lead(&launch.layout, &launch.mapping, &launch.record, beside)?;
+    let mut leader = launch.network.lead(&launch.layout, &launch.mapping, &launch.record, beside)?;
 
     let pipe_failed =
         |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", crate::error::reason(&error)));
@@ -218,9 +221,21 @@ pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     let mut gate = launch.cgroup.open_gate(&launch.record)?;
     // With the host's pids there can be no namespace of ours round the container.
     let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
-    let forked = match launch.beside.as_ref().or(leader.as_ref()) {
-        Some(init) => spawn::supervisor_beside(init.as_fd(), own_pids)?,
-        None => spawn::supervisor(own_pids)?,
+    let mut tries = 0;
+    let forked = loop {
+        let forked = match launch.beside.as_ref().or(leader.as_ref()) {
+            Some(init) => spawn::supervisor_beside(init.as_fd(), own_pids),
+            None => spawn::supervisor(own_pids),
+        };
+        match (forked, &leader) {
+            // A leader that took another's place ends with the container whose supervisor forked it.
+            (Err(_), Some(ended)) if tries < LEADERS && is_readable(ended.as_fd()) => {
+                tries += 1;
+                let beside = launch.beside.as_ref().map(|init| init.as_fd());
+                leader = launch.network.lead(&launch.layout, &launch.mapping, &launch.record, beside)?;
+            }
+            (forked, _) => break forked?,
+        }
     };
     match forked {
         Side::Supervisor(maps) => {
