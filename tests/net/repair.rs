@@ -226,7 +226,7 @@ fn a_killed_supervisor_leaves_no_address_and_no_leader(lab: &Lab) {
     kill(Pid::from_raw(supervisor(home, "c").cast_signed()), Signal::SIGKILL).unwrap();
     home.wait_for_status("c", "exited");
     wait_until("the flows have ended", || flows.iter_mut().all(|flow| flow.echo().is_err()));
-    lab.outside(|| assert!(TcpStream::connect((HOST, 18080)).is_err(), "the port is free"));
+    wait_until("the port is free", || lab.outside(|| TcpStream::connect((HOST, 18080)).is_err()));
     // Nobody else notices, and the port and the address can be had again.
     home.ok("start c");
     assert_eq!(address(home, "c").is_empty(), ip.is_empty());
