@@ -150,7 +150,6 @@ fn idle_container_is_two_small_processes(home: &Home) {
     let kib: u64 = ours.iter().map(private).sum();
     // A debug build has megabytes of relocated data alone.
     let is_debug = crate::support::command::binary().components().any(|part| part.as_os_str() == "debug");
-    // Of a release build 0.3 MiB is what the allocator keeps for the next request.
-    let limit = if is_debug { 4096 } else { 1536 };
+    let limit = if is_debug { 4096 } else { 1024 };
     assert!(kib <= limit, "{kib} KiB of memory of its own: {lines:#?}");
 }
