@@ -154,6 +154,10 @@ fn values(arg: &Arg, names: &mut dyn FnMut(Names) -> Vec<String>) -> Vec<Candida
     let plain = |names: Vec<String>| names.into_iter().map(|name| (name, String::new()));
     let first = what.split([' ', '[', '|', '.', ':']).find(|word| !word.is_empty()).unwrap_or_default();
     match (arg.get_long(), first) {
+        // As containers have it; builds use whole images.
+        (Some("pull"), _) if arg.get_num_args().is_none_or(|count| count.min_values() > 0) => {
+            words(&["always", "lazy", "missing", "never", "newer"])
+        }
         (Some("pull" | "policy"), _) => words(&["always", "missing", "never", "newer"]),
         (Some("restart"), _) => words(&["no", "always", "on-failure", "unless-stopped"]),
         (Some("network"), _) => {
@@ -274,6 +278,7 @@ mod tests {
             ("coracle run --name x re", "redis"),
             ("coracle run --name=x re", "redis"),
             ("coracle run --pull n", "never newer"),
+            ("coracle run --pull l", "lazy"),
             ("coracle run --pull=al", "--pull=always"),
             ("coracle run -v ", "data"),
             ("coracle run -itv ", "data"),

@@ -18,15 +18,20 @@ use storage::state::atomic::Durability;
 use storage::state::container::{self, Creation, ImageRecord, Record};
 use storage::state::layout::ContainerId;
 use storage::state::lock::FileLock;
-use storage::state::request::{InitContainer, Mount, Namespace, Request, RestartPolicy, SeccompProfile, UserNamespace};
+use storage::state::request::{
+    InitContainer, Mount, Namespace, PullPolicy, Request, RestartPolicy, SeccompProfile, UserNamespace,
+};
 use storage::state::status;
 use storage::transport::PullOptions;
+use storage::union::lazy::Places;
 
 use super::descriptors::Handed;
+use super::lazy::Interest;
 use super::{Context, Outcome, pull};
 use crate::cli::container_options::{Asked, ContainerOptions};
 use crate::cli::options::Caller;
 use crate::error::{CommandError, Kind};
+use crate::supervisor::arrival::Verdict;
 use crate::supervisor::bundle::{self, Shared};
 use crate::supervisor::launch::{Seccomp, seccomp_of};
 use crate::supervisor::notify::Notifications;
@@ -165,7 +170,14 @@ pub(crate) fn complete(
                 ..PullOptions::default()
             };
             let request = asked.request();
-            Some(pull::ensure(context, &request.image, request.pull, &pull_options, quiet)?)
+            Some(if request.pull == PullPolicy::Lazy && started_at_once {
+                let interest = if request.remove { Interest::Passing } else { Interest::Lasting };
+                let (image, verdict) = pull::ensure_lazily(context, &request.image, &pull_options, quiet, interest)?;
+                context.arrivals.borrow_mut().extend(verdict.map(|verdict| (image.id.clone(), verdict)));
+                image
+            } else {
+                pull::ensure(context, &request.image, request.pull, &pull_options, quiet)?
+            })
         }
     };
     let is_docker = context.persona == crate::role::Persona::Docker;
@@ -317,6 +329,10 @@ pub(crate) struct Prepared {
     pub(crate) spec: Spec,
     pub(crate) seccomp: Option<supervisor::launch::Seccomp>,
     rootfs: runtime::mount::rootfs::Rootfs,
+    /// The layers, where not all were here.
+    arriving: Option<Places>,
+    /// What becomes of them.
+    pub(crate) verdict: Option<Verdict>,
     layer_ids: IdMap,
     fill: Vec<std::path::PathBuf>,
     accounts: Vec<runtime::mount::target::Append>,
@@ -389,28 +405,34 @@ fn prepare_over(
     let mut secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
     let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request, purpose)?;
+    let layer_ids = layer_ids(&record.request.userns, &mapping)?;
+    let verdict = if step.is_none() { take_arrival(context, &record) } else { None };
+    let mut arriving = verdict.is_some().then(|| supervisor::rootfs::arriving(&context.layout, &record, &layer_ids));
+    let own_view = match (&arriving, &verdict) {
+        (Some(places), Some(verdict)) => supervisor::rootfs::View::arriving(places.clone(), verdict)?,
+        _ => supervisor::rootfs::view(&context.layout, &record, ownership),
+    };
     let ids = match mapping.single {
         // Refused below.
         Some(_) => None,
         None => {
             let available = mapping.uids.len().min(mapping.gids.len());
-            let image = supervisor::rootfs::view(&context.layout, &record, ownership);
-            supervisor::auto_ids::choose(&context.layout, &mut record, available, &image)?
+            supervisor::auto_ids::choose(&context.layout, &mut record, available, &own_view)?
         }
     };
-    let layer_ids = layer_ids(&record.request.userns, &mapping)?;
-    ensure_layers(context, &record, &mapping)?;
-    let drivers =
+    ensure_layers(context, &record, &mapping, arriving.is_some())?;
+    let mut drivers =
         supervisor::rootfs::drivers(context.storage_driver()?, &record.driver, !layer_ids.is_identity(), is_single);
     if record.driver.is_empty() && record.request.rootfs.is_none() {
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
+    if arriving.is_some() {
+        // This time; the next start finds all layers.
+        drivers = supervisor::rootfs::ARRIVING;
+    }
     let is_step = step.is_some();
     let (rootfs, view) = match step {
-        None => (
-            supervisor::rootfs::of(&context.layout, &record, ownership, drivers),
-            supervisor::rootfs::view(&context.layout, &record, ownership),
-        ),
+        None => (supervisor::rootfs::of(&context.layout, &record, ownership, drivers), own_view),
         Some(step) => {
             secrets = step.secrets;
             let rootfs = supervisor::rootfs::of_step(&context.layout, &step.lowers, &step.upper, &step.work, drivers);
@@ -433,12 +455,17 @@ fn prepare_over(
     let new: Vec<_> = new.collect();
     record.anonymous_volumes.extend(new);
     let (fill, chores) = (planned.fill, planned.chores);
+    if let Some(places) = &mut arriving {
+        cover(context, places, &spec, &fill);
+    }
     let inherited = Inherited::default();
     Ok(Prepared {
         record,
         spec,
         seccomp,
         rootfs,
+        arriving,
+        verdict,
         layer_ids,
         fill,
         accounts,
@@ -451,6 +478,22 @@ fn prepare_over(
         ids,
         is_step,
     })
+}
+
+/// Names of the image that nobody waits for, because something is mounted over them; but volumes are filled from what is there.
+fn cover(context: &Context, places: &mut Places, spec: &Spec, fill: &[PathBuf]) {
+    for mount in spec.mounts().iter().flatten().filter(|mount| !fill.contains(mount.destination())) {
+        let is_bind = mount.options().iter().flatten().any(|option| matches!(option.as_str(), "bind" | "rbind"));
+        let is_directory = match mount.source().as_ref().filter(|_| is_bind) {
+            // Written by the supervisor: hosts, hostname, resolv.conf, .containerenv.
+            Some(source) if source.starts_with(context.layout.runtime_dir()) => Ok(source.is_dir()),
+            Some(source) => fs::metadata(source).map(|source| source.is_dir()),
+            None => Ok(true),
+        };
+        if let Ok(is_directory) = is_directory {
+            places.mounted_over(mount.destination(), is_directory);
+        }
+    }
 }
 
 /// A misspelt name in a list of refusals refuses nothing: whoever wrote it should know.
@@ -487,6 +530,8 @@ impl Prepared {
             spec: self.spec,
             seccomp: self.seccomp,
             rootfs: self.rootfs,
+            arriving: self.arriving,
+            verdict: self.verdict,
             layer_ids: self.layer_ids,
             fill: self.fill,
             accounts: self.accounts,
@@ -523,13 +568,21 @@ fn layer_ids(userns: &UserNamespace, mapping: &Mapping) -> Result<IdMap, Command
     Ok(IdMap::new(ranges(&uids), ranges(&gids)))
 }
 
-/// Unpacks what is missing, in a child: layers are a cache.
-fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping) -> Result<(), CommandError> {
+/// What becomes of the container's image, if it was not here when this command began.
+fn take_arrival(context: &Context, record: &Record) -> Option<Verdict> {
+    let image = record.image.as_ref()?;
+    let mut arrivals = context.arrivals.borrow_mut();
+    let at = arrivals.iter().position(|(id, _)| *id == image.id)?;
+    Some(arrivals.swap_remove(at).1)
+}
+
+/// Unpacks what is missing, in a child: layers are a cache. With `is_arriving` those of the image itself come by themselves.
+fn ensure_layers(context: &Context, record: &Record, mapping: &Mapping, is_arriving: bool) -> Result<(), CommandError> {
     let mounted = record.request.mounts.iter().filter_map(|mount| match mount {
         Mount::Image(mount) => Some((mount.id.clone(), mount.layers.as_slice())),
         _ => None,
     });
-    let own = record.image.iter().map(|image| (image.id.to_string(), image.layers.as_slice()));
+    let own = record.image.iter().filter(|_| !is_arriving).map(|image| (image.id.to_string(), image.layers.as_slice()));
     let ownership = supervisor::rootfs::ownership(mapping);
     for (id, layers) in own.chain(mounted) {
         let is_there = |id| context.layout.layer(id, ownership).join("diff").is_dir();

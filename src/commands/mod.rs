@@ -32,6 +32,7 @@ pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod kube;
+pub(crate) mod lazy;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod login;
@@ -75,7 +76,7 @@ pub(crate) mod wait;
 #[cfg(test)]
 mod tiers;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -91,6 +92,7 @@ use storage::state::undo::Removal;
 
 use crate::error::{CommandError, FAILED};
 use crate::role::{Persona, Program};
+use crate::supervisor::arrival::Verdict;
 use crate::supervisor::rootfs::DriverChoice;
 
 /// What every command is given.
@@ -106,6 +108,8 @@ pub(crate) struct Context {
     storage_driver: Option<String>,
     /// What this command removes; made when the first thing is.
     removal: OnceCell<Option<Removal>>,
+    /// The images that arrive for containers of this command.
+    arrivals: RefCell<Vec<(Digest, Verdict)>>,
 }
 
 impl Context {
@@ -388,7 +392,14 @@ pub(crate) fn run(program: Program) -> Outcome {
         }
     };
     let storage_driver = matches.get_one::<String>("storage-driver").cloned();
-    let context = Context { layout, persona, program: program.name, storage_driver, removal: OnceCell::new() };
+    let context = Context {
+        layout,
+        persona,
+        program: program.name,
+        storage_driver,
+        removal: OnceCell::new(),
+        arrivals: RefCell::default(),
+    };
     match (entry.run)(matches, &context).map_err(|error| globals::name_meant(error, &context)) {
         // docker's client has 125 for `run` alone, and 1 for whatever else fails.
         Err(error) if persona == Persona::Docker && entry.name != "run" && matches!(error.code(), FAILED | 2) => {

@@ -289,7 +289,7 @@ pub(crate) fn attach_root(
     let mut server = None;
     let mut serve = |connection| {
         let Rootfs::Stack(stack) = root else { return Ok(()) };
-        let plan = union_server::Plan { stack, ids, single_id, dies_with_parent };
+        let plan = union_server::Plan { stack, ids, arriving: None, single_id, dies_with_parent };
         server = Some(UnionServer::start(plan, connection)?);
         Ok(())
     };

@@ -11,7 +11,7 @@ use storage::state::request::PullPolicy;
 use storage::transport::registry::{ClientOptions, Credentials, Registries, RegistryError, credentials, search};
 use storage::transport::{PullError, PullOptions, Source, TransportError};
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, lazy};
 use crate::cli::accepted::Accepted;
 use crate::cli::options::ignored::OfPull;
 use crate::cli::options::platform::PlatformOptions;
@@ -21,10 +21,13 @@ use crate::cli::printable::Printable;
 use crate::cli::usage::one;
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::arrival::Verdict;
+use crate::supervisor::rootfs::DriverChoice;
 
 const EXAMPLES: &str = r#"Examples:
   coracle pull nginx                      # docker.io/library/nginx:latest
   coracle pull registry.example/team/app:1
+  coracle pull --lazy registry.example/team/large
   coracle pull --platform linux/arm64 debian:12
   coracle pull docker-archive:image.tar"#;
 
@@ -41,8 +44,11 @@ pub(crate) struct Args {
     /// Pull all tags of the repository
     #[arg(short, long)]
     all_tags: bool,
+    /// Return as soon as containers can be started, and go on in the background: run --pull=lazy starts one at once
+    #[arg(long)]
+    lazy: bool,
     /// When to pull: always, missing, never or newer
-    #[arg(long, value_name = "POLICY", default_value = "always")]
+    #[arg(long, value_name = "POLICY", default_value = "always", conflicts_with = "lazy")]
     policy: String,
     #[command(flatten)]
     platform: PlatformOptions,
@@ -112,6 +118,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     };
     for name in &images {
         let image = match policy {
+            _ if args.lazy => ensure_lazily(context, name, &options, args.quiet, lazy::Interest::Lasting)?.0,
             PullPolicy::Always => pull(context, name, &options, args.quiet)?,
             _ => ensure(context, name, policy, &options, args.quiet)?,
         };
@@ -156,19 +163,50 @@ pub(crate) fn ensure(
         _ => here(&store, name, options).map_err(CommandError::host)?,
     };
     match (policy, local) {
-        (PullPolicy::Missing | PullPolicy::Never, Some(image)) => Ok(image),
+        (PullPolicy::Missing | PullPolicy::Never | PullPolicy::Lazy, Some(image)) => Ok(image),
         (PullPolicy::Never, None) => {
             Err(CommandError::user(format!("{name}: image not known")).hinted(format!("coracle pull {name}")))
         }
         (PullPolicy::Newer, Some(image)) => Ok(pull(context, name, options, quiet).unwrap_or(image)),
         (_, None) => {
-            if !quiet && policy == PullPolicy::Missing {
+            if !quiet && matches!(policy, PullPolicy::Missing | PullPolicy::Lazy) {
                 eprintln!("Unable to find image '{}' locally", Printable::line(name));
             }
             pull(context, name, options, quiet)
         }
         (PullPolicy::Always, Some(_)) => pull(context, name, options, quiet),
     }
+}
+
+/// As [`ensure`] with [`PullPolicy::Lazy`]: an image that is not here is about to come, and so is what becomes of that.
+pub(crate) fn ensure_lazily(
+    context: &Context,
+    name: &str,
+    options: &PullOptions,
+    quiet: bool,
+    interest: lazy::Interest,
+) -> Result<(Image, Option<Verdict>), CommandError> {
+    let store = ImageStore::open(&context.layout);
+    if let Some(image) = here(&store, name, options).map_err(CommandError::host)? {
+        return Ok((image, None));
+    }
+    if let Some(why) = why_not_lazily(context)? {
+        eprintln!("Warning: {}: it is pulled whole before it is used: {why}", Printable::line(name));
+        return ensure(context, name, PullPolicy::Missing, options, quiet).map(|image| (image, None));
+    }
+    let lazy::Arriving { image, verdict } = lazy::begin(context, name, options, quiet, interest)?;
+    Ok((image, Some(verdict)))
+}
+
+/// What keeps this user from using an image before all of it is here.
+fn why_not_lazily(context: &Context) -> Result<Option<&'static str>, CommandError> {
+    if Mapping::of_user().single.is_some() {
+        return Ok(Some("that needs subordinate ids"));
+    }
+    Ok(match context.storage_driver()? {
+        DriverChoice::Fuse => Some("that needs the kernel's overlay, not the storage driver fuse"),
+        DriverChoice::Auto | DriverChoice::Overlay | DriverChoice::OverlayFuse => None,
+    })
 }
 
 /// An image that is for no platform at all but its own comes whatever was asked for, as podman has it, but not silently.
@@ -228,14 +266,14 @@ fn pull(context: &Context, name: &str, options: &PullOptions, quiet: bool) -> Re
 }
 
 /// An image that may be meant.
-struct Candidate {
-    source: Source,
-    options: PullOptions,
+pub(crate) struct Candidate {
+    pub(crate) source: Source,
+    pub(crate) options: PullOptions,
     registry: String,
-    shown: String,
+    pub(crate) shown: String,
 }
 
-fn candidates(context: &Context, name: &str, options: &PullOptions) -> Result<Vec<Candidate>, CommandError> {
+pub(crate) fn candidates(context: &Context, name: &str, options: &PullOptions) -> Result<Vec<Candidate>, CommandError> {
     let reference = match Source::parse(name).map_err(CommandError::user)? {
         Source::Registry(reference) => reference,
         source => {
@@ -252,7 +290,8 @@ fn candidates(context: &Context, name: &str, options: &PullOptions) -> Result<Ve
     meanings(context, name, &reference)?.into_iter().map(with_login).collect()
 }
 
-fn none_gave(name: &str, mut failures: Vec<(&Candidate, PullError)>) -> CommandError {
+/// The error of a pull that no candidate satisfied.
+pub(crate) fn none_gave(name: &str, mut failures: Vec<(&Candidate, PullError)>) -> CommandError {
     match failures.pop() {
         None => CommandError::user(format!("{name}: no registry to pull from")),
         Some((candidate, error)) if failures.is_empty() => {

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runtime::monitor::attach::{Client, Manners, Outcome as Ended};
 use runtime::monitor::detach_keys::DetachKeys;
 use runtime::process::pty::{RawMode, Winsize, is_terminal};
@@ -13,7 +14,7 @@ use super::descriptors::DescriptorOptions;
 use super::{Context, Outcome, create, pull};
 use crate::cli::container_options::ContainerOptions;
 use crate::cli::options::run::RunOptions;
-use crate::error::CommandError;
+use crate::error::{CommandError, FAILED};
 use crate::role::Persona;
 use crate::supervisor::{Birth, FirstClient, bundle};
 
@@ -21,6 +22,7 @@ const EXAMPLES: &str = r#"Examples:
   coracle run --rm -it busybox sh                       # a shell, gone when it ends
   coracle run -d --name web -p 8080:80 nginx             # in the background, with a port
   coracle run --rm -v .:/src -w /src golang go test      # on the files of this directory
+  coracle run --pull=lazy registry.example/team/large    # starts while its image still arrives
   coracle run --rm -e NAME=value --env-file .env IMAGE env"#;
 
 /// Run a command in a new container
@@ -47,6 +49,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let name = create::claim_place(context, &args.container)?;
     let mut prepared = create::prepare(context, record)?;
     prepared.inherited = inherited;
+    let image_told = match &mut prepared.verdict {
+        Some(verdict) if !args.run.detach => Some(verdict.add_teller().map_err(CommandError::host)?),
+        _ => None,
+    };
     let record = prepared.record.clone();
     let attach = if args.run.detach { None } else { Some(first_client(context, &record, keys)?) };
     if attach.is_some() {
@@ -79,12 +85,25 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
         Some(control) => {
             let code = stay(Client::inherited(control).with_raw_mode(raw), &record, args.run.sig_proxy)?;
+            if let Some(why) = image_told.filter(|_| code == FAILED).and_then(why_refused) {
+                return Err(CommandError::host(why));
+            }
             if args.run.rmi {
                 remove_image(context, &record)?;
             }
             Ok(code)
         }
     }
+}
+
+/// What the supervisor has to say of an image that came while its container ran.
+fn why_refused(mut told: std::io::PipeReader) -> Option<String> {
+    let mut fds = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).ok().filter(|ready| *ready > 0)?;
+    let mut line = vec![0; 16 << 10];
+    let len = std::io::Read::read(&mut told, &mut line).ok().filter(|len| *len > 0)?;
+    line.truncate(len);
+    Some(String::from_utf8_lossy(&line).into_owned())
 }
 
 /// `--rmi`: the image goes with its container, unless others are made of it.

@@ -130,6 +130,7 @@ impl Supervisor {
             notifications.started(supervisor_pid());
         }
         let lock = lock.take();
+        let verdict = launch.verdict.take();
         Ok(Supervisor {
             layout,
             record,
@@ -143,6 +144,9 @@ impl Supervisor {
             ended_by: None,
             wants_restart: false,
             is_given_up: false,
+            verdict,
+            held: None,
+            is_image_refused: false,
             kill_at: None,
             checks: Default::default(),
         })
@@ -377,6 +381,7 @@ fn serve(launch: &Launch, connection: Connection) -> Result<UnionServer, SysErro
     let plan = union_server::Plan {
         stack,
         ids: &launch.layer_ids,
+        arriving: launch.arriving.as_ref(),
         single_id: super::bundle::is_single(&launch.record.request.userns, &launch.mapping),
         dies_with_parent: true,
     };

@@ -55,6 +55,10 @@ pub(crate) struct Launch {
     pub(crate) seccomp: Option<Seccomp>,
     /// Its root file system.
     pub(crate) rootfs: Rootfs,
+    /// Its layers, where not all were there.
+    pub(crate) arriving: Option<storage::union::lazy::Places>,
+    /// What becomes of them; the supervisor takes it.
+    pub(crate) verdict: Option<super::arrival::Verdict>,
     /// How ids of the base user namespace become those that its layers have, which are those of its own user namespace.
     pub(crate) layer_ids: IdMap,
     /// New volumes to be filled.

@@ -18,6 +18,10 @@
 //! Dies any of them, the next command finds the truth: see `storage::state::status`.
 
 pub(crate) mod accounts;
+
+/// Images that are not all there yet.
+pub(crate) mod arrival;
+
 pub(crate) mod auto_ids;
 
 pub(crate) mod bundle;

@@ -1,17 +1,22 @@
 //! Where a container's root file system comes from.
 
+use std::cell::RefCell;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runtime::mount::rootfs::{Driver, Rootfs, Stack, Writable};
 use runtime::userns::Mapping;
+use storage::layer::IdMap;
 use storage::layer::view::ViewError;
 use storage::state::container::Record;
 use storage::state::layout::{Layout, Ownership};
+use storage::union::lazy::{Places, Reader};
 
+use super::arrival::Verdict;
 use crate::error::CommandError;
 
 /// Nobody's passwd is larger.
@@ -26,9 +31,61 @@ pub(crate) enum View {
     Directory(PathBuf),
     /// What a running container sees: the pid of its first process, as the host counts.
     Running(i32),
+    /// Layers that arrive, and what becomes of them.
+    Arriving(Box<RefCell<Reader>>, OwnedFd),
+}
+
+/// What mounts layers that are not all there: changes lie in the kernel's overlay, as with all that are.
+pub(crate) const ARRIVING: &[Driver] = &[Driver::OverlayFuse];
+
+/// Where the layers of a container arrive.
+pub(crate) fn arriving(layout: &Layout, record: &Record, ids: &IdMap) -> Places {
+    let layers = record.image.iter().flat_map(|image| image.layers.iter().rev());
+    let names = layers.filter_map(|diff_id| {
+        let path = layout.layer(diff_id, Ownership::Mapped);
+        Some(path.file_name()?.to_string_lossy().into_owned())
+    });
+    Places::new(layout, names.collect(), ids.clone())
+}
+
+/// Waits for a file of layers that arrive.
+fn await_file(
+    reader: &RefCell<Reader>,
+    verdict: BorrowedFd<'_>,
+    path: &str,
+) -> Result<Option<std::fs::File>, CommandError> {
+    let failed = |error: std::io::Error| cannot_read(path, &crate::error::reason(&error));
+    loop {
+        let mut fds = [PollFd::new(verdict, PollFlags::POLLIN)];
+        // First: what has come before the verdict can be found after it.
+        let is_over = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        let mut reader = reader.try_borrow_mut().map_err(|_| cannot_read(path, "it is being read"))?;
+        if let Some(file) = reader.open(path).map_err(failed)? {
+            return Ok(file);
+        }
+        if is_over {
+            let pipe = verdict.try_clone_to_owned().map_err(failed)?;
+            let why = Verdict::new("of the container".to_owned(), pipe.into()).take();
+            return Err(CommandError::host(
+                why.err().unwrap_or_else(|| "the image has come, but not whole".to_owned()),
+            ));
+        }
+        let mut fds = [PollFd::new(verdict, PollFlags::POLLIN), PollFd::new(reader.bell(), PollFlags::POLLIN)];
+        // An interrupted wait is one that was short.
+        let _ = poll(&mut fds, PollTimeout::NONE);
+    }
 }
 
 impl View {
+    /// A look into layers that arrive.
+    pub(crate) fn arriving(places: Places, verdict: &Verdict) -> Result<View, CommandError> {
+        let failed =
+            |error: std::io::Error| CommandError::host(format!("watch layers: {}", crate::error::reason(&error)));
+        let reader = Reader::new(places).map_err(failed)?;
+        let verdict = verdict.as_fd().try_clone_to_owned().map_err(failed)?;
+        Ok(View::Arriving(Box::new(RefCell::new(reader)), verdict))
+    }
+
     /// The contents of a regular file; empty if there is none of that kind.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, CommandError> {
         let file = match self {
@@ -38,6 +95,7 @@ impl View {
                 Err(ViewError::NotAFile { .. }) => None,
                 Err(error) => return Err(CommandError::host(error)),
             },
+            View::Arriving(reader, verdict) => await_file(reader, verdict.as_fd(), path)?,
             View::Directory(root) => match open_in(root, path) {
                 Err(Errno::EACCES) => None,
                 opened => opened.map_err(|errno| cannot_read(path, errno.desc()))?,

@@ -21,6 +21,7 @@ use storage::state::lock::FileLock;
 use storage::state::status::{ExitRecord, StateFile};
 use storage::state::trash;
 
+use super::arrival::Verdict;
 use super::channel::ResultWriter;
 use super::launch::Launch;
 use super::network::Started;
@@ -28,7 +29,7 @@ use super::notify::Notifications;
 use super::restart::Rests;
 use super::streams::{first_client, handed_over, let_go_of_streams};
 use super::union_server::{self, UnionServer};
-use crate::error::CommandError;
+use crate::error::{CommandError, FAILED};
 
 /// What wakes the supervisor.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,10 @@ pub(super) enum Event {
     Notifier,
     Union,
     Prober,
+    /// The image is here, or will never be.
+    Arrived,
+    /// What its server has answered of it holds.
+    Confirmed,
     /// The container says something to the service manager.
     Notify,
     /// Memory may have run out.
@@ -115,6 +120,12 @@ pub(super) struct Supervisor {
     pub(super) wants_restart: bool,
     /// There shall be no other run.
     pub(super) is_given_up: bool,
+    /// What becomes of the image, while that is not known.
+    pub(super) verdict: Option<Verdict>,
+    /// How the container has ended, while it is not known whether its image was what it should be.
+    pub(super) held: Option<Exit>,
+    /// The image was not.
+    pub(super) is_image_refused: bool,
     /// When what was asked to end is killed.
     pub(super) kill_at: Option<Instant>,
     pub(super) checks: super::health::Checks,
@@ -190,6 +201,7 @@ impl Supervisor {
         self.complete_network();
         self.begin_checks();
         if let Some(driver) = self.run.driver
+            && self.launch.arriving.is_none()
             && driver.as_str() != self.record.driver
         {
             // The next start tries it first. Where this cannot be written, it finds out again.
@@ -248,7 +260,20 @@ impl Supervisor {
             self.forward_again();
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
-            turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
+            if self.held.is_none() {
+                turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
+            }
+            match (&self.verdict, &self.run.union) {
+                (Some(verdict), _) if !verdict.is_good() => {
+                    turn.watch(verdict.as_fd(), Interest::Read, Event::Arrived);
+                }
+                (Some(_), Some(union)) => {
+                    if let Some(answer) = union.confirmation() {
+                        turn.watch(answer, Interest::Read, Event::Confirmed);
+                    }
+                }
+                _ => {}
+            }
             turn.watch(self.signals.as_fd(), Interest::Read, Event::Signal);
             if let Some(helper) = self.run.helper.as_ref().filter(|_| self.run.rescue.at.is_none()) {
                 turn.watch(helper.watch(), Interest::Read, Event::Helper);
@@ -278,7 +303,23 @@ impl Supervisor {
                 match one.event {
                     Event::Relay(event) => {
                         let request = self.relay.on(event);
+                        if let (Some(_), Some(RelayRequest::Signal(_))) = (self.held, &request) {
+                            return self.give_up_waiting();
+                        }
                         self.complain(request);
+                    }
+                    Event::Arrived => {
+                        if let Some(exit) = self.on_verdict() {
+                            return exit;
+                        }
+                    }
+                    Event::Confirmed => {
+                        if self.run.union.as_ref().is_some_and(UnionServer::is_confirmed) {
+                            self.verdict = None;
+                            if let Some(exit) = self.held.take() {
+                                return exit;
+                            }
+                        }
                     }
                     Event::Memory => self.notice_oom(),
                     Event::Exited => {
@@ -286,7 +327,10 @@ impl Supervisor {
                             self.notice_oom();
                             self.kill_at = None;
                             self.end_checks();
-                            return exit;
+                            match self.judge(exit) {
+                                Some(exit) => return exit,
+                                None => self.held = Some(exit),
+                            }
                         }
                     }
                     Event::Signal => {
@@ -294,6 +338,9 @@ impl Supervisor {
                             // Whoever ends a session, or the machine. A user's `stop` would have left a note.
                             if arrived.signal == Signal::TERM {
                                 self.is_given_up = true;
+                                if self.held.is_some() {
+                                    return self.give_up_waiting();
+                                }
                                 self.ask_to_end();
                                 continue;
                             }
@@ -315,8 +362,16 @@ impl Supervisor {
                     }
                     Event::Union => {
                         // Every file of the container answers "not connected" from now on.
-                        self.ended_by = self.run.union.as_mut().and_then(UnionServer::failure);
+                        let failure = self.run.union.as_mut().and_then(UnionServer::failure);
                         self.run.union = None;
+                        if self.verdict.is_some() {
+                            self.refuse_image(failure.unwrap_or_default());
+                            if self.held.is_some() {
+                                return Exit::Code(FAILED);
+                            }
+                        } else {
+                            self.ended_by = failure;
+                        }
                         let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
                     }
                     Event::Prober => self.on_prober(),
@@ -342,6 +397,45 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// How the container has ended: it has not succeeded before its image is known to be what it should be.
+    fn judge(&mut self, exit: Exit) -> Option<Exit> {
+        if self.is_image_refused {
+            return Some(Exit::Code(FAILED));
+        }
+        // A failure is one whatever comes of the image.
+        (self.verdict.is_none() || exit.code() != 0).then_some(exit)
+    }
+
+    /// The pull has ended.
+    fn on_verdict(&mut self) -> Option<Exit> {
+        if let Err(why) = self.verdict.as_mut()?.take() {
+            self.refuse_image(why);
+            let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
+            return self.held.take().map(|_| Exit::Code(FAILED));
+        }
+        // All is here and good: was it answered so? A server that has ended is noticed by itself.
+        if let Some(union) = &self.run.union {
+            union.ask();
+        }
+        None
+    }
+
+    /// What the container has seen was not its image, or cannot be known to have been.
+    fn refuse_image(&mut self, why: String) {
+        if let Some(verdict) = &mut self.verdict {
+            verdict.tell(&why);
+        }
+        self.verdict = None;
+        self.ended_by = Some(why);
+        (self.is_image_refused, self.is_given_up) = (true, true);
+    }
+
+    /// The container has ended, and nobody wants to know whether its image was good.
+    fn give_up_waiting(&mut self) -> Exit {
+        self.refuse_image("stopped before all of its image was here and verified".to_owned());
+        Exit::Code(FAILED)
     }
 
     /// Starts another forwarder, when it is time to.

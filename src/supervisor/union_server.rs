@@ -13,6 +13,7 @@
 use std::ffi::CStr;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use runtime::process::{SysError, pidfd_send_signal, wait};
 use runtime::security::capabilities::{self, Capability, CapabilitySet, Sets};
 use storage::layer::IdMap;
 use storage::layer::index::Index;
-use storage::union::{Lower, Options, Owners, Union, Upper, server};
+use storage::union::{Lower, Options, Owners, Union, Upper, lazy, server};
 
 /// How long a container that was killed may take to be gone. If it takes longer, it waits for an answer of its server,
 /// which is ended then.
@@ -51,6 +52,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) stack: &'a Stack,
     /// How ids of the base user namespace, which the mount is in, become those that the layers have.
     pub(crate) ids: &'a IdMap,
+    /// The layers, where not all are there.
+    pub(crate) arriving: Option<&'a lazy::Places>,
     /// Only id 0 is mapped: owners are recorded beside the files.
     pub(crate) single_id: bool,
     /// The server ends with the process that starts it.
@@ -63,6 +66,8 @@ pub(crate) struct UnionServer {
     pidfd: OwnedFd,
     /// One line if it failed.
     reason: PipeReader,
+    /// Where layers arrive: asks whether all that was answered holds.
+    confirm: Option<UnixStream>,
     is_over: bool,
 }
 
@@ -74,9 +79,14 @@ impl UnionServer {
             args: "O_CLOEXEC".into(),
             errno: errno_of(&error),
         })?;
-        let descriptors = [connection.device.as_fd(), writer.as_fd()];
+        let (ours, theirs) = match plan.arriving.map(|_| UnixStream::pair()).transpose() {
+            Ok(pair) => pair.unzip(),
+            Err(error) => return Err(SysError { call: "socketpair", args: "AF_UNIX".into(), errno: errno_of(&error) }),
+        };
+        let mut descriptors = vec![connection.device.as_fd(), writer.as_fd()];
+        descriptors.extend(theirs.as_ref().map(AsFd::as_fd));
         let role = Servant { name: NAME, keep: &descriptors, dies_with_parent: plan.dies_with_parent };
-        let pidfd = servant(&role, || match serve(plan, &connection) {
+        let pidfd = servant(&role, || match serve(plan, &connection, theirs.as_ref()) {
             Ok(()) => 0,
             Err(text) => {
                 // A parent that is gone needs no reason.
@@ -84,7 +94,25 @@ impl UnionServer {
                 1
             }
         })?;
-        Ok(UnionServer { pidfd, reason, is_over: false })
+        Ok(UnionServer { pidfd, reason, confirm: ours, is_over: false })
+    }
+
+    /// Asks whether all that the server has answered holds, now that everything is there.
+    pub(crate) fn ask(&self) {
+        if let Some(mut confirm) = self.confirm.as_ref() {
+            // One that has ended is noticed by its end.
+            let _ = confirm.write_all(b"?");
+        }
+    }
+
+    /// The server's answer, if there is one: that all holds. Otherwise it ends.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirm.as_ref().is_none_or(|mut confirm| matches!(confirm.read(&mut [0]), Ok(1)))
+    }
+
+    /// Where the answer comes.
+    pub(crate) fn confirmation(&self) -> Option<BorrowedFd<'_>> {
+        self.confirm.as_ref().map(AsFd::as_fd)
     }
 
     /// Readable when the server has ended.
@@ -161,7 +189,7 @@ impl Drop for UnionServer {
 }
 
 /// The server's life.
-fn serve(plan: Plan<'_>, connection: &Connection) -> Result<(), String> {
+fn serve(plan: Plan<'_>, connection: &Connection, confirm: Option<&UnixStream>) -> Result<(), String> {
     let max_open_files = raise_limit();
     if !plan.dies_with_parent {
         let_go_of_mounts(&plan.stack.base);
@@ -169,6 +197,12 @@ fn serve(plan: Plan<'_>, connection: &Connection) -> Result<(), String> {
     // The same directory as `upper`; without one (a disk that is full) the container runs all the same.
     let directory = plan.stack.writable.as_ref().and_then(|writable| writable.upper.parent());
     let log = directory.and_then(|dir| server::Log::open(&plan.stack.base.join(dir).join(LOG)).ok());
+    if let Some(places) = plan.arriving.filter(|_| connection.tree == Tree::Lowers) {
+        drop_capabilities()?;
+        let device = connection.device.try_clone().map_err(|error| format!("dup(/dev/fuse): {error}"))?;
+        let confirm = confirm.and_then(|confirm| confirm.as_fd().try_clone_to_owned().ok());
+        return lazy::serve(places.clone(), device, confirm, log).map_err(|error| error.to_string());
+    }
     let options = options(plan, connection.tree, max_open_files)?;
     drop_capabilities()?;
     // Where the kernel has no Landlock, `coracle doctor` says so.

@@ -16,6 +16,7 @@ mod images;
 mod inspect;
 mod inspect_keys;
 mod kube;
+mod lazy;
 mod limits;
 mod load;
 mod login;
@@ -89,6 +90,7 @@ pub(crate) fn tests() -> Vec<Test> {
         pull::TESTS,
         pull_faults::TESTS,
         kube::TESTS,
+        lazy::TESTS,
         push::TESTS,
         login::TESTS,
         registries::TESTS,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +32,26 @@ pub(crate) enum Fault {
     Replace(Vec<u8>),
     /// Headers, then nothing for ever.
     Stall,
+    /// So many bytes of the true body, and the rest when the gate is open.
+    Hold(usize, Gate),
+    /// The same, with the last byte changed.
+    HoldAndFlip(usize, Gate),
+}
+
+/// Opened once, for all who wait.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.0.0.lock().expect("nothing panics with the lock") = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let open = self.0.0.lock().expect("nothing panics with the lock");
+        drop(self.0.1.wait_while(open, |open| !*open).expect("nothing panics with the lock"));
+    }
 }
 
 impl Fault {
@@ -165,6 +185,13 @@ fn answer(stream: &mut TcpStream, request: &Request, blobs: &Blobs, fault: Optio
             thread::sleep(Duration::from_secs(3600));
             Ok(())
         }
+        Some(Fault::Hold(length, gate)) => hold(stream, (status, &headers, &body), length, &gate),
+        Some(Fault::HoldAndFlip(length, gate)) => {
+            if let Some(byte) = body.last_mut() {
+                *byte ^= 1;
+            }
+            hold(stream, (status, &headers, &body), length, &gate)
+        }
         Some(Fault::Flip(at)) => {
             if let Some(byte) = body.get_mut(at) {
                 *byte ^= 1;
@@ -174,6 +201,20 @@ fn answer(stream: &mut TcpStream, request: &Request, blobs: &Blobs, fault: Optio
         Some(Fault::Replace(other)) => respond(stream, request, status, &headers, &other),
         Some(Fault::Status(..)) | None => respond(stream, request, status, &headers, &body),
     }
+}
+
+fn hold(
+    stream: &mut TcpStream,
+    (status, headers, body): (u16, &[(String, String)], &[u8]),
+    length: usize,
+    gate: &Gate,
+) -> std::io::Result<()> {
+    head(stream, status, headers, body.len())?;
+    let (now, later) = body.split_at(length.min(body.len()));
+    stream.write_all(now)?;
+    stream.flush()?;
+    gate.wait();
+    stream.write_all(later)
 }
 
 fn range_start(range: &str) -> Option<usize> {

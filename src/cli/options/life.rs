@@ -35,7 +35,7 @@ pub(crate) struct LifeOptions {
     /// Write the process id of the container's supervisor to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) conmon_pidfile: Option<String>,
-    /// When to pull the image: always, missing, never or newer
+    /// When to pull the image: always, missing, never, newer, or lazy: start before all of it is here
     #[arg(long, value_name = "POLICY", default_value = "missing")]
     pub(crate) pull: String,
     /// Print no progress of a pull
@@ -77,7 +77,7 @@ impl LifeOptions {
 
     pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
         request.remove = self.rm;
-        request.pull = one("--pull", &self.pull, words::pull_policy)?;
+        request.pull = one("--pull", &self.pull, words::container_pull_policy)?;
         request.platform = self.platform.asked()?;
         request.requires.clone_from(&self.requires);
         let path = |path: &str| volume::host_path(path, caller.cwd);

@@ -16,6 +16,11 @@ pub(crate) fn pull_policy(value: &str) -> Parsed<PullPolicy> {
     }
 }
 
+/// `--pull` of a container.
+pub(crate) fn container_pull_policy(value: &str) -> Parsed<PullPolicy> {
+    if value.eq_ignore_ascii_case("lazy") { Ok(PullPolicy::Lazy) } else { pull_policy(value) }
+}
+
 /// `--restart`.
 pub(crate) fn restart_policy(value: &str) -> Parsed<RestartPolicy> {
     match value.split_once(':').map_or((value, None), |(policy, count)| (policy, Some(count))) {

@@ -15,6 +15,8 @@ pub mod ids;
 
 pub mod index;
 
+pub(crate) mod journal;
+
 pub mod apply;
 
 pub mod staging;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! layers/.tmp-<random>/      lock (held by the maker for as long as it lives)
+//!                      journal (only where somebody reads the layer before it is whole)
 //!                      tree/ diff/ index    ── both digests checked, synced ── rename ──> layers/<diffID>
 //! ```
 //! The lock stands in the order of [`crate::state::lock`]: it is only ever tried.
@@ -11,6 +12,7 @@ use super::compression::Decompressor;
 use super::confine::confine_thread;
 use super::ids::IdPolicy;
 use super::index::{self, IndexError};
+use super::journal::Journal;
 use super::remove::remove_tree;
 use crate::digest::{DiffId, Hasher};
 use crate::state::layout::random_hex;
@@ -23,8 +25,12 @@ use std::io::{self, BufWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-const PREFIX: &str = ".tmp-";
+pub(crate) const PREFIX: &str = ".tmp-";
+
+/// What is known of a layer that is being unpacked.
+pub(crate) const JOURNAL: &str = "journal";
 
 /// How often a name is tried before a sweeper that is always faster is taken for an error.
 const ATTEMPTS: usize = 8;
@@ -80,6 +86,8 @@ impl StageError {
 pub struct Staging {
     layers: PathBuf,
     dir: PathBuf,
+    /// Taken by the unpacking, which tells there what it has.
+    journal: Mutex<Option<fs::File>>,
     /// Held until all is gone or published.
     _lock: FileLock,
 }
@@ -109,7 +117,7 @@ impl Staging {
                 Err(error) if error.is_not_found() => continue,
                 Err(error) => return Err(error.into()),
             };
-            let staging = Self { layers: layers.to_owned(), dir, _lock: lock };
+            let staging = Self { layers: layers.to_owned(), dir, journal: Mutex::default(), _lock: lock };
             for (path, mode) in [(staging.tree(), 0o700), (staging.diff(), 0o755)] {
                 let make = fs::DirBuilder::new().mode(mode).create(&path);
                 make.map_err(|source| failed("mkdir", &path, source))?;
@@ -120,6 +128,19 @@ impl Staging {
             return Ok(staging);
         }
         Err(failed("lock", layers, io::Error::from(io::ErrorKind::ResourceBusy)))
+    }
+
+    /// Has [`Self::unpack`] tell each entry as soon as it is whole, in the file `journal`. Returns the name of the
+    /// directory that it is in, below `layers`.
+    ///
+    /// # Errors
+    /// [`StageError::Io`].
+    pub(crate) fn keep_journal(&self) -> Result<String, StageError> {
+        let path = self.dir.join(JOURNAL);
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|source| failed("create", &path, source))?;
+        *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
     }
 
     /// Unpacks an uncompressed archive, reads the stream to its end and writes the index. Call it once.
@@ -134,7 +155,8 @@ impl Staging {
             confine_thread(&tree);
         }
         let diff = open_dir(&self.diff())?;
-        let mut writer = index::Writer::new();
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut writer = journal.map_or_else(index::Writer::new, |file| index::Writer::journaled(Journal::new(file)));
         let applied = apply(tar, diff.as_fd(), ids, &mut writer)?;
         let path = self.tree().join("index");
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);

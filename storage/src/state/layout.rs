@@ -226,6 +226,11 @@ impl Layout {
         self.runtime.join(id.as_str())
     }
 
+    /// Where layers are announced that can be read while they arrive, see [`crate::union::lazy`].
+    pub fn lazy(&self) -> PathBuf {
+        self.runtime.join("lazy")
+    }
+
     /// The lock a supervisor holds for life.
     pub fn container_lock(&self, id: &ContainerId) -> PathBuf {
         self.runtime.join(id.as_str()).join("lock")

@@ -194,6 +194,8 @@ pub enum PullPolicy {
     Never,
     /// If the registry has another one; an unreachable registry is not an error when the image is in the store.
     Newer,
+    /// Only if there is none in the store, and then the container starts before all of it has come.
+    Lazy,
 }
 
 /// A standard stream.

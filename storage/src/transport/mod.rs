@@ -50,7 +50,7 @@ use std::path::PathBuf;
 use policy::{Attached, Origin};
 
 pub use error::{PullError, PushError, TransportError};
-pub use pull::{PullOptions, pull, pull_from};
+pub use pull::{Known, PullOptions, pull, pull_from, pull_lazily};
 pub use push::{PushOptions, push};
 
 use crate::digest::Digest;

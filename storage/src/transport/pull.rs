@@ -11,6 +11,8 @@
 
 mod fetch;
 
+mod known;
+
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use fetch::Job;
+pub use known::Known;
 
 use super::policy;
 use super::publish::{self, Publisher, Ready};
@@ -37,6 +40,9 @@ use crate::layer::{self, IdPolicy};
 use crate::progress::{Event, Progress};
 use crate::state::trash;
 
+/// How many blobs at once if the first ones are waited for.
+const LAZY_JOBS: usize = 2;
+
 /// How to pull.
 #[derive(Clone, Debug)]
 pub struct PullOptions {
@@ -50,6 +56,9 @@ pub struct PullOptions {
     pub jobs: usize,
     /// The first wait before another try; doubles each time.
     pub retry_delay: Duration,
+    /// Whether others read layers before they are whole, see [`crate::union::lazy`]: the topmost layer first, and each entry
+    /// told as it comes.
+    pub is_lazy: bool,
     /// Whether the image must survive a power cut once the pull is done; off is for tests.
     pub is_durable: bool,
 }
@@ -62,10 +71,14 @@ impl Default for PullOptions {
             ids: IdPolicy::identity(),
             jobs: 3,
             retry_delay: Duration::from_secs(1),
+            is_lazy: false,
             is_durable: true,
         }
     }
 }
+
+/// Hears of an image as soon as it is known what it will be.
+pub type OnKnown<'a> = &'a (dyn Fn(Known) + Sync);
 
 /// Brings an image into the store, unpacked, and gives it its name.
 ///
@@ -85,6 +98,28 @@ pub fn pull(
     pull_from(store, opened.as_ref(), options, progress).map_err(|reason| PullError { from: opened.describe(), reason })
 }
 
+/// As [`pull`], for who wants to begin with the image before it is there: `on_known` is called when its manifest and its
+/// configuration have been verified and policies allow it. Layers are told as they come.
+///
+/// # Errors
+/// As [`pull`], also after `on_known`.
+pub fn pull_lazily(
+    store: &ImageStore,
+    source: &Source,
+    options: &PullOptions,
+    progress: &dyn Progress,
+    on_known: OnKnown<'_>,
+) -> Result<Image, PullError> {
+    let options = PullOptions { is_lazy: true, jobs: LAZY_JOBS, ..options.clone() };
+    let opened: Box<dyn ImageSource> = match source {
+        Source::Registry(reference) => Box::new(RegistrySource::new(reference, &options.client)),
+        local => super::load::open(local, &store.layout().images())
+            .map_err(|reason| PullError { from: super::load::describe(local), reason })?,
+    };
+    pull_known(store, opened.as_ref(), &options, progress, Some(on_known))
+        .map_err(|reason| PullError { from: opened.describe(), reason })
+}
+
 /// As [`pull`], from a source that is open already.
 ///
 /// # Errors
@@ -94,6 +129,16 @@ pub fn pull_from(
     source: &dyn ImageSource,
     options: &PullOptions,
     progress: &dyn Progress,
+) -> Result<Image, TransportError> {
+    pull_known(store, source, options, progress, None)
+}
+
+fn pull_known(
+    store: &ImageStore,
+    source: &dyn ImageSource,
+    options: &PullOptions,
+    progress: &dyn Progress,
+    on_known: Option<OnKnown<'_>>,
 ) -> Result<Image, TransportError> {
     let pin = store.pin()?;
     store.sweep()?;
@@ -106,6 +151,7 @@ pub fn pull_from(
         progress,
         wanted: options.platform.clone().unwrap_or_else(Platform::host),
         stop: Stop::default(),
+        on_known,
     };
     let found = pull.find_manifest()?;
     // A signature of the index vouches for what the index names.
@@ -138,7 +184,7 @@ pub(crate) fn fetch_layers(
     progress: &dyn Progress,
 ) -> Result<(), TransportError> {
     let (wanted, stop) = (Platform::host(), Stop::default());
-    let pull = Pull { store, source, options, progress, wanted, stop };
+    let pull = Pull { store, source, options, progress, wanted, stop, on_known: None };
     let found = pull.find_manifest()?;
     pull.transfer(&found, &OnceLock::new()).map(drop)
 }
@@ -151,6 +197,7 @@ struct Pull<'a> {
     wanted: Platform,
     /// Set when something failed and all other threads should give up.
     stop: Stop,
+    on_known: Option<OnKnown<'a>>,
 }
 
 /// The manifest to pull, and the documents that led to it.
@@ -266,7 +313,11 @@ impl Pull<'_> {
             .map(|(position, blob)| Job { position, blob })
             .filter(|job| seen.insert(&job.blob.digest))
             .collect();
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.blob.size));
+        if self.options.is_lazy {
+            jobs.reverse();
+        } else {
+            jobs.sort_by_key(|job| std::cmp::Reverse(job.blob.size));
+        }
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
         let sizes: Mutex<HashMap<usize, u64>> = Mutex::default();
@@ -301,6 +352,9 @@ impl Pull<'_> {
                 });
             }
             let outcome = self.documents(found, &publisher);
+            if let (Some(on_known), Ok(config)) = (self.on_known, &outcome) {
+                on_known(Known::new(found, config, self.source.names()));
+            }
             let _ = config.set(outcome.map_err(&fail).ok());
         });
         if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -13,12 +13,20 @@ const QUEUE_BUFFERS: usize = 6;
 
 /// Buffers of one kind. Allocating them anew would cost a page fault per 4 KiB of image.
 #[derive(Clone, Default)]
-pub(super) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+pub(super) struct Pool {
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    is_eager: bool,
+}
 
 impl Pool {
+    /// One whose buffers, if `is_eager`, do not wait to be full: somebody may want what has come.
+    pub(super) fn new(is_eager: bool) -> Self {
+        Self { is_eager, ..Self::default() }
+    }
+
     /// Fills a buffer from `source` as far as it goes; empty at its end.
     pub(super) fn fill(&self, source: &mut (impl Read + ?Sized)) -> (Buffer, io::Result<()>) {
-        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut bytes = free.unwrap_or_else(|| vec![0; BUFFER_BYTES]);
         bytes.resize(BUFFER_BYTES, 0);
         let mut len = 0;
@@ -29,7 +37,7 @@ impl Pool {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),
             }
-            if len == BUFFER_BYTES {
+            if len == BUFFER_BYTES || self.is_eager && len > 0 {
                 break Ok(());
             }
         };
@@ -55,7 +63,7 @@ impl Deref for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
     }
 }
 
@@ -158,7 +166,7 @@ mod tests {
             });
             assert!(got == data);
         }
-        assert!(pool.0.lock().unwrap().len() <= QUEUE_BUFFERS + 4, "buffers are used again");
+        assert!(pool.free.lock().unwrap().len() <= QUEUE_BUFFERS + 4, "buffers are used again");
     }
 
     #[test]

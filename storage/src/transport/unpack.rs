@@ -18,25 +18,37 @@ use crate::layer::compression::Decompressor;
 use crate::layer::staging::StageError;
 use crate::layer::{IdPolicy, Staging};
 use crate::state::layout::create_dir;
+use crate::union::lazy::Announcement;
 
 /// A layer being unpacked under a temporary name, or unpacked and not published yet. Dropping it deletes it.
 pub(super) struct Staged {
     staging: Staging,
     name: String,
+    /// Ends when the layer has its name, or is given up.
+    announcement: Option<Announcement>,
 }
 
 impl Staged {
-    /// A place for the layer that `diff_id` promises.
+    /// A place for the layer that `diff_id` promises. With `is_told`, others may read there what has come.
     pub(super) fn new(
         store: &ImageStore,
         blob: &Digest,
         diff_id: &DiffId,
         ids: &IdPolicy,
+        is_told: bool,
     ) -> Result<Self, TransportError> {
         let layers = store.layout().layers();
         create_dir(&layers).map_err(crate::image::StoreError::from)?;
         let staging = Staging::new(&layers).map_err(|error| stage_error(blob, &error))?;
-        Ok(Self { staging, name: ids.ownership().layer_name(diff_id) })
+        let name = ids.ownership().layer_name(diff_id);
+        let announcement = match is_told {
+            true => {
+                let directory = staging.keep_journal().map_err(|error| stage_error(blob, &error))?;
+                Announcement::make(store.layout(), &name, directory)
+            }
+            false => None,
+        };
+        Ok(Self { staging, name, announcement })
     }
 
     /// Gives the layer its name; if another process was faster, theirs is as good.
@@ -76,7 +88,9 @@ pub(super) fn unpack(
         let (to_hash, hashing) = pipe();
         let (to_tar, tar) = pipe();
         let to_tar = target.map(|_| to_tar);
-        let inflating = scope.spawn(|| inflate(compressed, to_hash, to_tar, &is_failed));
+        let is_eager = target.is_some_and(|target| target.announcement.is_some());
+        let is_failed = &is_failed;
+        let inflating = scope.spawn(move || inflate(compressed, to_hash, to_tar, (is_failed, is_eager)));
         let hashing = scope.spawn(move || hash(hashing, algorithm));
         let staged = target.map(|target| target.staging.unpack(tar, ids, true));
         is_failed.store(matches!(staged, Some(Err(_))), Ordering::Relaxed);
@@ -108,10 +122,10 @@ fn inflate(
     compressed: PipeReader,
     to_hash: PipeWriter,
     to_tar: Option<PipeWriter>,
-    is_failed: &AtomicBool,
+    (is_failed, is_eager): (&AtomicBool, bool),
 ) -> io::Result<()> {
     let mut source = Decompressor::new(compressed)?;
-    let pool = Pool::default();
+    let pool = Pool::new(is_eager);
     loop {
         let (buffer, result) = pool.fill(&mut source);
         if is_failed.load(Ordering::Relaxed) {

@@ -49,6 +49,8 @@ mod session;
 
 mod confine;
 
+pub mod lazy;
+
 pub mod server;
 
 #[cfg(test)]

@@ -286,7 +286,7 @@ pub(super) fn fold(seed: u64) -> InodeNo {
     InodeNo(mixed ^ mixed >> 31 | FOLDED)
 }
 
-fn time(secs: i64, nanos: i64) -> SystemTime {
+pub(super) fn time(secs: i64, nanos: i64) -> SystemTime {
     let whole = Duration::from_secs(secs.unsigned_abs());
     let nanos = Duration::from_nanos(nanos.clamp(0, 999_999_999).unsigned_abs());
     let begin =

@@ -166,7 +166,9 @@ pub fn apply(
     while let Some(entry) = reader.next_entry()? {
         unpacker.applied.entries += 1;
         unpacker.entry(&entry, &mut reader)?;
+        unpacker.tree.tell()?;
     }
+    unpacker.tree.tell_end()?;
     unpacker.finish()?;
     let mut applied = unpacker.applied;
     reader.drain()?;

@@ -39,7 +39,7 @@ mod writer;
 
 pub use reader::{Index, Record};
 pub use writer::Writer;
-pub(crate) use writer::{Node, NodeId, ROOT};
+pub(crate) use writer::{Extra, Node, NodeId, ROOT};
 
 use std::io;
 
@@ -69,11 +69,11 @@ pub enum Kind {
 impl Kind {
     const ALL: [Self; 5] = [Self::Directory, Self::File, Self::Symlink, Self::Fifo, Self::Whiteout];
 
-    fn to_byte(self) -> u8 {
+    pub(crate) fn to_byte(self) -> u8 {
         self as u8
     }
 
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte)).copied()
     }
 }

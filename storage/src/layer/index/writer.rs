@@ -4,6 +4,7 @@
 //! all names lie in one buffer, children are a linked list, and one table for the whole layer finds a name in its parent.
 
 use super::{FLAG_IMPLICIT, FLAG_OPAQUE, HEADER_BYTES, IndexError, Kind, MAGIC, RECORD_BYTES, VERSION};
+use crate::layer::journal::{Change, Journal};
 use crate::layer::tar::{Timestamp, Xattr};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -32,6 +33,8 @@ pub struct Writer {
     names: Names,
     table: Table,
     link_groups: u32,
+    /// Where it is told as it grows.
+    journal: Option<Journal>,
 }
 
 #[derive(Debug)]
@@ -153,7 +156,7 @@ impl Default for Writer {
         let name = names.add(b"").unwrap_or(0);
         let table = Table { heads: vec![NONE; 64], keys: RandomState::new() };
         let root = Slot::new(ROOT, name, Node::implicit_directory());
-        Self { nodes: vec![root], free: Vec::new(), names, table, link_groups: 0 }
+        Self { nodes: vec![root], free: Vec::new(), names, table, link_groups: 0, journal: None }
     }
 }
 
@@ -167,6 +170,36 @@ impl Writer {
     /// An index of an empty layer.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An index of an empty layer that is told to others while it grows, entry by entry.
+    pub(crate) fn journaled(journal: Journal) -> Self {
+        Self { journal: Some(journal), ..Self::default() }
+    }
+
+    /// Tells what has changed since the last time: an entry is whole.
+    pub(crate) fn tell(&mut self) -> Result<(), IndexError> {
+        let Some(mut journal) = self.journal.take() else { return Ok(()) };
+        let told = journal.tell(self);
+        self.journal = Some(journal);
+        told
+    }
+
+    /// Tells that there will be no other names.
+    pub(crate) fn tell_end(&mut self) -> Result<(), IndexError> {
+        self.tell()?;
+        self.journal.as_mut().map_or(Ok(()), Journal::end)
+    }
+
+    fn note(&mut self, change: Change) {
+        if let Some(journal) = &mut self.journal {
+            journal.note(change);
+        }
+    }
+
+    /// Whether a node is one now.
+    pub(crate) fn is_alive(&self, id: NodeId) -> bool {
+        self.nodes.get(id as usize).is_some_and(|slot| slot.name != NONE)
     }
 
     pub(crate) fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
@@ -188,6 +221,7 @@ impl Writer {
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.note(Change::Put(id));
         &mut self.slot_mut(id).node
     }
 
@@ -217,6 +251,7 @@ impl Writer {
                 (self.nodes.len() - 1) as NodeId
             }
         };
+        self.note(Change::Put(id));
         let next = std::mem::replace(&mut self.slot_mut(parent).first_child, id);
         self.slot_mut(id).next = next;
         if next != NONE {
@@ -262,6 +297,7 @@ impl Writer {
 
     /// Forgets a node and all below it.
     pub(crate) fn remove(&mut self, id: NodeId) {
+        self.note(Change::Remove(id));
         let Slot { parent, next, previous, .. } = *self.slot(id);
         match previous {
             NONE => self.slot_mut(parent).first_child = next,
@@ -298,6 +334,7 @@ impl Writer {
             self.link_groups += 1;
             let group = self.link_groups;
             self.slot_mut(id).node.link_group = group;
+            self.note(Change::Put(id));
         }
         self.slot(id).node.link_group
     }

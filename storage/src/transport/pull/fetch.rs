@@ -9,7 +9,7 @@ use super::super::publish::{Publisher, Ready};
 use super::super::stream::{PipeWriter, Pool, pipe};
 use super::super::unpack::{Staged, Unpacked, is_unpacked, unpack};
 use super::super::{BlobReader, TransportError};
-use super::{Pull, read_error};
+use super::{Pull, PullOptions, read_error};
 use crate::blob::{BlobError, Claim, Ingest};
 use crate::digest::DiffId;
 use crate::image::config::Config;
@@ -86,8 +86,8 @@ impl Pull<'_> {
         target: Option<&DiffId>,
         feed: impl FnOnce(&PipeWriter) -> Result<(), TransportError>,
     ) -> Result<(u64, Option<Staged>), TransportError> {
-        let staged =
-            target.map(|target| Staged::new(self.store, &blob.digest, target, &self.options.ids)).transpose()?;
+        let PullOptions { ids, is_lazy, .. } = self.options;
+        let staged = target.map(|target| Staged::new(self.store, &blob.digest, target, ids, *is_lazy)).transpose()?;
         let (writer, reader) = pipe();
         let algorithm = diff_id.as_digest().algorithm();
         let (fed, unpacked) = thread::scope(|scope| {
@@ -146,7 +146,7 @@ impl Pull<'_> {
         ingest: &mut Ingest,
         pipe: &PipeWriter,
     ) -> Result<(), TransportError> {
-        let pool = Pool::default();
+        let pool = Pool::new(self.options.is_lazy);
         let mut first = first;
         let mut failures = 0;
         let mut since_bytes = 0;

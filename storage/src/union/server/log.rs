@@ -38,7 +38,7 @@ impl Log {
     }
 
     /// Appends a line, unless the run has said enough.
-    pub(super) fn write(&self, what: &str) -> Result<(), Errno> {
+    pub(crate) fn write(&self, what: &str) -> Result<(), Errno> {
         let line = format!("{:.3} {what}\n", Timestamp::now());
         let before = self.written.fetch_add(line.len(), Ordering::Relaxed);
         match before + line.len() {

@@ -34,6 +34,8 @@ mod turns;
 
 mod device;
 
+pub(crate) mod parking;
+
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -76,7 +78,7 @@ pub(crate) enum Answer {
 pub(crate) fn serve(service: &impl Service, end: OwnedFd, threads: usize) -> io::Result<()> {
     let turns = Turns::new(threads);
     let first = Device::new(&turns, 1, end);
-    if !shake_hands(service, &first)? {
+    if !shake_hands(service.flags(), service.presentation(), &first)? {
         return Ok(());
     }
     let others = (1..threads.max(1)).map(|_| first.another()).collect::<io::Result<Vec<_>>>()?;
@@ -100,9 +102,9 @@ pub(crate) fn serve(service: &impl Service, end: OwnedFd, threads: usize) -> io:
 }
 
 /// Answers INIT; false if the file system is gone already.
-fn shake_hands(service: &impl Service, device: &Device<'_>) -> io::Result<bool> {
+fn shake_hands(wanted: InitFlags, presentation: Presentation, device: &Device<'_>) -> io::Result<bool> {
     let mut buffer = request_buffer();
-    let mut reply = Reply::new(service.presentation());
+    let mut reply = Reply::new(presentation);
     loop {
         let Some(received) = device.receive(&mut buffer)? else { return Ok(false) };
         let request = decode(buffer.get(..received.len).unwrap_or_default());
@@ -120,7 +122,7 @@ fn shake_hands(service: &impl Service, device: &Device<'_>) -> io::Result<bool> 
             device.send(&received, reply.finish(unique, Err(Errno::EPROTO)))?;
             return Err(Errno::EPROTO.into());
         }
-        let flags = (service.flags() | InitFlags::FUSE_INIT_EXT) & init.flags;
+        let flags = (wanted | InitFlags::FUSE_INIT_EXT) & init.flags;
         reply.init(init.minor.min(abi::MINOR), init.max_readahead, flags);
         device.send(&received, reply.finish(unique, Ok(())))?;
         return Ok(true);

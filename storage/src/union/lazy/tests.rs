@@ -1,0 +1,1 @@
+//! Layers that come entry by entry, looked at in between.
