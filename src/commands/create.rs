@@ -405,9 +405,8 @@ fn prepare_over(
     let mut secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
     let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request, purpose)?;
-    let layer_ids = layer_ids(&record.request.userns, &mapping)?;
     let verdict = if step.is_none() { take_arrival(context, &record) } else { None };
-    let mut arriving = verdict.is_some().then(|| supervisor::rootfs::arriving(&context.layout, &record, &layer_ids));
+    let mut arriving = verdict.is_some().then(|| supervisor::rootfs::arriving(&context.layout, &record));
     let own_view = match (&arriving, &verdict) {
         (Some(places), Some(verdict)) => supervisor::rootfs::View::arriving(places.clone(), verdict)?,
         _ => supervisor::rootfs::view(&context.layout, &record, ownership),
@@ -420,6 +419,10 @@ fn prepare_over(
             supervisor::auto_ids::choose(&context.layout, &mut record, available, &own_view)?
         }
     };
+    let layer_ids = layer_ids(&record.request.userns, &mapping)?;
+    if let Some(places) = &mut arriving {
+        places.shift(layer_ids.clone());
+    }
     ensure_layers(context, &record, &mapping, arriving.is_some())?;
     let mut drivers =
         supervisor::rootfs::drivers(context.storage_driver()?, &record.driver, !layer_ids.is_identity(), is_single);

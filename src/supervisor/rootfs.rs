@@ -10,7 +10,6 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use runtime::mount::rootfs::{Driver, Rootfs, Stack, Writable};
 use runtime::userns::Mapping;
-use storage::layer::IdMap;
 use storage::layer::view::ViewError;
 use storage::state::container::Record;
 use storage::state::layout::{Layout, Ownership};
@@ -39,13 +38,13 @@ pub(crate) enum View {
 pub(crate) const ARRIVING: &[Driver] = &[Driver::OverlayFuse];
 
 /// Where the layers of a container arrive.
-pub(crate) fn arriving(layout: &Layout, record: &Record, ids: &IdMap) -> Places {
+pub(crate) fn arriving(layout: &Layout, record: &Record) -> Places {
     let layers = record.image.iter().flat_map(|image| image.layers.iter().rev());
     let names = layers.filter_map(|diff_id| {
         let path = layout.layer(diff_id, Ownership::Mapped);
         Some(path.file_name()?.to_string_lossy().into_owned())
     });
-    Places::new(layout, names.collect(), ids.clone())
+    Places::new(layout, names.collect())
 }
 
 /// Waits for a file of layers that arrive.

@@ -236,6 +236,10 @@ impl Supervisor {
         let timeout = self.record.request.timeout.filter(|seconds| *seconds > 0);
         let mut deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs(u64::from(seconds)));
         let mut is_killed = false;
+        if let (Some(true), Some(union)) = (self.verdict.as_ref().map(Verdict::is_good), &self.run.union) {
+            // The server of another run, which was not asked.
+            union.ask();
+        }
         loop {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 match &self.run.union {

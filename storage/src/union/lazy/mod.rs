@@ -80,8 +80,14 @@ pub struct Places {
 
 impl Places {
     /// The layers with these names, topmost first.
-    pub fn new(layout: &Layout, names: Vec<String>, ids: IdMap) -> Self {
-        Self { layers: layout.layers(), notes: layout.lazy(), names, ids, covered: Vec::new() }
+    pub fn new(layout: &Layout, names: Vec<String>) -> Self {
+        let (layers, notes) = (layout.layers(), layout.lazy());
+        Self { layers, notes, names, ids: IdMap::default(), covered: Vec::new() }
+    }
+
+    /// The mount has other numbers for ids than the layers.
+    pub fn shift(&mut self, ids: IdMap) {
+        self.ids = ids;
     }
 
     /// Something will be mounted over this absolute path before anybody looks at it.
