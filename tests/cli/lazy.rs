@@ -328,7 +328,7 @@ fn killed_supervisor_leaves_a_whole_store(home: &Home) {
         home.ok(&format!("pull -q --tls-verify=false {}", server.reference("1")));
         assert_eq!(home.ok(&line(&server, "--rm", "/bin/cat /data/early /data/late")), "early\nlate");
         home.ok("rmi -f -a");
-        home.ok("trash empty");
+        home.ok("trash empty -f");
         home.ok("system prune -f");
         assert_eq!(entries(&home.data().join("layers")), [] as [std::path::PathBuf; 0], "step {step}");
     }

@@ -104,7 +104,7 @@ fn put(bytes: &mut Vec<u8>, tree: &Writer, id: NodeId) {
     bytes.extend(id.to_le_bytes());
     bytes.extend(tree.parent(id).to_le_bytes());
     bytes.push(node.kind.to_byte());
-    bytes.push(u8::from(node.is_opaque) * FLAG_OPAQUE | u8::from(node.is_implicit) * FLAG_IMPLICIT);
+    bytes.push((u8::from(node.is_opaque) * FLAG_OPAQUE) | (u8::from(node.is_implicit) * FLAG_IMPLICIT));
     bytes.extend(node.mode.to_le_bytes());
     for number in [node.uid, node.gid, node.link_group] {
         bytes.extend(number.to_le_bytes());

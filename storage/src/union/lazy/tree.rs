@@ -133,12 +133,6 @@ impl LazyTree {
         self.layers.iter().find_map(Layer::contradiction).map(str::to_owned)
     }
 
-    /// All names are known.
-    #[cfg(test)]
-    pub(super) fn is_complete(&self) -> bool {
-        self.layers.iter().all(|layer| layer.is_complete)
-    }
-
     fn layer(&self, part: Part) -> Answer<&Layer> {
         self.layers.get(part.layer).ok_or(Stop::Errno(Errno::ESTALE))
     }
@@ -210,7 +204,7 @@ impl LazyTree {
             let above = self.directories.get(&parent).ok_or(Stop::Errno(Errno::ESTALE))?;
             if above.next > next || above.is_ended {
                 let is_cut = above.is_ended && above.next <= next;
-                break above.parts.iter().find(|part| part.layer == next).copied().map_or(Err(is_cut), Ok);
+                break above.parts.iter().find(|part| part.layer == next).copied().ok_or(is_cut);
             }
             self.extend(parent)?;
         };

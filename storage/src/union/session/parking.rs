@@ -66,7 +66,6 @@ pub(crate) fn serve(service: &mut impl Patient, end: OwnedFd) -> io::Result<()> 
     if !shake_hands(service.flags(), service.presentation(), &Device::new(&turns, 1, end))? {
         return Ok(());
     }
-    drop(turns);
     let flags = OFlag::from_bits_truncate(fcntl(&device, FcntlArg::F_GETFL)?);
     fcntl(&device, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     let mut parked: Vec<Vec<u8>> = Vec::new();
