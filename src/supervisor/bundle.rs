@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User,
 };
@@ -228,11 +229,12 @@ fn accessible_devices() -> Vec<DeviceBind> {
     all
 }
 
-/// The host name: as asked for, else the short id as docker has it.
+/// The host name: as asked for, the host's where its network or its names are used, else the short id as docker has it.
 pub(crate) fn hostname(record: &Record) -> String {
-    match (&record.request.hostname, &record.request.uts) {
+    let request = &record.request;
+    match (&request.hostname, &request.uts) {
         (Some(name), _) => name.clone(),
-        (None, Namespace::Host) => {
+        (None, uts) if *uts == Namespace::Host || request.network.mode == "host" => {
             nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         }
         (None, _) => record.id.short().to_owned(),
@@ -298,7 +300,21 @@ fn limits(request: &Request) -> Result<Vec<PosixRlimit>, CommandError> {
         let built = PosixRlimitBuilder::default().typ(kind).soft(limit.soft).hard(limit.hard).build();
         out.push(built.map_err(CommandError::user)?);
     }
+    out.extend(open_files(request));
     Ok(out)
+}
+
+/// As many open files as this process may have, unless something else was asked for: the soft limit of a login is there
+/// for `select(2)`, and too low for servers. Every start looks anew, a limit of another session may be above this one's.
+pub(crate) fn open_files(request: &Request) -> Option<PosixRlimit> {
+    /// What docker and podman give at most.
+    const MOST: u64 = 1 << 20;
+    if request.host_ulimits || request.ulimits.iter().any(|limit| limit.name == "nofile") {
+        return None;
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let limit = hard.min(MOST);
+    PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile).soft(limit).hard(limit).build().ok()
 }
 
 fn id_mappings(map: &IdMap) -> Vec<LinuxIdMapping> {

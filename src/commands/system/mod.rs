@@ -1,5 +1,6 @@
 //! `system`: what concerns everything coracle keeps.
 
+mod connection;
 mod df;
 mod prune;
 
@@ -10,6 +11,9 @@ use super::{Context, Outcome, events, info};
 /// What to do with everything.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// List services on other machines, of which there are none
+    #[command(subcommand)]
+    Connection(connection::Command),
     /// Show disk usage
     Df(df::Args),
     /// Show system events
@@ -46,6 +50,7 @@ impl MigrateArgs {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
+        Command::Connection(command) => connection::run(command, context),
         Command::Df(args) => df::run(args, context),
         Command::Events(args) => events::run(args, context),
         Command::Info(args) => info::run(args, context),
