@@ -210,14 +210,10 @@ fn check_device(path: &Path) -> Result<(), CommandError> {
 
 /// `--privileged`: the devices of the host that this user can open anyway.
 fn accessible_devices() -> Vec<DeviceBind> {
-    use std::os::unix::fs::FileTypeExt;
     let standard = runtime::mount::dev::DEFAULT;
-    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
-    let mut all: Vec<DeviceBind> = entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_char_device() || kind.is_block_device()))
-        .map(|entry| entry.path())
-        .chain([PathBuf::from("/dev/net/tun")])
-        .filter(|path| path.exists() && !standard.iter().any(|name| path.file_name() == Some(name.as_ref())))
+    let mut all: Vec<DeviceBind> = device_nodes(Path::new("/dev"))
+        .into_iter()
+        .filter(|path| !standard.iter().any(|name| path.file_name() == Some(name.as_ref())))
         .filter(|path| !matches!(path.file_name().and_then(|name| name.to_str()), Some("console" | "ptmx")))
         .filter(|path| {
             let wanted = nix::unistd::AccessFlags::R_OK | nix::unistd::AccessFlags::W_OK;
@@ -227,6 +223,22 @@ fn accessible_devices() -> Vec<DeviceBind> {
         .collect();
     all.sort_by(|one, other| one.target.cmp(&other.target));
     all
+}
+
+/// The device nodes below a directory, `/dev/dri/renderD128` among them; what the container has of its own is left out.
+fn device_nodes(directory: &Path) -> Vec<PathBuf> {
+    use std::os::unix::fs::FileTypeExt;
+    const OWN: [&str; 5] = ["pts", "shm", "mqueue", "hugepages", "fd"];
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_char_device() || kind.is_block_device() {
+            found.push(entry.path());
+        } else if kind.is_dir() && !OWN.iter().any(|name| entry.file_name() == *name) {
+            found.extend(device_nodes(&entry.path()));
+        }
+    }
+    found
 }
 
 /// The host name: as asked for, the host's where its network or its names are used, else the short id as docker has it.

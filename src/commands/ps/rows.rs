@@ -27,6 +27,17 @@ pub(super) struct View {
     pub(super) is_coloured: bool,
 }
 
+/// The fields of `Namespaces`, and the files of `/proc/PID/ns`.
+const NAMESPACES: [(&str, &str); 7] = [
+    ("Mnt", "mnt"),
+    ("Cgroup", "cgroup"),
+    ("Ipc", "ipc"),
+    ("Net", "net"),
+    ("Pidns", "pid"),
+    ("Uts", "uts"),
+    ("User", "user"),
+];
+
 impl View {
     pub(super) fn row(&self, entry: &Entry) -> Value {
         let Entry { record, observed, .. } = entry;
@@ -86,7 +97,7 @@ impl View {
             ("PodName", request.pod_name.as_str().into()),
             ("IsInfra", request.infra.into()),
             ("ExposedPorts", exposed_ports(&request.network.exposed, Value::Map(BTreeMap::new()))),
-            ("Namespaces", self.namespaces_json(entry)),
+            ("Namespaces", Value::Struct(NAMESPACES.map(|(name, _)| (name, "".into())).to_vec())),
         ];
         let mut fields = fields;
         if self.persona == Persona::Podman {
@@ -266,17 +277,8 @@ impl View {
         if !self.with_namespaces {
             return Value::Map(BTreeMap::new());
         }
-        const NAMES: [(&str, &str); 7] = [
-            ("Mnt", "mnt"),
-            ("Cgroup", "cgroup"),
-            ("Ipc", "ipc"),
-            ("Net", "net"),
-            ("Pidns", "pid"),
-            ("Uts", "uts"),
-            ("User", "user"),
-        ];
         let pid = pid(&entry.observed);
-        Value::Struct(NAMES.map(|(name, file)| (name, namespace(pid, file).omitempty())).to_vec())
+        Value::Struct(NAMESPACES.map(|(name, file)| (name, namespace(pid, file).omitempty())).to_vec())
     }
 
     pub(super) fn namespaces(&self, entry: &Entry) -> Value {

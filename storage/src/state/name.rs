@@ -25,7 +25,7 @@ pub enum NameError {
     /// Another container has it.
     #[error(
         "the container name \"{name}\" is already in use by {holder}. You have to remove that container to be able to \
-         reuse that name: that name is already in use, or use --replace to do so"
+         reuse that name: that name is already in use"
     )]
     InUse {
         /// The name.
