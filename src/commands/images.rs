@@ -450,7 +450,7 @@ impl View {
             ("History", history(image).into()),
             ("ReadOnly", false.into()),
             ("Dangling", image.names.is_empty().into()),
-            ("IsManifestList", false.into()),
+            ("IsManifestList", Value::NilPointer),
             ("Os", image.platform.os.as_str().into()),
             ("Arch", image.platform.architecture.as_str().into()),
         ];
