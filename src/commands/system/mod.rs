@@ -1,5 +1,6 @@
 //! `system`: what concerns everything coracle keeps.
 
+mod check;
 mod connection;
 mod df;
 mod prune;
@@ -11,6 +12,8 @@ use super::{Context, Outcome, events, info};
 /// What to do with everything.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Check storage for consistency, and make again what can be made again
+    Check(check::Args),
     /// List services on other machines, of which there are none
     #[command(subcommand)]
     Connection(connection::Command),
@@ -50,6 +53,7 @@ impl MigrateArgs {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
+        Command::Check(args) => check::run(args, context),
         Command::Connection(command) => connection::run(command, context),
         Command::Df(args) => df::run(args, context),
         Command::Events(args) => events::run(args, context),
