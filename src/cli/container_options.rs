@@ -104,12 +104,7 @@ impl ContainerOptions {
     pub(crate) fn ask(&self, caller: &Caller<'_>, create_command: Vec<String>) -> Checked<Asked> {
         let mut request = Request { create_command, ..Request::default() };
         if self.life.rootfs {
-            let root = caller.cwd.join(self.image());
-            if !root.is_dir() {
-                let (flag, value) = ("--rootfs", self.image().to_owned());
-                return Err(InvalidOption { flag, value, reason: "no such directory".to_owned() });
-            }
-            request.rootfs = Some(root);
+            request.rootfs = Some(caller.cwd.join(self.image()));
         } else {
             self.image().clone_into(&mut request.image);
         }

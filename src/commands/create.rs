@@ -157,6 +157,9 @@ pub(crate) fn complete(
     place: impl FnOnce(&mut Request) -> Result<(), CommandError>,
 ) -> Result<Record, CommandError> {
     let image = match &asked.request().rootfs {
+        Some(root) if !root.is_dir() => {
+            return Err(CommandError::user(format_args!("--rootfs {}: no such directory", root.display())));
+        }
         Some(_) => None,
         None => {
             let pull_options = PullOptions {

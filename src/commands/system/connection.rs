@@ -38,6 +38,7 @@ pub(crate) enum Command {
 /// Whatever follows.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Rest {
+    /// What podman would take
     #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
 }
