@@ -225,7 +225,7 @@ fn resolve_image_mounts(
     Ok(())
 }
 
-fn image_record(request: &Request, image: &Image) -> ImageRecord {
+pub(crate) fn image_record(request: &Request, image: &Image) -> ImageRecord {
     let spellings = [request.image.clone(), format!("localhost/{}", request.image)];
     let full = spellings
         .iter()
@@ -244,7 +244,7 @@ fn image_record(request: &Request, image: &Image) -> ImageRecord {
 
 /// `--volumes-from`: mounts of other containers, at places where none was asked for. They replace volumes that the image
 /// declares, and those of a container that was named before.
-fn take_volumes_from(context: &Context, request: &mut Request) -> Result<(), CommandError> {
+pub(crate) fn take_volumes_from(context: &Context, request: &mut Request) -> Result<(), CommandError> {
     let mut taken: Vec<Mount> = Vec::new();
     for source in &request.volumes_from {
         let mut other = container::find(&context.layout, &source.container).map_err(CommandError::user)?;
@@ -331,6 +331,8 @@ pub(crate) struct Prepared {
     ids: Option<FileLock>,
     /// It is a step of a build.
     is_step: bool,
+    /// It is only made ready.
+    pub(crate) held: bool,
 }
 
 /// The root file system of a step of a build, which is no image's.
@@ -450,6 +452,7 @@ fn prepare_over(
         beside,
         ids,
         is_step,
+        held: false,
     })
 }
 
@@ -500,6 +503,7 @@ impl Prepared {
             ids: self.ids,
             mapping: self.mapping,
             dies_with_starter: self.is_step,
+            held: self.held,
             seal: SealedExe::of_self()?,
             handed: Handed { descriptors: self.inherited, variables: Vec::new() }.with_sockets()?,
             notifications: self.notifications,

@@ -29,6 +29,7 @@ pub(crate) mod image;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod info;
+pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod kube;
@@ -208,6 +209,7 @@ const COMMANDS: &[Entry] = &[
     command!("images", "List images in local storage", images::Args, images::run),
     command!("import", "Import a tarball to create a filesystem image", import::Args, import::run),
     command!("info", "Display system information", info::Args, info::run),
+    command!("init", "Initialize one or more containers", init::Args, init::run),
     command!("inspect", "Display the configuration of object denoted by ID", inspect::Args, inspect::run),
     command!("kill", "Kill one or more running containers with a specific signal", kill::Args, kill::run),
     group!("kube", "Play containers, pods or volumes from a structured file", kube::Command, kube::run),

@@ -81,6 +81,8 @@ pub(crate) struct Launch {
     pub(crate) mapping: Mapping,
     /// It ends with the process that starts it: a step of a build.
     pub(crate) dies_with_starter: bool,
+    /// It is made ready and waits for somebody to start it.
+    pub(crate) held: bool,
     /// Our binary, if it needs protection.
     pub(crate) seal: Option<SealedExe>,
     /// What the container gets of its starter's besides.
@@ -150,7 +152,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Waits until the container runs, or fails as it failed. Interrupted, it takes everything back.
+    /// Waits until the container runs (or, if it is held, is ready to), or fails as it failed. Interrupted, it takes everything back.
     pub(crate) fn wait_started(self) -> Result<(Option<OwnedFd>, OwnedFd), CommandError> {
         loop {
             let mut turn = Turn::new();

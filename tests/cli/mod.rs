@@ -5,6 +5,7 @@ use crate::support::framework::Test;
 mod boot;
 mod commit;
 mod completion;
+mod container_life;
 mod cp;
 mod diff;
 mod doctor;
@@ -74,6 +75,7 @@ pub(crate) fn tests() -> Vec<Test> {
         malformed::TESTS,
         persona::TESTS,
         completion::TESTS,
+        container_life::TESTS,
         exec::TESTS,
         events::TESTS,
         export::TESTS,

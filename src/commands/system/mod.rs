@@ -1,7 +1,9 @@
 //! `system`: what concerns everything coracle keeps.
 
 mod df;
+mod elsewhere;
 mod prune;
+mod reset;
 
 use clap::Subcommand;
 
@@ -10,6 +12,9 @@ use super::{Context, Outcome, events, info};
 /// What to do with everything.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Manage other machines' services, which there is none of
+    #[command(hide = true)]
+    Connection(elsewhere::ConnectionArgs),
     /// Show disk usage
     Df(df::Args),
     /// Show system events
@@ -22,6 +27,11 @@ pub(crate) enum Command {
     Prune(prune::Args),
     /// Migrate lock numbers (nothing is to be done)
     Renumber,
+    /// Reset the storage to what it was before the first command
+    Reset(reset::Args),
+    /// Serve an API, which there is none of
+    #[command(hide = true)]
+    Service(elsewhere::ServiceArgs),
 }
 
 /// Options of `migrate`.
@@ -54,6 +64,9 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
             Ok(0)
         }
         Command::Renumber => Ok(0),
+        Command::Connection(args) => elsewhere::connection(args, context),
+        Command::Reset(args) => reset::run(args, context),
+        Command::Service(args) => elsewhere::service(args, context),
         Command::Prune(args) => prune::run(args, context),
     }
 }
