@@ -8,6 +8,7 @@ mod buildx;
 pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod completion;
+mod compose;
 pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod cp;
@@ -186,6 +187,7 @@ const COMMANDS: &[Entry] = &[
     group!("buildx", "Manage builds, by the name of docker's plugin", builder::BuildxCommand, builder::run_buildx),
     group!("boot", "Manage what starts with the machine", boot::Command, boot::run),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
+    command!("compose", "Run compose files with podman-compose or docker-compose", compose::Args, compose::run),
     command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),
     group!("context", "Manage contexts, of which there is one", context::Command, context::run),

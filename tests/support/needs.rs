@@ -36,6 +36,8 @@ pub(crate) enum Need {
     Pjdfstest,
     /// The podman to compare with: `$PODMAN`, or the one in PATH.
     Podman,
+    /// What runs compose files by calling podman.
+    PodmanCompose,
     /// A user namespace with the same ids as here, and network namespaces in it: `unshare` of util-linux 2.38, `ip`.
     Lab,
 }
@@ -45,7 +47,7 @@ pub(crate) enum Need {
 /// registry must give.
 const NOT_IN_ALL: [Need; 4] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman];
 
-const EVERY_NEED: [Need; 21] = [
+const EVERY_NEED: [Need; 22] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
@@ -66,6 +68,7 @@ const EVERY_NEED: [Need; 21] = [
     Need::CgroupDelegation,
     Need::Pjdfstest,
     Need::Podman,
+    Need::PodmanCompose,
     Need::Lab,
 ];
 
@@ -93,6 +96,7 @@ impl Need {
             Self::CgroupDelegation => "cgroup-delegation",
             Self::Pjdfstest => "pjdfstest",
             Self::Podman => "podman",
+            Self::PodmanCompose => "podman-compose",
             Self::Lab => "lab",
         }
     }
@@ -131,6 +135,7 @@ impl Need {
                 let is_there = quiet(lab().args(["unshare", "--net", "true"]));
                 (!is_there).then(|| "a user namespace with the same ids, and others in it".to_owned())
             }),
+            Self::PodmanCompose => program("podman-compose"),
             Self::Podman => super::peer::podman().is_none().then(|| "a podman to compare with".to_owned()),
         }
     }
