@@ -38,6 +38,8 @@ pub(crate) enum Need {
     Podman,
     /// What runs compose files by calling podman.
     PodmanCompose,
+    /// podman's Quadlet generator: `$QUADLET`, or where podman has it.
+    Quadlet,
     /// A user namespace with the same ids as here, and network namespaces in it: `unshare` of util-linux 2.38, `ip`.
     Lab,
 }
@@ -45,9 +47,9 @@ pub(crate) enum Need {
 /// What even a run with `CORACLE_TEST_REQUIRE=all` does without: it depends on how the machine was booted or on a program
 /// that is compared with, not on what `contrib/setup.sh --with-tests` can install; or it is built from source that a
 /// registry must give.
-const NOT_IN_ALL: [Need; 4] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman];
+const NOT_IN_ALL: [Need; 5] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman, Need::Quadlet];
 
-const EVERY_NEED: [Need; 22] = [
+const EVERY_NEED: [Need; 23] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
@@ -69,6 +71,7 @@ const EVERY_NEED: [Need; 22] = [
     Need::Pjdfstest,
     Need::Podman,
     Need::PodmanCompose,
+    Need::Quadlet,
     Need::Lab,
 ];
 
@@ -97,6 +100,7 @@ impl Need {
             Self::Pjdfstest => "pjdfstest",
             Self::Podman => "podman",
             Self::PodmanCompose => "podman-compose",
+            Self::Quadlet => "quadlet",
             Self::Lab => "lab",
         }
     }
@@ -136,6 +140,7 @@ impl Need {
                 (!is_there).then(|| "a user namespace with the same ids, and others in it".to_owned())
             }),
             Self::PodmanCompose => program("podman-compose"),
+            Self::Quadlet => super::peer::quadlet().is_none().then(|| "podman's generator quadlet".to_owned()),
             Self::Podman => super::peer::podman().is_none().then(|| "a podman to compare with".to_owned()),
         }
     }

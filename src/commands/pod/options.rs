@@ -97,8 +97,8 @@ pub(crate) struct PodOptions {
     /// Name of the container that holds the namespaces
     #[arg(long, value_name = "NAME")]
     infra_name: Option<String>,
-    /// Has no effect: there is no conmon
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Write the process ID of the supervisor that holds the namespaces to the file, whenever the pod starts
+    #[arg(long, value_name = "FILE")]
     infra_conmon_pidfile: Option<PathBuf>,
 }
 
@@ -111,11 +111,9 @@ impl PodOptions {
                 return Err(CommandError::user(format_args!("{flag}: {OWN_LIMITS}")));
             }
         }
-        for (flag, is_given) in [
-            ("--infra-command", self.infra_command.is_some()),
-            ("--infra-conmon-pidfile", self.infra_conmon_pidfile.is_some()),
-            ("--shm-size-systemd", self.shm_size_systemd.is_some()),
-        ] {
+        for (flag, is_given) in
+            [("--infra-command", self.infra_command.is_some()), ("--shm-size-systemd", self.shm_size_systemd.is_some())]
+        {
             if is_given {
                 warn_of(flag);
             }
@@ -125,6 +123,7 @@ impl PodOptions {
         }
         new.infra_name = self.infra_name.clone().or_else(|| new.infra_name.take());
         create::with_caller(|caller| {
+            new.request.supervisor_pidfile = self.infra_conmon_pidfile.as_ref().map(|path| caller.cwd.join(path));
             self.apply_labels(new, caller)?;
             self.apply_userns(new, caller)?;
             self.apply_namespaces(new)?;
