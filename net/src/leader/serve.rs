@@ -114,7 +114,8 @@ pub struct Leader {
 }
 
 impl Leader {
-    /// A leader of a namespace, whose way out is started, or started again.
+    /// A leader of a namespace, whose way out is started, or started again. Who is served does not wait for it, but for what
+    /// is to lead out.
     ///
     /// # Errors
     /// [`ServeError`].
@@ -261,6 +262,12 @@ impl Leader {
             Ask::Attach { container, endpoints } => {
                 self.leave(at);
                 let places = self.attach(&container, endpoints, netns()?)?;
+                if places.iter().any(|place| !place.endpoint.network.internal)
+                    && let Err(error) = self.way_out.settle()
+                {
+                    self.detach(&places);
+                    return Err(error.into());
+                }
                 let joined = places.iter().map(|place| place.joined.clone()).collect();
                 if let Some(client) = self.clients.get_mut(at) {
                     client.member = Some(Member { container, places });
@@ -396,15 +403,20 @@ impl Leader {
             match self.attach_one(device_name(container, at), &endpoint, netns) {
                 Ok(joined) => places.push(Place { endpoint, joined }),
                 Err(error) => {
-                    for place in &places {
-                        let _ = self.route.delete_link(&place.joined.device);
-                        self.give_back(&place.joined);
-                    }
+                    self.detach(&places);
                     return Err(error);
                 }
             }
         }
         Ok(places)
+    }
+
+    /// Takes a container out of networks again.
+    fn detach(&mut self, places: &[Place]) {
+        for place in places {
+            let _ = self.route.delete_link(&place.joined.device);
+            self.give_back(&place.joined);
+        }
     }
 
     /// One more network for a container that is here.
