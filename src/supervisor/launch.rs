@@ -201,10 +201,7 @@ pub(crate) fn begin_namespace(
     record: &Record,
 ) -> Result<Option<Making>, CommandError> {
     let is_led = super::network::needs_leader(&record.request) && super::leader::is_alive(layout, mapping);
-    if is_led || !mapping.takes_helpers() {
-        return Ok(None);
-    }
-    Ok(Some(Making::begin(mapping)?))
+    if is_led { Ok(None) } else { Ok(Making::begin(mapping)?) }
 }
 
 /// How many leaders may end while a supervisor is forked beside them.
@@ -243,7 +240,7 @@ pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     let forked = loop {
         let forked = match (launch.beside.as_ref().or(leader.as_ref()), &mut making) {
             (Some(init), _) => spawn::supervisor_beside(init.as_fd(), own_pids),
-            (None, Some(making)) => spawn::supervisor_beside(making.holder()?, own_pids),
+            (None, Some(making)) => spawn::supervisor_beside(making.holder(), own_pids),
             (None, None) => spawn::supervisor(own_pids),
         };
         match (forked, &leader) {

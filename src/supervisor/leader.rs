@@ -221,7 +221,7 @@ fn start(layout: &Layout, path: &Path, mapping: &Mapping, mut making: Option<&mu
     let alive = FileLock::exclusive(&alive_path(path)).map_err(CommandError::host)?;
     let listener = new_listener(path)?;
     let forked = match &mut making {
-        Some(making) => spawn::supervisor_beside(making.holder()?, false),
+        Some(making) => spawn::supervisor_beside(making.holder(), false),
         None => spawn::supervisor(false),
     };
     match forked? {

@@ -51,9 +51,6 @@ pub enum UsernsError {
     /// A container's user namespace could not be joined.
     #[error("join the container's user namespace: {0}")]
     Join(String),
-    /// One that was to be made ahead could not be made.
-    #[error("{0}")]
-    Making(String),
     /// A map could not be written.
     #[error("write {path}: {}", crate::sys::reason(source))]
     Write {
@@ -157,12 +154,6 @@ impl Mapping {
                 file("gid_map", &self.gids.to_proc_text())
             }
         }
-    }
-
-    /// Whether its maps are written by setuid helpers.
-    #[must_use]
-    pub fn takes_helpers(&self) -> bool {
-        matches!(self.writer, Writer::Helpers { .. })
     }
 
     /// One line that identifies the mapping, for caches of files owned by its ids.
