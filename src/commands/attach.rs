@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use runtime::monitor::attach::{Client, Request};
+use runtime::monitor::attach::{Client, ClientError, Request};
 use storage::state::container::{self, Record};
 
 use super::run::{parse_detach_keys, stay};
@@ -54,7 +54,10 @@ pub(crate) fn attach(
     let refused = |error: &dyn std::fmt::Display| CommandError::host(format!("container {}: {error}", record.name));
     let directory = std::fs::File::open(context.layout.runtime_container(&record.id))
         .map_err(|_| refused(&"you can only attach to running containers"))?;
-    let client = Client::connect(directory.as_fd()).map_err(|error| refused(&error))?;
+    let client = Client::connect(directory.as_fd()).map_err(|error| match error {
+        ClientError::NotRunning => refused(&"you can only attach to running containers"),
+        error => refused(&error),
+    })?;
     super::run::block_proxied_signals();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request {

@@ -158,6 +158,9 @@ pub(crate) fn complete(
     place: impl FnOnce(&mut Request) -> Result<(), CommandError>,
 ) -> Result<Record, CommandError> {
     let image = match &asked.request().rootfs {
+        Some(root) if !root.is_dir() => {
+            return Err(CommandError::user(format_args!("--rootfs {}: no such directory", root.display())));
+        }
         Some(_) => None,
         None => {
             let pull_options = PullOptions {
@@ -276,7 +279,8 @@ fn take_volumes_from(context: &Context, request: &mut Request) -> Result<(), Com
 
 /// The name the container shall have; with `--replace` the one that has it goes.
 pub(crate) fn claim_place(context: &Context, options: &ContainerOptions) -> Result<Option<String>, CommandError> {
-    let Some(name) = &options.life.name else { return Ok(None) };
+    // An empty one is none: `--name "$NAME"`.
+    let Some(name) = options.life.name.as_ref().filter(|name| !name.is_empty()) else { return Ok(None) };
     if options.life.replace
         && let Ok(other) = container::find(&context.layout, name)
         && other.name == *name

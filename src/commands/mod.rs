@@ -347,12 +347,14 @@ fn arranged(program: Program, mut args: Vec<OsString>) -> Vec<OsString> {
 pub(crate) fn run(program: Program) -> Outcome {
     let persona = program.persona;
     let args = arranged(program, std::env::args_os().collect());
+    let spoken = args.clone();
     let matches = match command_line(program).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let names: Vec<&str> =
                 COMMANDS.iter().map(|entry| entry.name).filter(|name| !name.starts_with('_')).collect();
-            return Err(globals::misunderstood(&error, program, &names));
+            let spoken = globals::spoken(program.name, &command_line(program), &spoken);
+            return Err(globals::misunderstood(&error, program, &spoken, &names));
         }
         Err(help) => {
             // A closed stdout is no failure.

@@ -25,7 +25,7 @@ const HERE: &str = "attach build builder buildx commit container context cp crea
     pod:clone pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:pause pod:prune pod:ps pod:restart pod:rm pod:start \
     pod:stats pod:stop pod:top pod:unpause \
     secret:create secret:exists secret:inspect secret:list secret:ls secret:rm \
-    system:df system:events system:info system:migrate system:prune system:renumber \
+    system:connection system:df system:events system:info system:migrate system:prune system:renumber \
     volume:create volume:exists volume:export volume:import volume:inspect volume:list volume:ls volume:mount volume:prune \
     volume:reload volume:rm volume:unmount";
 
@@ -34,7 +34,7 @@ const MISSING: &str = "auto-update compose generate:systemd init \
     container:checkpoint container:cleanup container:clone container:init \
     container:restore container:runlabel \
     image:scp image:sign \
-    system:connection system:reset system:service";
+    system:reset system:service";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {
     let mut command = root;

@@ -1,6 +1,7 @@
 //! `system`: what concerns everything coracle keeps.
 
 mod check;
+mod connection;
 mod df;
 mod prune;
 
@@ -13,6 +14,9 @@ use super::{Context, Outcome, events, info};
 pub(crate) enum Command {
     /// Check storage for consistency, and make again what can be made again
     Check(check::Args),
+    /// List services on other machines, of which there are none
+    #[command(subcommand)]
+    Connection(connection::Command),
     /// Show disk usage
     Df(df::Args),
     /// Show system events
@@ -50,6 +54,7 @@ impl MigrateArgs {
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Check(args) => check::run(args, context),
+        Command::Connection(command) => connection::run(command, context),
         Command::Df(args) => df::run(args, context),
         Command::Events(args) => events::run(args, context),
         Command::Info(args) => info::run(args, context),
