@@ -12,6 +12,7 @@ use runtime::init::sealed_exe::SealedExe;
 use runtime::process::inherited::Inherited;
 use runtime::process::pidfd;
 use runtime::userns::Mapping;
+use runtime::userns::making::Making;
 use storage::image::{Image, ImageStore};
 use storage::layer::{IdMap, IdPolicy, IdRange};
 use storage::state::atomic::Durability;
@@ -331,6 +332,8 @@ pub(crate) struct Prepared {
     /// Descriptors that the container gets besides the standard ones.
     pub(crate) inherited: Inherited,
     beside: Option<OwnedFd>,
+    /// Its base user namespace, if it needs one of its own.
+    making: Option<Making>,
     /// Held until the record says which ids the container has.
     ids: Option<FileLock>,
     /// It is a step of a build.
@@ -395,6 +398,10 @@ fn prepare_over(
     let mut secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
     let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request, purpose)?;
+    let making = match (purpose, &beside, &step) {
+        (Purpose::Start, None, None) => supervisor::launch::begin_namespace(&context.layout, &mapping, &record)?,
+        _ => None,
+    };
     let ids = match mapping.single {
         // Refused below.
         Some(_) => None,
@@ -454,6 +461,7 @@ fn prepare_over(
         notifications,
         inherited,
         beside,
+        making,
         ids,
         is_step,
         held: false,
@@ -504,6 +512,7 @@ impl Prepared {
             birth,
             attach,
             beside: self.beside,
+            making: self.making,
             ids: self.ids,
             mapping: self.mapping,
             dies_with_starter: self.is_step,

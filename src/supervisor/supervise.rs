@@ -221,6 +221,7 @@ impl Supervisor {
                 let _ = directory.sync_all();
             }
         }
+        runtime::process::give_back_freed();
     }
 
     /// What pasta configured is known only afterwards.
