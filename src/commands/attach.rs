@@ -39,16 +39,16 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         Some(name) => container::find(&context.layout, name).map_err(CommandError::user)?,
         None => super::select::latest(context)?,
     };
-    attach(context, &record, args.detach_keys.as_deref(), !args.no_stdin, args.sig_proxy)
+    attach(context, &record, args.detach_keys.as_deref(), (!args.no_stdin, args.sig_proxy), || Ok(()))
 }
 
-/// Attaches to a container that runs.
+/// Attaches to a container that runs, or that `attached` lets begin.
 pub(crate) fn attach(
     context: &Context,
     record: &Record,
     detach_keys: Option<&str>,
-    with_stdin: bool,
-    sig_proxy: bool,
+    (with_stdin, sig_proxy): (bool, bool),
+    attached: impl FnOnce() -> Result<(), CommandError>,
 ) -> Outcome {
     let keys = parse_detach_keys(detach_keys)?;
     let refused = |error: &dyn std::fmt::Display| CommandError::host(format!("container {}: {error}", record.name));
@@ -67,6 +67,7 @@ pub(crate) fn attach(
         detach_keys: keys,
     };
     client.attach(&request).map_err(|error| refused(&error))?;
+    attached()?;
     context.note(record, "attach");
     stay(client, record, sig_proxy)
 }

@@ -144,7 +144,7 @@ fn pairs(instruction: &str, text: &str) -> Result<Vec<(String, String)>, String>
 }
 
 /// Words as a Dockerfile has them: quotes of both kinds and backslashes.
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quote): (Option<String>, Option<char>) = (None, None);
     let mut chars = text.chars();

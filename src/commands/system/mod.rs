@@ -4,6 +4,8 @@ mod check;
 mod connection;
 mod df;
 mod prune;
+mod reset;
+mod service;
 
 use clap::Subcommand;
 
@@ -29,6 +31,11 @@ pub(crate) enum Command {
     Prune(prune::Args),
     /// Migrate lock numbers (nothing is to be done)
     Renumber,
+    /// Reset the storage to what it was before the first command
+    Reset(reset::Args),
+    /// Serve an API, which there is none of
+    #[command(hide = true)]
+    Service(service::Args),
 }
 
 /// Options of `migrate`.
@@ -63,6 +70,8 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
             Ok(0)
         }
         Command::Renumber => Ok(0),
+        Command::Reset(args) => reset::run(args, context),
+        Command::Service(args) => service::run(args, context),
         Command::Prune(args) => prune::run(args, context),
     }
 }
