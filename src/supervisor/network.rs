@@ -12,8 +12,10 @@ use net::forward::{self, Forwarder, Listeners, PublishError, Target};
 use net::leader::{Answer, Connection, Endpoint, Estate, Joined};
 use net::mode::Mode;
 use nix::errno::Errno;
+use runtime::userns::making::Making;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
+use storage::state::request::Request;
 use storage::state::status;
 
 pub(crate) use ports::choose;
@@ -163,6 +165,11 @@ pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandErro
     Ok(Plan { mode, way, listeners })
 }
 
+/// Whether a container is on a bridge, which takes a leader.
+pub(crate) fn needs_leader(request: &Request) -> bool {
+    Mode::parse(&request.network.mode) == Ok(Mode::Default)
+}
+
 fn helper(mode: &Mode) -> Result<Way, CommandError> {
     let way_out = if mode == &Mode::Default { crate::config::way_out()? } else { driver::WayOut::default() };
     Ok(match driver::driver_for(mode, way_out) {
@@ -234,18 +241,21 @@ impl Plan {
         }
     }
 
-    /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace. One
-    /// that has to be in another's, whose init is `beside`, cannot be on a bridge, and gets a helper of its own.
+    /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace, which is
+    /// that of `making` if no leader is returned. One that has to be in another's, whose init is `beside`, cannot be on a
+    /// bridge, and gets a helper of its own.
     pub(super) fn lead(
         &mut self,
         layout: &Layout,
         mapping: &runtime::userns::Mapping,
         record: &Record,
         beside: Option<BorrowedFd<'_>>,
+        making: Option<&mut Making>,
     ) -> Result<Option<OwnedFd>, CommandError> {
         let Way::Bridge { leader, .. } = &mut self.way else { return Ok(None) };
-        let found = super::leader::connect(layout, mapping)?;
-        if beside.is_some_and(|init| !runtime::userns::is_shared(init, found.pidfd.as_fd())) {
+        let found = super::leader::connect(layout, mapping, making)?;
+        let is_another = |init, leader: &OwnedFd| !runtime::userns::is_shared(init, leader.as_fd());
+        if beside.is_some_and(|init| found.pidfd.as_ref().is_none_or(|leader| is_another(init, leader))) {
             if record.request.network.endpoints.is_some() {
                 return Err(CommandError::user(
                     "the container whose namespaces are shared is on no bridge itself: it has a user namespace of its \
@@ -262,7 +272,7 @@ impl Plan {
             return Ok(None);
         }
         *leader = Some(found.connection);
-        Ok(Some(found.pidfd))
+        Ok(found.pidfd)
     }
 
     /// Another run is to be on the networks that the record names, with the addresses of this one.
