@@ -169,7 +169,8 @@ pub(crate) fn ensure(
         }
         (PullPolicy::Newer, Some(image)) => Ok(pull(context, name, options, quiet).unwrap_or(image)),
         (_, None) => {
-            if !quiet && matches!(policy, PullPolicy::Missing | PullPolicy::Lazy) {
+            let is_wanted = matches!(policy, PullPolicy::Missing | PullPolicy::Lazy);
+            if !quiet && is_wanted && Reference::parse(name).is_ok() {
                 eprintln!("Unable to find image '{}' locally", Printable::line(name));
             }
             pull(context, name, options, quiet)

@@ -22,6 +22,7 @@ use storage::state::status::{ExitRecord, StateFile};
 use storage::state::trash;
 
 use super::arrival::Verdict;
+use super::build::Word;
 use super::channel::ResultWriter;
 use super::launch::Launch;
 use super::network::Started;
@@ -65,16 +66,21 @@ pub(crate) fn run(mut launch: Launch, maps: MapsPending, result: ResultWriter, c
     let first = let_go_of_streams().and(handed_over).and(first);
     match first.map_err(Failure::from).and_then(|first| Supervisor::build(launch, maps, first)) {
         Ok(mut supervisor) => {
-            supervisor.note_started(is_attached);
-            result.started();
-            supervisor.after_start();
-            let mut rests = Rests::default();
-            let exit = loop {
-                let exit = supervisor.watch();
-                match supervisor.run_again(exit, &mut rests) {
-                    Ok(()) => {}
-                    Err(end) => break end,
+            let begun = match supervisor.held.take() {
+                Some(word) => {
+                    result.started();
+                    supervisor.hold(word)
                 }
+                None => {
+                    supervisor.note_started(is_attached);
+                    result.started();
+                    supervisor.after_start();
+                    Ok(())
+                }
+            };
+            let exit = match begun {
+                Ok(()) => supervisor.watch_runs(),
+                Err(end) => end,
             };
             supervisor.tear_down(exit);
             0
@@ -109,6 +115,8 @@ pub(super) struct Supervisor {
     pub(super) relay: Relay,
     /// What there is of the current run; of the last one while the container rests.
     pub(super) run: Run,
+    /// What the container of `init` waits for.
+    pub(super) held: Option<Word>,
     /// What another run is made from; it holds the published ports.
     pub(super) launch: Launch,
     pub(super) signals: SignalSource,
@@ -123,7 +131,7 @@ pub(super) struct Supervisor {
     /// What becomes of the image, while that is not known.
     pub(super) verdict: Option<Verdict>,
     /// How the container has ended, while it is not known whether its image was what it should be.
-    pub(super) held: Option<Exit>,
+    pub(super) withheld: Option<Exit>,
     /// The image was not.
     pub(super) is_image_refused: bool,
     /// When what was asked to end is killed.
@@ -192,8 +200,19 @@ const AT_ONCE: u32 = 8;
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
+    /// Watches one run after the other, to the end of the last.
+    fn watch_runs(&mut self) -> Exit {
+        let mut rests = Rests::default();
+        loop {
+            let exit = self.watch();
+            if let Err(end) = self.run_again(exit, &mut rests) {
+                return end;
+            }
+        }
+    }
+
     /// What may happen after the container runs: nobody waits for it.
-    fn after_start(&mut self) {
+    pub(super) fn after_start(&mut self) {
         if !self.is_new {
             // A reboot shall find it begun and not ended.
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, None, 0);
@@ -214,6 +233,7 @@ impl Supervisor {
                 let _ = directory.sync_all();
             }
         }
+        runtime::process::give_back_freed();
     }
 
     /// What pasta configured is known only afterwards.
@@ -264,7 +284,7 @@ impl Supervisor {
             self.forward_again();
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
-            if self.held.is_none() {
+            if self.withheld.is_none() {
                 turn.watch(self.run.init.as_fd(), Interest::Read, Event::Exited);
             }
             match (&self.verdict, &self.run.union) {
@@ -307,7 +327,7 @@ impl Supervisor {
                 match one.event {
                     Event::Relay(event) => {
                         let request = self.relay.on(event);
-                        if let (Some(_), Some(RelayRequest::Signal(_))) = (self.held, &request) {
+                        if let (Some(_), Some(RelayRequest::Signal(_))) = (self.withheld, &request) {
                             return self.give_up_waiting();
                         }
                         self.complain(request);
@@ -320,7 +340,7 @@ impl Supervisor {
                     Event::Confirmed => {
                         if self.run.union.as_ref().is_some_and(UnionServer::is_confirmed) {
                             self.verdict = None;
-                            if let Some(exit) = self.held.take() {
+                            if let Some(exit) = self.withheld.take() {
                                 return exit;
                             }
                         }
@@ -333,7 +353,7 @@ impl Supervisor {
                             self.end_checks();
                             match self.judge(exit) {
                                 Some(exit) => return exit,
-                                None => self.held = Some(exit),
+                                None => self.withheld = Some(exit),
                             }
                         }
                     }
@@ -342,7 +362,7 @@ impl Supervisor {
                             // Whoever ends a session, or the machine. A user's `stop` would have left a note.
                             if arrived.signal == Signal::TERM {
                                 self.is_given_up = true;
-                                if self.held.is_some() {
+                                if self.withheld.is_some() {
                                     return self.give_up_waiting();
                                 }
                                 self.ask_to_end();
@@ -370,7 +390,7 @@ impl Supervisor {
                         self.run.union = None;
                         if self.verdict.is_some() {
                             self.refuse_image(failure.unwrap_or_default());
-                            if self.held.is_some() {
+                            if self.withheld.is_some() {
                                 return Exit::Code(FAILED);
                             }
                         } else {
@@ -417,7 +437,7 @@ impl Supervisor {
         if let Err(why) = self.verdict.as_mut()?.take() {
             self.refuse_image(why);
             let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
-            return self.held.take().map(|_| Exit::Code(FAILED));
+            return self.withheld.take().map(|_| Exit::Code(FAILED));
         }
         // All is here and good: was it answered so? A server that has ended is noticed by itself.
         if let Some(union) = &self.run.union {
