@@ -9,7 +9,6 @@ use storage::image::store::Layer;
 use storage::reference::Reference;
 
 use super::config::History;
-use super::inside::inside;
 use super::options::Squash;
 use super::stage::{Build, LayerRef, State};
 use crate::error::{CommandError, Kind};
@@ -91,7 +90,7 @@ pub(crate) fn finish(build: &Build<'_>, state: State, names: Option<Vec<Referenc
     };
     let is_settled = is_settled(&build.store, &build.cache, &parts, &build.ids());
     // Without a layer to be archived nothing of other ids is touched.
-    if is_settled { make() } else { inside(&build.mapping, make) }
+    if is_settled { make() } else { build.space.inside(make) }
 }
 
 /// When the image was built: when its last step was, so that the same steps give the same image.

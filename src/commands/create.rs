@@ -327,6 +327,7 @@ pub(crate) struct Prepared {
     /// Descriptors that the container gets besides the standard ones.
     pub(crate) inherited: Inherited,
     beside: Option<OwnedFd>,
+    base: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
     ids: Option<FileLock>,
     /// It is a step of a build.
@@ -344,6 +345,8 @@ pub(crate) struct StepRoot {
     pub(crate) work: PathBuf,
     /// The step's secrets.
     pub(crate) secrets: supervisor::secrets::Secrets,
+    /// The user namespace that it is to be in.
+    pub(crate) base: OwnedFd,
 }
 
 /// What a container is prepared for.
@@ -406,15 +409,16 @@ fn prepare_over(
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
     let is_step = step.is_some();
-    let (rootfs, view) = match step {
+    let (rootfs, view, base) = match step {
         None => (
             supervisor::rootfs::of(&context.layout, &record, ownership, drivers),
             supervisor::rootfs::view(&context.layout, &record, ownership),
+            None,
         ),
         Some(step) => {
             secrets = step.secrets;
             let rootfs = supervisor::rootfs::of_step(&context.layout, &step.lowers, &step.upper, &step.work, drivers);
-            (rootfs, supervisor::rootfs::View::Layers(step.lowers))
+            (rootfs, supervisor::rootfs::View::Layers(step.lowers), Some(step.base))
         }
     };
     let notifications = match purpose {
@@ -448,6 +452,7 @@ fn prepare_over(
         notifications,
         inherited,
         beside,
+        base,
         ids,
         is_step,
     })
@@ -497,6 +502,7 @@ impl Prepared {
             birth,
             attach,
             beside: self.beside,
+            base: self.base,
             ids: self.ids,
             mapping: self.mapping,
             dies_with_starter: self.is_step,

@@ -75,6 +75,8 @@ pub(crate) struct Launch {
     pub(crate) attach: Option<FirstClient>,
     /// Init of a container whose namespaces are shared.
     pub(crate) beside: Option<OwnedFd>,
+    /// The base user namespace, if there is one already; a bridge needs that of its leader.
+    pub(crate) base: Option<OwnedFd>,
     /// Held until the record says which ids the container has.
     pub(crate) ids: Option<storage::state::lock::FileLock>,
     /// The user's ids.
@@ -223,8 +225,8 @@ pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
     let mut tries = 0;
     let forked = loop {
-        let forked = match launch.beside.as_ref().or(leader.as_ref()) {
-            Some(init) => spawn::supervisor_beside(init.as_fd(), own_pids),
+        let forked = match launch.beside.as_ref().or(leader.as_ref()).or(launch.base.as_ref()) {
+            Some(namespace) => spawn::supervisor_beside(namespace.as_fd(), own_pids),
             None => spawn::supervisor(own_pids),
         };
         match (forked, &leader) {

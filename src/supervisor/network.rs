@@ -163,6 +163,11 @@ pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandErro
     Ok(Plan { mode, way, listeners })
 }
 
+/// Whether a container is on a bridge, which takes a leader.
+pub(crate) fn needs_leader(request: &request::Request) -> bool {
+    Mode::parse(&request.network.mode) == Ok(Mode::Default)
+}
+
 fn helper(mode: &Mode) -> Result<Way, CommandError> {
     let way_out = if mode == &Mode::Default { crate::config::way_out()? } else { driver::WayOut::default() };
     Ok(match driver::driver_for(mode, way_out) {

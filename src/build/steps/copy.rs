@@ -19,7 +19,6 @@ use super::super::containerfile::{self, Copy, Step, Transfer};
 use super::super::context::{Source, verdict};
 use super::super::graph::Origin;
 use super::super::ignore::Ignore;
-use super::super::inside::inside;
 use super::super::stage::{Build, LayerRef, Stage, State, located};
 use super::clean;
 use crate::cli::user;
@@ -195,7 +194,7 @@ impl<'a> Stage<'a> {
             if let From::Tree(_, state) = &job.from {
                 build.fetch_missing(state)?;
             }
-            inside(&build.mapping, || job.run(build, &staging.diff(), below).map_err(CommandError::host))
+            build.space.inside(|| job.run(build, &staging.diff(), below).map_err(CommandError::host))
         })?;
         if is_alone {
             self.state.key = Key::of([parent.hex().as_bytes(), key.hex().as_bytes()]);
@@ -223,7 +222,7 @@ pub(super) fn known_content(
         return Ok(known);
     }
     build.fetch_missing(state)?;
-    let digest = inside(&build.mapping, || {
+    let digest = build.space.inside(|| {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         add(&mut hasher)?;
         Ok(hasher.finish().hex().to_owned())
