@@ -5,7 +5,7 @@
 //! | `REPOSITORY` | podman's: the tag `buildcache` of it, unless another is given |
 //! | `type=registry,ref=REFERENCE` | docker's |
 //! | `type=local,src=DIR`, `type=local,dest=DIR` | a directory, as an OCI layout |
-//! | `type=inline` | what images carry anyway, that is nothing: see the warning |
+//! | `type=inline` | the image that is built, which others name as one of a registry |
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ pub(crate) struct Imported {
 }
 
 impl Cache {
-    /// Reads a value of `--cache-from` or `--cache-to`; nothing where none is meant.
+    /// Reads a value of `--cache-from` or `--cache-to`; nothing where the image itself is meant.
     ///
     /// # Errors
     /// What is wrong with it.

@@ -241,6 +241,14 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
         }
     };
     let (sources, targets) = (caches("--cache-from", &args.cache_from)?, caches("--cache-to", &args.cache_to)?);
+    let is_inline = |cache: &Option<Cache>| cache.is_none();
+    options.is_own_cache |= targets.iter().any(is_inline);
+    if sources.iter().any(is_inline) {
+        return Err(CommandError::user("--cache-from type=inline: which image carries it?")
+            .hinted("--cache-from type=registry,ref=IMAGE"));
+    }
+    let (sources, targets): (Vec<Cache>, Vec<Cache>) =
+        (sources.into_iter().flatten().collect(), targets.into_iter().flatten().collect());
     let space = Space::of_user();
     let store = ImageStore::open(&context.layout);
     // What a stage needs stays from now on.
@@ -313,13 +321,8 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
     Ok(0)
 }
 
-fn caches(flag: &str, texts: &[String]) -> Result<Vec<Cache>, CommandError> {
-    let mut all = Vec::new();
-    for text in texts.iter().filter(|text| !text.is_empty()) {
-        match Cache::parse(text).map_err(|why| CommandError::user(format!("{flag} {text}: {why}")))? {
-            Some(cache) => all.push(cache),
-            None => eprintln!("Warning: {flag} {text} is ignored: images carry no cache; type=registry,ref=NAME does"),
-        }
-    }
-    Ok(all)
+/// What an option names; `None` is the image that is built.
+fn caches(flag: &str, texts: &[String]) -> Result<Vec<Option<Cache>>, CommandError> {
+    let parse = |text: &String| Cache::parse(text).map_err(|why| CommandError::user(format!("{flag} {text}: {why}")));
+    texts.iter().filter(|text| !text.is_empty()).map(parse).collect()
 }
