@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod error;
 mod networks;
+mod quadlet;
 mod role;
 mod supervisor;
 

@@ -51,7 +51,7 @@ const UNIT: &str = include_str!("../../contrib/systemd/coracle-boot.service");
 const NAME: &str = "coracle-boot.service";
 
 /// How the unit in contrib/ calls us.
-const PACKAGED: &str = "%h/.local/bin/coracle";
+pub(super) const PACKAGED: &str = "%h/.local/bin/coracle";
 
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
@@ -116,7 +116,7 @@ fn stop(context: &Context) -> Outcome {
 }
 
 /// The directory of this user's own units.
-fn units() -> Result<PathBuf, CommandError> {
+pub(super) fn units() -> Result<PathBuf, CommandError> {
     let of = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let config = of("XDG_CONFIG_HOME").or_else(|| of("HOME").map(|home| home.join(".config")));
     let config = config
@@ -124,8 +124,9 @@ fn units() -> Result<PathBuf, CommandError> {
     Ok(config.join("systemd/user"))
 }
 
-fn wants(units: &Path) -> PathBuf {
-    units.join("default.target.wants").join(NAME)
+/// What has a unit of this name start with this user's systemd.
+pub(super) fn wants(units: &Path, name: &str) -> PathBuf {
+    units.join("default.target.wants").join(name)
 }
 
 /// A word of a unit's command line.
@@ -166,7 +167,7 @@ fn enable(context: &Context) -> Outcome {
     let binary =
         std::env::current_exe().map_err(|error| CommandError::host(format!("our own path: {}", reason(&error))))?;
     let data_home = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
-    let link = wants(&units);
+    let link = wants(&units, NAME);
     let directory = link.parent().unwrap_or(&units);
     std::fs::create_dir_all(directory).map_err(|error| fail(directory, error))?;
     std::fs::write(&path, unit(&binary, context, data_home.as_deref())).map_err(|error| fail(&path, error))?;
@@ -189,7 +190,7 @@ fn enable(context: &Context) -> Outcome {
 fn disable() -> Outcome {
     let units = units()?;
     let mut found = false;
-    for path in [wants(&units), units.join(NAME)] {
+    for path in [wants(&units, NAME), units.join(NAME)] {
         match std::fs::remove_file(&path) {
             Ok(()) => {
                 found = true;
@@ -208,7 +209,7 @@ fn disable() -> Outcome {
 
 fn print_status(context: &Context) -> Outcome {
     let units = units()?;
-    let is_enabled = wants(&units).exists();
+    let is_enabled = wants(&units, NAME).exists();
     output::print_line(if is_enabled { "enabled" } else { "disabled: see coracle boot enable" })?;
     let user = user_name();
     match lingers() {
@@ -250,11 +251,13 @@ fn without_linger() -> String {
     )
 }
 
-fn reload() -> bool {
+/// Has systemd read its units again; whether there is one.
+pub(super) fn reload() -> bool {
     systemctl(&["daemon-reload"])
 }
 
-fn systemctl(words: &[&str]) -> bool {
+/// Calls this user's systemd; whether it did what it was told.
+pub(super) fn systemctl(words: &[&str]) -> bool {
     let mut program = Program::new("systemctl");
     program.arg("--user").args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     program.status().is_ok_and(|status| status.success())

@@ -47,6 +47,7 @@ pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod quadlet;
 pub(crate) mod rename;
 pub(crate) mod restart;
 pub(crate) mod rm;
@@ -226,6 +227,7 @@ const COMMANDS: &[Entry] = &[
     command!("ps", "List containers", ps::Args, ps::run),
     command!("pull", "Pull an image from a registry, an archive or a layout", pull::Args, pull::run),
     command!("push", "Push an image to a registry, an archive or a layout", push::Args, push::run),
+    command!("quadlet", "Make systemd services of Quadlet files", quadlet::Args, quadlet::run),
     command!("rename", "Rename an existing container", rename::Args, rename::run),
     command!("restart", "Restart one or more containers", restart::Args, restart::run),
     command!("rm", "Remove one or more containers", rm::Args, rm::run),
@@ -321,6 +323,7 @@ fn arranged(program: Program, mut args: Vec<OsString>) -> Vec<OsString> {
     if program.is_buildx {
         args = buildx::arranged(args);
     }
+    args = quadlet::arranged(args);
     if args.get(1).is_some_and(|word| word == "help") {
         args.remove(1);
         args.push("--help".into());

@@ -64,15 +64,15 @@ impl Notifications {
         let Some(socket) = socket.filter(|socket| !socket.is_empty() && mode != request::Notify::Ignore) else {
             return Ok(None);
         };
-        let bytes = socket.clone().into_vec();
-        let host = match bytes.split_first() {
-            Some((b'@', name)) => SocketAddr::from_abstract_name(name),
-            _ => SocketAddr::from_pathname(&socket),
-        };
-        let host = host.map_err(|error| {
-            CommandError::user(format!("NOTIFY_SOCKET={}: {}", socket.to_string_lossy().escape_debug(), reason(&error)))
-        })?;
-        Ok(Some(Self { mode, host, inside: None }))
+        Ok(Some(Self { mode, host: address(socket)?, inside: None }))
+    }
+
+    /// Tells the service manager, if there is one, that this very process is ready.
+    pub(crate) fn ready(socket: Option<OsString>) -> Result<(), CommandError> {
+        if let Some(socket) = socket.filter(|socket| !socket.is_empty()) {
+            Self { mode: request::Notify::Conmon, host: address(socket)?, inside: None }.say("READY=1");
+        }
+        Ok(())
     }
 
     /// Whether the container has a socket of its own for it.
@@ -137,6 +137,18 @@ impl Notifications {
             let _ = socket.send_to_addr(message.as_bytes(), &self.host);
         }
     }
+}
+
+/// What `NOTIFY_SOCKET` means.
+fn address(socket: OsString) -> Result<SocketAddr, CommandError> {
+    let bytes = socket.clone().into_vec();
+    let host = match bytes.split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&socket),
+    };
+    host.map_err(|error| {
+        CommandError::user(format!("NOTIFY_SOCKET={}: {}", socket.to_string_lossy().escape_debug(), reason(&error)))
+    })
 }
 
 /// The lines of a message that mean the same outside.

@@ -32,6 +32,7 @@ mod ps;
 mod pull;
 mod pull_faults;
 mod push;
+mod quadlet;
 mod registries;
 mod rm;
 mod run;
@@ -78,6 +79,7 @@ pub(crate) fn tests() -> Vec<Test> {
         events::TESTS,
         export::TESTS,
         boot::TESTS,
+        quadlet::TESTS,
         stats::TESTS,
         cp::TESTS,
         ps::TESTS,

@@ -36,6 +36,8 @@ pub(crate) enum Need {
     Pjdfstest,
     /// The podman to compare with: `$PODMAN`, or the one in PATH.
     Podman,
+    /// podman's Quadlet generator: `$QUADLET`, or where podman has it.
+    Quadlet,
     /// A user namespace with the same ids as here, and network namespaces in it: `unshare` of util-linux 2.38, `ip`.
     Lab,
 }
@@ -43,9 +45,9 @@ pub(crate) enum Need {
 /// What even a run with `CORACLE_TEST_REQUIRE=all` does without: it depends on how the machine was booted or on a program
 /// that is compared with, not on what `contrib/setup.sh --with-tests` can install; or it is built from source that a
 /// registry must give.
-const NOT_IN_ALL: [Need; 4] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman];
+const NOT_IN_ALL: [Need; 5] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman, Need::Quadlet];
 
-const EVERY_NEED: [Need; 21] = [
+const EVERY_NEED: [Need; 22] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
@@ -66,6 +68,7 @@ const EVERY_NEED: [Need; 21] = [
     Need::CgroupDelegation,
     Need::Pjdfstest,
     Need::Podman,
+    Need::Quadlet,
     Need::Lab,
 ];
 
@@ -93,6 +96,7 @@ impl Need {
             Self::CgroupDelegation => "cgroup-delegation",
             Self::Pjdfstest => "pjdfstest",
             Self::Podman => "podman",
+            Self::Quadlet => "quadlet",
             Self::Lab => "lab",
         }
     }
@@ -131,6 +135,7 @@ impl Need {
                 let is_there = quiet(lab().args(["unshare", "--net", "true"]));
                 (!is_there).then(|| "a user namespace with the same ids, and others in it".to_owned())
             }),
+            Self::Quadlet => super::peer::quadlet().is_none().then(|| "podman's generator quadlet".to_owned()),
             Self::Podman => super::peer::podman().is_none().then(|| "a podman to compare with".to_owned()),
         }
     }

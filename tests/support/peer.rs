@@ -22,6 +22,12 @@ pub(crate) fn podman() -> Option<PathBuf> {
     found.clone()
 }
 
+/// podman's Quadlet generator: `$QUADLET`, or where distributions have it.
+pub(crate) fn quadlet() -> Option<PathBuf> {
+    let places = ["/usr/libexec/podman/quadlet", "/usr/lib/podman/quadlet"].map(PathBuf::from);
+    std::env::var_os("QUADLET").map(PathBuf::from).into_iter().chain(places).find(|path| path.is_file())
+}
+
 /// podman with a store of its own below a test's home.
 pub(crate) struct Podman<'h> {
     home: &'h Home,

@@ -15,7 +15,7 @@ use storage::secret;
 use storage::state::container;
 use storage::state::layout::ContainerId;
 use storage::state::pod::{self, ExitPolicy, Pod};
-use storage::state::request::{Log, Mount, Network};
+use storage::state::request::{Log, Mount, Network, Notify};
 use storage::volume::{self, Volume};
 
 use super::model::{Claim, ConfigMap, Secret};
@@ -32,6 +32,7 @@ use crate::commands::create::{self, Purpose};
 use crate::commands::pod::{self as pods, NewPod};
 use crate::commands::{Context, Outcome, in_userns_with_output, lifecycle, pull, rm, volume as volumes};
 use crate::error::{CommandError, reason};
+use crate::supervisor::notify::Notifications;
 
 const EXAMPLES: &str = r#"Examples:
   coracle kube play nginx.yml
@@ -113,6 +114,12 @@ pub(crate) struct Args {
     /// Stay until the containers have ended or a signal comes, then remove everything
     #[arg(short, long)]
     wait: bool,
+    /// Be the process of a service of systemd: tell it when the containers run, stay, remove pods at the end
+    #[arg(long, hide = true, conflicts_with = "wait")]
+    service_container: bool,
+    /// With --service-container, fail if any or all containers failed: none, any or all
+    #[arg(long, value_name = "POLICY", default_value = "none", hide = true)]
+    service_exit_code_propagation: String,
     #[command(flatten)]
     registry: pull::RegistryArgs,
 }
@@ -122,6 +129,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if args.build {
         return Err(CommandError::user("--build: there is no build yet: make or pull the images first"));
     }
+    let propagation = one("--service-exit-code-propagation", &args.service_exit_code_propagation, Propagation::parse)
+        .map_err(CommandError::user)?;
     if args.wait && !args.start {
         return Err(CommandError::user("--wait and --start=false cannot be used together"));
     }
@@ -158,10 +167,45 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
     }
     report(&objects, &made, context)?;
+    if args.service_container && args.start {
+        Notifications::ready(std::env::var_os("NOTIFY_SOCKET"))?;
+        let codes = wait(context, &made)?;
+        down::tear_down(context, &objects, false)?;
+        return Ok(propagation.code(&codes));
+    }
     if args.wait {
-        wait(context, &objects, &made)?;
+        wait(context, &made)?;
+        down::tear_down(context, &objects, true)?;
     }
     Ok(0)
+}
+
+/// Which ends of containers are failures of the service that they are.
+#[derive(Clone, Copy, Debug)]
+enum Propagation {
+    None,
+    Any,
+    All,
+}
+
+impl Propagation {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "any" => Ok(Self::Any),
+            "all" => Ok(Self::All),
+            _ => Err("must be none, any or all".to_owned()),
+        }
+    }
+
+    fn code(self, codes: &[i32]) -> u8 {
+        let failed = |code: &i32| *code != 0;
+        u8::from(match self {
+            Self::None => false,
+            Self::Any => codes.iter().any(failed),
+            Self::All => !codes.is_empty() && codes.iter().all(failed),
+        })
+    }
 }
 
 fn wishes(args: &Args) -> Result<Wishes, InvalidOption> {
@@ -357,8 +401,13 @@ fn make_pod(
     args: &Args,
     context: &Context,
     id: ContainerId,
-    plan: PodPlan,
+    mut plan: PodPlan,
 ) -> Result<(Pod, Vec<ContainerId>), CommandError> {
+    if args.service_container {
+        // The service is this process, not one of the supervisors.
+        let containers = plan.containers.iter_mut().map(|container| &mut container.request);
+        containers.chain([&mut plan.request]).for_each(|request| request.service.notify = Notify::Ignore);
+    }
     plan.host_paths.iter().try_for_each(find_host_path)?;
     for container in &plan.containers {
         container.request.mounts.iter().try_for_each(|mount| stays_beneath(mount, &plan.host_paths))?;
@@ -520,17 +569,18 @@ fn report(objects: &[Object], made: &[(Pod, Vec<ContainerId>)], context: &Contex
     Ok(())
 }
 
-/// Waits for the ends of all containers, or a signal, and removes what was made.
-fn wait(context: &Context, objects: &[Object], made: &[(Pod, Vec<ContainerId>)]) -> Result<(), CommandError> {
+/// Waits for the ends of all containers, or a signal; gives the statuses of those that have ended.
+fn wait(context: &Context, made: &[(Pod, Vec<ContainerId>)]) -> Result<Vec<i32>, CommandError> {
     crate::commands::run::block_proxied_signals();
+    let mut codes = Vec::new();
     for id in made.iter().flat_map(|(_, ids)| ids).collect::<BTreeSet<_>>() {
         let Some(record) = container::load(&context.layout, id)? else { continue };
         match lifecycle::wait(context, &record, lifecycle::Until::Stopped) {
-            Ok(_) => {}
+            Ok(code) => codes.push(code),
             // A signal: that was the end of waiting.
             Err(error) if error.is_printed() => break,
             Err(error) => return Err(error),
         }
     }
-    down::tear_down(context, objects, true)
+    Ok(codes)
 }

@@ -50,8 +50,8 @@ pub(crate) struct Args {
     /// Name of the container that holds the namespaces
     #[arg(long, value_name = "NAME")]
     infra_name: Option<String>,
-    /// Has no effect: there is no conmon
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// Write the process ID of the supervisor that holds the namespaces to the file, whenever the pod starts
+    #[arg(long, value_name = "FILE")]
     infra_conmon_pidfile: Option<PathBuf>,
     /// Has no effect: containers have cgroups of their own
     #[arg(long, default_value_t = true, hide = true)]
@@ -116,11 +116,8 @@ pub(crate) struct NewPod {
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let given = |flag: &'static str, is_given: bool| is_given.then_some(flag);
-    let without_effect = [
-        given("--infra-command", args.infra_command.is_some()),
-        given("--infra-image", args.infra_image.is_some()),
-        given("--infra-conmon-pidfile", args.infra_conmon_pidfile.is_some()),
-    ];
+    let without_effect =
+        [given("--infra-command", args.infra_command.is_some()), given("--infra-image", args.infra_image.is_some())];
     for flag in without_effect.into_iter().flatten() {
         eprintln!("Warning: {flag} has no effect: a pod's namespaces are held without an image and a command");
     }
@@ -167,6 +164,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         request.mounts = volumes.map_err(CommandError::user)?;
         request.shm_size_bytes =
             maybe("--shm-size", args.shm_size.as_ref(), size::bytes).map_err(CommandError::user)?;
+        request.supervisor_pidfile = args.infra_conmon_pidfile.as_ref().map(|path| caller.cwd.join(path));
         Ok(request)
     })?;
     let name = args.name.or(args.positional);

@@ -1,5 +1,6 @@
 //! `system`: what concerns everything coracle keeps.
 
+mod check;
 mod df;
 mod prune;
 
@@ -10,6 +11,8 @@ use super::{Context, Outcome, events, info};
 /// What to do with everything.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Check storage for consistency, and make again what can be made again
+    Check(check::Args),
     /// Show disk usage
     Df(df::Args),
     /// Show system events
@@ -46,6 +49,7 @@ impl MigrateArgs {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
+        Command::Check(args) => check::run(args, context),
         Command::Df(args) => df::run(args, context),
         Command::Events(args) => events::run(args, context),
         Command::Info(args) => info::run(args, context),

@@ -338,12 +338,12 @@ impl ImageStore {
         self.layout.images().join("index.json")
     }
 
-    pub(super) fn read_index(&self) -> Result<IndexFile, StoreError> {
+    pub(crate) fn read_index(&self) -> Result<IndexFile, StoreError> {
         self.read_index_file("index.json")
     }
 
     /// Reads a file of the form of `index.json`; one that is not there is empty.
-    pub(super) fn read_index_file(&self, name: &str) -> Result<IndexFile, StoreError> {
+    pub(crate) fn read_index_file(&self, name: &str) -> Result<IndexFile, StoreError> {
         let path = self.layout.images().join(name);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Index { path, source }),
@@ -364,7 +364,7 @@ impl ImageStore {
         Ok(images)
     }
 
-    pub(super) fn change_index(&self, change: impl FnOnce(&mut IndexFile)) -> Result<(), StoreError> {
+    pub(crate) fn change_index(&self, change: impl FnOnce(&mut IndexFile)) -> Result<(), StoreError> {
         let images = self.prepared()?;
         let _lock = FileLock::exclusive(&images.join("lock"))?;
         let mut index = self.read_index()?;
@@ -383,7 +383,7 @@ impl ImageStore {
     }
 
     /// The manifest that an entry leads to, through an index if another tool put one there.
-    pub(super) fn manifest_of(&self, image: &str, entry: &Descriptor) -> Result<(Descriptor, Manifest), StoreError> {
+    pub(crate) fn manifest_of(&self, image: &str, entry: &Descriptor) -> Result<(Descriptor, Manifest), StoreError> {
         let mut entry = entry.clone();
         for _ in 0..=INDEX_DEPTH_LIMIT {
             let bytes = self.document(image, &entry.digest, MANIFEST_LIMIT_BYTES)?;
