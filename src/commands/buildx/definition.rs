@@ -359,7 +359,7 @@ mod tests {
             ("target \"a\" {", "f:1:"),
             ("target { }", "expected one name"),
             ("target \"a\" { matrix = { x = [] } }", "name is missing"),
-            ("target \"a\" {\n name = \"b\"\n matrix = { x = [1, 2] } }", "two of its targets"),
+            ("target \"a\" {\n name = \"b\"\n matrix = { x = [1, 2] }\n}", "two of its targets"),
             ("variable \"A\" { default = B }\nvariable \"B\" { default = A }", "variable"),
             ("target \"a\" { tags = [nope(1)] }", "nope"),
             ("other \"a\" {}", "unknown block"),
