@@ -29,7 +29,7 @@ impl Endings {
     /// Keeps the leader that a step has needed for the next one.
     pub(super) fn keep_leader(&self, build: &Build<'_>) {
         self.leader.get_or_init(|| {
-            let found = leader::connect(&build.context.layout, &build.space.mapping);
+            let found = leader::connect(&build.context.layout, &build.space.mapping, None);
             found.ok().map(|found| found.connection)
         });
     }
