@@ -348,6 +348,7 @@ pub(crate) struct Prepared {
     /// Descriptors that the container gets besides the standard ones.
     pub(crate) inherited: Inherited,
     beside: Option<OwnedFd>,
+    base: Option<OwnedFd>,
     /// Its base user namespace, if it needs one of its own.
     making: Option<Making>,
     /// Held until the record says which ids the container has.
@@ -369,6 +370,8 @@ pub(crate) struct StepRoot {
     pub(crate) work: PathBuf,
     /// The step's secrets.
     pub(crate) secrets: supervisor::secrets::Secrets,
+    /// The user namespace that it is to be in.
+    pub(crate) base: OwnedFd,
 }
 
 /// What a container is prepared for.
@@ -447,12 +450,12 @@ fn prepare_over(
         drivers = supervisor::rootfs::ARRIVING;
     }
     let is_step = step.is_some();
-    let (rootfs, view) = match step {
-        None => (supervisor::rootfs::of(&context.layout, &record, ownership, drivers), own_view),
+    let (rootfs, view, base) = match step {
+        None => (supervisor::rootfs::of(&context.layout, &record, ownership, drivers), own_view, None),
         Some(step) => {
             secrets = step.secrets;
             let rootfs = supervisor::rootfs::of_step(&context.layout, &step.lowers, &step.upper, &step.work, drivers);
-            (rootfs, supervisor::rootfs::View::Layers(step.lowers))
+            (rootfs, supervisor::rootfs::View::Layers(step.lowers), Some(step.base))
         }
     };
     let notifications = match purpose {
@@ -491,6 +494,7 @@ fn prepare_over(
         notifications,
         inherited,
         beside,
+        base,
         making,
         ids,
         is_step,
@@ -560,6 +564,7 @@ impl Prepared {
             birth,
             attach,
             beside: self.beside,
+            base: self.base,
             making: self.making,
             ids: self.ids,
             mapping: self.mapping,
