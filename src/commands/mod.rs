@@ -1,6 +1,7 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod auto_update;
 pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod builder;
@@ -22,6 +23,7 @@ pub(crate) mod exists;
 pub(crate) mod export;
 pub(crate) mod filter;
 pub(crate) mod fuse_overlayfs;
+pub(crate) mod generate;
 pub(crate) mod globals;
 pub(crate) mod healthcheck;
 pub(crate) mod history;
@@ -181,6 +183,12 @@ macro_rules! group {
 /// Every command, in the order of `--help`.
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
+    command!(
+        "auto-update",
+        "Auto update containers according to their auto-update policy",
+        auto_update::Args,
+        auto_update::run
+    ),
     command!("build", "Build an image using instructions from Containerfiles", build::Args, build::run),
     group!("builder", "Manage builds", builder::Command, builder::run),
     group!("buildx", "Manage builds, by the name of docker's plugin", builder::BuildxCommand, builder::run_buildx),
@@ -196,7 +204,7 @@ const COMMANDS: &[Entry] = &[
     command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     command!("export", "Export container's filesystem contents as a tar archive", export::Args, export::run),
-    group!("generate", "Generate structured data for a Kubernetes cluster", kube::GenerateCommand, kube::run_generate),
+    group!("generate", "Generate files for systemd or Kubernetes", generate::Command, generate::run),
     group!("healthcheck", "Manage health checks on containers", healthcheck::Command, healthcheck::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(

@@ -9,7 +9,7 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach build builder buildx commit container context cp create diff events exec export generate healthcheck history image images import info inspect kill kube load login logout logs \
+const HERE: &str = "attach auto-update build builder buildx commit container context cp create diff events exec export generate healthcheck history image images import info inspect kill kube load login logout logs \
     manifest mount network pause play pod port ps pull push rename restart rm rmi run save search secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
@@ -19,7 +19,7 @@ const HERE: &str = "attach build builder buildx commit container context cp crea
     image:build image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
     image:prune image:pull image:push image:rm image:save image:search image:tag image:tree image:trust image:unmount image:untag \
     context:inspect context:list context:ls context:show context:use \
-    generate:kube kube:apply kube:down kube:generate kube:play play:kube \
+    generate:kube generate:systemd kube:apply kube:down kube:generate kube:play play:kube \
     network:connect network:create network:disconnect network:exists network:inspect network:list network:ls network:prune \
     network:reload network:remove network:rm network:update \
     pod:clone pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:pause pod:prune pod:ps pod:restart pod:rm pod:start \
@@ -30,7 +30,7 @@ const HERE: &str = "attach build builder buildx commit container context cp crea
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "auto-update compose generate:systemd init \
+const MISSING: &str = "compose init \
     container:checkpoint container:cleanup container:clone container:init \
     container:restore container:runlabel \
     image:scp image:sign \

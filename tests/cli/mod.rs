@@ -53,6 +53,7 @@ mod transcripts;
 mod trust;
 mod tutorials;
 mod undo;
+mod units;
 mod volumes;
 
 /// Every test of this area.
@@ -106,6 +107,7 @@ pub(crate) fn tests() -> Vec<Test> {
         commit::TESTS,
         prune::TESTS,
         undo::TESTS,
+        units::TESTS,
         volumes::TESTS,
         secrets::TESTS,
         pods::TESTS,

@@ -15,6 +15,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockname, listen, setsockopt, socket, sockopt,
 };
 
+use super::held::Held;
 use super::holder::{self, Holder};
 use crate::ports::{PortMapping, PortRange, PortRequest, Protocol};
 use crate::sys;
@@ -119,6 +120,14 @@ impl Listeners {
     /// # Errors
     /// [`PublishError`]; what was bound before it is closed again.
     pub fn bind(requests: &[PortRequest]) -> Result<Self, PublishError> {
+        Self::bind_beside(requests, &mut Held::default())
+    }
+
+    /// The same, with sockets that somebody has opened for us: a request for one port takes those that are bound to it.
+    ///
+    /// # Errors
+    /// [`PublishError`]; what was bound before it is closed again.
+    pub fn bind_beside(requests: &[PortRequest], held: &mut Held) -> Result<Self, PublishError> {
         let mut listeners = Self::default();
         let mut seen = HashSet::new();
         let receive_buffer = receive_buffer();
@@ -130,7 +139,11 @@ impl Listeners {
             {
                 continue;
             }
-            listeners.sockets.extend(bind_request(request, receive_buffer)?);
+            let taken = held.take(request);
+            if taken.is_empty() {
+                listeners.sockets.extend(bind_request(request, receive_buffer)?);
+            }
+            listeners.sockets.extend(taken);
         }
         Ok(listeners)
     }

@@ -223,7 +223,8 @@ impl<'a> Server<'a> {
                 return;
             }
             match sys::accept(listener.socket.as_fd()) {
-                Ok((outer, peer)) => self.open(listener, outer, peer),
+                // A socket of both families has IPv4's clients by names of IPv6.
+                Ok((outer, peer)) => self.open(listener, outer, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                     self.set_accepting(false);
                     return;
@@ -325,7 +326,7 @@ fn watch_session(epoll: &Epoll, fd: BorrowedFd<'_>, key: Key) -> Result<(), Errn
 }
 
 fn local_ip(socket: &OwnedFd) -> Option<IpAddr> {
-    sys::local_addr(socket.as_fd()).ok().map(|addr| addr.ip())
+    sys::local_addr(socket.as_fd()).ok().map(|addr| addr.ip().to_canonical())
 }
 
 /// Takes as many descriptors as the hard limit gives, within reason; returns the limit that holds.
