@@ -64,7 +64,7 @@ impl Held {
                 protocol,
             };
             if is_wanted(&address, protocol) && prepare(&socket, &address, protocol).is_some() {
-                taken.push(Listener { mapping, socket });
+                taken.push(Listener { mapping, socket, is_held: true });
             } else {
                 self.0.push((socket, address, protocol));
             }

@@ -104,6 +104,8 @@ fn shown(holder: &Option<Holder>) -> impl fmt::Display {
 pub(super) struct Listener {
     pub(super) mapping: PortMapping,
     pub(super) socket: OwnedFd,
+    /// Open before the container was: clients may have been waiting since.
+    pub(super) is_held: bool,
 }
 
 /// The host's ends of a container's published ports. Dropping them closes the ports.
@@ -221,6 +223,7 @@ fn bind_port(request: &PortRequest, port: u16, receive_buffer: Option<usize>) ->
                     protocol: request.protocol,
                 },
                 socket,
+                is_held: false,
             }),
             Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) if !bound.is_empty() => {}
             Err(errno) => return Err(explain(address, request.protocol, errno)),
