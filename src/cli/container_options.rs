@@ -113,7 +113,7 @@ impl ContainerOptions {
         }
         self.security.apply_namespaces(&mut request)?;
         self.life.apply(&mut request, caller)?;
-        // The unit that runs this command; auto-update restarts it.
+        // The unit that runs this command.
         let unit = caller.environment.iter().find(|(name, _)| name == SYSTEMD_UNIT);
         request.labels.extend(unit.cloned().filter(|(_, unit)| !unit.is_empty()));
         let process = self.process.apply(&mut request, caller)?;

@@ -9,7 +9,7 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach auto-update build builder buildx commit container context cp create diff events exec export generate healthcheck history image images import info inspect kill kube load login logout logs \
+const HERE: &str = "attach build builder buildx commit container context cp create diff events exec export generate healthcheck history image images import info inspect kill kube load login logout logs \
     manifest mount network pause play pod port ps pull push rename restart rm rmi run save search secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
     completion \
     container:attach container:commit container:cp container:create container:diff container:exec container:exists \
@@ -30,7 +30,7 @@ const HERE: &str = "attach auto-update build builder buildx commit container con
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "compose init \
+const MISSING: &str = "auto-update compose init \
     container:checkpoint container:cleanup container:clone container:init \
     container:restore container:runlabel \
     image:scp image:sign \
