@@ -14,6 +14,7 @@ use net::mode::Mode;
 use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
 use net::resolv_conf::{self, Choice, Reach};
 use nix::errno::Errno;
+use runtime::userns::making::Making;
 use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
 use storage::state::request;
@@ -163,6 +164,11 @@ pub(crate) fn plan(layout: &Layout, record: &Record, held: &mut Held) -> Result<
         bound => bound.map_err(|error| not_published(layout, error))?,
     };
     Ok(Plan { mode, way, listeners })
+}
+
+/// Whether a container is on a bridge, which takes a leader.
+pub(crate) fn needs_leader(request: &request::Request) -> bool {
+    Mode::parse(&request.network.mode) == Ok(Mode::Default)
 }
 
 fn helper(mode: &Mode) -> Result<Way, CommandError> {
@@ -394,7 +400,8 @@ impl Plan {
         }
     }
 
-    /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace. One
+    /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace, which is
+    /// that of `making` if no leader is returned. One
     /// that has to be in another's, whose init is `beside`, cannot be on a bridge, and gets a helper of its own.
     pub(super) fn lead(
         &mut self,
@@ -402,10 +409,12 @@ impl Plan {
         mapping: &runtime::userns::Mapping,
         record: &Record,
         beside: Option<BorrowedFd<'_>>,
+        making: Option<&mut Making>,
     ) -> Result<Option<OwnedFd>, CommandError> {
         let Way::Bridge { leader, .. } = &mut self.way else { return Ok(None) };
-        let found = super::leader::connect(layout, mapping)?;
-        if beside.is_some_and(|init| !runtime::userns::is_shared(init, found.pidfd.as_fd())) {
+        let found = super::leader::connect(layout, mapping, making)?;
+        let is_another = |init, leader: &OwnedFd| !runtime::userns::is_shared(init, leader.as_fd());
+        if beside.is_some_and(|init| found.pidfd.as_ref().is_none_or(|leader| is_another(init, leader))) {
             if record.request.network.endpoints.is_some() {
                 return Err(CommandError::user(
                     "the container whose namespaces are shared is on no bridge itself: it has a user namespace of its \
@@ -413,11 +422,16 @@ impl Plan {
                 )
                 .hinted("give both of them a network, or --network none"));
             }
+            if !record.request.network.egress.is_empty() {
+                return Err(CommandError::user(
+                    "--egress: the container has to be in the user namespace of another one, and cannot be on a bridge",
+                ));
+            }
             self.way = helper(&self.mode)?;
             return Ok(None);
         }
         *leader = Some(found.connection);
-        Ok(Some(found.pidfd))
+        Ok(found.pidfd)
     }
 
     /// Another run is to be on the networks that the record names, with the addresses of this one.

@@ -46,5 +46,7 @@ pub mod build;
 
 pub mod prune;
 
+pub mod check;
+
 #[allow(unsafe_code)]
 mod sys;

@@ -75,7 +75,7 @@ pub fn sweep(layout: &Layout) -> (Swept, Vec<SweepError>) {
         note(names.map(|count| swept.names = count).map_err(SweepError::from));
     }
     note(sweep_temporaries(layout, &layout.volumes()).map(|count| swept.volumes = count));
-    note(sweep_temporaries(layout, &layout.undo()).map(drop));
+    note(sweep_removals(layout));
     (swept, errors)
 }
 
@@ -233,6 +233,22 @@ pub fn sweep_runtime(layout: &Layout) -> Result<usize, SweepError> {
         }
     }
     Ok(swept)
+}
+
+/// Takes away the entries of the trash that a killed removal had begun: those whose maker holds no lock.
+fn sweep_removals(layout: &Layout) -> Result<(), SweepError> {
+    for entry in fs::read_dir(layout.undo()).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX)) {
+            continue;
+        }
+        match FileLock::try_exclusive(&entry.path().join(crate::image::undo::LOCK)) {
+            Ok(None) => {}
+            Ok(Some(_lock)) => trash::put(layout, &entry.path())?,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn sweep_temporaries(layout: &Layout, directory: &Path) -> Result<usize, SweepError> {

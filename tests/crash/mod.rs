@@ -3,11 +3,12 @@
 
 use crate::support::framework::Test;
 
+mod check;
 mod full_disk;
 mod kill;
 mod series;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [full_disk::TESTS, kill::TESTS, series::TESTS].concat()
+    [check::TESTS, full_disk::TESTS, kill::TESTS, series::TESTS].concat()
 }

@@ -1,7 +1,8 @@
 //! Many `kill -9`, each of one process of a command, any of them, at any moment of it. Afterwards: no broken image, no
 //! name that stays taken, no process without a container, no byte that `prune` does not take.
 //!
-//! `CORACLE_TEST_STRIKES=1000` makes it a thousand for each command; without it the series end after some seconds.
+//! After each strike at a command that deals with images, `system check` finds nothing, and the image that was there before
+//! still is. `CORACLE_TEST_STRIKES=1000` makes it a thousand for each command; without it the series end after some seconds.
 
 use std::fs;
 use std::thread;
@@ -16,10 +17,15 @@ use crate::support::http::Server;
 use crate::support::image::Packing;
 use crate::support::layout::{Blobs, Schema};
 use crate::support::prelude::*;
+use crate::support::sink::Sink;
 
 pub(crate) const TESTS: &[Test] = &[
     test!(series_of_pull).without_image().limit_secs(LIMIT_SECS),
     test!(series_of_load).limit_secs(LIMIT_SECS),
+    test!(series_of_save).limit_secs(LIMIT_SECS),
+    test!(series_of_push).limit_secs(LIMIT_SECS),
+    test!(series_of_rmi).limit_secs(LIMIT_SECS),
+    test!(series_of_prune).limit_secs(LIMIT_SECS),
     test!(series_of_run).limit_secs(LIMIT_SECS),
     test!(series_of_rm).limit_secs(LIMIT_SECS),
     test!(series_of_build).limit_secs(LIMIT_SECS),
@@ -91,6 +97,17 @@ fn series(home: &Home, line: &dyn Fn(u64) -> String, prepare: &dyn Fn(), check: 
     assert!(left.is_empty(), "prune left {left:#?}");
 }
 
+/// No image is lost and none broken: the store is whole, and these are in it.
+#[track_caller]
+fn assert_whole(home: &Home, images: &[&str], number: u64) {
+    // Contents are read in every fourth check only: what is damaged then stays so.
+    let checked = home.run(if number.is_multiple_of(4) { "system check" } else { "system check --quick" });
+    assert!(checked.code() == 0, "after strike {number}\n{}", checked.transcript());
+    for image in images {
+        assert_eq!(home.run(&format!("image exists {image}")).code(), 0, "{image} is lost after strike {number}");
+    }
+}
+
 /// What the image must hold: the digests of its files, and how they are asked for.
 const DIGESTS: &str = "sha256sum /noise0 /noise1 /noise2 /noise3";
 
@@ -106,6 +123,7 @@ fn series_of_pull(home: &Home) {
         home.run(&format!("rmi -f {reference}"));
     };
     let check = |number| {
+        assert_whole(home, &[], number);
         if home.run(&format!("image inspect {reference}")).code() == 0 {
             let found = home.ok(&format!("run --rm --network none --pull never {reference} {DIGESTS}"));
             assert_eq!(found, whole, "after strike {number}");
@@ -124,6 +142,7 @@ fn series_of_load(home: &Home) {
         home.run("rmi -f loaded:1");
     };
     let check = |number| {
+        assert_whole(home, &["busybox"], number);
         if home.run("image inspect loaded:1").code() == 0 {
             let found = home.ok(&format!("run --rm --network none loaded:1 {DIGESTS}"));
             assert_eq!(found, whole, "after strike {number}");
@@ -131,6 +150,66 @@ fn series_of_load(home: &Home) {
     };
     series(home, &|_| load.clone(), &prepare, &check);
     home.ok(&load);
+}
+
+fn series_of_save(home: &Home) {
+    image().load(home, "localhost/loaded:1");
+    let file = home.tmp().join("saved.tar");
+    let line = |number: u64| match number % 3 {
+        0 => format!("save -q -o {} loaded:1", file.display()),
+        1 => format!("save -q --format oci-archive -o {} loaded:1", file.display()),
+        _ => format!("save -q -m -o {} loaded:1 busybox", file.display()),
+    };
+    let prepare = || drop(fs::remove_file(&file));
+    series(home, &line, &prepare, &|number| assert_whole(home, &["busybox", "loaded:1"], number));
+}
+
+fn series_of_push(home: &Home) {
+    image().load(home, "localhost/loaded:1");
+    let sink = Sink::honest();
+    // Another repository each time, so that nothing is there already.
+    let line = |number| format!("push -q loaded:1 {}/a{number}/b:1", sink.host());
+    series(home, &line, &|| {}, &|number| {
+        assert_whole(home, &["busybox", "loaded:1"], number);
+        // What has a name there is whole.
+        sink.look(|held| {
+            if let Some((_, manifest)) = held.manifests.get(&format!("a{number}/b:1")) {
+                let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+                for layer in manifest["layers"].as_array().unwrap() {
+                    let name = format!("a{number}/b@{}", layer["digest"].as_str().unwrap());
+                    assert!(held.blobs.contains_key(&name), "{name}");
+                }
+            }
+        });
+    });
+}
+
+fn series_of_rmi(home: &Home) {
+    let file = home.write("image.tar", image().docker_archive("localhost/loaded:1"));
+    let prepare = || {
+        home.coracle("load -q -i").arg(&file).run().ok();
+    };
+    series(home, &|_| "rmi -f loaded:1".to_owned(), &prepare, &|number| {
+        assert_whole(home, &["busybox"], number);
+        if home.run("image inspect loaded:1").code() == 0 {
+            home.ok("run --rm --network none loaded:1 true");
+        }
+    });
+}
+
+fn series_of_prune(home: &Home) {
+    let file = home.write("image.tar", image().docker_archive("localhost/loaded:1"));
+    home.ok("create --name keeper busybox true");
+    let prepare = || {
+        home.coracle("load -q -i").arg(&file).run().ok();
+        home.ok("volume create --ignore v");
+    };
+    let line = |number: u64| match number % 3 {
+        0 => "image prune -a -f --now".to_owned(),
+        1 => "image prune -a -f".to_owned(),
+        _ => "system prune -a -f --volumes --now --filter until=1h".to_owned(),
+    };
+    series(home, &line, &prepare, &|number| assert_whole(home, &["busybox"], number));
 }
 
 fn series_of_run(home: &Home) {

@@ -122,7 +122,7 @@ impl ImageStore {
     }
 
     /// Everything that the images of the store refer to, those in the trash, and those of lists. An image that cannot be read keeps what it can be seen to need.
-    fn needed(&self) -> Result<Needed, StoreError> {
+    pub(crate) fn needed(&self) -> Result<Needed, StoreError> {
         let index = self.read_index()?;
         let (trashed, listed) = (self.trashed_entries(), self.listed_entries());
         let mut needed = Needed::default();
@@ -172,7 +172,7 @@ impl ImageStore {
 }
 
 #[derive(Default)]
-struct Needed {
-    blobs: HashSet<Digest>,
-    layers: HashSet<DiffId>,
+pub(crate) struct Needed {
+    pub(crate) blobs: HashSet<Digest>,
+    pub(crate) layers: HashSet<DiffId>,
 }

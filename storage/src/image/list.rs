@@ -248,6 +248,19 @@ impl ImageStore {
         self.change_lists(|file| file.manifests.retain(|known| name_of(known).as_ref() != Some(&list.name)))
     }
 
+    /// The entries of all lists.
+    pub(crate) fn lists(&self) -> Result<Vec<Descriptor>, StoreError> {
+        Ok(self.read_lists()?.manifests)
+    }
+
+    /// Forgets the list of this name, whose index cannot be read.
+    pub(crate) fn forget_list(&self, name: &str) -> Result<(), StoreError> {
+        let has_name = |known: &Descriptor| {
+            name_of(known).is_some_and(|known| known.to_string() == name) || known.digest.to_string() == name
+        };
+        self.change_lists(|file| file.manifests.retain(|known| !has_name(known)))
+    }
+
     fn change_lists(&self, change: impl FnOnce(&mut IndexFile)) -> Result<(), StoreError> {
         let images = self.prepared()?;
         let _lock = FileLock::exclusive(&images.join("lock"))?;

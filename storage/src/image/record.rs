@@ -36,13 +36,13 @@ pub const ANNOTATION_SIZES: &str = "dev.coracle.sizes";
 /// The file, parsed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct IndexFile {
-    pub(super) schema_version: u32,
+pub(crate) struct IndexFile {
+    pub(crate) schema_version: u32,
     #[serde(default = "index_type")]
-    pub(super) media_type: String,
-    pub(super) manifests: Vec<Descriptor>,
+    pub(crate) media_type: String,
+    pub(crate) manifests: Vec<Descriptor>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
 }
 
 fn index_type() -> String {
@@ -56,7 +56,7 @@ impl Default for IndexFile {
 }
 
 /// The name of an entry in the store's terms; nothing for a dangling image, or one whose name no reference can be.
-pub(super) fn name_of(entry: &Descriptor) -> Option<Reference> {
+pub(crate) fn name_of(entry: &Descriptor) -> Option<Reference> {
     // Ours are full already; other tools write bare tags.
     Reference::parse(entry.annotation(ANNOTATION_NAME)?).ok().map(Reference::with_default_tag)
 }
@@ -64,7 +64,7 @@ pub(super) fn name_of(entry: &Descriptor) -> Option<Reference> {
 impl IndexFile {
     /// Gives `name` to the image of `entry`, or adds it nameless. Whoever had the name before keeps the rest of its
     /// names, and if there are none, dangles.
-    pub(super) fn insert(&mut self, mut entry: Descriptor, name: Option<&Reference>) {
+    pub(crate) fn insert(&mut self, mut entry: Descriptor, name: Option<&Reference>) {
         match name {
             Some(name) => {
                 self.release(name);
@@ -83,7 +83,7 @@ impl IndexFile {
     }
 
     /// Takes `name` away from its image; says whether it had one. The image stays, dangling if it was its last name.
-    pub(super) fn release(&mut self, name: &Reference) -> bool {
+    pub(crate) fn release(&mut self, name: &Reference) -> bool {
         let Some(position) = self.manifests.iter().position(|entry| name_of(entry).as_ref() == Some(name)) else {
             return false;
         };
@@ -93,7 +93,7 @@ impl IndexFile {
     }
 
     /// Removes an image with all its names.
-    pub(super) fn remove(&mut self, manifest: &Digest) {
+    pub(crate) fn remove(&mut self, manifest: &Digest) {
         self.manifests.retain(|entry| entry.digest != *manifest);
     }
 }

@@ -320,13 +320,14 @@ impl ImageStore {
         Ok(FileLock::shared(&self.prepared()?.join("pin.lock"))?)
     }
 
-    /// The uncompressed lengths of all layers that some image in the store knows.
+    /// The uncompressed lengths of all layers that some image in the store, or in the trash, knows.
     ///
     /// # Errors
     /// `index.json` cannot be read.
     pub fn known_layer_sizes(&self) -> Result<HashMap<DiffId, u64>, StoreError> {
         let mut known = HashMap::new();
-        for image in self.list()? {
+        // The layers of what is in the trash are there as well: who pulls that again does not measure them.
+        for image in self.trashed_images().into_iter().chain(self.list()?) {
             for (layer, size) in image.layers.into_iter().zip(image.layer_sizes.unwrap_or_default()) {
                 known.insert(layer.diff_id, size);
             }
@@ -338,12 +339,12 @@ impl ImageStore {
         self.layout.images().join("index.json")
     }
 
-    pub(super) fn read_index(&self) -> Result<IndexFile, StoreError> {
+    pub(crate) fn read_index(&self) -> Result<IndexFile, StoreError> {
         self.read_index_file("index.json")
     }
 
     /// Reads a file of the form of `index.json`; one that is not there is empty.
-    pub(super) fn read_index_file(&self, name: &str) -> Result<IndexFile, StoreError> {
+    pub(crate) fn read_index_file(&self, name: &str) -> Result<IndexFile, StoreError> {
         let path = self.layout.images().join(name);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Index { path, source }),
@@ -364,7 +365,7 @@ impl ImageStore {
         Ok(images)
     }
 
-    pub(super) fn change_index(&self, change: impl FnOnce(&mut IndexFile)) -> Result<(), StoreError> {
+    pub(crate) fn change_index(&self, change: impl FnOnce(&mut IndexFile)) -> Result<(), StoreError> {
         let images = self.prepared()?;
         let _lock = FileLock::exclusive(&images.join("lock"))?;
         let mut index = self.read_index()?;
@@ -383,7 +384,7 @@ impl ImageStore {
     }
 
     /// The manifest that an entry leads to, through an index if another tool put one there.
-    pub(super) fn manifest_of(&self, image: &str, entry: &Descriptor) -> Result<(Descriptor, Manifest), StoreError> {
+    pub(crate) fn manifest_of(&self, image: &str, entry: &Descriptor) -> Result<(Descriptor, Manifest), StoreError> {
         let mut entry = entry.clone();
         for _ in 0..=INDEX_DEPTH_LIMIT {
             let bytes = self.document(image, &entry.digest, MANIFEST_LIMIT_BYTES)?;

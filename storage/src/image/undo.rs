@@ -1,6 +1,8 @@
 //! Images in the trash: descriptors in `undo/…-i/entries.json`, which keep blobs and layers as those of `index.json` do.
 
 use std::fs;
+use std::io;
+use std::path::PathBuf;
 
 use super::manifest::Descriptor;
 use super::record::{ANNOTATION_NAME, IndexFile, name_of};
@@ -8,9 +10,13 @@ use super::store::{Image, ImageStore, StoreError};
 use crate::reference::Reference;
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, write_atomic};
 use crate::state::layout::{create_dir, random_hex};
+use crate::state::lock::FileLock;
 use crate::state::undo::{self, Entry, Kind, Removal, UndoError, UndoLock};
 
 const FILE: &str = "entries.json";
+
+/// In a directory that is being made.
+pub(crate) const LOCK: &str = "lock";
 
 /// An image in the trash, with the names it lost.
 #[derive(Debug)]
@@ -68,18 +74,45 @@ impl ImageStore {
     fn put(&self, removal: &Removal, entries: &[Descriptor]) -> Result<(), StoreError> {
         let layout = self.layout();
         create_dir(&layout.undo())?;
-        let temporary = layout.undo().join(format!("{TEMPORARY_PREFIX}{}", random_hex(8)));
-        create_dir(&temporary)?;
+        let (temporary, lock) = self.temporary()?;
         let bytes = serde_json::to_vec(entries).unwrap_or_default();
         let place = undo::place(layout, removal, Kind::Image);
         let put =
             write_atomic(&temporary.join(FILE), &bytes, Durability::Data).map_err(StoreError::from).and_then(|()| {
-                fs::rename(&temporary, &place).map_err(|source| StoreError::Io { call: "rename", path: place, source })
+                fs::rename(&temporary, &place).map_err(|source| StoreError::Io {
+                    call: "rename",
+                    path: place.clone(),
+                    source,
+                })
             });
-        if put.is_err() {
-            let _ = fs::remove_dir_all(&temporary);
+        match put {
+            Err(_) => drop(fs::remove_dir_all(&temporary)),
+            Ok(()) => drop(fs::remove_file(place.join(LOCK))),
         }
+        drop(lock);
         put
+    }
+
+    /// A directory whose lock tells a sweep that its maker lives.
+    fn temporary(&self) -> Result<(PathBuf, FileLock), StoreError> {
+        let undo = self.layout().undo();
+        let mut attempts = 0;
+        loop {
+            let temporary = undo.join(format!("{TEMPORARY_PREFIX}{}", random_hex(8)));
+            create_dir(&temporary)?;
+            attempts += 1;
+            // A sweep may have taken it for a dead one in between.
+            match FileLock::try_exclusive(&temporary.join(LOCK)) {
+                Ok(Some(lock)) => return Ok((temporary, lock)),
+                Ok(None) if attempts < 8 => {}
+                Err(error) if error.is_not_found() && attempts < 8 => {}
+                Ok(None) => {
+                    let source = io::Error::from(io::ErrorKind::ResourceBusy);
+                    return Err(StoreError::Io { call: "lock", path: temporary, source });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// What an entry of the trash holds.
@@ -97,6 +130,12 @@ impl ImageStore {
     pub(super) fn trashed_entries(&self) -> Vec<Descriptor> {
         let entries = undo::list(self.layout()).into_iter().filter(|entry| entry.kind == Kind::Image);
         entries.filter_map(|entry| entry.read::<Vec<Descriptor>>(FILE).ok()).flatten().collect()
+    }
+
+    /// The images in the trash that can be brought back.
+    pub(super) fn trashed_images(&self) -> Vec<Image> {
+        let entries = undo::list(self.layout()).into_iter().filter(|entry| entry.kind == Kind::Image);
+        entries.filter_map(|entry| self.trashed(&entry).ok()?.image).collect()
     }
 
     /// Brings an image back with its names, of which none may have been given to another image since.

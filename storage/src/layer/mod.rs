@@ -25,6 +25,8 @@ pub mod view;
 
 pub mod diff;
 
+pub mod pack;
+
 pub mod changes;
 
 pub mod unpack;

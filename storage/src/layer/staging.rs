@@ -12,7 +12,7 @@ use super::confine::confine_thread;
 use super::ids::IdPolicy;
 use super::index::{self, IndexError};
 use super::remove::remove_tree;
-use crate::digest::{DiffId, Hasher};
+use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::state::layout::random_hex;
 use crate::state::lock::{FileLock, LockError};
 use nix::errno::Errno;
@@ -194,9 +194,9 @@ pub fn unpack_blob(
     let unpack = || -> Result<(DiffId, Applied), StageError> {
         let read = |source| ApplyError::Tar(super::tar::TarError::Read { offset: 0, source });
         let tar = Decompressor::new(blob).map_err(read)?;
-        let mut hashed = Hashed { inner: tar, hasher: Hasher::new(algorithm) };
+        let mut hashed = Hashed::new(tar, algorithm);
         let applied = staging.unpack(&mut hashed, ids, true)?;
-        Ok((DiffId::new(hashed.hasher.finish()), applied))
+        Ok((hashed.finish(), applied))
     };
     // A thread of its own, because it is confined for the rest of its life.
     let unpacked = std::thread::scope(|scope| scope.spawn(unpack).join().expect("unpacking does not panic"));
@@ -255,9 +255,20 @@ pub fn sweep(layers: &Path) -> Result<usize, StageError> {
 }
 
 /// Passes bytes on and hashes them.
-struct Hashed<R> {
+pub(crate) struct Hashed<R> {
     inner: R,
     hasher: Hasher,
+}
+
+impl<R> Hashed<R> {
+    pub(crate) fn new(inner: R, algorithm: Algorithm) -> Self {
+        Self { inner, hasher: Hasher::new(algorithm) }
+    }
+
+    /// The digest of all that was read.
+    pub(crate) fn finish(self) -> DiffId {
+        DiffId::new(self.hasher.finish())
+    }
 }
 
 impl<R: Read> Read for Hashed<R> {

@@ -15,6 +15,7 @@
 //! 3. <runtime>/<id>/lock       one container; its supervisor holds it for life
 //! 4. names.lock               moving a name, sweeping a stale one (claiming a free one needs no lock)
 //! 5. volumes.lock             removing a volume
+//! 6. undo/.tmp-*/lock           an image that is being moved to the trash; only ever tried
 //! 6. trash.lock                unlinking what lies in the trash
 //! 7. net/leader.lock           a leader of the network namespace is started, or ends; its holder waits for nobody
 //! 8. net/leader-*.alive        held by the leader for life; only ever tried

@@ -2,17 +2,15 @@
 //!
 //! ```text
 //! upper directory → tar ─┬→ SHA-256 → diffID
-//!                        └→ gzip → unlinked file ‖ SHA-256 → blob
+//!                        └→ gzip (all cores) → unlinked file ‖ SHA-256 → blob
 //! ```
 //! The rest is a pull from a source that has this blob beside those of the image below.
 
 use std::fs::File;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -26,12 +24,11 @@ use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::image::manifest::{Descriptor, media_type};
 use crate::image::{Image, ImageStore};
 use crate::layer::IdPolicy;
-use crate::layer::diff::{TreeForm, write_tree};
+use crate::layer::compress::{self, compress};
+use crate::layer::diff::TreeForm;
+use crate::layer::pack::write_blob;
 use crate::progress::Progress;
 use crate::reference::Reference;
-
-/// Better costs more time than a layer on this machine's disk is worth.
-const LEVEL: u32 = 3;
 
 /// Which documents are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,23 +90,21 @@ fn archive(store: &ImageStore, upper: &Path, ids: &IdPolicy) -> Result<(File, De
     };
     let images = store.layout().images();
     let mut file = unlinked_file(&images).map_err(failed(&images))?;
-    let (layer, diff_id) = {
-        let both = Both { file: &mut file, hasher: Hasher::new(Algorithm::Sha256), len_bytes: 0 };
-        let inner = GzEncoder::new(both, Compression::new(LEVEL));
-        let mut tar = Hashed { inner, hasher: Hasher::new(Algorithm::Sha256) };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        match nix::fcntl::open(upper, flags, Mode::empty()) {
-            Ok(root) => {
-                write_tree(root.as_fd(), TreeForm::Overlay, ids, &mut tar)?;
-            }
-            Err(Errno::ENOENT) => tar.write_all(&[0; 1024]).map_err(failed(&images))?,
-            Err(errno) => return Err(failed(upper)(errno.into())),
+    let mut both = Both { file: &mut file, hasher: Hasher::new(Algorithm::Sha256), len_bytes: 0 };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let diff_id = match nix::fcntl::open(upper, flags, Mode::empty()) {
+        Ok(root) => write_blob(root.as_fd(), TreeForm::Overlay, ids, Some(compress::Format::Gzip), &mut both)?,
+        Err(Errno::ENOENT) => {
+            let empty = &[0; 1024];
+            let mut layer = compress(&empty[..], compress::Format::Gzip, compress::Format::Gzip.default_level())
+                .map_err(failed(&images))?;
+            io::copy(&mut layer, &mut both).map_err(failed(&images))?;
+            DiffId::new(Digest::of(empty))
         }
-        let Hashed { inner, hasher: uncompressed } = tar;
-        let Both { hasher, len_bytes, .. } = inner.finish().map_err(failed(&images))?;
-        let layer = Descriptor::new(media_type::OCI_LAYER_GZIP, hasher.finish(), len_bytes);
-        (layer, DiffId::new(uncompressed.finish()))
+        Err(errno) => return Err(failed(upper)(errno.into())),
     };
+    let Both { hasher, len_bytes, .. } = both;
+    let layer = Descriptor::new(media_type::OCI_LAYER_GZIP, hasher.finish(), len_bytes);
     Ok((file, layer, diff_id))
 }
 
@@ -241,23 +236,5 @@ pub(crate) fn layer_type(known: &str, format: Format) -> String {
         (Some((oci, _)), Format::Oci) => (*oci).to_owned(),
         (Some((_, docker)), Format::Docker) => (*docker).to_owned(),
         (None, _) => known.to_owned(),
-    }
-}
-
-/// Hashes what is written.
-struct Hashed<W> {
-    inner: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let len = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..len]);
-        Ok(len)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
     }
 }
