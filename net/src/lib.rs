@@ -64,6 +64,8 @@ pub mod network;
 
 pub mod subnet;
 
+pub mod egress;
+
 pub mod dns;
 
 pub mod leader;

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use net::driver;
-use net::leader::{Answer, Ask, Connection, Estate, Inside, Leader, WayOut};
+use net::leader::{Answer, Ask, Connection, Estate, Inside, Leader, Refused, WayOut};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect as connect_to, listen, socket,
@@ -28,6 +28,8 @@ use nix::sys::socket::{
 use runtime::process::spawn::{self, Servant, Side};
 use runtime::process::{Forked, clone3};
 use runtime::userns::Mapping;
+use storage::state::container;
+use storage::state::events::{self, Event};
 use storage::state::layout::{self, Layout};
 use storage::state::lock::FileLock;
 
@@ -244,11 +246,21 @@ fn serve(
 fn lead(layout: &Layout, path: &Path, listener: BorrowedFd<'_>, estate: Option<&Estate>, way_out: WayOut) -> i32 {
     let Some(inside) = namespace(estate.map(|estate| estate.netns.as_fd()), &way_out) else { return 125 };
     let Ok(listener) = listener.try_clone_to_owned() else { return 125 };
-    let Ok(mut leader) = Leader::new(listener, inside, way_out, estate) else { return 125 };
+    let Ok(leader) = Leader::new(listener, inside, way_out, estate) else { return 125 };
+    let journal = layout.clone();
+    let mut leader = leader.telling(move |refused| note(&journal, refused));
     // Nobody starts another one, or counts on this one, while we hold the lock.
     let ended = leader.run(|| FileLock::try_exclusive(&layout.network_lock()).ok().flatten());
     let _ = std::fs::remove_file(path);
     i32::from(ended.is_err())
+}
+
+/// Notes in the journal what a container was refused.
+fn note(layout: &Layout, refused: &Refused) {
+    let Ok(record) = container::find(layout, &refused.container) else { return };
+    let mut event = Event::container(&record, "refuse");
+    event.attributes.insert("destination".to_owned(), refused.destination.clone());
+    events::note(layout, &[event]);
 }
 
 /// Opens what the leader needs of the user's network namespace, which is made unless it is there.

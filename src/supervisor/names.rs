@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use net::dns::Wishes;
+use net::egress::Rules;
 use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
-use storage::state::request::Namespace;
+use storage::state::request::{self, Namespace};
 
 /// The names that lead to a container: its own, which its addresses are called, its short id, its host name, and those that
 /// were asked for.
@@ -34,6 +35,16 @@ pub(crate) fn call(names: &mut Vec<String>, name: &str) {
     names.insert(0, name);
 }
 
+/// What a container may reach, if that is not everything. The rules were read when they were asked for; should they not be
+/// understood any more, nothing is allowed.
+fn egress(asked: &request::Network) -> Option<Rules> {
+    if asked.egress.is_empty() {
+        return None;
+    }
+    let nothing = || Rules::parse(["deny=*"]).ok();
+    Rules::parse(asked.egress.iter().map(String::as_str)).ok().or_else(nothing)
+}
+
 /// What it wants besides: servers for the names that are no container's, and names of its own for others.
 pub(crate) fn wishes(layout: &Layout, record: &Record) -> Wishes {
     let asked = &record.request.network;
@@ -44,5 +55,5 @@ pub(crate) fn wishes(layout: &Layout, record: &Record) -> Wishes {
             let _ = links.insert(link.alias.to_lowercase(), other.id.short().to_owned());
         }
     }
-    Wishes { servers: asked.dns.clone(), links }
+    Wishes { servers: asked.dns.clone(), links, egress: egress(asked) }
 }

@@ -411,6 +411,11 @@ impl Plan {
                 )
                 .hinted("give both of them a network, or --network none"));
             }
+            if !record.request.network.egress.is_empty() {
+                return Err(CommandError::user(
+                    "--egress: the container has to be in the user namespace of another one, and cannot be on a bridge",
+                ));
+            }
             self.way = helper(&self.mode)?;
             return Ok(None);
         }

@@ -130,7 +130,7 @@ impl Drop for Lab {
     }
 }
 
-fn ip(line: &str) {
+pub(super) fn ip(line: &str) {
     let program = needs::find_program("ip").expect("the need was checked");
     let output = Command::new(program).args(line.split(' ')).output().expect("it runs");
     assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));

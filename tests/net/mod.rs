@@ -10,17 +10,19 @@ mod repair;
 
 mod networks;
 
+mod egress;
+
 use crate::support::framework::Test;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [ports::TESTS, repair::TESTS, networks::TESTS].concat()
+    [ports::TESTS, repair::TESTS, networks::TESTS, egress::TESTS].concat()
 }
 
 /// The inner roles of this program.
 pub(crate) fn inside(role: &str, argument: &str) -> Option<std::process::ExitCode> {
     match role {
-        "--lab" => Some(lab::inside(argument, &[ports::CASES, repair::CASES, networks::CASES])),
+        "--lab" => Some(lab::inside(argument, &[ports::CASES, repair::CASES, networks::CASES, egress::CASES])),
         "--service" => Some(service::run(argument)),
         _ => None,
     }

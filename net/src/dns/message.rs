@@ -231,6 +231,41 @@ impl Query<'_> {
 
 const EXTENSION_LEN: usize = 11;
 
+/// What an answer says of addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Addresses {
+    /// The name that was asked for.
+    pub(super) name: Option<String>,
+    /// Where it leads, whatever aliases are between.
+    pub(super) ips: Vec<IpAddr>,
+    /// The shortest time to live of them, in seconds.
+    pub(super) ttl: u32,
+}
+
+/// The addresses in an answer; `None` for what is no whole answer.
+pub(super) fn addresses(bytes: &[u8]) -> Option<Addresses> {
+    let name_end = plain_name_end(bytes)?;
+    let question = bytes.get(HEADER_LEN..name_end + 4)?;
+    let name = bytes.get(HEADER_LEN..name_end)?;
+    let (mut at, mut ips, mut ttl) = (name_end + 4, Vec::new(), u32::MAX);
+    for _ in 0..read_u16(bytes, 6)? {
+        let record = record_at(bytes, at)?;
+        at = record.end;
+        let data = bytes.get(record.data..record.end)?;
+        let ip = match record.kind {
+            A => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+            AAAA => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
+            _ => None,
+        };
+        if let Some(ip) = ip.filter(|_| record.class == CLASS_IN) {
+            ips.push(ip);
+            ttl = ttl.min(record.ttl);
+        }
+    }
+    let query = Query { bytes, flags: 0, question, name, kind: 0, extension: None };
+    Some(Addresses { name: query.name(), ips, ttl })
+}
+
 /// What is looked at of an answer that is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reply {
@@ -284,6 +319,15 @@ pub(super) fn with_id(bytes: &[u8], id: u16) -> Vec<u8> {
     copy
 }
 
+/// Makes of an answer that the server has failed.
+pub(super) fn fail(answer: &mut Vec<u8>) {
+    let end = plain_name_end(answer).map_or(HEADER_LEN, |end| end + 4);
+    answer.truncate(end);
+    let flags = read_u16(answer, 2).unwrap_or_default() & !0xf | u16::from(rcode::SERVER_FAILURE);
+    write_u16(answer, 2, flags);
+    [6, 8, 10].into_iter().for_each(|count| write_u16(answer, count, 0));
+}
+
 /// Where the name behind the header ends, if it is all there: nothing stands before it that it could point at.
 fn plain_name_end(bytes: &[u8]) -> Option<usize> {
     let mut at = HEADER_LEN;
@@ -303,6 +347,8 @@ struct RawRecord {
     kind: u16,
     class: u16,
     ttl: u32,
+    /// Where its data begins.
+    data: usize,
     /// Where the next one begins.
     end: usize,
 }
@@ -324,6 +370,7 @@ fn record_at(bytes: &[u8], at: usize) -> Option<RawRecord> {
         kind: read_u16(bytes, end)?,
         class: read_u16(bytes, end + 2)?,
         ttl,
+        data: end + 10,
         end: end + 10 + len,
     };
     (record.end <= bytes.len()).then_some(record)
@@ -366,6 +413,7 @@ pub(super) fn examine(bytes: &[u8]) {
         Err(Unfit::Answer(answer)) => return assert!(is_whole(&answer), "{bytes:?}: {answer:?}"),
         Ok(query) => query,
     };
+    let _ = addresses(bytes);
     if let Some(name) = query.name() {
         assert!(name.len() < LONGEST_NAME && name == name.to_ascii_lowercase(), "{name:?}");
     }
@@ -374,6 +422,9 @@ pub(super) fn examine(bytes: &[u8]) {
         (0..200).map(address).chain([Record::Name("a".repeat(40)), Record::Name("..".to_owned())]).collect();
     for some in [&records[..], &records[..1], &records[200..], &[]] {
         let whole = query.answer(rcode::NO_ERROR, some, usize::from(u16::MAX));
+        let count = some.iter().filter(|record| matches!(record, Record::Address(_))).count();
+        let found = addresses(&whole).expect("it is whole");
+        assert!(found.ips.len() <= count && found.name == query.name(), "{bytes:?}");
         for limit in [query.datagram_limit(), PLAIN_LIMIT] {
             let answer = query.answer(rcode::NO_ERROR, some, limit);
             assert!(answer.len() <= limit && is_whole(&answer), "{bytes:?}: {answer:?}");

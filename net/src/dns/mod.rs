@@ -33,7 +33,7 @@ mod server;
 mod tests;
 
 pub use names::{DOMAIN, HOST_NAMES, Names, Number, Place, Wishes};
-pub use server::Server;
+pub use server::{Held, Server};
 pub use sockets::Sockets;
 
 /// Where the host names its servers.

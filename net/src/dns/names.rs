@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::message::{A, AAAA, ANY, PTR, Record};
+use crate::egress::Rules;
 use crate::netlink::Address;
 
 /// The domain that names of containers may be given with: the first in the search list of each of them, so that none of
@@ -32,6 +33,9 @@ pub struct Wishes {
     /// Names that it alone has for other containers, and what those are called by everybody.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub links: BTreeMap<String, String>,
+    /// What it may reach beyond its networks; everything, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Rules>,
 }
 
 /// A container in one network.
@@ -69,6 +73,8 @@ pub(super) enum Found {
     Nothing,
     /// Others know; the host's servers if there are none here.
     Others(Vec<IpAddr>),
+    /// Others may know, but the asker is not to reach what the name leads to.
+    Refused,
 }
 
 /// All names.
@@ -136,7 +142,7 @@ impl Names {
     /// What a question of `asker` leads to; `name` is `None` for one that no container can have.
     pub(super) fn look_up(&mut self, asker: IpAddr, name: Option<&str>, kind: u16) -> Found {
         let member = self.by_address.get(&asker).and_then(|container| self.members.get(container));
-        let Some(name) = name else { return elsewhere(member) };
+        let Some(name) = name else { return elsewhere(member, name) };
         if HOST_NAMES.contains(&name)
             && let Some(host) = self.host
         {
@@ -167,7 +173,7 @@ impl Names {
         let is_ours = bare.is_some()
             || name == DOMAIN
             || !name.contains('.') && self.by_name.values().any(|network| network.contains_key(name));
-        if is_ours { Found::Nothing } else { elsewhere(member) }
+        if is_ours { Found::Nothing } else { elsewhere(member, Some(name)) }
     }
 
     /// What a name leads to in the networks of a container.
@@ -185,6 +191,12 @@ impl Names {
         (!addresses.is_empty()).then_some(addresses)
     }
 
+    /// Who has an address, and what it may reach.
+    pub(super) fn egress(&self, asker: IpAddr) -> Option<(Number, &Rules)> {
+        let container = self.by_address.get(&asker)?;
+        Some((*container, self.members.get(container)?.wishes.egress.as_ref()?))
+    }
+
     fn name_of(&self, network: &str, ip: IpAddr) -> Option<String> {
         let member = self.members.get(self.by_address.get(&ip)?)?;
         let place = member.places.iter().find(|place| place.has_names && place.network == network)?;
@@ -193,10 +205,13 @@ impl Names {
 }
 
 /// Who is to be asked for the others of a container's names.
-fn elsewhere(asker: Option<&Member>) -> Found {
+fn elsewhere(asker: Option<&Member>, name: Option<&str>) -> Found {
     let Some(Member { places, wishes }) = asker else { return Found::Others(Vec::new()) };
     if !places.iter().any(|place| place.leads_out) {
         return Found::Nothing;
+    }
+    if wishes.egress.as_ref().is_some_and(|rules| !rules.may_ask(name)) {
+        return Found::Refused;
     }
     if !wishes.servers.is_empty() {
         return Found::Others(wishes.servers.clone());
@@ -273,6 +288,7 @@ mod tests {
                 shown.sort();
                 shown.join(" ")
             }
+            Found::Refused => "refused".to_owned(),
             Found::Nothing => "nothing".to_owned(),
             Found::Others(servers) => {
                 format!("others{}", servers.iter().map(|ip| format!(" {ip}")).collect::<String>())
@@ -361,6 +377,7 @@ mod tests {
         let wishes = Wishes {
             servers: vec!["192.0.2.9".parse().unwrap()],
             links: [("short".to_owned(), "b".to_owned())].into(),
+            egress: None,
         };
         names.set(1, vec![inner.clone()], wishes.clone());
         names.set(2, vec![own.clone()], Wishes::default());

@@ -1,6 +1,6 @@
 //! The server: who asks, what is on its way, when it is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::message::{self, Unfit, rcode};
-use super::names::{Found, Names};
+use super::names::{Found, Names, Number};
 use super::pending::Pending;
 use super::resolvers::Resolvers;
 use super::sockets::{PORT, Sockets};
@@ -83,6 +83,24 @@ pub struct Server {
     pending: BTreeMap<u32, (Asker, Pending)>,
     clients: BTreeMap<u32, Client>,
     last: u32,
+    /// Answers that wait for their addresses to be open.
+    held: VecDeque<Held>,
+    refused: Vec<(Number, String)>,
+}
+
+/// An answer to a container that may not reach everything, with addresses of a name that it may reach.
+#[derive(Debug)]
+pub struct Held {
+    asker: Asker,
+    answer: Vec<u8>,
+    /// The container.
+    pub container: Number,
+    /// Which of its rules are about the name.
+    pub rules: Vec<usize>,
+    /// Where the name leads.
+    pub ips: Vec<IpAddr>,
+    /// How long the answer lives.
+    pub ttl: Duration,
 }
 
 impl Server {
@@ -103,7 +121,8 @@ impl Server {
             epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(at).pack()))?;
         }
         let (names, pending, clients) = (Names::default(), BTreeMap::new(), BTreeMap::new());
-        Ok(Self { epoll, sockets, names, resolvers, pending, clients, last: 0 })
+        let (held, refused) = (VecDeque::new(), Vec::new());
+        Ok(Self { epoll, sockets, names, resolvers, pending, clients, last: 0, held, refused })
     }
 
     /// What it knows; a change is seen by the next query.
@@ -132,6 +151,30 @@ impl Server {
             }
         }
         self.on_time(Instant::now());
+    }
+
+    /// An answer that goes out when its addresses are open: [`Server::release`] it.
+    pub fn held(&mut self) -> Option<Held> {
+        self.held.pop_front()
+    }
+
+    /// The answer goes out, or, if its addresses could not be opened, that there is none now.
+    pub fn release(&mut self, held: Held, is_open: bool) {
+        if is_open {
+            self.send(held.asker, &held.answer);
+        } else {
+            let mut failure = held.answer;
+            message::fail(&mut failure);
+            self.send(held.asker, &failure);
+        }
+        if let Asker::Stream(number, _) = held.asker {
+            self.on_client(number);
+        }
+    }
+
+    /// The names that containers asked for since the last time and may not reach.
+    pub fn take_refused(&mut self) -> Vec<(Number, String)> {
+        std::mem::take(&mut self.refused)
     }
 
     fn on_datagrams(&mut self, at: usize) {
@@ -207,6 +250,13 @@ impl Server {
         match self.names.look_up(asker.ip(), query.name().as_deref(), query.kind) {
             Found::Records(records) => self.answer(asker, &query.answer(rcode::NO_ERROR, &records, limit)),
             Found::Nothing => self.answer(asker, &query.answer(rcode::NO_SUCH_NAME, &[], limit)),
+            Found::Refused => {
+                let container = self.names.egress(asker.ip()).map(|(container, _)| container);
+                let room = self.refused.len() < MOST_PENDING;
+                self.refused.extend(container.zip(query.name()).filter(|_| room));
+                // Whoever is told so asks nobody else.
+                self.answer(asker, &query.answer(rcode::NO_SUCH_NAME, &[], limit));
+            }
             Found::Others(servers) => {
                 let of_one = self.pending.values().filter(|(other, _)| other.ip() == asker.ip()).count();
                 if self.pending.len() >= MOST_PENDING || of_one >= MOST_PENDING_OF_ONE {
@@ -269,6 +319,28 @@ impl Server {
     }
 
     fn answer(&mut self, asker: Asker, answer: &[u8]) {
+        match self.hold(asker, answer) {
+            Some(held) => self.held.push_back(held),
+            None => self.send(asker, answer),
+        }
+    }
+
+    /// What is to be done before an answer goes out.
+    fn hold(&self, asker: Asker, answer: &[u8]) -> Option<Held> {
+        let (container, egress) = self.names.egress(asker.ip())?;
+        let found = message::addresses(answer)?;
+        let rules = egress.about(&found.name?);
+        (!rules.is_empty() && !found.ips.is_empty()).then(|| Held {
+            asker,
+            answer: answer.to_vec(),
+            container,
+            rules,
+            ips: found.ips,
+            ttl: Duration::from_secs(found.ttl.into()),
+        })
+    }
+
+    fn send(&mut self, asker: Asker, answer: &[u8]) {
         match asker {
             Asker::Datagram(at, source) => {
                 if let Some(socket) = self.sockets.datagrams.get(at) {

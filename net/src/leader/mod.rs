@@ -28,7 +28,13 @@ pub(crate) mod message;
 
 mod way_out;
 
+mod configure;
+
 mod serve;
+
+mod egress;
+
+mod refusals;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -38,11 +44,12 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 pub use message::{Answer, Ask, Endpoint, Joined};
+pub use refusals::Refused;
 pub use serve::{Leader, ServeError};
 pub use way_out::WayOut;
 
 use crate::dns;
-use crate::netfilter::{Netfilter, NetfilterError};
+use crate::netfilter::{Netfilter, NetfilterError, Notes};
 use crate::netlink::{LOOPBACK_INDEX, Netlink, NetlinkError};
 
 /// Why a namespace could not be made ready for bridges.
@@ -78,6 +85,7 @@ pub struct Inside {
     netns: OwnedFd,
     route: OwnedFd,
     filter: OwnedFd,
+    notes: Notes,
     dns: dns::Sockets,
 }
 
@@ -88,8 +96,13 @@ const PATIENCE: TimeVal = TimeVal::new(10, 0);
 const LOOK_EVERY_MS: u16 = 50;
 const MOST_LOOKS: usize = 200;
 
-/// Packets go from one bridge to another and to the way out.
-const FORWARDING: [&str; 2] = ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"];
+/// Packets go from one bridge to another and to the way out; what stays on a bridge is no business of the packet filter's.
+const SETTINGS: [(&str, &str); 4] = [
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv6.conf.all.forwarding", "1"),
+    ("net.bridge.bridge-nf-call-iptables", "0"),
+    ("net.bridge.bridge-nf-call-ip6tables", "0"),
+];
 
 impl Inside {
     /// Makes the calling process' namespace ready, with what the way out wants to be set, and opens what is needed to work
@@ -100,18 +113,18 @@ impl Inside {
     pub fn open(sysctls: &[(&'static str, &'static str)]) -> Result<Self, InsideError> {
         let mut route = Netlink::open()?;
         route.link_up(LOOPBACK_INDEX)?;
-        let forwarding = FORWARDING.map(|name| (name, "1"));
-        for (name, value) in forwarding.iter().chain(sysctls) {
+        for (name, value) in SETTINGS.iter().chain(sysctls) {
             let written = std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value);
             match written {
-                // A kernel without IPv6 does not have it.
-                Err(_) if name.starts_with("net.ipv6.") => {}
+                // A kernel without IPv6, or without packet filters on bridges, does not have it.
+                Err(_) if name.starts_with("net.ipv6.") || name.starts_with("net.bridge.") => {}
                 other => other.map_err(|source| InsideError::Sysctl { name, source })?,
             }
         }
         let netns = std::fs::File::open("/proc/self/ns/net").map_err(InsideError::Namespace)?;
         let dns = dns::Sockets::open().map_err(InsideError::Names)?;
-        Ok(Self { netns: netns.into(), route: route.into_socket(), filter: Netfilter::open()?.into_socket(), dns })
+        let (route, filter, notes) = (route.into_socket(), Netfilter::open()?.into_socket(), Notes::open()?);
+        Ok(Self { netns: netns.into(), route, filter, notes, dns })
     }
 
     /// The namespace.
@@ -125,8 +138,8 @@ impl Inside {
     /// # Errors
     /// Those of sendmsg(2).
     pub fn send(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
-        let each = [&self.netns, &self.route, &self.filter];
-        each.into_iter().try_for_each(|fd| message::send(socket, &(), &[fd.as_fd()]))?;
+        let each = [self.netns.as_fd(), self.route.as_fd(), self.filter.as_fd(), self.notes.as_fd()];
+        each.into_iter().try_for_each(|fd| message::send(socket, &(), &[fd]))?;
         let mut left = self.dns.iter().count();
         self.dns.iter().try_for_each(|fd| {
             left -= 1;
@@ -142,12 +155,13 @@ impl Inside {
         let next =
             || message::receive::<()>(socket).map(|received| received.and_then(|((), fds)| fds.into_iter().next()));
         let (Some(netns), Some(route), Some(filter)) = (next()?, next()?, next()?) else { return Ok(None) };
+        let Some(notes) = next()?.map(Notes::over) else { return Ok(None) };
         let mut sockets = Vec::new();
         loop {
             let Some((left, fds)) = message::receive::<usize>(socket)? else { return Ok(None) };
             sockets.extend(fds);
             if left == 0 {
-                return Ok(Some(Self { netns, route, filter, dns: sockets.into_iter().collect() }));
+                return Ok(Some(Self { netns, route, filter, notes, dns: sockets.into_iter().collect() }));
             }
         }
     }

@@ -1,24 +1,22 @@
 //! The leader's loop.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{SockFlag, accept4};
-use nix::sys::wait::waitpid;
-use nix::unistd::pipe2;
 
+use super::configure::configure;
 use super::message::{self, Answer, Ask, Endpoint, Joined};
-use super::{Estate, Inside, WayOut};
+use super::refusals::Refusals;
+use super::{Estate, Inside, Refused, WayOut};
 use crate::dns;
 use crate::driver::{DriverError, MacAddress};
-use crate::netfilter::{Bridge, Netfilter, NetfilterError};
-use crate::netlink::{self, Address, Link, Netlink, NetlinkError, Route, Veth};
+use crate::netfilter::{Bridge, Netfilter, NetfilterError, Notes};
+use crate::netlink::{Address, Link, Netlink, NetlinkError, Veth};
 use crate::network::{LeaseError, Leases, Network};
 use crate::sys;
 
@@ -78,23 +76,23 @@ struct Living {
 
 /// A container that is here.
 #[derive(Debug)]
-struct Member {
-    container: String,
-    places: Vec<Place>,
+pub(super) struct Member {
+    pub(super) container: String,
+    pub(super) places: Vec<Place>,
 }
 
 /// What a container asked for of a network, and what it got.
 #[derive(Debug)]
-struct Place {
-    endpoint: Endpoint,
-    joined: Joined,
+pub(super) struct Place {
+    pub(super) endpoint: Endpoint,
+    pub(super) joined: Joined,
 }
 
 /// Somebody who has a container.
 #[derive(Debug)]
-struct Client {
-    socket: OwnedFd,
-    member: Option<Member>,
+pub(super) struct Client {
+    pub(super) socket: OwnedFd,
+    pub(super) member: Option<Member>,
 }
 
 /// The leader.
@@ -103,14 +101,16 @@ pub struct Leader {
     listener: OwnedFd,
     netns: OwnedFd,
     route: Netlink,
-    filter: Netfilter,
-    way_out: WayOut,
+    pub(super) filter: Netfilter,
+    pub(super) way_out: WayOut,
     networks: BTreeMap<String, Living>,
-    clients: Vec<Client>,
+    pub(super) clients: Vec<Client>,
     /// The addresses of devices that are there and whose containers have not yet told that they are: of a leader that was
     /// killed.
     orphans: BTreeMap<String, Vec<IpAddr>>,
-    dns: dns::Server,
+    pub(super) dns: dns::Server,
+    pub(super) notes: Notes,
+    pub(super) refusals: Refusals,
 }
 
 impl Leader {
@@ -152,7 +152,16 @@ impl Leader {
             clients: Vec::new(),
             orphans,
             dns,
+            notes: inside.notes,
+            refusals: Refusals::default(),
         })
+    }
+
+    /// The leader tells somebody what containers were refused.
+    #[must_use]
+    pub fn telling(mut self, tell: impl FnMut(&Refused) + 'static) -> Self {
+        self.refusals = Refusals::telling(Box::new(tell));
+        self
     }
 
     /// Serves until nobody is connected, and returns what `may_end` gave: it keeps others from counting on us, or says
@@ -178,6 +187,7 @@ impl Leader {
             let mut fds = vec![
                 PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.dns.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.notes.as_fd(), PollFlags::POLLIN),
             ];
             fds.extend(self.way_out.pidfd().map(|way_out| PollFd::new(way_out, PollFlags::POLLIN)));
             let before_clients = fds.len();
@@ -194,7 +204,8 @@ impl Leader {
             };
             let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             let has_new = fds.first().is_some_and(is_ready);
-            let way_out_ended = before_clients == 3 && fds.get(2).is_some_and(is_ready);
+            let has_notes = fds.get(2).is_some_and(is_ready);
+            let way_out_ended = before_clients == 4 && fds.get(3).is_some_and(is_ready);
             // First who is gone: who comes may want its addresses.
             let has_hung_up = |fd: &PollFd<'_>| fd.revents().is_some_and(|found| found.contains(PollFlags::POLLHUP));
             let clients = self.clients.iter().zip(fds.iter().skip(before_clients));
@@ -217,6 +228,8 @@ impl Leader {
             }
             // Behind what changes names.
             self.dns.serve();
+            self.open_names();
+            self.note_refused(has_notes);
         }
     }
 
@@ -313,6 +326,7 @@ impl Leader {
                 joined.addresses.iter().for_each(|address| living.leases.hold(address.ip));
             }
             self.orphans.remove(&joined.device);
+            self.bar(&container, &endpoint.wishes, &joined.addresses)?;
         }
         if let Some(client) = self.clients.get_mut(at) {
             let places = places.into_iter().map(|(endpoint, joined)| Place { endpoint, joined }).collect();
@@ -328,12 +342,16 @@ impl Leader {
             return Ok(());
         }
         let links = self.route.links()?;
-        let anew = device_name(container, 0);
-        let anew = anew.trim_end_matches('0');
+        let anew = device_prefix(container);
+        let anew = anew.as_str();
         let (kept, buried) = std::mem::take(&mut self.orphans)
             .into_iter()
             .partition(|(device, _)| !device.starts_with(anew) && links.iter().any(|link| link.name == *device));
         self.orphans = kept;
+        for device in BTreeMap::keys(&buried).filter(|device| !device.starts_with(anew)) {
+            // One that had no rules has none to lose.
+            let _ = self.filter.unbar(device.trim_end_matches(|digit: char| digit.is_ascii_digit()));
+        }
         for ip in BTreeMap::into_values(buried).flatten() {
             self.networks.values_mut().for_each(|living| living.leases.give_back(ip));
         }
@@ -373,7 +391,16 @@ impl Leader {
         self.dns.names().remove(client.socket.as_raw_fd());
         // Who has asked a leader that ended before it answered has another connection to this one.
         if !self.clients.iter().flat_map(|client| &client.member).any(|other| other.container == member.container) {
+            self.unbar(&member);
             member.places.iter().for_each(|place| self.give_back(&place.joined));
+        }
+    }
+
+    /// The rules of a container that has ended go, after its devices: somebody who shares its namespace may still run.
+    fn unbar(&mut self, member: &Member) {
+        if member.places.iter().any(|place| place.endpoint.wishes.egress.is_some()) {
+            member.places.iter().for_each(|place| drop(self.route.delete_link(&place.joined.device)));
+            let _ = self.filter.unbar(&device_prefix(&member.container));
         }
     }
 
@@ -391,15 +418,20 @@ impl Leader {
         netns: BorrowedFd<'_>,
     ) -> Result<Vec<Place>, ServeError> {
         self.bury_orphans(container)?;
+        // Of a run whose end nobody has seen.
+        if endpoints.iter().any(|endpoint| endpoint.wishes.egress.is_some()) {
+            self.filter.unbar(&device_prefix(container))?;
+        }
         let mut places: Vec<Place> = Vec::new();
         for (at, endpoint) in endpoints.into_iter().enumerate() {
-            match self.attach_one(device_name(container, at), &endpoint, netns) {
+            match self.attach_one(container, device_name(container, at), &endpoint, netns) {
                 Ok(joined) => places.push(Place { endpoint, joined }),
                 Err(error) => {
                     for place in &places {
                         let _ = self.route.delete_link(&place.joined.device);
                         self.give_back(&place.joined);
                     }
+                    let _ = self.filter.unbar(&device_prefix(container));
                     return Err(error);
                 }
             }
@@ -413,7 +445,8 @@ impl Leader {
         let is_taken = |name: &String| member.places.iter().any(|place| place.joined.device == *name);
         let mut names = (0..=member.places.len()).map(|number| device_name(&member.container, number));
         let device = names.find(|name| !is_taken(name)).unwrap_or_default();
-        let joined = self.attach_one(device, &endpoint, netns)?;
+        let container = member.container.clone();
+        let joined = self.attach_one(&container, device, &endpoint, netns)?;
         if let Some(member) = self.clients.get_mut(at).and_then(|client| client.member.as_mut()) {
             member.places.push(Place { endpoint, joined: joined.clone() });
         }
@@ -432,7 +465,13 @@ impl Leader {
         Ok(self.route.delete_link(&place.joined.device)?)
     }
 
-    fn attach_one(&mut self, device: String, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<Joined, ServeError> {
+    fn attach_one(
+        &mut self,
+        container: &str,
+        device: String,
+        endpoint: &Endpoint,
+        netns: BorrowedFd<'_>,
+    ) -> Result<Joined, ServeError> {
         self.ensure(&endpoint.network)?;
         let Some(living) = self.networks.get_mut(&endpoint.network.name) else {
             return Err(ServeError::System { what: "find the network", errno: Errno::ENOENT });
@@ -449,12 +488,17 @@ impl Leader {
         };
         let (bridge, mtu) = (living.index, living.network.mtu);
         let veth = Veth { name: &joined.device, bridge, peer_name: &joined.interface, peer_mac: mac.0, netns, mtu };
-        // The one of an earlier run may not have gone yet: a namespace ends in the background.
-        let made = self.route.delete_link(&joined.device).and_then(|()| self.route.add_veth(&veth));
         let label: Vec<String> = joined.addresses.iter().map(|address| address.ip.to_string()).collect();
-        let made = made.and_then(|()| self.route.label_link(&joined.device, &label.join(" ")));
-        let set_up = made.map_err(ServeError::from).and_then(|()| configure(netns, endpoint, &joined));
-        match set_up {
+        let mut set_up = || -> Result<(), ServeError> {
+            // Before anything can come from it.
+            self.bar(container, &endpoint.wishes, &joined.addresses)?;
+            // The one of an earlier run may not have gone yet: a namespace ends in the background.
+            self.route.delete_link(&joined.device)?;
+            self.route.add_veth(&veth)?;
+            self.route.label_link(&joined.device, &label.join(" "))?;
+            configure(netns, endpoint, &joined)
+        };
+        match (set_up)() {
             Ok(()) => Ok(joined),
             Err(error) => {
                 let _ = self.route.delete_link(&joined.device);
@@ -543,58 +587,10 @@ fn mac_of(addresses: &[Address]) -> MacAddress {
 
 /// The name of this end of a pair: 15 bytes at most.
 fn device_name(container: &str, at: usize) -> String {
-    format!("{DEVICE_PREFIX}{}n{at}", container.get(..10).unwrap_or(container))
+    format!("{}{at}", device_prefix(container))
 }
 
-/// Sets up the other end, by a process that enters the container's namespace: nobody comes back from there into the
-/// host's.
-fn configure(netns: BorrowedFd<'_>, endpoint: &Endpoint, joined: &Joined) -> Result<(), ServeError> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| ServeError::System { what: "pipe2", errno })?;
-    let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-    match sys::fork().map_err(|error| ServeError::System { what: "fork", errno: errno(error) })? {
-        sys::Fork::Child => {
-            let message = inside(netns, endpoint, joined).err().map(|error| error.to_string()).unwrap_or_default();
-            let told = std::fs::File::from(write).write_all(message.as_bytes());
-            sys::exit_now(i32::from(told.is_err() || !message.is_empty()))
-        }
-        sys::Fork::Parent(pid) => {
-            drop(write);
-            let mut message = String::new();
-            let _ = std::fs::File::from(read).read_to_string(&mut message);
-            let status = waitpid(pid, None).map_err(|errno| ServeError::System { what: "waitpid", errno })?;
-            if status == nix::sys::wait::WaitStatus::Exited(pid, 0) {
-                return Ok(());
-            }
-            if message.is_empty() {
-                message = "the process that was to configure it was killed".to_owned();
-            }
-            Err(ServeError::Inside { network: endpoint.network.name.clone(), message })
-        }
-    }
-}
-
-fn inside(netns: BorrowedFd<'_>, endpoint: &Endpoint, joined: &Joined) -> Result<(), NetlinkError> {
-    netlink::join(netns)?;
-    let mut netlink = Netlink::open()?;
-    let Some(index) = netlink.link_named(&joined.interface)? else { return Ok(()) };
-    // Before it is in use: the kernel would look for others that have its link-local address.
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", joined.interface), "0");
-    netlink.link_up(index)?;
-    for address in &joined.addresses {
-        netlink.add_address(index, *address)?;
-    }
-    let network = &endpoint.network;
-    for route in network.routes.iter().filter(|route| joined.addresses.iter().any(|one| is_same_family(one, route))) {
-        netlink.add_route(index, *route)?;
-    }
-    let Some(metric) = endpoint.default_route.filter(|_| !network.internal) else { return Ok(()) };
-    for gateway in joined.gateways.iter().copied() {
-        let all: IpAddr = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        netlink.add_route(index, Route { to: Address { ip: all, prefix: 0 }, gateway, metric })?;
-    }
-    Ok(())
-}
-
-fn is_same_family(address: &Address, route: &Route) -> bool {
-    address.ip.is_ipv4() == route.gateway.is_ipv4()
+/// What the names of all devices of a container begin with, and of no other's.
+pub(super) fn device_prefix(container: &str) -> String {
+    format!("{DEVICE_PREFIX}{}n", container.get(..10).unwrap_or(container))
 }

@@ -5,7 +5,11 @@
 //! nfgenmsg { family u8, version u8, res_id be16 }   { len u16, type u16, value, pad }*      numbers are big-endian
 //! ```
 
-use super::{Chain, Hook, Match, Verdict};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::expression::Body;
+use super::{Chain, Family, Set, Table};
 
 // linux/netfilter/nfnetlink.h
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -17,6 +21,9 @@ const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
@@ -27,81 +34,88 @@ const NFTA_HOOK_PRIORITY: u16 = 2;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_SET_TABLE: u16 = 1;
+const NFTA_SET_NAME: u16 = 2;
+const NFTA_SET_FLAGS: u16 = 3;
+const NFTA_SET_KEY_TYPE: u16 = 4;
+const NFTA_SET_KEY_LEN: u16 = 5;
+const NFTA_SET_DESC: u16 = 9;
+const NFTA_SET_DESC_SIZE: u16 = 1;
+const NFTA_SET_ID: u16 = 10;
+const NFT_SET_TIMEOUT: u32 = 0x10;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_META_DREG: u16 = 1;
-const NFTA_META_KEY: u16 = 2;
-const NFTA_CMP_SREG: u16 = 1;
-const NFTA_CMP_OP: u16 = 2;
-const NFTA_CMP_DATA: u16 = 3;
-const NFTA_IMMEDIATE_DREG: u16 = 1;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFT_REG_VERDICT: u32 = 0;
-const NFT_REG_1: u32 = 1;
-const NFT_META_IIFNAME: u32 = 6;
-const NFT_META_OIFNAME: u32 = 7;
-const NFT_CMP_EQ: u32 = 0;
 
-// linux/netfilter.h
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
-const NF_INET_FORWARD: u32 = 2;
-const NF_INET_POST_ROUTING: u32 = 4;
-const NFPROTO_INET: u8 = 1;
+/// nft(8)'s own numbers for types of keys, by which it shows them.
+const TYPE_IPV4: u32 = 7;
+const TYPE_IPV6: u32 = 8;
 
-/// Priorities by nft(8): `filter` and `srcnat`.
-const PRIORITY_FILTER: u32 = 0;
-const PRIORITY_SRCNAT: u32 = 100;
+/// The most addresses of one set.
+const SET_SIZE: u32 = 65_536;
 
 /// What is sent at once.
 pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
+    pub(super) first_sequence: u32,
     /// Of the last message.
     pub(super) last_sequence: u32,
     /// Of the last message that the kernel answers.
     pub(super) last_acknowledged: u32,
 }
 
-/// The messages that replace a table by these chains, numbered from `sequence`.
-pub(super) fn batch(table: &str, chains: &[Chain], sequence: u32) -> Batch {
+/// One change of a batch.
+#[derive(Debug)]
+pub(super) enum Change<'a> {
+    /// The table is like this, whatever it was.
+    Replace(&'a Table),
+    /// The table is made; there must be none.
+    Make(&'a Table),
+    /// The table goes; there must be one.
+    Delete(Family, &'a str),
+    /// The set has this address from now on, for so long.
+    Renew(Family, &'a str, &'a str, IpAddr, Option<Duration>),
+}
+
+/// The messages that make these changes, numbered from `sequence`.
+pub(super) fn batch(changes: &[Change<'_>], sequence: u32) -> Batch {
     let mut messages = Messages { bytes: Vec::new(), sequence, last_acknowledged: sequence };
     messages.control(NFNL_MSG_BATCH_BEGIN);
-    // To delete one that is not there would be an error, to make one that is there is none.
-    messages.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, |body| body.text(NFTA_TABLE_NAME, table));
-    messages.add(NFT_MSG_DELTABLE, 0, |body| body.text(NFTA_TABLE_NAME, table));
-    messages.add(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, |body| body.text(NFTA_TABLE_NAME, table));
-    for chain in chains {
-        let (name, kind, hook, priority) = match chain.hook {
-            Hook::Forward => ("forward", "filter", NF_INET_FORWARD, PRIORITY_FILTER),
-            Hook::Postrouting => ("postrouting", "nat", NF_INET_POST_ROUTING, PRIORITY_SRCNAT),
-        };
-        messages.add(NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |body| {
-            body.text(NFTA_CHAIN_TABLE, table);
-            body.text(NFTA_CHAIN_NAME, name);
-            body.nested(NFTA_CHAIN_HOOK, |at| {
-                at.number(NFTA_HOOK_HOOKNUM, hook);
-                at.number(NFTA_HOOK_PRIORITY, priority);
-            });
-            body.text(NFTA_CHAIN_TYPE, kind);
-        });
-        for (matches, verdict) in &chain.rules {
-            messages.add(NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, |body| {
-                body.text(NFTA_RULE_TABLE, table);
-                body.text(NFTA_RULE_CHAIN, name);
-                body.nested(NFTA_RULE_EXPRESSIONS, |list| {
-                    matches.iter().for_each(|one| list.condition(one));
-                    list.verdict(*verdict);
-                });
-            });
+    for change in changes {
+        match change {
+            Change::Replace(table) => {
+                // To delete one that is not there would be an error, to make one that is there is none.
+                messages.table(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, table.family, &table.name);
+                messages.table(NFT_MSG_DELTABLE, 0, table.family, &table.name);
+                messages.table(NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, table.family, &table.name);
+                messages.fill(table);
+            }
+            Change::Make(table) => {
+                let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+                messages.table(NFT_MSG_NEWTABLE, flags, table.family, &table.name);
+                messages.fill(table);
+            }
+            Change::Delete(family, name) => messages.table(NFT_MSG_DELTABLE, 0, *family, name),
+            Change::Renew(family, table, set, ip, timeout) => {
+                // One that is there keeps its time, and one that is not there cannot be removed.
+                messages.element(NFT_MSG_NEWSETELEM, *family, table, set, *ip, *timeout);
+                messages.element(NFT_MSG_DELSETELEM, *family, table, set, *ip, None);
+                messages.element(NFT_MSG_NEWSETELEM, *family, table, set, *ip, *timeout);
+            }
         }
     }
     messages.control(NFNL_MSG_BATCH_END);
     let last_sequence = messages.sequence.wrapping_sub(1);
-    Batch { bytes: messages.bytes, last_sequence, last_acknowledged: messages.last_acknowledged }
+    Batch {
+        bytes: messages.bytes,
+        first_sequence: sequence,
+        last_sequence,
+        last_acknowledged: messages.last_acknowledged,
+    }
 }
 
 /// The answers in what one `recv` brought: the number of the message, and 0 or why it was refused.
@@ -133,104 +147,106 @@ impl Messages {
         self.append(kind, libc::NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, &[]);
     }
 
-    fn add(&mut self, kind: u16, flags: libc::c_int, fill: impl FnOnce(&mut Body)) {
-        let mut body = Body(Vec::new());
+    fn table(&mut self, kind: u16, flags: libc::c_int, family: Family, name: &str) {
+        self.add(kind, flags, family, |body| body.text(NFTA_TABLE_NAME, name));
+    }
+
+    /// What is in a table that is empty.
+    fn fill(&mut self, table: &Table) {
+        for (number, set) in (1..).zip(&table.sets) {
+            self.set(table, set, number);
+        }
+        // A rule may lead to any chain.
+        table.chains.iter().for_each(|chain| self.chain(table, chain));
+        for chain in &table.chains {
+            for rule in &chain.rules {
+                let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
+                self.add(NFT_MSG_NEWRULE, flags, table.family, |body| {
+                    body.text(NFTA_RULE_TABLE, &table.name);
+                    body.text(NFTA_RULE_CHAIN, chain.name);
+                    body.nested(NFTA_RULE_EXPRESSIONS, |list| rule.iter().for_each(|step| list.step(step)));
+                });
+            }
+        }
+    }
+
+    fn chain(&mut self, table: &Table, chain: &Chain) {
+        self.add(NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, table.family, |body| {
+            body.text(NFTA_CHAIN_TABLE, &table.name);
+            body.text(NFTA_CHAIN_NAME, chain.name);
+            if let Some(hook) = &chain.hook {
+                body.nested(NFTA_CHAIN_HOOK, |at| {
+                    at.number(NFTA_HOOK_HOOKNUM, hook.place as u32);
+                    at.number(NFTA_HOOK_PRIORITY, hook.priority as u32);
+                });
+                body.text(NFTA_CHAIN_TYPE, hook.kind);
+            }
+        });
+    }
+
+    fn set(&mut self, table: &Table, set: &Set, number: u32) {
+        let (kind, len) = if set.is_ipv4 { (TYPE_IPV4, 4) } else { (TYPE_IPV6, 16) };
+        self.add(NFT_MSG_NEWSET, libc::NLM_F_CREATE, table.family, |body| {
+            body.text(NFTA_SET_TABLE, &table.name);
+            body.text(NFTA_SET_NAME, &set.name);
+            body.number(NFTA_SET_FLAGS, NFT_SET_TIMEOUT);
+            body.number(NFTA_SET_KEY_TYPE, kind);
+            body.number(NFTA_SET_KEY_LEN, len);
+            body.nested(NFTA_SET_DESC, |description| description.number(NFTA_SET_DESC_SIZE, SET_SIZE));
+            body.number(NFTA_SET_ID, number);
+        });
+    }
+
+    fn element(&mut self, kind: u16, family: Family, table: &str, set: &str, ip: IpAddr, timeout: Option<Duration>) {
+        let flags = if kind == NFT_MSG_NEWSETELEM { libc::NLM_F_CREATE } else { 0 };
+        self.add(kind, flags, family, |body| {
+            body.text(NFTA_SET_ELEM_LIST_TABLE, table);
+            body.text(NFTA_SET_ELEM_LIST_SET, set);
+            body.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
+                list.nested(NFTA_LIST_ELEM, |element| {
+                    element.nested(NFTA_SET_ELEM_KEY, |key| match ip {
+                        IpAddr::V4(v4) => key.attribute(NFTA_DATA_VALUE, &v4.octets()),
+                        IpAddr::V6(v6) => key.attribute(NFTA_DATA_VALUE, &v6.octets()),
+                    });
+                    if let Some(timeout) = timeout {
+                        let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                        element.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());
+                    }
+                });
+            });
+        });
+    }
+
+    fn add(&mut self, kind: u16, flags: libc::c_int, family: Family, fill: impl FnOnce(&mut Body)) {
+        let mut body = Body::default();
         fill(&mut body);
         self.last_acknowledged = self.sequence;
         let flags = flags | libc::NLM_F_REQUEST | libc::NLM_F_ACK;
-        self.append(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, NFPROTO_INET, 0, &body.0);
+        self.append(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, family as u8, 0, body.as_bytes());
     }
 
     fn append(&mut self, kind: u16, flags: libc::c_int, family: u8, res_id: u16, body: &[u8]) {
-        let len = u32::try_from(20 + body.len()).unwrap_or(u32::MAX);
-        self.bytes.extend_from_slice(&len.to_ne_bytes());
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&(flags as u16).to_ne_bytes());
-        self.bytes.extend_from_slice(&self.sequence.to_ne_bytes());
-        self.bytes.extend_from_slice(&[0; 4]);
-        self.bytes.extend_from_slice(&[family, 0]);
-        self.bytes.extend_from_slice(&res_id.to_be_bytes());
+        self.bytes.extend_from_slice(&super::header(kind, flags, self.sequence, family, res_id, body.len()));
         self.bytes.extend_from_slice(body);
         self.sequence = self.sequence.wrapping_add(1);
     }
 }
 
-/// Attributes of one message.
-struct Body(Vec<u8>);
-
-impl Body {
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
-        let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        self.0.extend_from_slice(&len.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    fn text(&mut self, kind: u16, text: &str) {
-        self.attribute(kind, &[text.as_bytes(), b"\0"].concat());
-    }
-
-    fn number(&mut self, kind: u16, number: u32) {
-        self.attribute(kind, &number.to_be_bytes());
-    }
-
-    fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
-        let mut inner = Self(Vec::new());
-        fill(&mut inner);
-        self.attribute(kind | libc::NLA_F_NESTED as u16, &inner.0);
-    }
-
-    fn expression(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
-        self.nested(NFTA_LIST_ELEM, |element| {
-            element.text(NFTA_EXPR_NAME, name);
-            element.nested(NFTA_EXPR_DATA, fill);
-        });
-    }
-
-    /// Loads the name of a device and compares it, with the NUL at its end: `podman1` is not `podman10`.
-    fn condition(&mut self, one: &Match) {
-        let (key, device) = match one {
-            Match::In(device) => (NFT_META_IIFNAME, device),
-            Match::Out(device) => (NFT_META_OIFNAME, device),
-        };
-        self.expression("meta", |data| {
-            data.number(NFTA_META_KEY, key);
-            data.number(NFTA_META_DREG, NFT_REG_1);
-        });
-        let mut name = [0_u8; libc::IFNAMSIZ];
-        let len = device.len().min(name.len() - 1);
-        name[..len].copy_from_slice(&device.as_bytes()[..len]);
-        self.expression("cmp", |data| {
-            data.number(NFTA_CMP_SREG, NFT_REG_1);
-            data.number(NFTA_CMP_OP, NFT_CMP_EQ);
-            data.nested(NFTA_CMP_DATA, |value| value.attribute(NFTA_DATA_VALUE, &name));
-        });
-    }
-
-    fn verdict(&mut self, verdict: Verdict) {
-        let code = match verdict {
-            Verdict::Masquerade => return self.expression("masq", |_| {}),
-            Verdict::Accept => NF_ACCEPT,
-            Verdict::Drop => NF_DROP,
-        };
-        self.expression("immediate", |data| {
-            data.number(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
-            data.nested(NFTA_IMMEDIATE_DATA, |value| {
-                value.nested(NFTA_DATA_VERDICT, |verdict| verdict.number(NFTA_VERDICT_CODE, code));
-            });
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{FORWARD, Step};
     use super::*;
 
     #[test]
     fn a_batch_is_made_of_whole_messages_in_order() {
-        let rule = (vec![Match::In("podman0".into())], Verdict::Drop);
-        let batch = batch("coracle", &[Chain { hook: Hook::Forward, rules: vec![rule] }], 5);
+        let rules = vec![vec![Step::In("podman0".into()), Step::Drop]];
+        let table = Table {
+            family: Family::Inet,
+            name: "coracle".into(),
+            sets: Vec::new(),
+            chains: vec![Chain { name: "forward", hook: Some(FORWARD), rules }],
+        };
+        let batch = batch(&[Change::Replace(&table)], 5);
         let (mut rest, mut sequences) = (&batch.bytes[..], Vec::new());
         while !rest.is_empty() {
             let len = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;

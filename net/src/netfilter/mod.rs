@@ -1,4 +1,5 @@
-//! The packet filter of the user's network namespace: one table, which is replaced as a whole.
+//! The packet filter of the user's network namespace: one table for its networks, which is replaced as a whole, and two for
+//! each container that has rules of its own.
 //!
 //! ```text
 //! networks ─ ruleset (pure) ─▶ chains of rules ─ message ─▶ one batch: delete the table, make it anew ─▶ kernel
@@ -12,6 +13,12 @@
 
 mod message;
 
+mod expression;
+
+mod egress;
+
+mod note;
+
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -19,6 +26,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
+
+use crate::subnet::Range;
+
+pub use egress::{Gate, open_for};
+pub use note::{Destination, Notes};
 
 /// Name of the table.
 const TABLE: &str = "coracle";
@@ -32,6 +44,14 @@ pub struct NetfilterError {
     source: io::Error,
 }
 
+impl NetfilterError {
+    /// The system's error number, if it has one.
+    #[must_use]
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
 /// A network as the filter knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bridge {
@@ -43,36 +63,107 @@ pub struct Bridge {
     pub is_isolated: bool,
 }
 
-/// One condition on a packet.
+/// A part of a rule: a condition that a packet meets, or else goes on to the next rule; or what happens to it then.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Match {
+enum Step {
     /// It came in by this device.
     In(String),
     /// It goes out by this device.
     Out(String),
-}
-
-/// What happens to a packet that meets all conditions of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+    /// It came in by a device whose name begins like this.
+    InLike(String),
+    /// It has another mark, or none.
+    NotMarked(u32),
+    /// It belongs to a flow that was let pass.
+    OfFlow,
+    /// It is of this protocol.
+    Protocol(u8),
+    /// It comes from an address in a set.
+    FromSet {
+        set: String,
+        is_ipv4: bool,
+    },
+    /// It goes to an address in a set.
+    ToSet {
+        set: String,
+        is_ipv4: bool,
+    },
+    /// It goes to one of these addresses.
+    ToRange(Range),
+    /// It goes to one of these ports.
+    ToPorts(u16, u16),
+    /// There have not been more of these.
+    AtMost {
+        each_second: u64,
+        burst: u32,
+    },
+    /// It is told to a group of listeners.
+    Note {
+        group: u16,
+        prefix: String,
+    },
+    /// It gets a mark.
+    Mark(u32),
     Accept,
     Drop,
+    /// The rules of this chain decide.
+    Goto(&'static str),
+    /// It is answered by a reset.
+    Reset,
+    /// It is answered by an error.
+    Prohibit,
     /// It gets the address of the device it leaves by.
     Masquerade,
 }
 
 /// Where a chain stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hook {
-    Forward,
-    Postrouting,
+struct Hook {
+    kind: &'static str,
+    place: u8,
+    priority: i32,
 }
+
+// linux/netfilter.h: NF_INET_FORWARD, NF_INET_POST_ROUTING. Priorities by nft(8): `filter` and `srcnat`.
+const FORWARD: Hook = Hook { kind: "filter", place: 2, priority: 0 };
+const POSTROUTING: Hook = Hook { kind: "nat", place: 4, priority: 100 };
 
 /// Rules in order; the first that a packet meets decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Chain {
-    hook: Hook,
-    rules: Vec<(Vec<Match>, Verdict)>,
+    name: &'static str,
+    /// One without is only led to.
+    hook: Option<Hook>,
+    rules: Vec<Vec<Step>>,
+}
+
+/// Addresses that come and go, each for its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Set {
+    name: String,
+    is_ipv4: bool,
+}
+
+/// Which packets a table sees.
+///
+/// # Source
+/// linux/netfilter.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Family {
+    /// IPv4 and IPv6.
+    Inet = 1,
+    /// Whatever a bridge carries.
+    Bridge = 7,
+}
+
+/// Chains and sets under one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Table {
+    family: Family,
+    name: String,
+    sets: Vec<Set>,
+    chains: Vec<Chain>,
 }
 
 /// The rules for these networks, whose common way out is the device `way_out`.
@@ -80,21 +171,24 @@ struct Chain {
 /// Within a network everything passes; between two, unless neither is isolated, nothing. Answers of a published port need
 /// no rule: the forwarder's connections begin and end in the container's own namespace.
 fn ruleset(bridges: &[Bridge], way_out: &str) -> Vec<Chain> {
-    use Match::{In, Out};
+    use Step::{Accept, Drop, In, Masquerade, Out};
     let mut forward = Vec::new();
     for bridge in bridges {
         let device = || bridge.device.clone();
-        forward.push((vec![In(device()), Out(device())], Verdict::Accept));
-        let verdict = if bridge.is_internal { Verdict::Drop } else { Verdict::Accept };
-        forward.push((vec![In(device()), Out(way_out.to_owned())], verdict));
-        forward.push((vec![In(way_out.to_owned()), Out(device())], verdict));
+        forward.push(vec![In(device()), Out(device()), Accept]);
+        let verdict = || if bridge.is_internal { Drop } else { Accept };
+        forward.push(vec![In(device()), Out(way_out.to_owned()), verdict()]);
+        forward.push(vec![In(way_out.to_owned()), Out(device()), verdict()]);
         if bridge.is_isolated || bridge.is_internal {
-            forward.push((vec![In(device())], Verdict::Drop));
-            forward.push((vec![Out(device())], Verdict::Drop));
+            forward.push(vec![In(device()), Drop]);
+            forward.push(vec![Out(device()), Drop]);
         }
     }
-    let masquerade = (vec![Out(way_out.to_owned())], Verdict::Masquerade);
-    vec![Chain { hook: Hook::Forward, rules: forward }, Chain { hook: Hook::Postrouting, rules: vec![masquerade] }]
+    let masquerade = vec![Out(way_out.to_owned()), Masquerade];
+    vec![
+        Chain { name: "forward", hook: Some(FORWARD), rules: forward },
+        Chain { name: "postrouting", hook: Some(POSTROUTING), rules: vec![masquerade] },
+    ]
 }
 
 /// An nfnetlink socket of the namespace it was opened in.
@@ -136,10 +230,16 @@ impl Netfilter {
     /// # Errors
     /// [`NetfilterError`]; the rules of before are in force.
     pub fn replace(&mut self, bridges: &[Bridge], way_out: &str) -> Result<(), NetfilterError> {
-        let batch = message::batch(TABLE, &ruleset(bridges, way_out), self.sequence.wrapping_add(1));
+        let chains = ruleset(bridges, way_out);
+        let table = Table { family: Family::Inet, name: TABLE.to_owned(), sets: Vec::new(), chains };
+        self.run(&[message::Change::Replace(&table)], "replace rules")
+    }
+
+    /// Makes changes, all or none.
+    fn run(&mut self, changes: &[message::Change<'_>], what: &'static str) -> Result<(), NetfilterError> {
+        let batch = message::batch(changes, self.sequence.wrapping_add(1));
         self.sequence = batch.last_sequence;
-        let sent = send(self.socket.as_raw_fd(), &batch.bytes, MsgFlags::empty());
-        sent.map_err(failed("send rules"))?;
+        send(self.socket.as_raw_fd(), &batch.bytes, MsgFlags::empty()).map_err(failed("send rules"))?;
         let mut buffer = [0_u8; 8192];
         loop {
             let len = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -147,8 +247,13 @@ impl Netfilter {
                 other => other.map_err(failed("read the answer"))?,
             };
             for (sequence, errno) in message::verdicts(&buffer[..len]) {
+                let number = sequence.wrapping_sub(batch.first_sequence);
+                if number > batch.last_sequence.wrapping_sub(batch.first_sequence) {
+                    // Of a batch that was refused before.
+                    continue;
+                }
                 if errno != 0 {
-                    return Err(failed("replace rules")(Errno::from_raw(errno)));
+                    return Err(failed(what)(Errno::from_raw(errno)));
                 }
                 if sequence == batch.last_acknowledged {
                     return Ok(());
@@ -156,6 +261,19 @@ impl Netfilter {
             }
         }
     }
+}
+
+/// The two headers of a message to nfnetlink.
+fn header(kind: u16, flags: libc::c_int, sequence: u32, family: u8, res_id: u16, body_len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(20 + body_len);
+    bytes.extend_from_slice(&u32::try_from(20 + body_len).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(&(flags as u16).to_ne_bytes());
+    bytes.extend_from_slice(&sequence.to_ne_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&[family, 0]);
+    bytes.extend_from_slice(&res_id.to_be_bytes());
+    bytes
 }
 
 fn failed(what: &'static str) -> impl Fn(Errno) -> NetfilterError {
@@ -168,15 +286,16 @@ mod tests {
 
     fn shown(bridges: &[Bridge]) -> Vec<String> {
         let chains = ruleset(bridges, "tap0");
-        let show = |(matches, verdict): &(Vec<Match>, Verdict)| {
-            let words: Vec<String> = matches
+        let show = |rule: &Vec<Step>| {
+            let words: Vec<String> = rule
                 .iter()
                 .map(|one| match one {
-                    Match::In(device) => format!("in {device}"),
-                    Match::Out(device) => format!("out {device}"),
+                    Step::In(device) => format!("in {device}"),
+                    Step::Out(device) => format!("out {device}"),
+                    other => format!("{other:?}"),
                 })
                 .collect();
-            format!("{} {verdict:?}", words.join(" "))
+            words.join(" ")
         };
         chains.iter().flat_map(|chain| chain.rules.iter().map(show)).collect()
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use net::egress::{Rule, Rules};
 use net::mode::Mode;
 use storage::state::request::{Namespace, Network, Request};
 
@@ -69,6 +70,19 @@ pub(crate) struct NetworkOptions {
     /// Use an option of resolv.conf
     #[arg(long = "dns-option", visible_alias = "dns-opt", value_name = "OPTION", value_delimiter = ',')]
     pub(crate) dns_options: Vec<String>,
+    /// Limit what the container reaches, allow=HOST[:PORT], allow=CIDR[:PORT], deny=CIDR[:PORT], deny=*
+    ///
+    /// The first rule that fits decides. What none fits is refused if anything is allowed (deny=* says so expressly), and
+    /// passes if not. HOST is a name, or *.NAME for all names below it; PORT is a port or a range of TCP and UDP. Other
+    /// containers on the same network, and published ports, are not concerned. What was refused is told by "events --filter
+    /// event=refuse".
+    ///
+    /// A name is known by the answers that the networks' own name server gave to the container: an address behind it is
+    /// open for as long as the answer lives and half a minute. Whatever else is served at that address (as on shared
+    /// hosting or a content network) is open, too. Who uses an address without asking for its name, or asks a name server
+    /// of its own, needs a rule by address. If only names are allowed, no others are looked up.
+    #[arg(long = "egress", value_name = "RULE", value_delimiter = ',')]
+    pub(crate) egress: Vec<String>,
 }
 
 impl NetworkOptions {
@@ -126,6 +140,7 @@ impl NetworkOptions {
             }
         };
         self.apply_endpoint(network)?;
+        self.apply_egress(network)?;
         for (flag, values) in [("--add-host", &self.add_hosts), ("--link", &self.links)] {
             if let Some(value) = values.first().filter(|_| self.no_hosts) {
                 return bad(flag, value, "conflicts with --no-hosts");
@@ -140,6 +155,22 @@ impl NetworkOptions {
         {
             return bad("--dns", "none", "conflicts with other --dns, --dns-search and --dns-option");
         }
+        Ok(())
+    }
+
+    /// `--egress`: rules stand where bridges lead out, out of the container's reach.
+    fn apply_egress(&self, network: &mut Network) -> Checked<()> {
+        let Some(first) = self.egress.first() else { return Ok(()) };
+        let wrong = |value: &str, reason: String| InvalidOption { flag: "--egress", value: value.to_owned(), reason };
+        for rule in &self.egress {
+            rule.parse::<Rule>().map_err(|error| wrong(rule, error.to_string()))?;
+        }
+        Rules::parse(self.egress.iter().map(String::as_str)).map_err(|error| wrong(first, error.to_string()))?;
+        if !network.is_bridge() {
+            let mode = network.mode.split(':').next().unwrap_or_default();
+            return Err(wrong(first, format!("only bridge networks have rules, and this is --network {mode}")));
+        }
+        network.egress.clone_from(&self.egress);
         Ok(())
     }
 

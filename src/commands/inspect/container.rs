@@ -441,6 +441,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         ("Dns", Value::strings(network.dns.iter().map(ToString::to_string))),
         ("DnsOptions", strings(&network.dns_options)),
         ("DnsSearch", strings(&network.dns_search)),
+        ("Egress", strings(&network.egress)),
         ("ExtraHosts", Value::strings(hosts)),
         ("HostsFile", hosts_file(network).into()),
         ("GroupAdd", strings(&request.group_add)),

@@ -28,6 +28,7 @@ pub(crate) fn join(context: &Context, life: &LifeOptions, request: &mut Request)
             let mut new = NewPod { name: Some(name.to_owned()), ..NewPod::default() };
             new.request.network.mode = std::mem::take(&mut request.network.mode);
             new.request.network.endpoints = request.network.endpoints.take();
+            new.request.network.egress = std::mem::take(&mut request.network.egress);
             (new.request.network.published, new.request.hostname) = (published, hostname);
             make(context, new)?
         }
@@ -60,6 +61,11 @@ pub(crate) fn take_place(context: &Context, pod: &Pod, request: &mut Request) ->
             return Err(CommandError::user(
                 "published or exposed ports must be defined when the pod is created: network cannot be configured when \
                  it is shared with a pod",
+            ));
+        }
+        if !request.network.egress.is_empty() {
+            return Err(CommandError::user(
+                "--egress must be given when the pod is created: its containers share one network",
             ));
         }
         request.network.mode = format!("container:{infra}");

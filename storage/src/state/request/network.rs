@@ -42,6 +42,9 @@ pub struct Network {
     pub dns_search: Vec<String>,
     /// Options of resolv.conf.
     pub dns_options: Vec<String>,
+    /// What it may reach beyond its networks, `allow=HOST[:PORT]` and so on; everything, without one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<String>,
 }
 
 /// A container's place in a network, as it is asked for.
