@@ -56,7 +56,8 @@ wanted=(newuidmap=uidmap slirp4netns=slirp4netns pasta=passt gcc=gcc /usr/includ
 if [ -n "$with_tests" ]; then
     wanted+=(docker-registry=docker-registry skopeo=skopeo htpasswd=apache2-utils openssl=openssl gpg=gnupg gpgv=gpgv strace=strace umoci=umoci
         curl=curl ip=iproute2 redis-cli=redis-tools mmdebstrap=mmdebstrap crun=crun setfacl=acl
-        /usr/sbin/setcap=libcap2-bin git=git python3=python3 fuse-overlayfs=fuse-overlayfs)
+        /usr/sbin/setcap=libcap2-bin git=git python3=python3 fuse-overlayfs=fuse-overlayfs
+        podman-compose=podman-compose)
 fi
 missing=()
 for want in "${wanted[@]}"; do
@@ -76,7 +77,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     for want in "${wanted[@]}"; do
         have "${want%%=*}" && continue
         case ${want#*=} in
-        passt | crun | mmdebstrap) warn "no ${want%%=*}: this system has no package ${want#*=}" "none needed; what uses it is left out" ;;
+        passt | crun | mmdebstrap | podman-compose) warn "no ${want%%=*}: this system has no package ${want#*=}" "none needed; what uses it is left out" ;;
         *) fail "apt-get could not install ${want#*=}" "sudo apt-get update && sudo $install" ;;
         esac
     done

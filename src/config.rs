@@ -30,6 +30,13 @@ pub(crate) enum LowPorts {
 struct File {
     network: Network,
     containers: Containers,
+    engine: Engine,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Engine {
+    compose_providers: Option<Vec<PathBuf>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +68,11 @@ pub(crate) fn way_out() -> Result<WayOut, CommandError> {
 /// `pids_limit`: how many processes a container in a cgroup of its own may have by default; not above 0 is no limit.
 pub(crate) fn pids_limit() -> Result<i64, CommandError> {
     Ok(last(|file| file.containers.pids_limit)?.unwrap_or(PIDS_LIMIT))
+}
+
+/// `compose_providers`: programs that run compose files, the first that there is.
+pub(crate) fn compose_providers() -> Result<Option<Vec<PathBuf>>, CommandError> {
+    last(|file| file.engine.compose_providers)
 }
 
 /// A value from the last file that has it.

@@ -42,6 +42,8 @@ pub mod mode;
 
 pub mod driver;
 
+pub mod driver_options;
+
 pub mod slirp4netns;
 
 pub mod pasta;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::builtin;
+use crate::driver_options;
 use crate::pasta;
 use crate::slirp4netns;
 
@@ -47,15 +48,12 @@ pub enum ModeError {
         /// The option as it was given.
         option: String,
     },
-    /// Bad options of slirp4netns.
-    #[error(transparent)]
-    Slirp4netns(#[from] slirp4netns::OptionError),
     /// Bad options of pasta.
     #[error(transparent)]
     Pasta(#[from] pasta::OptionError),
-    /// Bad options of the stack of our own.
+    /// Bad options of another driver.
     #[error(transparent)]
-    Builtin(#[from] builtin::OptionError),
+    Driver(#[from] driver_options::OptionError),
 }
 
 /// One value of `--network`.

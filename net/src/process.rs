@@ -1,10 +1,33 @@
 //! What the processes that we fork have in common.
 
+use std::ffi::CStr;
+use std::fs::File;
 use std::os::fd::RawFd;
 
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigSet;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::sys;
+
+/// Names a step of a set-up that failed.
+pub(crate) fn step(what: &'static str) -> impl Fn(Errno) -> String {
+    move |errno| format!("{what}: {}", errno.desc().to_lowercase())
+}
+
+/// Makes a forked process one of its own: under this name, with no signal blocked, without a terminal, and with no
+/// descriptors but these. The supervisor's others are locks, pipes and terminals whose end somebody waits for.
+pub(crate) fn become_role(name: &CStr, kept: &mut [RawFd]) -> Result<(), String> {
+    SigSet::empty().thread_set_mask().map_err(step("unblock signals"))?;
+    sys::ignore_sigpipe();
+    let _ = nix::sys::prctl::set_name(name);
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.map_err(|error| format!("open /dev/null: {}", sys::reason(&error)))?;
+    dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).map_err(step("dup2"))?;
+    close_all_but(kept);
+    Ok(())
+}
 
 /// Closes every descriptor but the first three and these.
 pub(crate) fn close_all_but(kept: &mut [RawFd]) {

@@ -26,7 +26,7 @@ use super::options::process::{AskedProcess, ProcessOptions, image_signal, workdi
 use super::options::resources::{CgroupOptions, ResourceOptions};
 use super::options::security::SecurityOptions;
 use super::options::service::{ServiceOptions, Systemd};
-use super::parse::{mount_flags, pairs, ports};
+use super::parse::{mount_flags, pairs, ports, words};
 use super::usage::{Checked, InvalidOption, one, valued_flag};
 
 /// What makes systemd halt; it does not end at SIGTERM.
@@ -171,7 +171,7 @@ impl Asked {
     }
 
     /// Lines for stderr about options that have no effect here.
-    pub(crate) fn warnings(&self) -> Vec<&'static str> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         const DISCARDED: &str =
             "warning: published ports are discarded: a host, container or none network has no ports of its own";
         const ALIAS: &str = "Warning: --network-alias: other containers do not find it: each has a network of its own";
@@ -182,7 +182,8 @@ impl Asked {
         let alias = (!network.aliases.is_empty() && is_own).then_some(ALIAS);
         let link = (!network.links.is_empty() && is_own).then_some(LINK);
         let discarded = self.ports_discarded.then_some(DISCARDED);
-        discarded.into_iter().chain(alias).chain(link).collect()
+        let own = discarded.into_iter().chain(alias).chain(link).map(str::to_owned);
+        own.chain(words::idle_log_options(&self.request.log.options)).collect()
     }
 
     /// Has the health check of the image that [`Asked::finish`] will get, from the bytes of its configuration.

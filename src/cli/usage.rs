@@ -93,8 +93,20 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
         ErrorKind::NoEquals => format!("flag needs an argument: {flag}"),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let reason = std::error::Error::source(error).map(ToString::to_string);
-            let reason = reason.unwrap_or_else(|| "not one of the values it takes".to_owned());
-            format!("invalid argument {value:?} for \"{flag}\" flag: {reason}")
+            // Those of the standard library speak of digits and types.
+            let reason = match reason.as_deref() {
+                None => "not one of the values it takes",
+                Some("invalid digit found in string" | "cannot parse integer from empty string") => "must be a number",
+                Some("invalid float literal" | "cannot parse float from empty string") => "must be a number",
+                Some(text) if text.starts_with("number too ") => "out of range",
+                Some(text) => text,
+            };
+            match flag.strip_prefix('<') {
+                Some(name) => {
+                    format!("invalid argument {value:?} for {}: {reason}", name.trim_end_matches(['>', '.']))
+                }
+                None => format!("invalid argument {value:?} for \"{flag}\" flag: {reason}"),
+            }
         }
         ErrorKind::MissingRequiredArgument => format!("requires at least 1 argument: {arg}"),
         _ => first_line(&error.to_string()),

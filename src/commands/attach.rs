@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use runtime::monitor::attach::{Client, Request};
+use runtime::monitor::attach::{Client, ClientError, Request};
 use storage::state::container::{self, Record};
 
 use super::run::{parse_detach_keys, stay};
@@ -39,22 +39,25 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         Some(name) => container::find(&context.layout, name).map_err(CommandError::user)?,
         None => super::select::latest(context)?,
     };
-    attach(context, &record, args.detach_keys.as_deref(), !args.no_stdin, args.sig_proxy)
+    attach(context, &record, args.detach_keys.as_deref(), (!args.no_stdin, args.sig_proxy), || Ok(()))
 }
 
-/// Attaches to a container that runs.
+/// Attaches to a container that runs, or that `attached` lets begin.
 pub(crate) fn attach(
     context: &Context,
     record: &Record,
     detach_keys: Option<&str>,
-    with_stdin: bool,
-    sig_proxy: bool,
+    (with_stdin, sig_proxy): (bool, bool),
+    attached: impl FnOnce() -> Result<(), CommandError>,
 ) -> Outcome {
     let keys = parse_detach_keys(detach_keys)?;
     let refused = |error: &dyn std::fmt::Display| CommandError::host(format!("container {}: {error}", record.name));
     let directory = std::fs::File::open(context.layout.runtime_container(&record.id))
         .map_err(|_| refused(&"you can only attach to running containers"))?;
-    let client = Client::connect(directory.as_fd()).map_err(|error| refused(&error))?;
+    let client = Client::connect(directory.as_fd()).map_err(|error| match error {
+        ClientError::NotRunning => refused(&"you can only attach to running containers"),
+        error => refused(&error),
+    })?;
     super::run::block_proxied_signals();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request {
@@ -64,6 +67,7 @@ pub(crate) fn attach(
         detach_keys: keys,
     };
     client.attach(&request).map_err(|error| refused(&error))?;
+    attached()?;
     context.note(record, "attach");
     stay(client, record, sig_proxy)
 }

@@ -4,7 +4,9 @@
 //! docker-commit(1), podman-commit(1), podman-import(1).
 
 use oci_spec::image::Config;
+use serde_json::{Map, Value, json};
 
+use crate::build::containerfile::{Instruction, Step, parse_step};
 use crate::cli::parse;
 
 /// The configuration, and what OCI's has no place for.
@@ -12,15 +14,22 @@ use crate::cli::parse;
 pub(crate) struct Changed {
     /// What OCI specifies.
     pub(crate) config: Config,
-    /// `OnBuild`.
-    pub(crate) on_build: Vec<String>,
+    on_build: Vec<String>,
+    healthcheck: Option<Value>,
     has_cmd: bool,
 }
 
 impl Changed {
     /// Changes are to be applied to this.
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, on_build: Vec::new(), has_cmd: false }
+        Self { config, ..Self::default() }
+    }
+
+    /// The members of `config` that OCI has no place for, `OnBuild` and `Healthcheck`, as far as they were changed.
+    pub(crate) fn beyond_oci(&self) -> Map<String, Value> {
+        let triggers = (!self.on_build.is_empty()).then(|| ("OnBuild".to_owned(), json!(self.on_build)));
+        let check = self.healthcheck.clone().map(|check| ("Healthcheck".to_owned(), check));
+        triggers.into_iter().chain(check).collect()
     }
 
     /// Applies one instruction.
@@ -70,6 +79,13 @@ impl Changed {
                 labels.extend(pairs(&instruction, needs_value()?)?);
                 config.set_labels(Some(labels));
             }
+            "HEALTHCHECK" => match parse_step(change, '\\') {
+                Ok(Step { instruction: Instruction::Healthcheck(check), .. }) => {
+                    self.healthcheck = Some(check.to_config());
+                }
+                Ok(_) => return Err(format!("did not understand change instruction {change:?}")),
+                Err(error) => return Err(error.to_string()),
+            },
             "ONBUILD" => self.on_build.push(needs_value()?.to_owned()),
             "STOPSIGNAL" => {
                 parse::words::signal(needs_value()?).map_err(|_| format!("Invalid signal: {value}"))?;
@@ -128,7 +144,7 @@ fn pairs(instruction: &str, text: &str) -> Result<Vec<(String, String)>, String>
 }
 
 /// Words as a Dockerfile has them: quotes of both kinds and backslashes.
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quote): (Option<String>, Option<char>) = (None, None);
     let mut chars = text.chars();
@@ -165,6 +181,7 @@ mod tests {
             "LABEL a=\"b c\" \"d e\"='f g'",
             "CMD=[\"x\"]",
             "ONBUILD RUN true",
+            "HEALTHCHECK --interval=30s --retries=2 CMD [\"true\"]",
             "STOPSIGNAL 9",
             "VOLUME /x /y",
             "VOLUME [\"/z\"]",
@@ -173,7 +190,7 @@ mod tests {
         for change in changes {
             changed.apply(change).expect(change);
         }
-        let Changed { config, on_build, .. } = &changed;
+        let config = &changed.config;
         let strings = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
         assert_eq!(strings(config.cmd()), ["x"]);
         assert_eq!(strings(config.env()), ["A=2", "B=b c", "C=d e"]);
@@ -182,7 +199,10 @@ mod tests {
         assert_eq!((config.working_dir().as_deref(), config.stop_signal().as_deref()), (Some("/w"), Some("9")));
         let label = |name| config.labels().as_ref().and_then(|all| all.get(name)).map(String::as_str);
         assert_eq!((label("a"), label("d e")), (Some("b c"), Some("f g")));
-        assert_eq!(on_build, &["RUN true"]);
+        let check = json!({"Test": ["CMD", "true"], "Interval": 30_000_000_000_u64, "Retries": 2});
+        assert_eq!(Value::Object(changed.beyond_oci()), json!({"OnBuild": ["RUN true"], "Healthcheck": check}));
+        assert!(changed.apply("HEALTHCHECK FOO").is_err() && changed.apply("HEALTHCHECK NONE").is_ok());
+        assert_eq!(changed.beyond_oci()["Healthcheck"], json!({"Test": ["NONE"]}));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use oci_spec::image::Config;
 use runtime::cgroup::{Cgroup, Frozen};
 use runtime::userns::Mapping;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use storage::image::{Image, ImageStore};
 use storage::layer::{IdMap, IdPolicy, IdRange};
 use storage::state::container::{self, ContainerError, Record};
@@ -197,9 +197,7 @@ fn merge(base: &Image, changed: &Changed) -> Result<Map<String, Value>, CommandE
     if let Value::Object(config) = serde_json::to_value(config).map_err(internal)? {
         merged.extend(config.into_iter().filter(|(_, value)| !value.is_null()));
     }
-    if !changed.on_build.is_empty() {
-        merged.insert("OnBuild".to_owned(), json!(changed.on_build));
-    }
+    merged.extend(changed.beyond_oci());
     Ok(merged)
 }
 

@@ -12,6 +12,7 @@ use runtime::init::sealed_exe::SealedExe;
 use runtime::process::inherited::Inherited;
 use runtime::process::pidfd;
 use runtime::userns::Mapping;
+use runtime::userns::making::Making;
 use storage::image::{Image, ImageStore};
 use storage::layer::{IdMap, IdPolicy, IdRange};
 use storage::state::atomic::Durability;
@@ -157,6 +158,9 @@ pub(crate) fn complete(
     place: impl FnOnce(&mut Request) -> Result<(), CommandError>,
 ) -> Result<Record, CommandError> {
     let image = match &asked.request().rootfs {
+        Some(root) if !root.is_dir() => {
+            return Err(CommandError::user(format_args!("--rootfs {}: no such directory", root.display())));
+        }
         Some(_) => None,
         None => {
             let pull_options = PullOptions {
@@ -225,7 +229,7 @@ fn resolve_image_mounts(
     Ok(())
 }
 
-fn image_record(request: &Request, image: &Image) -> ImageRecord {
+pub(crate) fn image_record(request: &Request, image: &Image) -> ImageRecord {
     let spellings = [request.image.clone(), format!("localhost/{}", request.image)];
     let full = spellings
         .iter()
@@ -244,7 +248,7 @@ fn image_record(request: &Request, image: &Image) -> ImageRecord {
 
 /// `--volumes-from`: mounts of other containers, at places where none was asked for. They replace volumes that the image
 /// declares, and those of a container that was named before.
-fn take_volumes_from(context: &Context, request: &mut Request) -> Result<(), CommandError> {
+pub(crate) fn take_volumes_from(context: &Context, request: &mut Request) -> Result<(), CommandError> {
     let mut taken: Vec<Mount> = Vec::new();
     for source in &request.volumes_from {
         let mut other = container::find(&context.layout, &source.container).map_err(CommandError::user)?;
@@ -275,7 +279,8 @@ fn take_volumes_from(context: &Context, request: &mut Request) -> Result<(), Com
 
 /// The name the container shall have; with `--replace` the one that has it goes.
 pub(crate) fn claim_place(context: &Context, options: &ContainerOptions) -> Result<Option<String>, CommandError> {
-    let Some(name) = &options.life.name else { return Ok(None) };
+    // An empty one is none: `--name "$NAME"`.
+    let Some(name) = options.life.name.as_ref().filter(|name| !name.is_empty()) else { return Ok(None) };
     if options.life.replace
         && let Ok(other) = container::find(&context.layout, name)
         && other.name == *name
@@ -327,10 +332,14 @@ pub(crate) struct Prepared {
     /// Descriptors that the container gets besides the standard ones.
     pub(crate) inherited: Inherited,
     beside: Option<OwnedFd>,
+    /// Its base user namespace, if it needs one of its own.
+    making: Option<Making>,
     /// Held until the record says which ids the container has.
     ids: Option<FileLock>,
     /// It is a step of a build.
     is_step: bool,
+    /// It is only made ready.
+    pub(crate) held: bool,
 }
 
 /// The root file system of a step of a build, which is no image's.
@@ -389,6 +398,10 @@ fn prepare_over(
     let mut secrets = supervisor::secrets::Secrets::find(&context.layout, &record.request.secrets)?;
     let ownership = supervisor::rootfs::ownership(&mapping);
     let (shared, beside) = shared_namespaces(context, &record.request, purpose)?;
+    let making = match (purpose, &beside, &step) {
+        (Purpose::Start, None, None) => supervisor::launch::begin_namespace(&context.layout, &mapping, &record)?,
+        _ => None,
+    };
     let ids = match mapping.single {
         // Refused below.
         Some(_) => None,
@@ -448,8 +461,10 @@ fn prepare_over(
         notifications,
         inherited,
         beside,
+        making,
         ids,
         is_step,
+        held: false,
     })
 }
 
@@ -497,9 +512,11 @@ impl Prepared {
             birth,
             attach,
             beside: self.beside,
+            making: self.making,
             ids: self.ids,
             mapping: self.mapping,
             dies_with_starter: self.is_step,
+            held: self.held,
             seal: SealedExe::of_self()?,
             handed: Handed { descriptors: self.inherited, variables: Vec::new() }.with_sockets()?,
             notifications: self.notifications,

@@ -376,6 +376,12 @@ fn process_of(request: &ExecRequest, record: &Record, spec: &Spec, pid: i32) -> 
     if let Some(workdir) = &request.workdir {
         process.set_cwd(workdir.clone());
     }
+    if let Some(limit) = bundle::open_files(&record.request) {
+        let mut limits = process.rlimits().clone().unwrap_or_default();
+        limits.retain(|other| other.typ() != limit.typ());
+        limits.push(limit);
+        process.set_rlimits(Some(limits));
+    }
     Ok(process)
 }
 

@@ -1,6 +1,7 @@
 //! What stands before the command: options of everything, other people's words for commands we do not have, and what
 //! was meant by words we do not know.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -173,8 +174,26 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
 /// The exit status of docker for what its command line does not understand.
 const NOT_UNDERSTOOD: u8 = 1;
 
+/// The command that a command line calls: `coracle image ls`, whatever options stand between its words.
+pub(super) fn spoken(name: &str, command: &clap::Command, args: &[OsString]) -> String {
+    let (mut words, mut command) = (vec![name], command);
+    for word in args.iter().skip(1).filter_map(|word| word.to_str()) {
+        match command.find_subcommand(word) {
+            Some(found) => {
+                words.push(found.get_name());
+                command = found;
+            }
+            None if !command.has_subcommands() => break,
+            None => {}
+        }
+    }
+    words.join(" ")
+}
+
 /// The error for a command line that clap does not take.
-pub(super) fn misunderstood(error: &clap::Error, program: Program, names: &[&str]) -> CommandError {
+///
+/// `spoken` is the command that was called, as far as it is known: `coracle image ls`.
+pub(super) fn misunderstood(error: &clap::Error, program: Program, spoken: &str, names: &[&str]) -> CommandError {
     let typed = match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(word)) => word.clone(),
         _ => String::new(),
@@ -190,7 +209,7 @@ pub(super) fn misunderstood(error: &clap::Error, program: Program, names: &[&str
         out = out.with_code(NOT_UNDERSTOOD);
     }
     let command = usage::command_of(error);
-    let command = if command.is_empty() { program.name.to_owned() } else { command };
+    let command = if command.is_empty() { spoken.to_owned() } else { command };
     let suggested = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.clone()),
         Some(ContextValue::Strings(words)) => words.first().cloned(),

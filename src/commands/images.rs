@@ -83,7 +83,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         return output::print(&platforms::draw(&images)).map(|()| 0);
     }
     let format = args.format.as_deref();
-    if args.quiet {
+    // As podman has it: of the two JSON counts, and no template.
+    if args.quiet && format != Some("json") {
         let mut ids: Vec<String> = Vec::new();
         for row in &rows {
             let id = if args.no_trunc { row.image.id.to_string() } else { short_id(&row.image).to_owned() };
@@ -176,17 +177,18 @@ fn rows(args: &Args, context: &Context) -> Result<Vec<Row>, CommandError> {
     }
     let filters = ImageFilters::parse(&store, &args.filters)?;
     // A listing without a format does not show how many containers an image has.
-    let containers = if args.format.is_some() || args.tree { select::all(context)? } else { Vec::new() };
+    let counts = args.format.is_some() || args.tree || filters.ask_for_containers();
+    let containers = if counts { select::all(context)? } else { Vec::new() };
     let users: Vec<_> = containers.into_iter().filter_map(|record| record.image.map(|image| image.id)).collect();
     // The newest first; of two of the same age the one that came last.
     images.reverse();
     images.sort_by_cached_key(|image| std::cmp::Reverse(created(image)));
     let mut rows = Vec::new();
     for image in images.into_iter().map(Rc::new) {
-        if !filters.accept(&image) {
+        let containers = users.iter().filter(|id| **id == image.id).count() as u64;
+        if !filters.accept(&image, containers > 0) {
             continue;
         }
-        let containers = users.iter().filter(|id| **id == image.id).count() as u64;
         // The name given last stands first.
         let named = image.names.iter().rev().filter(|name| shown(args, &filters, name)).cloned().map(Some);
         let mut names: Vec<Option<Reference>> = named.collect();
@@ -235,6 +237,7 @@ enum Check {
     Since(Timestamp),
     Id(String),
     Digest(String),
+    Used(bool),
     Nothing(bool),
 }
 
@@ -264,8 +267,9 @@ impl ImageFilters {
                 "until" => Check::Before(filter::moment(value)?),
                 "id" => Check::Id(value.to_owned()),
                 "digest" => Check::Digest(value.to_owned()),
-                // Every image may be written, none is intermediate, a list or a build container's.
-                "readonly" | "intermediate" | "manifest" | "containers" => Check::Nothing(!boolean().unwrap_or(false)),
+                "containers" => Check::Used(boolean()?),
+                // Every image may be written, none is intermediate or a list.
+                "readonly" | "intermediate" | "manifest" => Check::Nothing(!boolean().unwrap_or(false)),
                 _ => {
                     return Err(CommandError::user(format_args!(
                         "invalid image filter {key:?}: must be in the format \"filter=value or filter!=value\""
@@ -277,7 +281,13 @@ impl ImageFilters {
         Ok(parsed)
     }
 
-    fn accept(&self, image: &Image) -> bool {
+    /// Whether the answer depends on which containers there are.
+    fn ask_for_containers(&self) -> bool {
+        self.checks.iter().any(|(check, _)| matches!(check, Check::Used(_)))
+    }
+
+    /// `is_used`: whether a container is made of it.
+    fn accept(&self, image: &Image, is_used: bool) -> bool {
         self.checks.iter().all(|(check, wanted)| {
             let fits = match check {
                 Check::Dangling(dangling) => image.names.is_empty() == *dangling,
@@ -288,6 +298,7 @@ impl ImageFilters {
                 Check::Since(moment) => created(image).unwrap_or_default() > *moment,
                 Check::Id(prefix) => image.id.hex().starts_with(prefix.trim_start_matches("sha256:")),
                 Check::Digest(prefix) => image.manifest.digest.to_string().starts_with(prefix.as_str()),
+                Check::Used(used) => is_used == *used,
                 Check::Nothing(fits) => *fits,
             };
             fits == *wanted
@@ -439,6 +450,7 @@ impl View {
             ("History", history(image).into()),
             ("ReadOnly", false.into()),
             ("Dangling", image.names.is_empty().into()),
+            ("IsManifestList", Value::NilPointer),
             ("Os", image.platform.os.as_str().into()),
             ("Arch", image.platform.architecture.as_str().into()),
         ];

@@ -54,6 +54,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         changed.apply(change).map_err(|why| CommandError::user(format!("--change \"{change}\": {why}")))?;
     }
     let wanted = ImportOptions {
+        beyond_oci: changed.beyond_oci(),
         config: changed.config,
         message: args.message.clone(),
         names: name.into_iter().collect(),

@@ -29,6 +29,9 @@ const EXAMPLES: &str = r#"Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
+    /// Show more: all there is is always shown
+    #[arg(short = 'D', long, hide = true)]
+    debug: bool,
     /// Change the output format to JSON or a Go template
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,

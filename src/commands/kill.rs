@@ -36,13 +36,15 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         let mut observed = status::observe(&context.layout, record)?;
         // docker's rule: who sends one of these wants it ended, other signals have other meanings.
         let is_end = signal == Signal::KILL || signal == lifecycle::stop_signal(record)?;
-        if is_end && observed.state.is_alive() && record.request.restart != RestartPolicy::No {
+        // Where there is no program yet there is nothing to kill.
+        let is_begun = !matches!(observed.state, State::Starting { .. });
+        if is_end && is_begun && observed.state.is_alive() && record.request.restart != RestartPolicy::No {
             observed = lifecycle::request_end(context, record)?;
             if let State::Restarting { .. } = observed.state {
                 return output::print_line(&one.typed);
             }
         }
-        let sent = match observed.state.init() {
+        let sent = match observed.state.init().filter(|_| is_begun) {
             Some(init) => {
                 let sent = lifecycle::signal(init, signal)?;
                 if sent && signal == Signal::KILL && lifecycle::has_union_server(record) {

@@ -56,6 +56,8 @@ pub(crate) fn begin_stop<'a>(
     };
     let first = match timeout {
         Some(Duration::ZERO) => Signal::KILL,
+        // There is no program yet that could hear another one.
+        _ if matches!(observed.state, State::Starting { .. }) => Signal::KILL,
         _ => stop_signal(record)?,
     };
     let alive = signal(init, first)?;

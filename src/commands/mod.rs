@@ -8,6 +8,7 @@ mod buildx;
 pub(crate) mod change;
 pub(crate) mod commit;
 pub(crate) mod completion;
+mod compose;
 pub(crate) mod container;
 pub(crate) mod context;
 pub(crate) mod cp;
@@ -29,6 +30,7 @@ pub(crate) mod image;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod info;
+pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod kube;
@@ -186,6 +188,7 @@ const COMMANDS: &[Entry] = &[
     group!("buildx", "Manage builds, by the name of docker's plugin", builder::BuildxCommand, builder::run_buildx),
     group!("boot", "Manage what starts with the machine", boot::Command, boot::run),
     command!("commit", "Create new image based on the changed container", commit::Args, commit::run),
+    command!("compose", "Run compose files with podman-compose or docker-compose", compose::Args, compose::run),
     command!("completion", "Generate the completion script of a shell", completion::Args, completion::run),
     group!("container", "Manage containers", container::Command, container::run),
     group!("context", "Manage contexts, of which there is one", context::Command, context::run),
@@ -209,6 +212,7 @@ const COMMANDS: &[Entry] = &[
     command!("images", "List images in local storage", images::Args, images::run),
     command!("import", "Import a tarball to create a filesystem image", import::Args, import::run),
     command!("info", "Display system information", info::Args, info::run),
+    command!("init", "Initialize one or more containers", init::Args, init::run),
     command!("inspect", "Display the configuration of object denoted by ID", inspect::Args, inspect::run),
     command!("kill", "Kill one or more running containers with a specific signal", kill::Args, kill::run),
     group!("kube", "Play containers, pods or volumes from a structured file", kube::Command, kube::run),
@@ -347,12 +351,14 @@ fn arranged(program: Program, mut args: Vec<OsString>) -> Vec<OsString> {
 pub(crate) fn run(program: Program) -> Outcome {
     let persona = program.persona;
     let args = arranged(program, std::env::args_os().collect());
+    let spoken = args.clone();
     let matches = match command_line(program).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let names: Vec<&str> =
                 COMMANDS.iter().map(|entry| entry.name).filter(|name| !name.starts_with('_')).collect();
-            return Err(globals::misunderstood(&error, program, &names));
+            let spoken = globals::spoken(program.name, &command_line(program), &spoken);
+            return Err(globals::misunderstood(&error, program, &spoken, &names));
         }
         Err(help) => {
             // A closed stdout is no failure.

@@ -61,7 +61,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if names.is_empty() && !args.all && !args.latest {
         return Err(CommandError::user("you must supply a running container name or id"));
     }
-    let wanted = port.as_deref().map(parse).transpose()?;
+    let wanted = port.as_deref().map(|text| parse(text).map(|port| (text, port))).transpose()?;
     let selection = Selection { names: &names, all: args.all, latest: args.latest, ..Selection::default() };
     let (selected, errors) = selection.resolve(context)?;
     select::each(&selected, errors, |one| {
@@ -82,7 +82,7 @@ fn parse(text: &str) -> Result<(u16, String), CommandError> {
 fn lines(
     record: &Record,
     ports: &[Port],
-    wanted: Option<&(u16, String)>,
+    wanted: Option<&(&str, (u16, String))>,
     with_id: bool,
 ) -> Result<String, CommandError> {
     let mut text = String::new();
@@ -97,7 +97,9 @@ fn lines(
             let inside = port.container_port.saturating_add(offset);
             let protocol = port.protocol.as_str();
             match wanted {
-                Some((number, name)) if *number == inside && name == protocol => text.push_str(&format!("{host}\n")),
+                Some((_, (number, name))) if *number == inside && name == protocol => {
+                    text.push_str(&format!("{host}\n"))
+                }
                 Some(_) => {}
                 None if with_id => text.push_str(&format!("{}\t{inside}/{protocol} -> {host}\n", record.id.short())),
                 None => text.push_str(&format!("{inside}/{protocol} -> {host}\n")),
@@ -105,8 +107,8 @@ fn lines(
         }
     }
     match wanted {
-        Some((number, _)) if text.is_empty() => {
-            Err(CommandError::user(format_args!("failed to find published port \"{number}\"")))
+        Some((typed, _)) if text.is_empty() => {
+            Err(CommandError::user(format_args!("failed to find published port {typed:?}")))
         }
         _ => Ok(text),
     }

@@ -162,7 +162,7 @@ pub(crate) fn ensure(
         }
         (PullPolicy::Newer, Some(image)) => Ok(pull(context, name, options, quiet).unwrap_or(image)),
         (_, None) => {
-            if !quiet && policy == PullPolicy::Missing {
+            if !quiet && policy == PullPolicy::Missing && Reference::parse(name).is_ok() {
                 eprintln!("Unable to find image '{}' locally", Printable::line(name));
             }
             pull(context, name, options, quiet)

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use storage::prune;
 use storage::state::container::{self, ContainerError, Record};
 use storage::state::lock::FileLock;
-use storage::state::status;
+use storage::state::status::{self, State};
 use storage::state::undo::Removal;
 
 use super::select::{self, Chosen, Selected, Selection};
@@ -155,7 +155,8 @@ fn begin<'a>(
     if !observed.state.is_alive() {
         return Ok(None);
     }
-    if !args.force {
+    // One that was only made ready has no program yet.
+    if !args.force && !matches!(observed.state, State::Starting { .. }) {
         return Err(CommandError::user(format_args!(
             "cannot remove container {} as it is {} - running or paused containers cannot be removed without force: \
              container state improper",

@@ -1,15 +1,24 @@
 //! `coracle start`: run a container that exists.
 
-use storage::state::container::Record;
+use std::time::{Duration, Instant};
+
+use runtime::monitor::attach::{Answer, Question};
+use storage::state::container::{self, ContainerError, Record};
 use storage::state::request::Request;
 use storage::state::status::{self, State};
 
 use super::run::{first_client, parse_detach_keys, stay};
 use super::select::{self, Selection};
-use super::{Context, Outcome, create};
+use super::{Context, Outcome, create, lifecycle, pause};
 use crate::cli::output;
-use crate::error::CommandError;
+use crate::error::{CommandError, FAILED};
 use crate::supervisor::Birth;
+
+/// How long somebody else's start is waited for.
+const STARTING: Duration = Duration::from_secs(2);
+
+/// How long between somebody's opening of a container's ports and their locking it.
+const BEGINNING: Duration = Duration::from_millis(500);
 
 const EXAMPLES: &str = r#"Examples:
   coracle start web
@@ -84,18 +93,69 @@ pub(crate) fn start(context: &Context, record: Record) -> Result<(), CommandErro
         return Err(CommandError::user(format_args!("container {} is paused: container state improper", record.name))
             .hinted(format!("coracle unpause {}", record.name)));
     }
+    if let State::Starting { .. } = observed.state {
+        return begin(context, &record);
+    }
     if observed.state.is_alive() {
         return Ok(());
     }
     start_required(context, &record.request)?;
-    create::prepare(context, record)?.launch(context, Birth::Existing, None)?.wait_started()?;
-    Ok(())
+    let started = create::prepare(context, record.clone())
+        .and_then(|prepared| prepared.launch(context, Birth::Existing, None)?.wait_started());
+    match started {
+        Ok(_) => Ok(()),
+        // Somebody else was faster, or is about to be: whatever is in our way may be theirs. Ports are opened before the
+        // container is locked.
+        Err(error) => {
+            let text = error.to_string();
+            let may_be_locked_soon = text.contains("already allocated") && !text.contains("held by container");
+            let begin = if may_be_locked_soon { BEGINNING } else { Duration::ZERO };
+            if is_started_by_another(context, &record, begin)? { Ok(()) } else { Err(error) }
+        }
+    }
+}
+
+/// Whether a container runs that somebody else has been starting while we tried.
+fn is_started_by_another(context: &Context, record: &Record, begin: Duration) -> Result<bool, CommandError> {
+    let (since, deadline) = (Instant::now(), Instant::now() + STARTING);
+    loop {
+        let is_busy = matches!(container::lock(&context.layout, &record.id), Err(ContainerError::Busy(_)));
+        let state = status::observe(&context.layout, record).map_err(CommandError::host)?.state;
+        if matches!(state, State::Running { .. } | State::Paused { .. }) {
+            return Ok(true);
+        }
+        if (!is_busy && since.elapsed() >= begin) || Instant::now() > deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Lets a container begin that `init` has made ready.
+fn begin(context: &Context, record: &Record) -> Result<(), CommandError> {
+    match pause::ask(context, record, Question::Begin)? {
+        Some(Answer::Done(_)) => return Ok(()),
+        Some(Answer::Failed(_)) => drop(lifecycle::wait(context, record, lifecycle::Until::Stopped)?),
+        Some(Answer::Refused) | None => {}
+    }
+    match status::observe(&context.layout, record).map_err(CommandError::host)?.state {
+        State::Stopped { exit } if !exit.error.is_empty() => {
+            Err(CommandError::host(exit.error).with_code(u8::try_from(exit.code).unwrap_or(FAILED)))
+        }
+        // Somebody else was faster.
+        _ => Ok(()),
+    }
 }
 
 fn start_attached(context: &Context, record: &Record, args: &Args) -> Outcome {
     let observed = status::observe(&context.layout, record).map_err(CommandError::host)?;
     if observed.state.is_alive() {
-        return super::attach::attach(context, record, args.detach_keys.as_deref(), args.interactive, args.sig_proxy);
+        let manners = (args.interactive, args.sig_proxy);
+        // Before it begins, so that nothing of what it says is missed.
+        return super::attach::attach(context, record, args.detach_keys.as_deref(), manners, || match observed.state {
+            State::Starting { .. } => begin(context, record),
+            _ => Ok(()),
+        });
     }
     let keys = parse_detach_keys(args.detach_keys.as_deref())?;
     start_required(context, &record.request)?;

@@ -9,12 +9,12 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach build builder buildx commit container context cp create diff events exec export generate healthcheck history image images import info inspect kill kube load login logout logs \
+const HERE: &str = "attach build builder buildx commit compose container context cp create diff events exec export generate healthcheck history image images import info init inspect kill kube load login logout logs \
     manifest mount network pause play pod port ps pull push rename restart rm rmi run save search secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
     completion \
-    container:attach container:commit container:cp container:create container:diff container:exec container:exists \
-    container:export container:inspect container:kill container:list container:logs container:ls container:mount container:pause container:port \
-    container:prune container:ps container:rename container:restart container:rm container:run container:start container:stats \
+    container:attach container:cleanup container:clone container:commit container:cp container:create container:diff container:exec container:exists \
+    container:export container:init container:inspect container:kill container:list container:logs container:ls container:mount container:pause container:port \
+    container:prune container:ps container:rename container:restart container:rm container:run container:runlabel container:start container:stats \
     container:stop container:top container:unmount container:unpause container:update container:wait \
     image:build image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
     image:prune image:pull image:push image:rm image:save image:scp image:search image:tag image:tree image:trust image:unmount image:untag \
@@ -25,16 +25,12 @@ const HERE: &str = "attach build builder buildx commit container context cp crea
     pod:clone pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:pause pod:prune pod:ps pod:restart pod:rm pod:start \
     pod:stats pod:stop pod:top pod:unpause \
     secret:create secret:exists secret:inspect secret:list secret:ls secret:rm \
-    system:check system:df system:events system:info system:migrate system:prune system:renumber \
+    system:check system:connection system:df system:events system:info system:migrate system:prune system:renumber system:reset system:service \
     volume:create volume:exists volume:export volume:import volume:inspect volume:list volume:ls volume:mount volume:prune \
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "auto-update compose generate:systemd init \
-    container:checkpoint container:cleanup container:clone container:init \
-    container:restore container:runlabel \
-    image:sign \
-    system:connection system:reset system:service";
+const MISSING: &str = "auto-update generate:systemd container:checkpoint container:restore image:sign";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {
     let mut command = root;

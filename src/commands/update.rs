@@ -75,7 +75,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 }
 
 /// What single options cannot know.
-fn check_together(merged: &Resources) -> Result<(), CommandError> {
+pub(crate) fn check_together(merged: &Resources) -> Result<(), CommandError> {
     match (merged.memory_swap_bytes, merged.memory_bytes) {
         (Some(swap), Some(memory)) if swap > 0 && u64::try_from(swap).unwrap_or(0) < memory => Err(CommandError::user(
             "memory limit should be smaller than the limit of memory and swap: update that, too",
@@ -126,7 +126,7 @@ fn limit(
 }
 
 /// What is named stands over what there was.
-fn merge(resources: &mut Resources, asked: Resources) {
+pub(crate) fn merge(resources: &mut Resources, asked: Resources) {
     let below = std::mem::take(resources);
     let list = |asked: Vec<OfDevice>, below: Vec<OfDevice>| if asked.is_empty() { below } else { asked };
     // Both say the same thing in two ways: the later one counts.

@@ -25,7 +25,7 @@ use runtime::process::{Forked, SysError, clone3, pidfd, prctl, wait};
 use storage::state::container;
 use storage::state::lock::FileLock;
 use storage::state::request::RestartPolicy;
-use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, StateFile};
+use storage::state::status::{self, Event as StateEvent, ExitRecord, Init, State, StateFile};
 use storage::volume::Owner;
 
 use super::create::create;
@@ -111,7 +111,7 @@ impl Supervisor {
         if let Some(notifications) = &mut launch.notifications {
             notifications.listen(&layout.runtime_container(&record.id))?;
         }
-        let (waiting, streams) = Waiting::build(&mut launch, Some(maps))?;
+        let (Waiting { mut run, word }, streams) = Waiting::build(&mut launch, Some(maps))?;
         let mut relay =
             Relay::new(streams, stdin_policy(&launch), open_log(&layout, &record)?).map_err(errno("dup"))?;
         if let Some(first) = first {
@@ -119,14 +119,23 @@ impl Supervisor {
         }
         relay.listen(listener(&layout, &record)?);
         let mut state = StateFile::new(supervisor_pid());
-        let run = waiting.go(&launch, &mut state)?;
+        let held = match launch.held {
+            true => {
+                word.wait(&run, &launch, &mut state)?;
+                Some(word)
+            }
+            false => {
+                word.go(&mut run, &launch, &mut state)?;
+                None
+            }
+        };
         // What another run needs differently: its volumes are filled, and nobody waits for it.
         launch.fill.clear();
         (launch.attach, launch.beside) = (None, None);
         if record.request.restart == RestartPolicy::No {
             launch.handed.descriptors.let_go();
         }
-        if let Some(notifications) = &launch.notifications {
+        if let (Some(notifications), None) = (&launch.notifications, &held) {
             notifications.started(supervisor_pid());
         }
         let lock = lock.take();
@@ -136,6 +145,7 @@ impl Supervisor {
             state,
             relay,
             run,
+            held,
             launch,
             signals,
             lock,
@@ -150,9 +160,18 @@ impl Supervisor {
 
     /// Starts the container once more, as it was started the first time.
     pub(super) fn start_again(&mut self) -> Result<(), CommandError> {
-        let (waiting, streams) = Waiting::build(&mut self.launch, None)?;
+        let (Waiting { run, word }, streams) = Waiting::build(&mut self.launch, None)?;
         self.relay.restart(streams).map_err(errno("dup"))?;
-        self.run = waiting.go(&self.launch, &mut self.state)?;
+        self.run = run;
+        word.go(&mut self.run, &self.launch, &mut self.state)
+    }
+
+    /// Lets the program of a container that `init` has made ready begin.
+    pub(super) fn let_go(&mut self, word: Word) -> Result<(), CommandError> {
+        word.go(&mut self.run, &self.launch, &mut self.state)?;
+        if let Some(notifications) = &self.launch.notifications {
+            notifications.started(supervisor_pid());
+        }
         Ok(())
     }
 }
@@ -160,6 +179,11 @@ impl Supervisor {
 /// A container whose init has made everything ready and waits for the word to become the program.
 struct Waiting {
     run: Run,
+    word: Word,
+}
+
+/// The word that an init waits for.
+pub(super) struct Word {
     host_pid: i32,
     channel: handshake::Channel,
 }
@@ -305,19 +329,34 @@ impl Waiting {
             rescue: Default::default(),
             since: Instant::now(),
         };
-        Ok((Waiting { run, host_pid, channel }, streams))
+        Ok((Waiting { run, word: Word { host_pid, channel } }, streams))
+    }
+}
+
+impl Word {
+    /// Writes down that the container is ready.
+    fn wait(&self, run: &Run, launch: &Launch, state: &mut StateFile) -> Result<(), CommandError> {
+        self.note_spawned(run, launch, state)?;
+        state.write(&launch.layout, &launch.record.id).map_err(CommandError::host)
+    }
+
+    fn note_spawned(&self, run: &Run, launch: &Launch, state: &mut StateFile) -> Result<(), CommandError> {
+        let start = Init::of(self.host_pid).ok_or_else(|| init_killed(&run.init))?;
+        state.on(StateEvent::Spawned(start)).map_err(internal)?;
+        state.network = launch.network.status(&launch.record, run.helper.as_ref());
+        state.cgroup = run.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+        Ok(())
     }
 
     /// Writes down that it runs, and lets it.
-    fn go(self, launch: &Launch, state: &mut StateFile) -> Result<Run, CommandError> {
-        let Waiting { mut run, host_pid, channel } = self;
+    fn go(self, run: &mut Run, launch: &Launch, state: &mut StateFile) -> Result<(), CommandError> {
+        if !matches!(state.state, State::Starting { .. }) {
+            self.note_spawned(run, launch, state)?;
+        }
+        state.on(StateEvent::Execed(Timestamp::now())).map_err(internal)?;
+        let Word { host_pid, channel } = self;
         let (layout, record) = (&launch.layout, &launch.record);
-        let start = Init::of(host_pid).ok_or_else(|| init_killed(&run.init))?;
-        let moved = state.on(StateEvent::Spawned(start)).and_then(|()| state.on(StateEvent::Execed(Timestamp::now())));
-        moved.map_err(|error| CommandError::new(crate::error::Kind::Internal, error))?;
         let attachment = run.helper.as_ref().map(Started::attachment);
-        state.network = launch.network.status(record, run.helper.as_ref());
-        state.cgroup = run.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         run.forwarder = match &run.netns {
             // A driver that does not know its addresses yet is asked once the container runs.
             _ if attachment.is_some_and(|attachment| attachment.addresses.is_empty()) => None,
@@ -350,7 +389,7 @@ impl Waiting {
         }
         run.since = Instant::now();
         run.forwarding_since = run.since;
-        Ok(run)
+        Ok(())
     }
 }
 
@@ -506,6 +545,10 @@ fn write_nested_maps(spec: &Spec, pid: i32) -> Result<(), CommandError> {
 /// Our pid as the host counts: `/proc` is the host's, `getpid` is not.
 fn supervisor_pid() -> i32 {
     std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or(0)
+}
+
+fn internal(error: impl std::fmt::Display) -> CommandError {
+    CommandError::new(crate::error::Kind::Internal, error)
 }
 
 fn failed(code: i32, message: &str) -> CommandError {

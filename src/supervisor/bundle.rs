@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User,
 };
@@ -209,14 +210,10 @@ fn check_device(path: &Path) -> Result<(), CommandError> {
 
 /// `--privileged`: the devices of the host that this user can open anyway.
 fn accessible_devices() -> Vec<DeviceBind> {
-    use std::os::unix::fs::FileTypeExt;
     let standard = runtime::mount::dev::DEFAULT;
-    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
-    let mut all: Vec<DeviceBind> = entries
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_char_device() || kind.is_block_device()))
-        .map(|entry| entry.path())
-        .chain([PathBuf::from("/dev/net/tun")])
-        .filter(|path| path.exists() && !standard.iter().any(|name| path.file_name() == Some(name.as_ref())))
+    let mut all: Vec<DeviceBind> = device_nodes(Path::new("/dev"))
+        .into_iter()
+        .filter(|path| !standard.iter().any(|name| path.file_name() == Some(name.as_ref())))
         .filter(|path| !matches!(path.file_name().and_then(|name| name.to_str()), Some("console" | "ptmx")))
         .filter(|path| {
             let wanted = nix::unistd::AccessFlags::R_OK | nix::unistd::AccessFlags::W_OK;
@@ -228,11 +225,28 @@ fn accessible_devices() -> Vec<DeviceBind> {
     all
 }
 
-/// The host name: as asked for, else the short id as docker has it.
+/// The device nodes below a directory, `/dev/dri/renderD128` among them; what the container has of its own is left out.
+fn device_nodes(directory: &Path) -> Vec<PathBuf> {
+    use std::os::unix::fs::FileTypeExt;
+    const OWN: [&str; 5] = ["pts", "shm", "mqueue", "hugepages", "fd"];
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_char_device() || kind.is_block_device() {
+            found.push(entry.path());
+        } else if kind.is_dir() && !OWN.iter().any(|name| entry.file_name() == *name) {
+            found.extend(device_nodes(&entry.path()));
+        }
+    }
+    found
+}
+
+/// The host name: as asked for, the host's where its network or its names are used, else the short id as docker has it.
 pub(crate) fn hostname(record: &Record) -> String {
-    match (&record.request.hostname, &record.request.uts) {
+    let request = &record.request;
+    match (&request.hostname, &request.uts) {
         (Some(name), _) => name.clone(),
-        (None, Namespace::Host) => {
+        (None, uts) if *uts == Namespace::Host || request.network.mode == "host" => {
             nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         }
         (None, _) => record.id.short().to_owned(),
@@ -298,7 +312,21 @@ fn limits(request: &Request) -> Result<Vec<PosixRlimit>, CommandError> {
         let built = PosixRlimitBuilder::default().typ(kind).soft(limit.soft).hard(limit.hard).build();
         out.push(built.map_err(CommandError::user)?);
     }
+    out.extend(open_files(request));
     Ok(out)
+}
+
+/// As many open files as this process may have, unless something else was asked for: the soft limit of a login is there
+/// for `select(2)`, and too low for servers. Every start looks anew, a limit of another session may be above this one's.
+pub(crate) fn open_files(request: &Request) -> Option<PosixRlimit> {
+    /// What docker and podman give at most.
+    const MOST: u64 = 1 << 20;
+    if request.host_ulimits || request.ulimits.iter().any(|limit| limit.name == "nofile") {
+        return None;
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let limit = hard.min(MOST);
+    PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile).soft(limit).hard(limit).build().ok()
 }
 
 fn id_mappings(map: &IdMap) -> Vec<LinuxIdMapping> {

@@ -51,13 +51,16 @@ impl AsFd for ResultReader {
 impl ResultReader {
     /// Waits for the message.
     pub(crate) fn wait(mut self) -> Result<(), CommandError> {
-        let mut bytes = Vec::new();
         let killed = || CommandError::host("the container's supervisor was killed before it started");
-        self.0.read_to_end(&mut bytes).map_err(|_| killed())?;
-        match bytes.split_first() {
-            Some((b'S', _)) => Ok(()),
-            Some((b'F', rest)) => {
-                let (code, text) = rest.split_first().ok_or_else(killed)?;
+        let mut tag = [0];
+        // Not to the end: an init that waits for the word to begin has the other end open, too.
+        self.0.read_exact(&mut tag).map_err(|_| killed())?;
+        match tag {
+            [b'S'] => Ok(()),
+            [b'F'] => {
+                let mut bytes = Vec::new();
+                self.0.read_to_end(&mut bytes).map_err(|_| killed())?;
+                let (code, text) = bytes.split_first().ok_or_else(killed)?;
                 Err(CommandError::host(String::from_utf8_lossy(text)).with_code(*code))
             }
             _ => Err(killed()),

@@ -20,6 +20,16 @@ impl Supervisor {
         events::note(&self.layout, &events.into_iter().flatten().collect::<Vec<_>>());
     }
 
+    /// The container is ready and waits.
+    pub(super) fn note_held(&self) {
+        events::note(&self.layout, &[Event::container(&self.record, "init")]);
+    }
+
+    /// One that was ready has begun.
+    pub(super) fn note_begun(&self) {
+        events::note(&self.layout, &[Event::container(&self.record, "start")]);
+    }
+
     /// A run has ended that another follows.
     pub(super) fn note_resting(&self, exit: Exit) {
         let died = Event::container(&self.record, "died").with_exit_code(i32::from(exit.code()));

@@ -20,6 +20,7 @@ use runtime::process::{pidfd_send_signal, wait};
 use runtime::security::capabilities::{CapabilitySet, Sets};
 use runtime::security::seccomp::{self, Filter};
 use runtime::userns::Mapping;
+use runtime::userns::making::Making;
 use storage::layer::IdMap;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
@@ -75,12 +76,16 @@ pub(crate) struct Launch {
     pub(crate) attach: Option<FirstClient>,
     /// Init of a container whose namespaces are shared.
     pub(crate) beside: Option<OwnedFd>,
+    /// Its base user namespace, which is being made; none if it joins another, or makes it when it is needed.
+    pub(crate) making: Option<Making>,
     /// Held until the record says which ids the container has.
     pub(crate) ids: Option<storage::state::lock::FileLock>,
     /// The user's ids.
     pub(crate) mapping: Mapping,
     /// It ends with the process that starts it: a step of a build.
     pub(crate) dies_with_starter: bool,
+    /// It is made ready and waits for somebody to start it.
+    pub(crate) held: bool,
     /// Our binary, if it needs protection.
     pub(crate) seal: Option<SealedExe>,
     /// What the container gets of its starter's besides.
@@ -150,7 +155,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Waits until the container runs, or fails as it failed. Interrupted, it takes everything back.
+    /// Waits until the container runs (or, if it is held, is ready to), or fails as it failed. Interrupted, it takes everything back.
     pub(crate) fn wait_started(self) -> Result<(Option<OwnedFd>, OwnedFd), CommandError> {
         loop {
             let mut turn = Turn::new();
@@ -190,13 +195,25 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
+/// Begins the base user namespace of a container that shares nobody's; `None` if it will be in that of a leader that is
+/// there, or if one is made as fast later.
+pub(crate) fn begin_namespace(
+    layout: &Layout,
+    mapping: &Mapping,
+    record: &Record,
+) -> Result<Option<Making>, CommandError> {
+    let is_led = super::network::needs_leader(&record.request) && super::leader::is_alive(layout, mapping);
+    if is_led { Ok(None) } else { Ok(Making::begin(mapping)?) }
+}
+
 /// How many leaders may end while a supervisor is forked beside them.
 const LEADERS: u32 = 3;
 
 /// Forks the supervisor of `launch`.
 pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     let beside = launch.beside.as_ref().map(|init| init.as_fd());
-    let mut leader = launch.network.lead(&launch.layout, &launch.mapping, &launch.record, beside)?;
+    let mut making = launch.making.take();
+    let mut leader = launch.network.lead(&launch.layout, &launch.mapping, &launch.record, beside, making.as_mut())?;
 
     let pipe_failed =
         |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", crate::error::reason(&error)));
@@ -223,16 +240,17 @@ pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
     let mut tries = 0;
     let forked = loop {
-        let forked = match launch.beside.as_ref().or(leader.as_ref()) {
-            Some(init) => spawn::supervisor_beside(init.as_fd(), own_pids),
-            None => spawn::supervisor(own_pids),
+        let forked = match (launch.beside.as_ref().or(leader.as_ref()), &mut making) {
+            (Some(init), _) => spawn::supervisor_beside(init.as_fd(), own_pids),
+            (None, Some(making)) => spawn::supervisor_beside(making.holder(), own_pids),
+            (None, None) => spawn::supervisor(own_pids),
         };
         match (forked, &leader) {
             // A leader that took another's place ends with the container whose supervisor forked it.
             (Err(_), Some(ended)) if tries < LEADERS && is_readable(ended.as_fd()) => {
                 tries += 1;
                 let beside = launch.beside.as_ref().map(|init| init.as_fd());
-                leader = launch.network.lead(&launch.layout, &launch.mapping, &launch.record, beside)?;
+                leader = launch.network.lead(&launch.layout, &launch.mapping, &launch.record, beside, None)?;
             }
             (forked, _) => break forked?,
         }
@@ -240,12 +258,18 @@ pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     match forked {
         Side::Supervisor(maps) => {
             drop((reader, control, gate));
+            if let Some(making) = making {
+                making.leave_to_parent();
+            }
             std::process::exit(supervise::run(launch, maps, writer, supervisor_control))
         }
         Side::Parent(parent) => {
             drop((writer, supervisor_control));
             if let Some(gate) = &mut gate {
                 gate.ask(runtime::process::pidfd::host_pid(parent.pidfd.as_fd()).unwrap_or(0));
+            }
+            if let Some(mut making) = making {
+                making.finish()?;
             }
             let pidfd = parent.write_maps(&launch.mapping)?;
             let seed = gate.and_then(super::cgroup::Gate::open);

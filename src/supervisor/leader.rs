@@ -28,6 +28,7 @@ use nix::sys::socket::{
 use runtime::process::spawn::{self, Servant, Side};
 use runtime::process::{Forked, clone3};
 use runtime::userns::Mapping;
+use runtime::userns::making::Making;
 use storage::state::container;
 use storage::state::events::{self, Event};
 use storage::state::layout::{self, Layout};
@@ -43,8 +44,8 @@ const TRIES: usize = 3;
 pub(crate) struct Found {
     /// The connection.
     pub(crate) connection: Connection,
-    /// The leader.
-    pub(crate) pidfd: OwnedFd,
+    /// The leader; none if it has just been started in a namespace that the caller has.
+    pub(crate) pidfd: Option<OwnedFd>,
 }
 
 /// Where the leader of these ids listens. Users whose ids have changed get another one.
@@ -63,11 +64,15 @@ pub(super) fn is_alive(layout: &Layout, mapping: &Mapping) -> bool {
     FileLock::is_held(&alive_path(&socket_path(layout, mapping))).unwrap_or(true)
 }
 
-/// Connects to the leader; starts one if there is none.
+/// Connects to the leader; starts one if there is none, in the user namespace that is being made if one is.
 ///
 /// # Errors
 /// What could not be made ready.
-pub(crate) fn connect(layout: &Layout, mapping: &Mapping) -> Result<Found, CommandError> {
+pub(crate) fn connect(
+    layout: &Layout,
+    mapping: &Mapping,
+    mut making: Option<&mut Making>,
+) -> Result<Found, CommandError> {
     let path = socket_path(layout, mapping);
     if let Some(found) = try_connect(&path)?.map(greet).transpose()?.flatten() {
         return Ok(found);
@@ -79,8 +84,13 @@ pub(crate) fn connect(layout: &Layout, mapping: &Mapping) -> Result<Found, Comma
             // Somebody was faster.
             Some(connection) => connection,
             None => {
-                start(layout, &path, mapping)?;
-                try_connect(&path)?.ok_or_else(ended)?
+                start(layout, &path, mapping, making.as_deref_mut())?;
+                let connection = try_connect(&path)?.ok_or_else(ended)?;
+                if making.is_some() {
+                    // It serves soon; what the container needs besides is done meanwhile.
+                    return Ok(Found { connection, pidfd: None });
+                }
+                connection
             }
         };
         // Who succeeds a leader needs it.
@@ -99,7 +109,7 @@ fn ended() -> CommandError {
 fn greet(connection: Connection) -> Result<Option<Found>, CommandError> {
     match connection.greet() {
         Err(Errno::EAGAIN) => Err(CommandError::host("network leader: it does not answer")),
-        other => Ok(other.map_err(failed("greet"))?.map(|pidfd| Found { connection, pidfd })),
+        other => Ok(other.map_err(failed("greet"))?.map(|pidfd| Found { connection, pidfd: Some(pidfd) })),
     }
 }
 
@@ -206,11 +216,15 @@ fn new_listener(path: &Path) -> Result<OwnedFd, CommandError> {
 }
 
 /// Forks the leader, from the command. It listens already: whoever connects waits until it serves.
-fn start(layout: &Layout, path: &Path, mapping: &Mapping) -> Result<(), CommandError> {
+fn start(layout: &Layout, path: &Path, mapping: &Mapping, mut making: Option<&mut Making>) -> Result<(), CommandError> {
     let way_out = way_out(layout)?;
     let alive = FileLock::exclusive(&alive_path(path)).map_err(CommandError::host)?;
     let listener = new_listener(path)?;
-    match spawn::supervisor(false)? {
+    let forked = match &mut making {
+        Some(making) => spawn::supervisor_beside(making.holder(), false),
+        None => spawn::supervisor(false),
+    };
+    match forked? {
         Side::Supervisor(maps) => {
             let status = match maps.wait() {
                 Ok(true) => i32::from(serve(layout, path, listener.as_fd(), None, &alive, way_out).is_err()),
@@ -219,6 +233,9 @@ fn start(layout: &Layout, path: &Path, mapping: &Mapping) -> Result<(), CommandE
             std::process::exit(status)
         }
         Side::Parent(parent) => {
+            if let Some(making) = making {
+                making.finish()?;
+            }
             let pidfd = parent.write_maps(mapping)?;
             let _ = runtime::process::wait(pidfd.as_fd(), true);
             Ok(())

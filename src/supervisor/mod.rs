@@ -60,6 +60,9 @@ mod streams;
 /// Build-up.
 mod build;
 
+/// What is ready and not started.
+mod hold;
+
 /// The loop.
 mod supervise;
 

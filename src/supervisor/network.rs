@@ -1,23 +1,25 @@
 //! A container's network: decided by the command, set up by the supervisor.
 
-use std::fs;
-use std::net::IpAddr;
+mod files;
+
+mod ports;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use net::driver::{self, Attachment, Driver, Netns};
 use net::forward::{self, Forwarder, Listeners, PublishError, Target};
-use net::hosts::{AddHost, Hosts};
 use net::leader::{Answer, Connection, Endpoint, Estate, Joined};
 use net::mode::Mode;
-use net::ports::{self, PortMapping, PortRange, PortRequest, PublishSpec};
-use net::resolv_conf::{self, Choice, Reach};
 use nix::errno::Errno;
-use storage::state::container::{self, Record};
+use runtime::userns::making::Making;
+use storage::state::container::Record;
 use storage::state::layout::Layout;
-use storage::state::request;
+use storage::state::request::Request;
 use storage::state::status;
+
+pub(crate) use ports::choose;
+use ports::{bind_remapped, low_port, not_published, port_requests, port_status};
 
 use crate::config::LowPorts;
 use crate::error::CommandError;
@@ -163,6 +165,11 @@ pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandErro
     Ok(Plan { mode, way, listeners })
 }
 
+/// Whether a container is on a bridge, which takes a leader.
+pub(crate) fn needs_leader(request: &Request) -> bool {
+    Mode::parse(&request.network.mode) == Ok(Mode::Default)
+}
+
 fn helper(mode: &Mode) -> Result<Way, CommandError> {
     let way_out = if mode == &Mode::Default { crate::config::way_out()? } else { driver::WayOut::default() };
     Ok(match driver::driver_for(mode, way_out) {
@@ -207,164 +214,6 @@ pub(super) fn free_interface(taken: &[String]) -> String {
     all.find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
-/// How much higher a port is published that this user may not open.
-const REMAPPED_BY: u16 = 8000;
-
-/// Publishes ports below `lowest` elsewhere, and says so.
-fn bind_remapped(layout: &Layout, mut wanted: Vec<PortRequest>, lowest: u16) -> Result<Listeners, CommandError> {
-    let mut moved = Vec::new();
-    for one in &mut wanted {
-        let Some(range) = one.host_ports.filter(|range| range.first < lowest) else { continue };
-        let up = |port: u16| port.saturating_add(REMAPPED_BY);
-        one.host_ports = Some(PortRange { first: up(range.first), last: up(range.last) });
-        if range.first == range.last {
-            moved.push(format!("{} on {}", range.first, up(range.first)));
-        } else {
-            moved.push(format!("{}-{} on {}-{}", range.first, range.last, up(range.first), up(range.last)));
-        }
-    }
-    let listeners = Listeners::bind(&wanted).map_err(|error| not_published(layout, error))?;
-    eprintln!("Warning: ports below {lowest} belong to root on this host: published {}", moved.join(", "));
-    Ok(listeners)
-}
-
-/// Finds out whether ports can be published now, and decides which where that is left open.
-///
-/// **Runs in:** the command, on the host, as [`plan`].
-pub(crate) fn choose(
-    layout: &Layout,
-    wanted: &[request::PublishedPort],
-) -> Result<Vec<request::PublishedPort>, CommandError> {
-    let mut chosen = Vec::new();
-    let mut bound = Vec::new();
-    for one in wanted {
-        let published = vec![one.clone()];
-        for asked in port_requests(&request::Network { published, ..request::Network::default() }) {
-            let listeners = Listeners::bind(&[asked]).map_err(|error| match error {
-                error @ PublishError::Privileged { .. } => low_port(&error),
-                error => not_published(layout, error),
-            })?;
-            let host_port = listeners.mappings().first().map(|mapping| mapping.host_port);
-            chosen.push(request::PublishedPort {
-                host_port,
-                host_port_end: None,
-                container_port: asked.container_port,
-                range: 1,
-                ..one.clone()
-            });
-            // Until all are chosen.
-            bound.push(listeners);
-        }
-    }
-    Ok(chosen)
-}
-
-/// The error for a port that cannot be had. One that another container has is told by the name of that: its process says
-/// nothing to a user.
-fn not_published(layout: &Layout, error: PublishError) -> CommandError {
-    let PublishError::InUse { address, protocol, .. } = &error else { return CommandError::host(error) };
-    let is_in_the_way = |port: &status::Port| {
-        let ports = u32::from(port.host_port)..u32::from(port.host_port) + u32::from(port.range.max(1));
-        let overlaps = port.host_ip.is_none_or(|ip| address.ip().is_unspecified() || ip == address.ip());
-        overlaps && ports.contains(&u32::from(address.port())) && port.protocol.as_str() == protocol.as_str()
-    };
-    let (records, _) = container::list(layout).unwrap_or_default();
-    let holder = records.into_iter().find(|record| {
-        let observed = status::observe(layout, record);
-        observed.is_ok_and(|observed| observed.state.is_alive() && observed.network.ports.iter().any(is_in_the_way))
-    });
-    match holder {
-        Some(record) => CommandError::host(format!(
-            "bind for {address}/{protocol} failed: port is already allocated (held by container {})",
-            record.name
-        )),
-        None => CommandError::host(error),
-    }
-}
-
-/// The error for a port that this user may not open, with the ways to have it.
-fn low_port(error: &PublishError) -> CommandError {
-    CommandError::host(error)
-        .hinted("sudo sysctl net.ipv4.ip_unprivileged_port_start=80 opens low ports to every user, until the next boot")
-        .hinted(format!(
-            "low_ports = \"remap\" below [network] in {} publishes port 80 on {}",
-            crate::config::own_file().display(),
-            80 + REMAPPED_BY
-        ))
-        .hinted(
-            "a socket unit of systemd can open it and start this command: the program gets the socket (see LISTEN_FDS \
-             in sd_listen_fds(3)), and needs no -p",
-        )
-}
-
-fn port_requests(network: &request::Network) -> Vec<PortRequest> {
-    let last = |first: u16, range: u16| first.saturating_add(range.saturating_sub(1));
-    let protocol = |protocol| match protocol {
-        request::Protocol::Tcp => ports::Protocol::Tcp,
-        request::Protocol::Udp => ports::Protocol::Udp,
-        request::Protocol::Sctp => ports::Protocol::Sctp,
-    };
-    let published = network.published.iter().map(|one| PublishSpec {
-        host_ip: one.host_ip,
-        host_ports: one
-            .host_port
-            .map(|first| PortRange { first, last: one.host_port_end.unwrap_or(last(first, one.range)) }),
-        container_ports: PortRange { first: one.container_port, last: last(one.container_port, one.range) },
-        protocol: protocol(one.protocol),
-    });
-    let exposed = network.exposed.iter().filter(|_| network.publish_all).map(|one| PublishSpec {
-        host_ip: None,
-        host_ports: None,
-        container_ports: PortRange { first: one.port, last: last(one.port, one.range) },
-        protocol: protocol(one.protocol),
-    });
-    let mut all: Vec<PortRequest> = published.flat_map(PublishSpec::expand).collect();
-    for one in exposed.flat_map(PublishSpec::expand) {
-        // What is published by name is not published again at random.
-        if !all.iter().any(|other| (other.container_port, other.protocol) == (one.container_port, one.protocol)) {
-            all.push(one);
-        }
-    }
-    all
-}
-
-/// Whether a port was bound since this was asked for.
-fn leads_to(request: &PortRequest, mapping: &PortMapping) -> bool {
-    let has_number = |range: PortRange| {
-        let numbers = range.first..=range.last;
-        let moved_from = mapping.host_port.checked_sub(REMAPPED_BY);
-        numbers.contains(&mapping.host_port) || moved_from.is_some_and(|port| numbers.contains(&port))
-    };
-    (request.container_port, request.protocol) == (mapping.container_port, mapping.protocol)
-        && request.host_ports.is_none_or(has_number)
-        && match request.host_ip {
-            Some(ip) => ip == mapping.host_ip,
-            None => mapping.host_ip.is_unspecified(),
-        }
-}
-
-/// The bound ports as the state file has them: one entry where both families lead to the same place.
-fn port_status(mappings: &[PortMapping]) -> Vec<status::Port> {
-    let mut all: Vec<status::Port> = Vec::new();
-    for mapping in mappings {
-        let port = status::Port {
-            host_ip: (!mapping.host_ip.is_unspecified()).then_some(mapping.host_ip),
-            host_port: mapping.host_port,
-            container_port: mapping.container_port,
-            range: 1,
-            protocol: match mapping.protocol {
-                ports::Protocol::Tcp => request::Protocol::Tcp,
-                ports::Protocol::Udp => request::Protocol::Udp,
-                ports::Protocol::Sctp => request::Protocol::Sctp,
-            },
-        };
-        if !all.contains(&port) {
-            all.push(port);
-        }
-    }
-    all
-}
-
 pub(super) fn missing(error: driver::DriverError) -> CommandError {
     let package = match &error {
         driver::DriverError::NotInstalled("pasta") => "passt",
@@ -392,18 +241,21 @@ impl Plan {
         }
     }
 
-    /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace. One
-    /// that has to be in another's, whose init is `beside`, cannot be on a bridge, and gets a helper of its own.
+    /// Finds the leader, if the container needs one: its supervisor is to be born in the leader's user namespace, which is
+    /// that of `making` if no leader is returned. One that has to be in another's, whose init is `beside`, cannot be on a
+    /// bridge, and gets a helper of its own.
     pub(super) fn lead(
         &mut self,
         layout: &Layout,
         mapping: &runtime::userns::Mapping,
         record: &Record,
         beside: Option<BorrowedFd<'_>>,
+        making: Option<&mut Making>,
     ) -> Result<Option<OwnedFd>, CommandError> {
         let Way::Bridge { leader, .. } = &mut self.way else { return Ok(None) };
-        let found = super::leader::connect(layout, mapping)?;
-        if beside.is_some_and(|init| !runtime::userns::is_shared(init, found.pidfd.as_fd())) {
+        let found = super::leader::connect(layout, mapping, making)?;
+        let is_another = |init, leader: &OwnedFd| !runtime::userns::is_shared(init, leader.as_fd());
+        if beside.is_some_and(|init| found.pidfd.as_ref().is_none_or(|leader| is_another(init, leader))) {
             if record.request.network.endpoints.is_some() {
                 return Err(CommandError::user(
                     "the container whose namespaces are shared is on no bridge itself: it has a user namespace of its \
@@ -420,7 +272,7 @@ impl Plan {
             return Ok(None);
         }
         *leader = Some(found.connection);
-        Ok(Some(found.pidfd))
+        Ok(found.pidfd)
     }
 
     /// Another run is to be on the networks that the record names, with the addresses of this one.
@@ -523,24 +375,6 @@ impl Plan {
         forward::start(&self.listeners, netns, target).map(Some).map_err(CommandError::host)
     }
 
-    /// Publishes what `now` says and `before` did not, and the other way round.
-    pub(super) fn republish(&mut self, before: &request::Network, now: &request::Network) -> Result<(), PublishError> {
-        let (before, now) = (port_requests(before), port_requests(now));
-        let only = |these: &[PortRequest], others: &[PortRequest]| {
-            these.iter().filter(|one| !others.contains(one)).copied().collect::<Vec<_>>()
-        };
-        let had = self.listeners.mappings();
-        self.listeners.add(&only(&now, &before))?;
-        let gone = only(&before, &now);
-        self.listeners.retain(|mapping| {
-            let is_of = |one: &&PortRequest| leads_to(one, mapping);
-            !had.contains(mapping)
-                || !gone.iter().any(|one| is_of(&one))
-                || now.iter().filter(|one| one.host_ports.is_some()).any(|one| is_of(&one))
-        });
-        Ok(())
-    }
-
     /// Whether the container has ports that somebody could serve.
     pub(super) fn listeners(&self) -> &Listeners {
         &self.listeners
@@ -554,98 +388,6 @@ impl Plan {
     /// Lets go of the published ports.
     pub(crate) fn close_ports(&mut self) {
         self.listeners = Listeners::default();
-    }
-
-    /// Writes `hosts`, `hostname`, `resolv.conf` and `.containerenv` into the container's runtime directory.
-    ///
-    /// `found` is what the driver found out after its start, if it has; the container sees a new text at once, since the
-    /// file stays the same one.
-    pub(crate) fn write_files(
-        &self,
-        layout: &Layout,
-        record: &Record,
-        found: Option<&Attachment>,
-    ) -> Result<(), CommandError> {
-        let attachment = found.or(self.attachment());
-        let directory = layout.runtime_container(&record.id);
-        let asked = &record.request.network;
-        let host_name = super::bundle::hostname(record);
-        let write = |name: &str, text: &str| {
-            let path = directory.join(name);
-            write_in_place(&path, text).map_err(|error| {
-                CommandError::host(format!("write {}: {}", path.display(), crate::error::reason(&error)))
-            })
-        };
-        write("hostname", &format!("{host_name}\n"))?;
-        write(".containerenv", "")?;
-        let shared = match &self.mode {
-            Mode::Container(name) => Some(container::find(layout, name).map_err(CommandError::user)?),
-            _ => None,
-        };
-        let shared_text = |name: &str| {
-            let directory = shared.as_ref().map(|other| layout.runtime_container(&other.id))?;
-            fs::read_to_string(directory.join(name)).ok()
-        };
-        if let Some(text) =
-            shared_text("hosts").filter(|_| !asked.no_hosts && asked.add_hosts.is_empty() && asked.links.is_empty())
-        {
-            // The names of whose network it is, and ours, which lead to the same place.
-            write("hosts", &format!("{text}127.0.0.1\t{host_name} {}\n", record.name))?;
-        } else if !asked.no_hosts {
-            let mut add: Vec<AddHost> = asked.add_hosts.iter().map(add_host).collect::<Result<_, _>>()?;
-            // Behind a helper of its own, what it publishes is all that can be reached of it. On a bridge its link is a name.
-            let shares = matches!(self.mode, Mode::Host | Mode::Container(_));
-            let linked = if matches!(self.way, Way::Bridge { .. }) { &[][..] } else { &asked.links };
-            add.extend(linked.iter().map(|link| AddHost {
-                names: vec![link.alias.clone()],
-                address: shares.then_some(IpAddr::from([127, 0, 0, 1])),
-            }));
-            let base = asked.hosts_base.as_deref().unwrap_or(Path::new("/etc/hosts"));
-            let base = fs::read_to_string(base).ok();
-            let addresses: Vec<IpAddr> =
-                attachment.iter().flat_map(|attachment| &attachment.addresses).map(|address| address.ip).collect();
-            let names = [host_name.as_str(), record.name.as_str()];
-            let names = if host_name == record.name { &names[..1] } else { &names[..] };
-            let places = asked.places();
-            let aliases = places.iter().flat_map(|place| &place.aliases).map(String::as_str);
-            let mut names: Vec<&str> = names.iter().copied().chain(aliases).collect();
-            if places.is_empty() {
-                names.extend(asked.aliases.iter().map(String::as_str));
-            }
-            let host_network = self.mode == Mode::Host;
-            let hosts = Hosts {
-                add: &add,
-                base: base.as_deref(),
-                host_network,
-                host_address: match attachment {
-                    Some(attachment) => attachment.host.or_else(|| attachment.gateway(false)),
-                    None if host_network => Some(IpAddr::from([127, 0, 0, 1])),
-                    None => None,
-                },
-                addresses: &addresses,
-                names: &names,
-            };
-            write("hosts", &hosts.render().map_err(CommandError::user)?)?;
-        }
-        let own_dns = !(asked.dns.is_empty() && asked.dns_search.is_empty() && asked.dns_options.is_empty());
-        if let Some(text) = shared_text("resolv.conf").filter(|_| !asked.no_resolv_conf && !own_dns) {
-            write("resolv.conf", &text)?;
-        } else if !asked.no_resolv_conf {
-            let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-            let upstream = fs::read_to_string(resolv_conf::RESOLVED_UPSTREAM).ok();
-            let choice = Choice { servers: &asked.dns, search: &asked.dns_search, options: &asked.dns_options };
-            let has_names = |endpoint: &Endpoint| endpoint.network.dns;
-            let reach = match (&self.mode, attachment) {
-                (_, Some(attachment)) if matches!(&self.way, Way::Bridge { endpoints, .. } if endpoints.iter().any(has_names)) => {
-                    Reach::Names(&attachment.dns)
-                }
-                (_, Some(attachment)) => Reach::Driver(&attachment.dns),
-                (Mode::None, _) => Reach::Nothing,
-                _ => Reach::Host,
-            };
-            write("resolv.conf", &resolv_conf::render(&host, upstream.as_deref(), choice, reach))?;
-        }
-        Ok(())
     }
 
     /// The network as `inspect` shows it.
@@ -688,26 +430,6 @@ fn interface(network: String, attachment: &Attachment, aliases: Vec<String>) -> 
             .collect(),
         aliases,
     }
-}
-
-/// Writes a file that the container has mounted: it stays the same one, and is never seen empty.
-fn write_in_place(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.set_len(u64::try_from(text.len()).unwrap_or_default())?;
-    // Every user of the container reads them, whatever the umask of whoever started it.
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-fn add_host(entry: &request::AddHost) -> Result<AddHost, CommandError> {
-    let address = match entry.address.as_str() {
-        "host-gateway" => None,
-        text => Some(text.parse().map_err(|_| {
-            CommandError::user(format!("--add-host {}:{text}: not an IP address", entry.names.join(";")))
-        })?),
-    };
-    Ok(AddHost { names: entry.names.clone(), address })
 }
 
 /// Opens the network namespace of process `pid`.

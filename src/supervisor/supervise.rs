@@ -21,6 +21,7 @@ use storage::state::lock::FileLock;
 use storage::state::status::{ExitRecord, StateFile};
 use storage::state::trash;
 
+use super::build::Word;
 use super::channel::ResultWriter;
 use super::launch::Launch;
 use super::network::Started;
@@ -60,16 +61,21 @@ pub(crate) fn run(mut launch: Launch, maps: MapsPending, result: ResultWriter, c
     let first = let_go_of_streams().and(handed_over).and(first);
     match first.map_err(Failure::from).and_then(|first| Supervisor::build(launch, maps, first)) {
         Ok(mut supervisor) => {
-            supervisor.note_started(is_attached);
-            result.started();
-            supervisor.after_start();
-            let mut rests = Rests::default();
-            let exit = loop {
-                let exit = supervisor.watch();
-                match supervisor.run_again(exit, &mut rests) {
-                    Ok(()) => {}
-                    Err(end) => break end,
+            let begun = match supervisor.held.take() {
+                Some(word) => {
+                    result.started();
+                    supervisor.hold(word)
                 }
+                None => {
+                    supervisor.note_started(is_attached);
+                    result.started();
+                    supervisor.after_start();
+                    Ok(())
+                }
+            };
+            let exit = match begun {
+                Ok(()) => supervisor.watch_runs(),
+                Err(end) => end,
             };
             supervisor.tear_down(exit);
             0
@@ -104,6 +110,8 @@ pub(super) struct Supervisor {
     pub(super) relay: Relay,
     /// What there is of the current run; of the last one while the container rests.
     pub(super) run: Run,
+    /// What the container of `init` waits for.
+    pub(super) held: Option<Word>,
     /// What another run is made from; it holds the published ports.
     pub(super) launch: Launch,
     pub(super) signals: SignalSource,
@@ -181,8 +189,19 @@ const AT_ONCE: u32 = 8;
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
+    /// Watches one run after the other, to the end of the last.
+    fn watch_runs(&mut self) -> Exit {
+        let mut rests = Rests::default();
+        loop {
+            let exit = self.watch();
+            if let Err(end) = self.run_again(exit, &mut rests) {
+                return end;
+            }
+        }
+    }
+
     /// What may happen after the container runs: nobody waits for it.
-    fn after_start(&mut self) {
+    pub(super) fn after_start(&mut self) {
         if !self.is_new {
             // A reboot shall find it begun and not ended.
             let _ = ExitRecord::write(&self.layout, &self.record.id, self.state.started_at, None, 0);
@@ -202,6 +221,7 @@ impl Supervisor {
                 let _ = directory.sync_all();
             }
         }
+        runtime::process::give_back_freed();
     }
 
     /// What pasta configured is known only afterwards.

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(rmi_is_refused_while_a_container_uses_it),
     test!(rmi_force_takes_containers_along),
     test!(layers_are_shared_and_kept_while_used),
+    test!(image_that_comes_back_has_its_size),
     test!(untagged_images_are_dangling_and_pruned),
     test!(history_lists_the_steps),
     test!(image_names_resolve_as_in_docker),
@@ -29,6 +30,17 @@ fn images_columns_are_dockers(home: &Home) {
     let row: Vec<_> = lines.next().unwrap().split_whitespace().map(str::to_owned).collect();
     assert_eq!(&row[..2], ["localhost/busybox", "latest"]);
     assert_eq!(row[2].len(), 12);
+}
+
+/// Its layers lie unpacked and unmeasured then: only its entry in the trash knows how long they are.
+fn image_that_comes_back_has_its_size(home: &Home) {
+    let load = || Image::busybox().layer(Layer::new().file("x", "x".repeat(100_000))).load(home, "localhost/again:1");
+    load();
+    let size = home.ok("images --format '{{.Size}}' again:1");
+    home.ok("rmi again:1");
+    home.ok("rmi busybox");
+    load();
+    assert_eq!(home.ok("images --format '{{.Size}}' again:1"), size);
 }
 
 fn images_formats_and_filters(home: &Home) {

@@ -126,7 +126,6 @@ const REFUSED: &[&str] = &[
     "attach c c",
     "container exists c c",
     // Names that are none.
-    "run --name '' busybox true",
     "run --name 'a b' busybox true",
     "run --name a/b busybox true",
     "run --name .. busybox true",

@@ -5,6 +5,8 @@ use crate::support::framework::Test;
 mod boot;
 mod commit;
 mod completion;
+mod compose;
+mod container_life;
 mod cp;
 mod diff;
 mod doctor;
@@ -77,6 +79,8 @@ pub(crate) fn tests() -> Vec<Test> {
         malformed::TESTS,
         persona::TESTS,
         completion::TESTS,
+        compose::TESTS,
+        container_life::TESTS,
         exec::TESTS,
         events::TESTS,
         export::TESTS,

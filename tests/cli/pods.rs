@@ -21,6 +21,10 @@ pub(crate) const TESTS: &[Test] = &[
     test!(a_container_without_its_pod_comes_back_alone),
     test!(options_of_a_pod_reach_its_containers),
     test!(init_containers_run_at_each_start_or_once),
+    test!(what_a_pod_has_its_containers_have),
+    test!(a_pod_with_the_namespaces_of_the_host),
+    test!(limits_of_a_pod_are_refused),
+    test!(a_clone_of_a_pod_has_options_of_its_own),
 ];
 
 fn containers_of_a_pod_share_its_namespaces(home: &Home) {
@@ -289,4 +293,62 @@ fn init_containers_run_at_each_start_or_once(home: &Home) {
     home.ok("pod start p");
     assert_eq!(home.ok("exec a cat /v/log"), "always\nonce\nalways");
     home.ok("pod rm -f -t 0 p");
+}
+
+fn what_a_pod_has_its_containers_have(home: &Home) {
+    home.ok("run --name source -v data:/data busybox sh -c 'echo kept > /data/x'");
+    home.ok(
+        "pod create --network none --device /dev/null:/dev/nothing --security-opt no-new-privileges --cpuset-cpus 0 \
+         --volumes-from source:ro --cgroup-parent nosuch.slice p",
+    );
+    let seen = "sh -c 'test -c /dev/nothing && grep NoNewPrivs /proc/self/status; cat /data/x; touch /data/y'";
+    let finished = home.run(&format!("run --rm --pod p busybox {seen}"));
+    let out = finished.stdout();
+    assert_eq!(out, "NoNewPrivs:\t1\nkept\n", "{}", finished.stderr());
+    assert!(finished.stderr().contains("Read-only"), "{}", finished.stderr());
+    home.ok("create --name member --pod p busybox true");
+    assert_eq!(home.inspect("member", "{{.HostConfig.CpusetCpus}}"), "0");
+    // What a container has itself it keeps.
+    home.ok("create --name own --pod p --cpuset-cpus 1 --security-opt seccomp=unconfined busybox true");
+    let own = home.inspect("own", "{{.HostConfig.CpusetCpus}} {{.HostConfig.SecurityOpt}}");
+    assert!(own.starts_with("1 ") && own.contains("seccomp=unconfined") && own.contains("no-new-privileges"), "{own}");
+}
+
+fn a_pod_with_the_namespaces_of_the_host(home: &Home) {
+    home.ok("pod create --network none --share pid,uts,net --pid host --uts host p");
+    let own = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string();
+    let seen = home.ok("run --rm --pod p busybox sh -c 'readlink /proc/self/ns/pid; readlink /proc/self/ns/uts'");
+    assert_eq!(seen, format!("{}\n{}", own("pid"), own("uts")));
+    let line = home.refuses("pod create --uts host -h name q");
+    assert!(line.contains("cannot set hostname"), "{line}");
+    let unshared = home.run("pod create --network none --pid host q");
+    unshared.exits(0);
+    assert!(unshared.stderr().contains("--pid has no effect"), "{}", unshared.stderr());
+}
+
+fn limits_of_a_pod_are_refused(home: &Home) {
+    for option in ["-m 64m", "--memory 64m", "--cpus 1", "-c 512", "--memory-swap 1g", "--blkio-weight 100"] {
+        let line = home.refuses(&format!("pod create --network none {option} p"));
+        assert!(line.contains("a pod has no cgroup of its own"), "{option}: {line}");
+    }
+    home.refuses("pod create --gpus all p");
+    home.refuses("pod create --userns auto p");
+    for option in ["--userns keep-id", "--uidmap 0:1:1000"] {
+        let line = home.refuses(&format!("pod create {option} p"));
+        assert!(line.contains("cannot join namespaces that others share"), "{line}");
+        home.ok(&format!("pod create --share none {option} apart"));
+        let map = home.ok("run --rm --network none --pod apart busybox cat /proc/self/uid_map");
+        assert!(map.lines().count() > 1 || map.contains("1000"), "{option}: {map}");
+        home.ok("pod rm apart");
+    }
+    assert_eq!(home.ok("pod ps -q"), "");
+}
+
+fn a_clone_of_a_pod_has_options_of_its_own(home: &Home) {
+    home.ok("pod create --network none -l a=b --restart always p");
+    home.ok("create --name a --pod p busybox sleep 1000");
+    home.ok("pod clone --start --hostname other --label c=d --restart no --name q p");
+    assert_eq!(home.ok("exec a-clone hostname"), "other");
+    assert_eq!(home.ok("pod inspect q --format '{{.Labels.a}} {{.Labels.c}}'"), "b d");
+    home.ok("pod rm -f -t 0 p q");
 }

@@ -15,12 +15,14 @@ pub(crate) const TESTS: &[Test] = &[
     test!(working_directory_is_made),
     test!(working_directory_of_the_image_is_used),
     test!(hostname_is_the_short_id_or_the_flag),
+    test!(hostname_is_the_hosts_where_the_network_is),
     test!(default_capabilities_are_the_eleven_of_podman),
     test!(capabilities_are_added_and_dropped),
     test!(other_users_have_no_capabilities),
     test!(privileged_has_every_capability_of_the_user_namespace),
     test!(no_new_privileges_is_set_on_demand),
     test!(seccomp_filters_by_default_and_can_be_lifted),
+    test!(as_many_files_are_open_as_the_caller_may_have),
     test!(ulimits_are_set_within_the_callers_own),
     test!(sysctls_of_own_namespaces_are_set_and_others_refused),
     test!(signals_are_as_a_shell_expects),
@@ -111,6 +113,15 @@ fn hostname_is_the_short_id_or_the_flag(home: &Home) {
     assert!(home.ok("run --rm -h myhost busybox cat /etc/hosts").contains("myhost"));
 }
 
+fn hostname_is_the_hosts_where_the_network_is(home: &Home) {
+    let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    assert_eq!(
+        home.ok("run --rm --network host busybox sh -c 'hostname; cat /etc/hostname'"),
+        format!("{host}\n{host}")
+    );
+    assert_eq!(home.ok("run --rm --network host --hostname other busybox hostname"), "other");
+}
+
 fn status_field(home: &Home, options: &str, field: &str) -> String {
     let line = format!("run --rm {options} busybox sed -n 's/^{field}:[[:space:]]*//p' /proc/self/status");
     home.ok(&line)
@@ -170,6 +181,19 @@ fn seccomp_filters_by_default_and_can_be_lifted(home: &Home) {
     finished.exits(0);
     let warning = finished.stderr();
     assert!(warning.lines().count() == 1 && warning.ends_with("their rules do nothing: mkdri\n"), "{warning}");
+}
+
+fn as_many_files_are_open_as_the_caller_may_have(home: &Home) {
+    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    let most = hard.min(1 << 20).to_string();
+    let show = "sh -c 'ulimit -Sn; ulimit -Hn'";
+    assert_eq!(home.ok(&format!("run --rm --network none busybox {show}")), format!("{most}\n{most}"));
+    home.ok("run -d --name files --network none busybox sleep 1000");
+    assert_eq!(home.ok(&format!("exec files {show}")), format!("{most}\n{most}"));
+    let asked = home.ok(&format!("run --rm --network none --ulimit nofile=64:65 busybox {show}"));
+    assert_eq!(asked, "64\n65");
+    let own = home.ok("run --rm --network none --ulimit host busybox sh -c 'ulimit -Hn'");
+    assert_eq!(own, hard.to_string());
 }
 
 fn ulimits_are_set_within_the_callers_own(home: &Home) {

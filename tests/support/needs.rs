@@ -38,6 +38,8 @@ pub(crate) enum Need {
     Pjdfstest,
     /// The podman to compare with: `$PODMAN`, or the one in PATH.
     Podman,
+    /// What runs compose files by calling podman.
+    PodmanCompose,
     /// podman's Quadlet generator: `$QUADLET`, or where podman has it.
     Quadlet,
     /// A user namespace with the same ids as here, and network namespaces in it: `unshare` of util-linux 2.38, `ip`.
@@ -71,6 +73,7 @@ const EVERY_NEED: [Need; 23] = [
     Need::CgroupDelegation,
     Need::Pjdfstest,
     Need::Podman,
+    Need::PodmanCompose,
     Need::Quadlet,
     Need::Lab,
 ];
@@ -100,6 +103,7 @@ impl Need {
             Self::CgroupDelegation => "cgroup-delegation",
             Self::Pjdfstest => "pjdfstest",
             Self::Podman => "podman",
+            Self::PodmanCompose => "podman-compose",
             Self::Quadlet => "quadlet",
             Self::Lab => "lab",
         }
@@ -140,6 +144,7 @@ impl Need {
                 let is_there = quiet(lab().args(["unshare", "--net", "true"]));
                 (!is_there).then(|| "a user namespace with the same ids, and others in it".to_owned())
             }),
+            Self::PodmanCompose => program("podman-compose"),
             Self::Quadlet => super::peer::quadlet().is_none().then(|| "podman's generator quadlet".to_owned()),
             Self::Podman => super::peer::podman().is_none().then(|| "a podman to compare with".to_owned()),
         }

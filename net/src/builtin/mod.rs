@@ -15,7 +15,8 @@
 //! - A connection is accepted when the host has made it, and ended as the host's is: refused, reset, half-closed.
 //! - No byte is acknowledged that is not in the host's socket or in the ring behind it; no byte is dropped from the ring that
 //!   the container has not acknowledged.
-//! - Nothing wakes up while nothing is said, except one look in a quarter of an hour at a connection that is idle.
+//! - Nothing wakes up while nothing is said, except half a second after the last word, to let go of memory, and for one look
+//!   in a quarter of an hour at a connection that is idle.
 //! - What the container sends is parsed by a process in the sandbox of [`sandbox`].
 //!
 //! **Runs in:** [`Builtin`]: the supervisor or the leader. The rest: forked from it, one thread, its user and pid
@@ -46,7 +47,7 @@ mod wire;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
-pub use options::{OptionError, Options};
+pub use options::Options;
 
 use crate::driver::{Address, Attachment, Driver, DriverError, Netns, Plan, Started, outward_address};
 use address::{Addresses, IPV6_PREFIX};

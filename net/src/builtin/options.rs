@@ -2,31 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::slirp4netns::Cidr;
-use crate::slirp4netns::parse_bool;
+use super::NAME;
+use crate::driver_options::{Cidr, Given, OptionError};
 
 /// The largest MTU: the largest packet less the longest header of the device.
 const MAX_MTU: u16 = 65_520;
 
 /// The smallest: IPv6 demands it.
 const MIN_MTU: u16 = 1280;
-
-/// Why an option was refused.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OptionError {
-    /// No such option, or one without a value.
-    #[error("unknown option for builtin: {0:?}")]
-    Unknown(String),
-    /// A value that is not of its kind.
-    #[error("invalid value of {name} for builtin: {value:?}")]
-    Value {
-        /// The option.
-        name: &'static str,
-        /// Its value.
-        value: String,
-    },
-}
 
 /// The options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,20 +37,14 @@ impl Options {
     /// [`OptionError`].
     pub fn parse(text: &str) -> Result<Self, OptionError> {
         let mut options = Self::default();
-        for option in text.split(',').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').ok_or_else(|| OptionError::Unknown(option.to_owned()))?;
-            let bad = |name| OptionError::Value { name, value: value.to_owned() };
-            match name {
-                "allow_host_loopback" => {
-                    options.allow_host_loopback = parse_bool(value).ok_or_else(|| bad("allow_host_loopback"))?;
-                }
-                "enable_ipv6" => options.enable_ipv6 = parse_bool(value).ok_or_else(|| bad("enable_ipv6"))?,
-                "mtu" => {
-                    let mtu = value.parse().ok().filter(|mtu| (MIN_MTU..=MAX_MTU).contains(mtu));
-                    options.mtu = mtu.ok_or_else(|| bad("mtu"))?;
-                }
-                "cidr" => options.cidr = Cidr::parse(value).ok_or_else(|| bad("cidr"))?,
-                _ => return Err(OptionError::Unknown(option.to_owned())),
+        for given in Given::each(NAME, text) {
+            let given = given?;
+            match given.name {
+                "allow_host_loopback" => options.allow_host_loopback = given.boolean()?,
+                "enable_ipv6" => options.enable_ipv6 = given.boolean()?,
+                "mtu" => options.mtu = given.mtu(MIN_MTU..=MAX_MTU)?,
+                "cidr" => options.cidr = given.cidr()?,
+                _ => return Err(given.unknown()),
             }
         }
         Ok(options)

@@ -15,12 +15,11 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::SigSet;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
 use nix::sys::wait::waitpid;
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
+use nix::unistd::pipe2;
 
 use super::INTERFACE;
 use super::address::Addresses;
@@ -30,7 +29,8 @@ use super::wire::Wire;
 use crate::driver::Attachment;
 use crate::helper::Helper;
 use crate::netlink::{self, Address, Netlink, NetlinkError, Route};
-use crate::{process, sys};
+use crate::process::{self, step};
+use crate::sys;
 
 /// More flows than this are not served, whatever the limit.
 const MOST_DESCRIPTORS: u64 = 16_384;
@@ -65,21 +65,7 @@ pub(super) fn spawn(setup: &Setup, netns: BorrowedFd<'_>) -> Result<(Helper, Own
 
 /// Sets the forked process up and serves; returns only on failure.
 fn become_stack(setup: &Setup, netns: BorrowedFd<'_>, output: &OwnedFd, ready: OwnedFd) -> Result<(), String> {
-    let step = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {}", e.desc().to_lowercase());
-    SigSet::empty().thread_set_mask().map_err(step("unblock signals"))?;
-    sys::ignore_sigpipe();
-    let _ = nix::sys::prctl::set_name(c"coracle-net");
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map_err(|e| format!("open /dev/null: {}", sys::reason(&e)))?;
-    dup2_stdin(&null).map_err(step("dup2"))?;
-    dup2_stdout(&null).map_err(step("dup2"))?;
-    dup2_stderr(&null).map_err(step("dup2"))?;
-    // The supervisor's other descriptors are locks, pipes and terminals whose end somebody waits for.
-    process::close_all_but(&mut [netns.as_raw_fd(), output.as_raw_fd(), ready.as_raw_fd()]);
-
+    process::become_role(c"coracle-net", &mut [netns.as_raw_fd(), output.as_raw_fd(), ready.as_raw_fd()])?;
     let device = make_device(setup, netns)?;
     sys::close_range(netns.as_raw_fd(), netns.as_raw_fd());
     let descriptors = usize::try_from(process::raise_descriptor_limit(MOST_DESCRIPTORS)).unwrap_or(1024);
@@ -93,7 +79,6 @@ fn become_stack(setup: &Setup, netns: BorrowedFd<'_>, output: &OwnedFd, ready: O
 
 /// Has the device made by a process that joins the namespace for it.
 fn make_device(setup: &Setup, netns: BorrowedFd<'_>) -> Result<OwnedFd, String> {
-    let step = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {}", e.desc().to_lowercase());
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(step("socketpair"))?;
     match sys::fork().map_err(|e| format!("fork: {}", sys::reason(&e)))? {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -21,6 +21,9 @@ const LONGEST: usize = DEVICE_HEADER + 65_536;
 
 /// Packets taken from the device before what they led to is sent.
 const BATCH: usize = 16;
+
+/// How long nothing is to happen before memory is let go of.
+const REST: Duration = Duration::from_millis(500);
 
 /// Descriptors that are not for flows: the device, epoll, the resolver's file.
 const OTHER_DESCRIPTORS: usize = 16;
@@ -121,7 +124,8 @@ impl Stack {
     pub(super) fn run(&mut self) -> Result<(), Errno> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let timeout = match self.timers.next() {
+            let rest = self.streams.has_spare().then(|| Instant::now() + REST);
+            let timeout = match self.timers.next().into_iter().chain(rest).min() {
                 None => EpollTimeout::NONE,
                 // Rounded up: else it would wake just before.
                 Some(at) => {
@@ -133,6 +137,9 @@ impl Stack {
                 Err(Errno::EINTR) => continue,
                 other => other?,
             };
+            if count == 0 {
+                self.streams.shrink();
+            }
             let now = Instant::now();
             let mut is_device_ready = false;
             for event in events.iter().take(count) {

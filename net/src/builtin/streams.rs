@@ -269,6 +269,16 @@ impl Streams {
         }
     }
 
+    /// Whether there is memory that nobody uses.
+    pub(super) fn has_spare(&self) -> bool {
+        self.pool.has_spare()
+    }
+
+    /// Lets go of it.
+    pub(super) fn shrink(&mut self) {
+        self.pool.shrink();
+    }
+
     /// A connection wanted to be woken.
     pub(super) fn on_time(&mut self, key: Key, woken: Instant, now: Instant) {
         let Some(stream) = self.streams.get_mut(key) else { return };
@@ -372,8 +382,14 @@ fn open_socket(to: SocketAddr) -> Result<(OwnedFd, bool), Errno> {
     let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
     let _ = setsockopt(&socket, sockopt::KeepAlive, &true);
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
-        Ok(()) => Ok((socket, true)),
-        Err(Errno::EINPROGRESS) => Ok((socket, false)),
+        Ok(()) => return Ok((socket, true)),
+        Err(Errno::EINPROGRESS) => {}
+        Err(errno) => return Err(errno),
+    }
+    // Who is on this machine has answered by now.
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Ok(()) | Err(Errno::EISCONN) => Ok((socket, true)),
+        Err(Errno::EALREADY | Errno::EINPROGRESS | Errno::EINTR) => Ok((socket, false)),
         Err(errno) => Err(errno),
     }
 }

@@ -47,11 +47,10 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::SigSet;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::time::TimeVal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
+use nix::unistd::pipe2;
 
 pub use holder::Holder;
 pub use listen::{Listeners, PublishError};
@@ -241,23 +240,9 @@ fn become_forwarder(
     status: &mut File,
     control: &OwnedFd,
 ) -> Result<(), String> {
-    let step = |what: &'static str| move |e: nix::errno::Errno| format!("{what}: {}", e.desc().to_lowercase());
-    SigSet::empty().thread_set_mask().map_err(step("unblock signals"))?;
-    sys::ignore_sigpipe();
-    let _ = nix::sys::prctl::set_name(c"coracle-ports");
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map_err(|e| format!("open /dev/null: {}", sys::reason(&e)))?;
-    dup2_stdin(&null).map_err(step("dup2"))?;
-    dup2_stdout(&null).map_err(step("dup2"))?;
-    dup2_stderr(&null).map_err(step("dup2"))?;
-
-    // The supervisor's other descriptors are locks, pipes and terminals whose end somebody waits for.
     let mut kept: Vec<RawFd> = listeners.iter().map(|l| l.socket.as_raw_fd()).collect();
     kept.extend([netns.as_raw_fd(), status.as_raw_fd(), control.as_raw_fd()]);
-    crate::process::close_all_but(&mut kept);
+    crate::process::become_role(c"coracle-ports", &mut kept)?;
 
     crate::netlink::join(netns).map_err(|e| e.to_string())?;
     sys::close_range(netns.as_raw_fd(), netns.as_raw_fd());

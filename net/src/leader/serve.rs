@@ -114,7 +114,8 @@ pub struct Leader {
 }
 
 impl Leader {
-    /// A leader of a namespace, whose way out is started, or started again.
+    /// A leader of a namespace, whose way out is started, or started again. Who is served does not wait for it, but for what
+    /// is to lead out.
     ///
     /// # Errors
     /// [`ServeError`].
@@ -274,6 +275,12 @@ impl Leader {
             Ask::Attach { container, endpoints } => {
                 self.leave(at);
                 let places = self.attach(&container, endpoints, netns()?)?;
+                if places.iter().any(|place| !place.endpoint.network.internal)
+                    && let Err(error) = self.way_out.settle()
+                {
+                    self.detach(&container, &places);
+                    return Err(error.into());
+                }
                 let joined = places.iter().map(|place| place.joined.clone()).collect();
                 if let Some(client) = self.clients.get_mut(at) {
                     client.member = Some(Member { container, places });
@@ -427,16 +434,21 @@ impl Leader {
             match self.attach_one(container, device_name(container, at), &endpoint, netns) {
                 Ok(joined) => places.push(Place { endpoint, joined }),
                 Err(error) => {
-                    for place in &places {
-                        let _ = self.route.delete_link(&place.joined.device);
-                        self.give_back(&place.joined);
-                    }
-                    let _ = self.filter.unbar(&device_prefix(container));
+                    self.detach(container, &places);
                     return Err(error);
                 }
             }
         }
         Ok(places)
+    }
+
+    /// Takes a container out of networks again.
+    fn detach(&mut self, container: &str, places: &[Place]) {
+        for place in places {
+            let _ = self.route.delete_link(&place.joined.device);
+            self.give_back(&place.joined);
+        }
+        let _ = self.filter.unbar(&device_prefix(container));
     }
 
     /// One more network for a container that is here.

@@ -29,6 +29,10 @@ pub struct WayOut {
     scratch: PathBuf,
     unknown: Attachment,
     running: Option<(Started, Option<Visitor>)>,
+    /// It has not said yet whether it leads anywhere.
+    is_pending: bool,
+    /// Why the one that somebody may wait for has ended.
+    failure: Option<DriverError>,
     since: Option<Instant>,
 }
 
@@ -65,7 +69,8 @@ impl WayOut {
         self.running.as_ref().map(|(started, _)| started.pidfd())
     }
 
-    /// Starts it in this namespace and waits for it. `earlier` is one that is about to end, whose device is in the way.
+    /// Starts it in this namespace: [`WayOut::settle`] waits for it. `earlier` is one that is about to end, whose device is
+    /// in the way.
     ///
     /// # Errors
     /// [`DriverError`].
@@ -86,19 +91,41 @@ impl WayOut {
             false => None,
         };
         let pid = visitor.as_ref().map_or(0, |visitor| visitor.host_pid);
-        let mut started = driver.start(plan.clone(), Netns { fd: netns, pid, scratch: &self.scratch })?;
-        started.wait_ready()?;
-        if started.attachment().interface.is_none() {
-            // The packet filter needs its name.
-            started.discover()?;
-        }
+        let started = driver.start(plan.clone(), Netns { fd: netns, pid, scratch: &self.scratch })?;
+        // The packet filter needs the name of its device.
+        let has_name = started.attachment().interface.is_some();
         self.running = Some((started, visitor));
-        Ok(())
+        self.is_pending = true;
+        self.failure = None;
+        if has_name { Ok(()) } else { self.settle() }
+    }
+
+    /// Waits until it leads out, if it was started and has not said so.
+    ///
+    /// # Errors
+    /// [`DriverError`]: it does not, and has ended.
+    pub(super) fn settle(&mut self) -> Result<(), DriverError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let Some((started, _)) = self.running.as_mut().filter(|_| self.is_pending) else { return Ok(()) };
+        let ready = started.wait_ready().and_then(|()| match started.attachment().interface {
+            Some(_) => Ok(()),
+            None => started.discover().map(drop),
+        });
+        self.is_pending = false;
+        if ready.is_err() {
+            self.ended();
+        }
+        ready
     }
 
     /// It has ended.
     pub(super) fn ended(&mut self) {
-        if let Some((started, _visitor)) = self.running.take() {
+        if let Some((mut started, _visitor)) = self.running.take() {
+            if std::mem::take(&mut self.is_pending) {
+                self.failure = started.on_ready().err();
+            }
             started.stop();
         }
     }

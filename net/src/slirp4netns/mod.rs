@@ -13,13 +13,13 @@ mod options;
 
 use std::net::{IpAddr, Ipv6Addr};
 
-pub(crate) use options::parse_bool;
-pub use options::{Cidr, OptionError, Options};
+pub use options::Options;
 
 use crate::driver::{
     Address, Arg, Attachment, Driver, DriverError, MacAddress, Netns, Plan, SKIP_DUPLICATE_DETECTION, Started,
     outward_address, start_helper,
 };
+use crate::driver_options::Cidr;
 use crate::helper::{find_program, has_option};
 
 /// The program's name.

@@ -1,68 +1,17 @@
 //! `--network slirp4netns:OPTION,...` with podman's names and messages.
 
-use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::PROGRAM;
+use crate::driver_options::{Cidr, Given, OptionError};
+
 /// The largest MTU slirp4netns takes, in bytes.
 const MAX_MTU: u16 = 65521;
 
-/// Why an option was refused.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OptionError {
-    /// No such option, or one without a value.
-    #[error("unknown option for slirp4netns: {0:?}")]
-    Unknown(String),
-    /// A value that is not of its kind.
-    #[error("invalid value of {name} for slirp4netns: {value:?}")]
-    Value {
-        /// The option.
-        name: &'static str,
-        /// Its value.
-        value: String,
-    },
-    /// An IPv6 source without IPv6.
-    #[error("outbound_addr6 for slirp4netns needs enable_ipv6=true")]
-    NeedsIpv6,
-}
-
-/// An IPv4 network; shows `10.0.2.0/24`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cidr {
-    /// Its lowest address.
-    pub network: Ipv4Addr,
-    /// The length of its prefix in bits, at most 25: the guest is number 100.
-    pub prefix: u8,
-}
-
-impl Cidr {
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (network, prefix) = text.split_once('/')?;
-        let (network, prefix): (Ipv4Addr, u8) = (network.parse().ok()?, prefix.parse().ok()?);
-        let is_aligned = u32::from(network) & (u32::MAX >> prefix.min(31)) == 0;
-        ((1..=25).contains(&prefix) && is_aligned).then_some(Self { network, prefix })
-    }
-
-    /// Its address number `number`.
-    #[must_use]
-    pub fn host(self, number: u8) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.network) | u32::from(number))
-    }
-}
-
-impl Default for Cidr {
-    fn default() -> Self {
-        Self { network: Ipv4Addr::new(10, 0, 2, 0), prefix: 24 }
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
+/// The smallest: IPv4 demands it.
+const MIN_MTU: u16 = 68;
 
 /// The options, with podman's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,45 +56,28 @@ impl Options {
     /// podman-run(1) `--network slirp4netns`.
     pub fn parse(text: &str) -> Result<Self, OptionError> {
         let mut options = Self::default();
-        for option in text.split(',').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').ok_or_else(|| OptionError::Unknown(option.to_owned()))?;
-            let bad = |name| OptionError::Value { name, value: value.to_owned() };
-            match name {
-                "allow_host_loopback" => {
-                    options.allow_host_loopback = parse_bool(value).ok_or_else(|| bad("allow_host_loopback"))?;
-                }
-                "enable_ipv6" => options.enable_ipv6 = parse_bool(value).ok_or_else(|| bad("enable_ipv6"))?,
-                "mtu" => {
-                    let mtu = value.parse().ok().filter(|mtu| (68..=MAX_MTU).contains(mtu));
-                    options.mtu = mtu.ok_or_else(|| bad("mtu"))?;
-                }
-                "cidr" => options.cidr = Cidr::parse(value).ok_or_else(|| bad("cidr"))?,
-                "outbound_addr" => {
-                    let ok = value.parse::<Ipv4Addr>().is_ok() || is_device_name(value);
-                    options.outbound_addr = Some(ok.then(|| value.to_owned()).ok_or_else(|| bad("outbound_addr"))?);
-                }
-                "outbound_addr6" => {
-                    let ok = value.parse::<Ipv6Addr>().is_ok() || is_device_name(value);
-                    options.outbound_addr6 = Some(ok.then(|| value.to_owned()).ok_or_else(|| bad("outbound_addr6"))?);
-                }
-                "port_handler" if matches!(value, "rootlesskit" | "slirp4netns") => {}
-                "port_handler" => return Err(bad("port_handler")),
-                _ => return Err(OptionError::Unknown(option.to_owned())),
+        for given in Given::each(PROGRAM, text) {
+            let given = given?;
+            let source = |is_address: bool| {
+                let is_good = is_address || is_device_name(given.value);
+                if is_good { Ok(Some(given.value.to_owned())) } else { Err(given.bad()) }
+            };
+            match given.name {
+                "allow_host_loopback" => options.allow_host_loopback = given.boolean()?,
+                "enable_ipv6" => options.enable_ipv6 = given.boolean()?,
+                "mtu" => options.mtu = given.mtu(MIN_MTU..=MAX_MTU)?,
+                "cidr" => options.cidr = given.cidr()?,
+                "outbound_addr" => options.outbound_addr = source(given.value.parse::<Ipv4Addr>().is_ok())?,
+                "outbound_addr6" => options.outbound_addr6 = source(given.value.parse::<Ipv6Addr>().is_ok())?,
+                "port_handler" if matches!(given.value, "rootlesskit" | "slirp4netns") => {}
+                "port_handler" => return Err(given.bad()),
+                _ => return Err(given.unknown()),
             }
         }
         if options.outbound_addr6.is_some() && !options.enable_ipv6 {
-            return Err(OptionError::NeedsIpv6);
+            return Err(OptionError::NeedsIpv6 { driver: PROGRAM });
         }
         Ok(options)
-    }
-}
-
-/// The spellings Go's `ParseBool` takes.
-pub(crate) fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 

@@ -6,10 +6,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+mod pages;
 mod sandbox;
 mod socket;
 mod tun;
 
+pub(crate) use pages::Pages;
 pub(crate) use sandbox::{allow_calls, drop_capabilities};
 
 pub(crate) use socket::{

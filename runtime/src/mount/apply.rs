@@ -125,7 +125,7 @@ fn one(root: BorrowedFd<'_>, mount: &Mount, request: &Request<'_>, made: &mut Ma
     let target = open_or_make(root, path, Kind::Directory).map_err(fail)?;
     // A tmpfs that starts with something in it becomes read-only when it has it.
     let read_only = if kind == "tmpfs" { options.set & attr::RDONLY } else { 0 };
-    let mounted = match filesystem(kind, &options, read_only, request.single_id) {
+    let mounted = match filesystem(kind, &name, &options, read_only, request.single_id) {
         // A host without cgroup v2, or one that hides it: the container goes without.
         Err(_) if matches!(kind, "cgroup" | "cgroup2") => return Ok(()),
         other => other.map_err(fail)?,
@@ -167,8 +167,14 @@ fn duplicate(tree: BorrowedFd<'_>) -> Result<OwnedFd, SysError> {
 
 /// A detached mount of a new instance of a file system.
 ///
-/// `later` are attributes that it does not get yet.
-fn filesystem(kind: &str, options: &options::Options, later: u64, single_id: bool) -> Result<OwnedFd, SysError> {
+/// `name` is what the bundle calls its source. `later` are attributes that it does not get yet.
+fn filesystem(
+    kind: &str,
+    name: &str,
+    options: &options::Options,
+    later: u64,
+    single_id: bool,
+) -> Result<OwnedFd, SysError> {
     let kind: &'static str = match kind {
         "proc" => "proc",
         "sysfs" => "sysfs",
@@ -191,7 +197,12 @@ fn filesystem(kind: &str, options: &options::Options, later: u64, single_id: boo
         }
     }
     // The source name is what the container's mount table shows.
-    context.string("source", if kind == "cgroup2" { "cgroup" } else { kind })?;
+    let source = match kind {
+        "cgroup2" => "cgroup",
+        "tmpfs" if name == "shm" => "shm",
+        kind => kind,
+    };
+    context.string("source", source)?;
     context.mount(options.set & !later & !(attr::ATIME_MASK & !attr::NOATIME & !attr::STRICTATIME))
 }
 

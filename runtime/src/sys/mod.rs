@@ -4,6 +4,8 @@ pub(crate) mod caps;
 
 pub(crate) mod keyring;
 
+pub(crate) mod memory;
+
 pub(crate) mod monitor;
 
 pub(crate) mod mount;

@@ -10,6 +10,9 @@ pub mod idmap;
 
 pub mod newidmap;
 
+/// A user namespace made ahead of its use.
+pub mod making;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;

@@ -16,14 +16,34 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .find(|file| std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
 }
 
-/// Runs both helpers at once for process `pid`: half the time of one after the other.
+/// Both helpers, running at once: half the time of one after the other.
+#[derive(Debug)]
+pub struct Running {
+    uids: Result<Child, UsernsError>,
+    gids: Result<Child, UsernsError>,
+}
+
+impl Running {
+    /// Starts both for process `pid`.
+    pub fn start(newuidmap: &Path, newgidmap: &Path, pid: i32, uids: &IdMap, gids: &IdMap) -> Self {
+        Self { uids: spawn("newuidmap", newuidmap, pid, uids), gids: spawn("newgidmap", newgidmap, pid, gids) }
+    }
+
+    /// Waits for both.
+    ///
+    /// # Errors
+    /// What one of them said.
+    pub fn finish(self) -> Result<(), UsernsError> {
+        // Both are reaped before either failure is returned.
+        let uids = self.uids.and_then(|child| finish("newuidmap", child));
+        let gids = self.gids.and_then(|child| finish("newgidmap", child));
+        uids.and(gids)
+    }
+}
+
+/// Runs both helpers for process `pid`.
 pub fn run_both(newuidmap: &Path, newgidmap: &Path, pid: i32, uids: &IdMap, gids: &IdMap) -> Result<(), UsernsError> {
-    let uid_child = spawn("newuidmap", newuidmap, pid, uids);
-    let gid_child = spawn("newgidmap", newgidmap, pid, gids);
-    // Both are reaped before either failure is returned.
-    let uid_result = uid_child.and_then(|child| finish("newuidmap", child));
-    let gid_result = gid_child.and_then(|child| finish("newgidmap", child));
-    uid_result.and(gid_result)
+    Running::start(newuidmap, newgidmap, pid, uids, gids).finish()
 }
 
 fn spawn(helper: &'static str, program: &Path, pid: i32, map: &IdMap) -> Result<Child, UsernsError> {

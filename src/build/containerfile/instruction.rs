@@ -258,6 +258,35 @@ pub(crate) enum Healthcheck {
     },
 }
 
+impl Healthcheck {
+    /// As `config` of an image has it.
+    pub(crate) fn to_config(&self) -> serde_json::Value {
+        let Self::Check { command, interval, timeout, start_period, start_interval, retries } = self else {
+            return serde_json::json!({"Test": ["NONE"]});
+        };
+        let test = match command {
+            Command::Exec(words) => ["CMD".to_owned()].into_iter().chain(words.iter().cloned()).collect::<Vec<_>>(),
+            Command::Shell(line) => vec!["CMD-SHELL".to_owned(), line.clone()],
+        };
+        let mut json = serde_json::json!({"Test": test});
+        let times = [
+            ("Interval", interval),
+            ("Timeout", timeout),
+            ("StartPeriod", start_period),
+            ("StartInterval", start_interval),
+        ];
+        for (name, time) in times {
+            if let Some(time) = time.filter(|time| !time.is_zero()) {
+                json[name] = serde_json::json!(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+            }
+        }
+        if let Some(retries) = retries.filter(|retries| *retries > 0) {
+            json["Retries"] = serde_json::json!(retries);
+        }
+        json
+    }
+}
+
 /// A document that follows the line of its instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heredoc {

@@ -42,8 +42,8 @@ mod word;
 
 pub(crate) use error::{ExpandError, ParseError, Span, Warning};
 pub(crate) use instruction::{
-    Add, ArgDeclaration, Command, Containerfile, Copy, Healthcheck, Instruction, Network, Run, RunForm, Security,
-    Source, Stage, Step, Transfer,
+    Add, ArgDeclaration, Command, Containerfile, Copy, Instruction, Network, Run, RunForm, Security, Source, Stage,
+    Step, Transfer,
 };
 pub(crate) use mount::{Mount, RunMount, Sharing};
 pub(crate) use word::Word;

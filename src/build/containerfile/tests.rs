@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::directive::Directives;
-use super::instruction::Heredoc;
+use super::instruction::{Healthcheck, Heredoc};
 use super::mount::MountKind;
 use super::*;
 

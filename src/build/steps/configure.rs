@@ -85,7 +85,7 @@ impl Stage<'_> {
                 format!("STOPSIGNAL {signal}")
             }
             Instruction::Healthcheck(check) => {
-                let check = self.healthcheck(check);
+                let check = check.to_config();
                 self.state.config.set_healthcheck(check.clone());
                 format!("HEALTHCHECK {check}")
             }
@@ -111,33 +111,6 @@ impl Stage<'_> {
                 self.state.config.shell().into_iter().chain([line.clone()]).collect()
             }
         }
-    }
-
-    fn healthcheck(&self, check: &containerfile::Healthcheck) -> serde_json::Value {
-        use containerfile::{Command, Healthcheck};
-        let Healthcheck::Check { command, interval, timeout, start_period, start_interval, retries } = check else {
-            return serde_json::json!({"Test": ["NONE"]});
-        };
-        let test = match command {
-            Command::Exec(words) => ["CMD".to_owned()].into_iter().chain(words.iter().cloned()).collect::<Vec<_>>(),
-            Command::Shell(line) => vec!["CMD-SHELL".to_owned(), line.clone()],
-        };
-        let mut json = serde_json::json!({"Test": test});
-        let times = [
-            ("Interval", interval),
-            ("Timeout", timeout),
-            ("StartPeriod", start_period),
-            ("StartInterval", start_interval),
-        ];
-        for (name, time) in times {
-            if let Some(time) = time.filter(|time| !time.is_zero()) {
-                json[name] = serde_json::json!(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-            }
-        }
-        if let Some(retries) = retries.filter(|retries| *retries > 0) {
-            json["Retries"] = serde_json::json!(retries);
-        }
-        json
     }
 }
 

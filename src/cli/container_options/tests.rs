@@ -167,10 +167,7 @@ fn wrong_command_lines_are_answered_with_one_line() {
             "invalid argument \"web\" for \"-h, --hostname\" flag: the container has no UTS namespace of its own",
         ),
         (&["--memory-swap", "1g", "bb"], "invalid argument \"1g\" for \"--memory-swap\" flag: needs --memory"),
-        (
-            &["--stop-timeout", "x", "bb"],
-            "invalid argument \"x\" for \"--stop-timeout\" flag: invalid digit found in string",
-        ),
+        (&["--stop-timeout", "x", "bb"], "invalid argument \"x\" for \"--stop-timeout\" flag: must be a number"),
         (
             &["--group-add", "keep-groups", "--group-add", "x", "bb"],
             "invalid argument \"keep-groups\" for \"--group-add\" flag: not allowed with any other --group-add options",

@@ -3,9 +3,9 @@
 //! # Source
 //! Go, `text/template/exec.go`.
 
-use super::functions;
 use super::parse::{Base, Command, Node, Operand, Pipeline};
 use super::value::Value;
+use super::{functions, moment};
 use crate::cli::printable::Printable;
 
 /// Why a template stopped: the place and the reason, without the template's name.
@@ -111,7 +111,7 @@ impl Executor<'_> {
             }
             Value::Map(map) => map.into_iter().map(|(key, value)| (Value::Str(key), value)).collect(),
             Value::Int(count) => (0..count).map(|index| (Value::Int(index), Value::Int(index))).collect(),
-            Value::Nil | Value::NilList | Value::NilMap => Vec::new(),
+            Value::Nil | Value::NilList | Value::NilMap | Value::NilPointer => Vec::new(),
             other => {
                 let message = format!("range can't iterate over {}", other.to_text());
                 let operand = &over.commands[0].words[0];
@@ -178,6 +178,12 @@ impl Executor<'_> {
             let label = receiver.get("Labels").and_then(|labels| labels.get(&key.to_text()));
             return Ok(label.cloned().unwrap_or_else(|| Value::str("")));
         }
+        if let (Some(layout), Some("Format")) = (arguments.first(), first.fields.last().map(String::as_str)) {
+            let receiver = self.base(first, dot)?;
+            if let Value::Time(time) = self.fields(first, receiver, &first.fields[..first.fields.len() - 1])? {
+                return Ok(moment::format(time, &self.operand(layout, dot)?.to_text()).into());
+            }
+        }
         if has_arguments {
             let context = self.text.get(first.start..first.end).unwrap_or_default();
             return Err(self.fail(first, format!("{context} is not a method but has arguments")));
@@ -239,12 +245,15 @@ impl Executor<'_> {
 
     fn fields(&self, operand: &Operand, mut value: Value, fields: &[String]) -> Result<Value, ExecError> {
         for field in fields {
-            let found = value.get(field).cloned();
+            let found = match &value {
+                Value::Time(time) => moment::method(*time, field),
+                other => other.get(field).cloned(),
+            };
             value = match (found, &value) {
                 (Some(found), _) => found,
                 // What a map does not have is nothing, as is what nothing has.
                 (None, Value::Map(_) | Value::NilMap) => Value::Nil,
-                (None, Value::Nil) => {
+                (None, Value::Nil | Value::NilPointer) => {
                     return Err(self.fail(operand, format!("nil pointer evaluating interface {{}}.{field}")));
                 }
                 (None, other) => {

@@ -115,7 +115,7 @@ fn length(value: &Value) -> Result<Value, String> {
         Value::List(list) => list.len() as u64,
         Value::Map(map) => map.len() as u64,
         Value::NilList | Value::NilMap => 0,
-        Value::Nil => return Err("len of nil pointer".to_owned()),
+        Value::Nil | Value::NilPointer => return Err("len of nil pointer".to_owned()),
         other => return Err(format!("len of type {}", kind(other))),
     }))
 }
@@ -142,7 +142,7 @@ fn index(value: &Value, key: &Value) -> Result<Value, String> {
         }),
         (Value::NilMap, Value::Str(_)) => Ok(Value::str("")),
         (Value::Map(_) | Value::NilMap, other) => Err(format!("value has type {}; should be string", kind(other))),
-        (Value::Nil, _) => Err("index of nil pointer".to_owned()),
+        (Value::Nil | Value::NilPointer, _) => Err("index of nil pointer".to_owned()),
         (other, _) => Err(format!("can't index item of type {}", kind(other))),
     }
 }
@@ -181,7 +181,7 @@ fn slice(args: &[Value]) -> Result<Value, String> {
 
 fn equal(a: &Value, b: &Value) -> Result<bool, String> {
     match (a, b) {
-        (Value::Nil | Value::NilList | Value::NilMap, Value::Nil) => Ok(true),
+        (Value::Nil | Value::NilList | Value::NilMap | Value::NilPointer, Value::Nil) => Ok(true),
         (_, Value::Nil) | (Value::Nil, _) => Ok(false),
         (Value::Bool(_), Value::Bool(_))
         | (Value::Int(_), Value::Int(_))
@@ -209,7 +209,7 @@ fn compare(name: &str, args: &[Value], accept: fn(Ordering) -> bool) -> Result<V
 
 fn kind(value: &Value) -> &'static str {
     match value {
-        Value::Nil => "nil",
+        Value::Nil | Value::NilPointer => "nil",
         Value::NilList | Value::List(_) => "[]interface {}",
         Value::NilMap | Value::Map(_) => "map[string]interface {}",
         Value::Bool(_) => "bool",
@@ -310,7 +310,7 @@ fn formatted(verb: char, value: &Value, precision: Option<usize>, plus: bool, sh
         None => text,
     };
     match (verb, value) {
-        ('v' | 's', Value::Nil) => {
+        ('v' | 's', Value::Nil | Value::NilPointer) => {
             if verb == 'v' {
                 "<nil>".to_owned()
             } else {

@@ -10,6 +10,7 @@
 mod exec;
 mod functions;
 mod lex;
+mod moment;
 mod parse;
 mod value;
 

@@ -20,6 +20,8 @@ pub(crate) enum Value {
     NilList,
     /// No map.
     NilMap,
+    /// No struct where there could be one.
+    NilPointer,
     /// A boolean.
     Bool(bool),
     /// An integer of any width.
@@ -120,7 +122,7 @@ impl Value {
     /// Go's idea of true: not zero, not empty.
     pub(crate) fn is_true(&self) -> bool {
         match self {
-            Self::Nil | Self::NilList | Self::NilMap => false,
+            Self::Nil | Self::NilList | Self::NilMap | Self::NilPointer => false,
             Self::Bool(value) => *value,
             Self::Int(value) => *value != 0,
             Self::Float(value) => *value != 0.0,
@@ -150,7 +152,7 @@ impl Value {
             }
         };
         match self {
-            Self::Nil => out.push_str("<nil>"),
+            Self::Nil | Self::NilPointer => out.push_str("<nil>"),
             Self::NilList => out.push_str("[]"),
             Self::NilMap => out.push_str("map[]"),
             Self::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
@@ -199,7 +201,7 @@ impl Value {
 
     fn write_json(&self, style: Json, depth: usize, out: &mut String) {
         match self {
-            Self::Nil | Self::NilList | Self::NilMap => out.push_str("null"),
+            Self::Nil | Self::NilList | Self::NilMap | Self::NilPointer => out.push_str("null"),
             Self::Bool(_) | Self::Int(_) | Self::Float(_) => self.print(out),
             Self::Str(text) => write_string(text, style, out),
             Self::Time(time) => write_string(&units::rfc3339(*time), style, out),

@@ -69,10 +69,7 @@ impl SecurityOptions {
     /// Expects the network of the request to be set.
     pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
         request.privileged = self.privileged;
-        if let Some(gpu) = self.gpus.iter().find(|gpu| !matches!(gpu.as_str(), "" | "none" | "0")) {
-            let reason = "no specification of such devices (CDI) is known: name their nodes with --device".to_owned();
-            return Err(InvalidOption { flag: "--gpus", value: gpu.clone(), reason });
-        }
+        refuse_gpus(&self.gpus)?;
         let policy = one("--seccomp-policy", &self.seccomp_policy, |policy| match policy {
             "default" | "" => Ok(()),
             "image" => Err("profiles in images are not supported; see --security-opt seccomp=FILE".to_owned()),
@@ -109,6 +106,17 @@ impl SecurityOptions {
         }
         request.oom_score_adj = maybe("--oom-score-adj", self.oom_score_adj.as_ref(), words::oom_score)?;
         Ok(())
+    }
+}
+
+/// `--gpus`, where one is really asked for.
+pub(crate) fn refuse_gpus(gpus: &[String]) -> Checked<()> {
+    match gpus.iter().find(|gpu| !matches!(gpu.as_str(), "" | "none" | "0")) {
+        Some(gpu) => {
+            let reason = "no specification of such devices (CDI) is known: name their nodes with --device".to_owned();
+            Err(InvalidOption { flag: "--gpus", value: gpu.clone(), reason })
+        }
+        None => Ok(()),
     }
 }
 

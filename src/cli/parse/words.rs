@@ -1,5 +1,7 @@
 //! Options whose value is a word: policies, drivers, signals, masks.
 
+use std::collections::BTreeMap;
+
 use runtime::process::signal::Signal;
 use storage::state::request::{LogDriver, PullPolicy, RestartPolicy, Stream};
 
@@ -50,6 +52,21 @@ pub(crate) fn log_driver(value: &str) -> Parsed<LogDriver> {
     }
 }
 
+/// Options of docker's drivers that are taken with a warning.
+const IDLE_LOG_OPTIONS: [&str; 8] =
+    ["labels", "labels-regex", "env", "env-regex", "compress", "mode", "max-buffer-size", "cache-disabled"];
+
+/// A line for each option that was given for an effect it does not have.
+pub(crate) fn idle_log_options(given: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+    let is_idle = |name: &str, value: &str| {
+        IDLE_LOG_OPTIONS.contains(&name) && !matches!((name, value), ("compress", "false") | ("mode", "blocking"))
+    };
+    given
+        .iter()
+        .filter(move |(name, value)| is_idle(name, value))
+        .map(|(name, _)| format!("Warning: --log-opt {name} is ignored: logs have max-size, max-file, path and tag"))
+}
+
 /// `--log-opt name=value`.
 pub(crate) fn log_option(value: &str) -> Parsed<(String, String)> {
     let (name, argument) = value.split_once('=').ok_or("must be in the form of NAME=VALUE")?;
@@ -58,6 +75,7 @@ pub(crate) fn log_option(value: &str) -> Parsed<(String, String)> {
         "max-file" => argument.parse::<u32>().is_ok_and(|files| files > 0),
         "path" => argument.starts_with('/') && !argument.contains('\0'),
         "tag" => !argument.contains(char::is_control),
+        name if IDLE_LOG_OPTIONS.contains(&name) => true,
         _ => return Err(format!("unknown log option {name:?}: must be max-size, max-file, path or tag")),
     };
     if valid { Ok((name.to_owned(), argument.to_owned())) } else { Err(format!("invalid value for {name}")) }
@@ -178,6 +196,9 @@ mod tests {
         assert_eq!(log_driver("json-file"), Ok(LogDriver::JsonFile));
         assert!(log_driver("syslog").unwrap_err().contains("k8s-file"));
         assert!(log_option("max-size=10mb").is_ok());
+        let idle = [("max-size", "1k"), ("compress", "false"), ("mode", "non-blocking"), ("labels", "a,b")];
+        let idle = BTreeMap::from(idle.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(idle_log_options(&idle).count(), 2);
         for text in ["max-size", "max-size=x", "max-file=0", "path=x", "foo=1"] {
             assert!(log_option(text).is_err(), "{text}");
         }

@@ -1,12 +1,15 @@
 //! `container`: the commands about containers by their noun.
 
+mod cleanup;
+pub(crate) mod clone;
 pub(crate) mod prune;
+mod runlabel;
 
 use clap::Subcommand;
 
 use super::inspect::{self, Kind};
 use super::{
-    Context, Outcome, attach, commit, cp, create, diff, exec, exists, export, kill, logs, mount, pause, port, ps,
+    Context, Outcome, attach, commit, cp, create, diff, exec, exists, export, init, kill, logs, mount, pause, port, ps,
     rename, restart, rm, run as run_command, start, stats, stop, top, update, wait,
 };
 
@@ -15,6 +18,10 @@ use super::{
 pub(crate) enum Command {
     /// Attach to a running container
     Attach(attach::Args),
+    /// Clean up network and mountpoints of one or more containers
+    Cleanup(cleanup::Args),
+    /// Clone an existing container
+    Clone(Box<clone::Args>),
     /// Create new image based on the changed container
     Commit(commit::Args),
     /// Copy files/folders between a container and the local filesystem
@@ -29,6 +36,8 @@ pub(crate) enum Command {
     Exists(exists::Args),
     /// Export container's filesystem contents as a tar archive
     Export(export::Args),
+    /// Initialize one or more containers
+    Init(init::Args),
     /// Display the configuration of one or more containers
     Inspect(inspect::NounArgs),
     /// Kill one or more running containers with a specific signal
@@ -54,6 +63,8 @@ pub(crate) enum Command {
     Rm(rm::Args),
     /// Run a command in a new container
     Run(Box<run_command::Args>),
+    /// Execute the command described by an image label
+    Runlabel(runlabel::Args),
     /// Start one or more containers
     Start(start::Args),
     /// Display a live stream of container resource usage statistics
@@ -77,6 +88,8 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Attach(args) => attach::run(args, context),
+        Command::Cleanup(args) => cleanup::run(args, context),
+        Command::Clone(args) => clone::run(*args, context),
         Command::Commit(args) => commit::run(args, context),
         Command::Cp(args) => cp::run(args, context),
         Command::Create(args) => create::run(*args, context),
@@ -84,6 +97,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Exec(args) => exec::run(args, context),
         Command::Exists(args) => exists::container(args, context),
         Command::Export(args) => export::run(args, context),
+        Command::Init(args) => init::run(args, context),
         Command::Inspect(args) => inspect::run_noun(Kind::Container, args, context),
         Command::Kill(args) => kill::run(args, context),
         Command::Logs(args) => logs::run(args, context),
@@ -96,6 +110,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Restart(args) => restart::run(args, context),
         Command::Rm(args) => rm::run(args, context),
         Command::Run(args) => run_command::run(*args, context),
+        Command::Runlabel(args) => runlabel::run(args, context),
         Command::Start(args) => start::run(args, context),
         Command::Stats(args) => stats::run(args, context),
         Command::Stop(args) => stop::run(args, context),

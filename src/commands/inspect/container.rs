@@ -16,6 +16,8 @@ use storage::state::request::{
 use storage::state::status::{self, Observed, Port, State};
 
 use crate::cli::format::Value;
+use crate::cli::parse::size::bytes;
+use crate::cli::units;
 use crate::commands::filter::restart_policy_name;
 use crate::commands::{Context, ps};
 use crate::error::CommandError;
@@ -158,17 +160,16 @@ fn state(observed: &Observed, request: &Request) -> Value {
             })
             .collect();
         let word = if observed.health.is_some() { health.status.as_str() } else { "" };
-        fields.push((
-            "Health",
-            Value::Struct(vec![
-                ("Status", word.into()),
-                ("FailingStreak", Value::from(u64::from(health.failing_streak))),
-                ("Log", if log.is_empty() { Value::NilList } else { Value::List(log) }),
-            ]),
-        ));
+        let health = Value::Struct(vec![
+            ("Status", word.into()),
+            ("FailingStreak", Value::from(u64::from(health.failing_streak))),
+            ("Log", if log.is_empty() { Value::NilList } else { Value::List(log) }),
+        ]);
+        // The name that podman had for it up to version 3 and goes on to take.
+        fields.extend([("Health", health.clone()), ("Healthcheck", Value::Omitted(Box::new(health)))]);
     }
     if !is_checked {
-        fields.push(("Health", Value::Omitted(Box::new(Value::Nil))));
+        fields.extend(["Health", "Healthcheck"].map(|name| (name, Value::Omitted(Box::new(Value::NilPointer)))));
     }
     fields.push(("CgroupPath", Value::Str(cgroup_path(observed).unwrap_or_default()).omitempty()));
     fields.push(("CheckpointedAt", Value::Time(None)));
@@ -407,6 +408,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
         .iter()
         .flat_map(|host| host.names.iter().map(|name| format!("{name}:{}", host.address)).collect::<Vec<_>>());
     let volumes_from = request.volumes_from.iter().map(|from| from.container.clone());
+    let most = request.log.options.get("max-size").and_then(|text| bytes(text).ok()).unwrap_or(0);
     Value::Struct(vec![
         ("Binds", Value::strings(request.mounts.iter().filter_map(bind))),
         ("CgroupManager", crate::supervisor::cgroup::manager_name().into()),
@@ -419,7 +421,7 @@ fn host_config(record: &Record, observed: &Observed, context: &Context) -> Value
                 ("Config", Value::map_or_nil(&request.log.options)),
                 ("Path", log_path(record, context).into()),
                 ("Tag", request.log.options.get("tag").cloned().unwrap_or_default().into()),
-                ("Size", "0B".into()),
+                ("Size", units::human_size(most, 3).into()),
             ]),
         ),
         ("NetworkMode", network_mode(record, observed, context.persona).into()),

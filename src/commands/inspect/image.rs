@@ -53,7 +53,10 @@ pub(crate) fn describe(image: &Image, context: &Context) -> Value {
         data.insert("LowerDir".to_owned(), paths.join(":").into());
     }
     data.extend(top.map(|top| ("UpperDir".to_owned(), top.into())));
-    Value::Struct(vec![
+    // podman has it beside the configuration as well.
+    let check = config.get("Healthcheck").filter(|check| !check.is_null()).map(Value::from);
+    let check = check.filter(|_| !docker).map(|check| ("Healthcheck", check));
+    let mut fields = vec![
         ("Id", id.into()),
         ("Digest", image.manifest.digest.to_string().into()),
         ("RepoTags", Value::strings(images::repo_tags(image).into_iter().map(names))),
@@ -77,7 +80,9 @@ pub(crate) fn describe(image: &Image, context: &Context) -> Value {
         ("User", config.get("User").and_then(Raw::as_str).unwrap_or_default().into()),
         ("History", Value::List(history.iter().map(step).collect())),
         ("NamesHistory", Value::strings(image.names.iter().map(ToString::to_string))),
-    ])
+    ];
+    fields.extend(check);
+    Value::Struct(fields)
 }
 
 fn time(raw: Option<&Raw>) -> Value {

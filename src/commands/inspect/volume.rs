@@ -16,15 +16,12 @@ pub(crate) fn describe(volume: &Volume, context: &Context) -> Value {
         ("Scope", "local".into()),
         ("Options", Value::map(&volume.options)),
     ];
-    if volume.anonymous {
-        fields.push(("Anonymous", true.into()));
-    }
+    fields.extend([("UID", Value::Int(0).omitempty()), ("GID", Value::Int(0).omitempty())]);
+    fields.push(("Anonymous", Value::from(volume.anonymous).omitempty()));
     let data = volume.mountpoint(&context.layout);
     let is_empty = std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_none());
     fields.push(("MountCount", Value::Int(0)));
-    if is_empty {
-        fields.push(("NeedsCopyUp", true.into()));
-        fields.push(("NeedsChown", true.into()));
-    }
+    fields.extend(["NeedsCopyUp", "NeedsChown"].map(|name| (name, Value::from(is_empty).omitempty())));
+    fields.extend([("Timeout", Value::Int(0).omitempty()), ("StorageID", Value::from("").omitempty())]);
     Value::Struct(fields)
 }

@@ -2,13 +2,16 @@
 
 use storage::state::container::Record;
 use storage::state::layout::ContainerId;
-use storage::state::name;
 use storage::state::pod::{self, Pod};
-use storage::state::request::{Mount, Namespace, Request};
+use storage::state::request::{Namespace, Request};
 
 use super::create::{NewPod, make};
+use super::options::PodOptions;
 use super::{act, join};
 use crate::cli::output;
+use crate::cli::parse::names;
+use crate::cli::usage::one;
+use crate::commands::container::clone::{duplicate, free_name};
 use crate::commands::create::{self, Purpose};
 use crate::commands::{Context, Outcome};
 use crate::error::CommandError;
@@ -18,8 +21,11 @@ use crate::error::CommandError;
 /// The containers of the clone are created from the same images with the same options; what they have written is not
 /// copied, volumes with a name are shared.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(disable_help_flag = true, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
+    /// Print help (-h is --hostname)
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     /// Name or ID of the pod
     #[arg(value_name = "POD")]
     pod: String,
@@ -35,6 +41,11 @@ pub(crate) struct Args {
     /// Start the new pod
     #[arg(long)]
     start: bool,
+    /// Host name of the new pod
+    #[arg(short = 'h', long, value_name = "NAME")]
+    hostname: Option<String>,
+    #[command(flatten)]
+    options: PodOptions,
 }
 
 /// Runs the command.
@@ -42,25 +53,28 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let layout = &context.layout;
     let old = pod::find(layout, &args.pod)?;
     let members = pod::members(layout, &old)?;
-    let taken: Vec<String> = pod::list(layout)?.into_iter().map(|pod| pod.name).collect();
-    let is_taken = |name: &str| taken.iter().any(|other| other == name) || name::lookup(layout, name).is_some();
-    let name = args.name.or(args.positional).unwrap_or_else(|| free(&old.name, is_taken));
+    let name = args.name.or(args.positional).unwrap_or_else(|| free_name(layout, &old.name));
     let (infra, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|record| record.request.infra);
-    let new = NewPod {
+    let mut new = NewPod {
         name: Some(name),
         labels: old.labels.clone(),
         share: Some(old.share.clone()),
         no_infra: old.infra.is_none(),
-        infra_name: infra.first().map(|record| free(&record.name, is_taken)),
+        infra_name: infra.first().map(|record| free_name(layout, &record.name)),
         exit_policy: old.exit_policy,
         restart: old.restart,
         userns: old.userns.clone(),
+        members: old.members.clone(),
         request: infra.first().map_or_else(Request::default, |record| of_infra(&old, record)),
         ..NewPod::default()
     };
+    if let Some(hostname) = &args.hostname {
+        new.request.hostname = Some(one("-h, --hostname", hostname, names::hostname).map_err(CommandError::user)?);
+    }
+    args.options.apply(&mut new)?;
     let made = make(context, new)?;
     for record in &others {
-        let copied = copy(context, &old, &made, record, free(&record.name, is_taken));
+        let copied = copy(context, &old, &made, record, free_name(layout, &record.name));
         copied.inspect_err(|_| {
             // Best effort: the error that led here is the one to tell.
             let _ = act::remove(context, &made, Some(0));
@@ -76,13 +90,6 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     Ok(0)
 }
 
-/// `NAME-clone`, or with the first number that makes it a name of nobody's.
-fn free(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
-    let first = format!("{name}-clone");
-    let more = (1u32..).map(|number| format!("{first}{number}"));
-    std::iter::once(first.clone()).chain(more).find(|name| !is_taken(name)).unwrap_or(first)
-}
-
 fn of_infra(old: &Pod, record: &Record) -> Request {
     let mut request = record.request.clone();
     // The clone is called otherwise.
@@ -92,20 +99,8 @@ fn of_infra(old: &Pod, record: &Record) -> Request {
 }
 
 fn copy(context: &Context, old: &Pod, new: &Pod, record: &Record, name: String) -> Result<(), CommandError> {
-    let mut copied = record.clone();
-    copied.id = ContainerId::random();
-    copied.created = jiff::Timestamp::now();
-    copied.started_at_once = false;
-    copied.anonymous_volumes.clear();
+    let mut copied = duplicate(record);
     let request = &mut copied.request;
-    (request.cidfile, request.pidfile, request.supervisor_pidfile) = (None, None, None);
-    for mount in &mut request.mounts {
-        if let Mount::Volume(volume) = mount
-            && volume.anonymous
-        {
-            volume.name = None;
-        }
-    }
     if let Some(infra) = &old.infra {
         leave(request, infra);
     }
@@ -116,7 +111,7 @@ fn copy(context: &Context, old: &Pod, new: &Pod, record: &Record, name: String) 
 }
 
 /// Takes a container out of the namespaces that `infra` holds.
-fn leave(request: &mut Request, infra: &ContainerId) {
+pub(crate) fn leave(request: &mut Request, infra: &ContainerId) {
     if request.network.mode == format!("container:{infra}") {
         request.network.mode.clear();
     }

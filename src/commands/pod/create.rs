@@ -3,16 +3,14 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use net::mode::Mode;
 use storage::state::container::{self, Record};
 use storage::state::layout::ContainerId;
-use storage::state::pod::{self, ExitPolicy, Pod};
+use storage::state::pod::{self, ExitPolicy, OfMembers, Pod};
 use storage::state::request::{Mount, Request, RestartPolicy, UserNamespace};
 
+use super::options::{PodOptions, warn_of};
 use crate::cli::options::network::NetworkOptions;
 use crate::cli::output;
-use crate::cli::parse::{limits, namespaces, pairs, size, volume, words};
-use crate::cli::usage::{each, maybe, one};
 use crate::commands::create::{self, Purpose};
 use crate::commands::{Context, Outcome};
 use crate::error::{CommandError, reason};
@@ -35,57 +33,29 @@ pub(crate) struct Args {
     name: Option<String>,
     #[command(flatten)]
     network: NetworkOptions,
+    #[command(flatten)]
+    pod: PodOptions,
     /// A comma delimited list of kernel namespaces the pod will share
     #[arg(long, value_name = "LIST", default_value = "ipc,net,uts")]
     share: String,
     /// Hold namespaces that the pod's containers share; false for a pod in name only
     #[arg(long, default_value_t = true)]
     infra: bool,
-    /// Has no effect: nothing is executed to hold namespaces
-    #[arg(long, value_name = "COMMAND")]
-    infra_command: Option<String>,
     /// Has no effect: no image is needed to hold namespaces
     #[arg(long, value_name = "IMAGE")]
     infra_image: Option<String>,
-    /// Name of the container that holds the namespaces
-    #[arg(long, value_name = "NAME")]
-    infra_name: Option<String>,
-    /// Write the process ID of the supervisor that holds the namespaces to the file, whenever the pod starts
-    #[arg(long, value_name = "FILE")]
-    infra_conmon_pidfile: Option<PathBuf>,
     /// Has no effect: containers have cgroups of their own
     #[arg(long, default_value_t = true, hide = true)]
     share_parent: bool,
-    /// Set metadata on the pod
-    #[arg(short, long = "label", value_name = "LABEL")]
-    labels: Vec<String>,
     /// Behaviour when the last container exits: continue or stop
     #[arg(long, value_name = "POLICY", default_value = "continue")]
     exit_policy: String,
-    /// When to start its containers again: no, on-failure[:N], always or unless-stopped
-    #[arg(long, value_name = "POLICY")]
-    restart: Option<String>,
-    /// User namespace of its containers: host, keep-id[:uid=,gid=,size=] or single
-    #[arg(long, value_name = "MODE")]
-    userns: Option<String>,
-    /// Add the labels in this file
-    #[arg(long = "label-file", value_name = "FILE")]
-    label_files: Vec<String>,
-    /// Set a kernel parameter of the pod's namespaces, KEY=VALUE
-    #[arg(long = "sysctl", value_name = "SYSCTL", value_delimiter = ',')]
-    sysctls: Vec<String>,
     /// Write the pod ID to the file
     #[arg(long, value_name = "FILE")]
     pod_id_file: Option<PathBuf>,
     /// If a pod with the same name exists, replace it
     #[arg(long)]
     replace: bool,
-    /// Mount a path of the host or a volume into all containers of the pod
-    #[arg(short, long = "volume", value_name = "VOLUME")]
-    volumes: Vec<String>,
-    /// Size of /dev/shm
-    #[arg(long, value_name = "SIZE")]
-    shm_size: Option<String>,
 }
 
 /// A pod that is to be.
@@ -109,17 +79,24 @@ pub(crate) struct NewPod {
     pub(crate) restart: RestartPolicy,
     /// The user namespace of its containers.
     pub(crate) userns: UserNamespace,
+    /// What its containers get of it.
+    pub(crate) members: OfMembers,
     /// Network, ports, host name, volumes of that container.
     pub(crate) request: Request,
 }
 
+impl NewPod {
+    /// The namespaces that are to be shared.
+    pub(super) fn shared(&self) -> Vec<String> {
+        let default = || ["ipc", "net", "uts"].map(str::to_owned).into();
+        if self.no_infra { Vec::new() } else { self.share.clone().unwrap_or_else(default) }
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
-    let given = |flag: &'static str, is_given: bool| is_given.then_some(flag);
-    let without_effect =
-        [given("--infra-command", args.infra_command.is_some()), given("--infra-image", args.infra_image.is_some())];
-    for flag in without_effect.into_iter().flatten() {
-        eprintln!("Warning: {flag} has no effect: a pod's namespaces are held without an image and a command");
+    if args.infra_image.is_some() {
+        warn_of("--infra-image");
     }
     let share: Vec<String> = match args.share.as_str() {
         "" | "none" => Vec::new(),
@@ -136,57 +113,17 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         "stop" => ExitPolicy::Stop,
         other => return Err(CommandError::user(format_args!("invalid pod exit policy: {other:?}"))),
     };
-    let restart = match &args.restart {
-        Some(text) => one("--restart", text, words::restart_policy).map_err(CommandError::user)?,
-        None => RestartPolicy::default(),
-    };
-    let userns =
-        maybe("--userns", args.userns.as_ref(), namespaces::user).map_err(CommandError::user)?.unwrap_or_default();
-    if !matches!(userns, UserNamespace::Host | UserNamespace::KeepId { .. } | UserNamespace::Single) {
-        return Err(CommandError::user(format_args!(
-            "--userns {}: containers of a pod share its namespaces: use host, keep-id or single",
-            args.userns.as_deref().unwrap_or_default()
-        )));
-    }
-    let mut labels = Vec::new();
-    let request = create::with_caller(|caller| {
-        let mut request = Request::default();
-        args.network.apply(&mut request, caller).map_err(CommandError::user)?;
-        let of_file = |path: &str| pairs::label_file(&caller.file(path)?);
-        labels = each("--label-file", &args.label_files, of_file).map_err(CommandError::user)?.concat();
-        let private = Mode::parse(&request.network.mode).is_ok_and(|mode| mode.is_private());
-        for (name, value) in each("--sysctl", &args.sysctls, limits::sysctl).map_err(CommandError::user)? {
-            one("--sysctl", &name, |name| limits::sysctl_fits(name, private, &request.ipc))
-                .map_err(CommandError::user)?;
-            request.sysctls.insert(name, value);
-        }
-        let volumes = each("-v, --volume", &args.volumes, |value| volume::volume(value, caller.cwd));
-        request.mounts = volumes.map_err(CommandError::user)?;
-        request.shm_size_bytes =
-            maybe("--shm-size", args.shm_size.as_ref(), size::bytes).map_err(CommandError::user)?;
-        request.supervisor_pidfile = args.infra_conmon_pidfile.as_ref().map(|path| caller.cwd.join(path));
-        Ok(request)
-    })?;
+    let mut request = Request::default();
+    create::with_caller(|caller| args.network.apply(&mut request, caller).map_err(CommandError::user))?;
     let name = args.name.or(args.positional);
+    let mut new = NewPod { name, share: Some(share), no_infra: !args.infra, exit_policy, request, ..NewPod::default() };
+    args.pod.apply(&mut new)?;
     if args.replace
-        && let Some(name) = &name
+        && let Some(name) = &new.name
         && let Ok(old) = pod::find(&context.layout, name)
     {
         super::act::remove(context, &old, Some(0))?;
     }
-    labels.extend(each("-l, --label", &args.labels, pairs::label).map_err(CommandError::user)?);
-    let new = NewPod {
-        name,
-        labels: labels.into_iter().collect(),
-        share: Some(share),
-        no_infra: !args.infra,
-        infra_name: args.infra_name,
-        exit_policy,
-        restart,
-        userns,
-        request,
-        ..NewPod::default()
-    };
     let pod = make(context, new)?;
     if let Some(path) = &args.pod_id_file {
         std::fs::write(path, pod.id.as_str())
@@ -199,13 +136,12 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
 /// Makes a pod and the container that holds its namespaces, which does not run yet.
 pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> {
     let layout = &context.layout;
+    let share = new.shared();
     let id = new.id.unwrap_or_else(ContainerId::random);
     let name = new.name.unwrap_or_else(|| format!("pod_{}", id.short()));
     storage::volume::check_name(&name).map_err(|_| {
         CommandError::user(format!("pod name {name:?}: names must match [a-zA-Z0-9][a-zA-Z0-9_.-]*: invalid argument"))
     })?;
-    let default = || ["ipc", "net", "uts"].map(str::to_owned).into();
-    let share = if new.no_infra { Vec::new() } else { new.share.unwrap_or_else(default) };
     let mut pod = Pod {
         version: pod::VERSION,
         id: id.clone(),
@@ -219,6 +155,7 @@ pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> 
         exit_policy: new.exit_policy,
         restart: new.restart,
         userns: new.userns,
+        members: new.members,
     };
     if new.no_infra {
         pod::create(layout, &pod)?;
@@ -226,6 +163,8 @@ pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> 
     }
     let mut request = new.request;
     crate::networks::resolve(layout, &mut request.network)?;
+    create::take_volumes_from(context, &mut request)?;
+    request.volumes_from.clear();
     request.rootfs = Some(pod::root(layout)?);
     request.hostname = Some(pod.hostname.clone());
     request.args = vec!["/pause".to_owned()];

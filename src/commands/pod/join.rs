@@ -1,10 +1,10 @@
 //! A container becomes part of a pod, and finds it awake when it starts.
 
-use storage::state::container::{self, ContainerError, Record};
+use storage::state::container::{self, Record};
 use storage::state::layout::ContainerId;
-use storage::state::pod::{self, Pod};
-use storage::state::request::{Namespace, Request, RestartPolicy, UserNamespace, VolumesFrom};
-use storage::state::status;
+use storage::state::pod::{self, OfMembers, Pod};
+use storage::state::request::{Namespace, Request, RestartPolicy, Security, UserNamespace, VolumesFrom};
+use storage::state::status::{self, State};
 
 use super::create::{NewPod, make};
 use crate::cli::options::life::LifeOptions;
@@ -47,6 +47,7 @@ pub(crate) fn take_place(context: &Context, pod: &Pod, request: &mut Request) ->
     if request.userns == UserNamespace::Host {
         request.userns.clone_from(&pod.userns);
     }
+    take_over(&pod.members, request);
     let Some(infra) = &pod.infra else { return Ok(()) };
     let shares = |name: &str| pod.share.iter().any(|shared| shared == name);
     let target = || Namespace::Container(infra.to_string());
@@ -74,6 +75,10 @@ pub(crate) fn take_place(context: &Context, pod: &Pod, request: &mut Request) ->
         if !shares(name) || *namespace != Namespace::Private {
             continue;
         }
+        if (name == "pid" && pod.members.host_pid) || (name == "uts" && pod.members.host_uts) {
+            *namespace = Namespace::Host;
+            continue;
+        }
         *namespace = target();
         if name == "uts" {
             if request.hostname.is_some() {
@@ -91,6 +96,29 @@ pub(crate) fn take_place(context: &Context, pod: &Pod, request: &mut Request) ->
         request.volumes_from.insert(0, VolumesFrom { container: infra.to_string(), read_only: false });
     }
     Ok(())
+}
+
+/// What the pod has for its containers, where they have nothing of their own.
+fn take_over(members: &OfMembers, request: &mut Request) {
+    for device in &members.devices {
+        if !request.devices.iter().any(|own| own.target == device.target) {
+            request.devices.push(device.clone());
+        }
+    }
+    if request.security == Security::default() {
+        request.security = members.security.clone();
+    } else {
+        request.security.no_new_privileges |= members.security.no_new_privileges;
+    }
+    for (own, of_pod) in [
+        (&mut request.resources.cpuset_cpus, &members.cpuset_cpus),
+        (&mut request.resources.cpuset_mems, &members.cpuset_mems),
+        (&mut request.cgroup.parent, &members.cgroup_parent),
+    ] {
+        if own.is_none() {
+            own.clone_from(of_pod);
+        }
+    }
 }
 
 /// Starts whoever holds the namespaces that a container shares with its pod.
@@ -113,24 +141,8 @@ pub(super) fn wake_infra(
     gone: impl Fn() -> CommandError,
 ) -> Result<(), CommandError> {
     let record = container::load(&context.layout, infra)?.ok_or_else(gone)?;
-    let runs =
-        || -> Result<bool, CommandError> { Ok(status::observe(&context.layout, &record)?.state.init().is_some()) };
-    if runs()? {
-        return Ok(());
-    }
-    match start::start(context, record.clone()) {
-        Ok(()) => Ok(()),
-        // Somebody else was faster, or is about to be.
-        Err(error) => {
-            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(2);
-            let is_busy = || matches!(container::lock(&context.layout, infra), Err(ContainerError::Busy(_)));
-            while is_busy() && std::time::Instant::now() < deadline {
-                if runs()? {
-                    return Ok(());
-                }
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            }
-            Err(error)
-        }
+    match status::observe(&context.layout, &record)?.state {
+        State::Running { .. } | State::Paused { .. } => Ok(()),
+        _ => start::start(context, record),
     }
 }

@@ -4,6 +4,7 @@ mod act;
 mod copy;
 mod create;
 mod join;
+mod options;
 mod pause;
 mod show;
 mod stats;
@@ -20,6 +21,7 @@ use super::{Context, Outcome, exists};
 use crate::error::{CommandError, reason};
 
 pub(crate) use act::{remove, start_pod, stop_pod};
+pub(crate) use copy::leave;
 pub(crate) use create::{NewPod, make};
 pub(crate) use join::{join, take_place, wake};
 pub(crate) use show::inspect;
@@ -28,7 +30,7 @@ pub(crate) use show::inspect;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Clone an existing pod
-    Clone(copy::Args),
+    Clone(Box<copy::Args>),
     /// Create a new empty pod
     Create(Box<create::Args>),
     /// Check if a pod exists in local storage
@@ -65,7 +67,7 @@ pub(crate) enum Command {
 /// Runs the command.
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
-        Command::Clone(args) => copy::run(args, context),
+        Command::Clone(args) => copy::run(*args, context),
         Command::Create(args) => create::run(*args, context),
         Command::Exists(args) => exists::pod(args, context),
         Command::Inspect(args) => show::run_inspect(args, context),

@@ -111,12 +111,13 @@ fn show(args: &Args, context: &Context) -> Outcome {
         now,
         no_trunc: args.no_trunc,
         with_size: args.size,
+        with_namespaces: args.ns,
         persona: context.persona,
         is_coloured: colour::of_stdout(),
     };
     let format = args.format.as_deref();
-    // Of the two podman follows the format, unless that is JSON.
-    if args.quiet && format.is_none_or(is_json) {
+    // Of the two the format counts.
+    if args.quiet && format.is_none() {
         let ids: String = entries
             .iter()
             .map(|entry| if args.no_trunc { entry.record.id.as_str() } else { entry.record.id.short() })
@@ -281,7 +282,10 @@ fn entries(args: &Args, context: &Context, is_plain: bool) -> Result<Vec<Entry>,
         }
     }
     match args.sort.as_str() {
-        "command" => entries.sort_by(|a, b| a.record.request.args.cmp(&b.record.request.args)),
+        "command" => {
+            let words = |entry: &Entry| rows::words(&entry.record, context.persona).to_vec();
+            entries.sort_by_cached_key(words);
+        }
         "id" => entries.sort_by(|a, b| a.record.id.cmp(&b.record.id)),
         "image" => entries.sort_by(|a, b| image_name(&a.record).cmp(image_name(&b.record))),
         "names" => entries.sort_by(|a, b| a.record.name.cmp(&b.record.name)),

@@ -21,10 +21,22 @@ pub(super) struct View {
     pub(super) now: Timestamp,
     pub(super) no_trunc: bool,
     pub(super) with_size: bool,
+    pub(super) with_namespaces: bool,
     pub(super) persona: Persona,
     /// On a terminal that takes colour.
     pub(super) is_coloured: bool,
 }
+
+/// The fields of `Namespaces`, and the files of `/proc/PID/ns`.
+const NAMESPACES: [(&str, &str); 7] = [
+    ("Mnt", "mnt"),
+    ("Cgroup", "cgroup"),
+    ("Ipc", "ipc"),
+    ("Net", "net"),
+    ("Pidns", "pid"),
+    ("Uts", "uts"),
+    ("User", "user"),
+];
 
 impl View {
     pub(super) fn row(&self, entry: &Entry) -> Value {
@@ -85,7 +97,15 @@ impl View {
             ("PodName", request.pod_name.as_str().into()),
             ("IsInfra", request.infra.into()),
             ("ExposedPorts", exposed_ports(&request.network.exposed, Value::Map(BTreeMap::new()))),
+            ("Namespaces", Value::Struct(NAMESPACES.map(|(name, _)| (name, "".into())).to_vec())),
         ];
+        let mut fields = fields;
+        if self.persona == Persona::Podman {
+            let columns = ["Cgroup", "IPC", "MNT", "NET", "PIDNS", "User", "UTS"];
+            let known = self.with_namespaces.then(|| self.namespaces(entry));
+            let value = |name: &str| known.as_ref().and_then(|known| known.get(name)).cloned();
+            fields.extend(columns.map(|name| (name, value(name).unwrap_or_else(|| "".into()))));
+        }
         let json = match self.persona {
             Persona::Podman => self.json_line(entry),
             Persona::Docker => docker_json(&fields),
@@ -157,7 +177,7 @@ impl View {
     }
 
     fn command(&self, record: &Record) -> String {
-        let command = record.request.args.join(" ");
+        let command = words(record, self.persona).join(" ");
         let cut = |text: &str, length: usize| match text.char_indices().nth(length) {
             Some((at, _)) if !self.no_trunc => Some(text[..at].to_owned()),
             _ => None,
@@ -223,7 +243,7 @@ impl View {
         };
         Value::Struct(vec![
             ("AutoRemove", request.remove.into()),
-            ("Command", Value::strings_or_nil(request.args.iter().map(String::as_str))),
+            ("Command", Value::strings_or_nil(words(record, Persona::Podman).iter().map(String::as_str))),
             ("Created", Value::Time(Some(record.created))),
             ("CreatedAt", "".into()),
             ("CIDFile", request.cidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
@@ -238,7 +258,7 @@ impl View {
             ("Labels", Value::map_or_nil(&request.labels)),
             ("Mounts", Value::strings(mount_targets(record))),
             ("Names", Value::strings([record.name.as_str()])),
-            ("Namespaces", Value::Map(BTreeMap::new())),
+            ("Namespaces", self.namespaces_json(entry)),
             ("Networks", Value::strings(network_names(record, Persona::Podman))),
             ("Pid", Value::Int(i64::from(pid(observed)))),
             ("Pod", pod_id(record, self.no_trunc).into()),
@@ -252,14 +272,18 @@ impl View {
         ])
     }
 
+    /// `Namespaces`, which is empty unless it is asked for with `--ns`.
+    fn namespaces_json(&self, entry: &Entry) -> Value {
+        if !self.with_namespaces {
+            return Value::Map(BTreeMap::new());
+        }
+        let pid = pid(&entry.observed);
+        Value::Struct(NAMESPACES.map(|(name, file)| (name, namespace(pid, file).omitempty())).to_vec())
+    }
+
     pub(super) fn namespaces(&self, entry: &Entry) -> Value {
         let pid = pid(&entry.observed);
-        let inode = |name: &str| {
-            let link = std::fs::read_link(format!("/proc/{pid}/ns/{name}")).ok();
-            let text = link.and_then(|link| link.to_str().map(str::to_owned)).unwrap_or_default();
-            let inode = text.split(['[', ']']).nth(1).unwrap_or_default();
-            Value::str(if pid == 0 { "" } else { inode })
-        };
+        let inode = |name| namespace(pid, name);
         let record = &entry.record;
         Value::Struct(vec![
             ("ID", (if self.no_trunc { record.id.as_str() } else { record.id.short() }).into()),
@@ -274,6 +298,24 @@ impl View {
             ("UTS", inode("uts")),
         ])
     }
+}
+
+/// The command as it is shown: docker's has the entrypoint in front, podman's is what stands behind it.
+pub(super) fn words(record: &Record, persona: Persona) -> &[String] {
+    match persona {
+        Persona::Podman => &record.request.cmd,
+        Persona::Docker => &record.request.args,
+    }
+}
+
+/// The number of a namespace of a process; empty if there is none.
+fn namespace(pid: i32, name: &str) -> Value {
+    if pid == 0 {
+        return "".into();
+    }
+    let link = std::fs::read_link(format!("/proc/{pid}/ns/{name}")).ok();
+    let text = link.and_then(|link| link.to_str().map(str::to_owned)).unwrap_or_default();
+    text.split(['[', ']']).nth(1).unwrap_or_default().into()
 }
 
 fn pid(observed: &Observed) -> i32 {

@@ -62,7 +62,7 @@ pub(crate) fn ports(record: &Record, observed: &Observed) -> Vec<Port> {
             Some(Port { host_ip, host_port, container_port, range, protocol })
         }));
     }
-    ports.sort_by_key(|port| (port.protocol, port.host_port));
+    ports.sort_by_key(|port| (port.protocol, port.container_port, port.host_port));
     ports
 }
 

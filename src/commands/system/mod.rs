@@ -1,8 +1,11 @@
 //! `system`: what concerns everything coracle keeps.
 
 mod check;
+mod connection;
 mod df;
 mod prune;
+mod reset;
+mod service;
 
 use clap::Subcommand;
 
@@ -13,6 +16,9 @@ use super::{Context, Outcome, events, info};
 pub(crate) enum Command {
     /// Check storage for consistency, and make again what can be made again
     Check(check::Args),
+    /// List services on other machines, of which there are none
+    #[command(subcommand)]
+    Connection(connection::Command),
     /// Show disk usage
     Df(df::Args),
     /// Show system events
@@ -25,6 +31,11 @@ pub(crate) enum Command {
     Prune(prune::Args),
     /// Migrate lock numbers (nothing is to be done)
     Renumber,
+    /// Reset the storage to what it was before the first command
+    Reset(reset::Args),
+    /// Serve an API, which there is none of
+    #[command(hide = true)]
+    Service(service::Args),
 }
 
 /// Options of `migrate`.
@@ -50,6 +61,7 @@ impl MigrateArgs {
 pub(crate) fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Check(args) => check::run(args, context),
+        Command::Connection(command) => connection::run(command, context),
         Command::Df(args) => df::run(args, context),
         Command::Events(args) => events::run(args, context),
         Command::Info(args) => info::run(args, context),
@@ -58,6 +70,8 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
             Ok(0)
         }
         Command::Renumber => Ok(0),
+        Command::Reset(args) => reset::run(args, context),
+        Command::Service(args) => service::run(args, context),
         Command::Prune(args) => prune::run(args, context),
     }
 }

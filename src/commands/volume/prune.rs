@@ -33,6 +33,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let filters = VolumeFilters::parse(&args.filters)?;
     let only_anonymous = context.persona == Persona::Docker && !args.all;
     let plan = plan::volumes(context, &select::all(context)?, &filters, only_anonymous)?;
+    if !args.force && plan.is_empty() && context.persona == Persona::Podman {
+        let warning = "WARNING! This will remove all volumes not used by at least one container.";
+        output::print(&format!("{warning} The following volumes will be removed:\nNo dangling volumes found\n"))?;
+        return Ok(0);
+    }
     if !args.force {
         let mut warning = "WARNING! This will remove all volumes not used by at least one container.".to_owned();
         if plan.is_empty() {

@@ -11,7 +11,6 @@ use super::store::{Image, ImageStore, StoreError};
 use crate::digest::{DiffId, Digest};
 use crate::layer::index::Index;
 use crate::state::layout::{Ownership, is_lower_hex};
-use crate::state::undo;
 
 /// The bytes of every blob and of every unpacked layer of a store.
 #[derive(Debug, Default)]
@@ -45,8 +44,7 @@ impl ImageStore {
                 *space.layers.entry(key).or_default() += bytes;
             }
         }
-        let entries = undo::list(self.layout()).into_iter().filter(|entry| entry.kind == undo::Kind::Image);
-        space.trashed = entries.filter_map(|entry| self.trashed(&entry).ok()?.image).collect();
+        space.trashed = self.trashed_images();
         Ok(space)
     }
 }

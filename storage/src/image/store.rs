@@ -320,13 +320,14 @@ impl ImageStore {
         Ok(FileLock::shared(&self.prepared()?.join("pin.lock"))?)
     }
 
-    /// The uncompressed lengths of all layers that some image in the store knows.
+    /// The uncompressed lengths of all layers that some image in the store, or in the trash, knows.
     ///
     /// # Errors
     /// `index.json` cannot be read.
     pub fn known_layer_sizes(&self) -> Result<HashMap<DiffId, u64>, StoreError> {
         let mut known = HashMap::new();
-        for image in self.list()? {
+        // The layers of what is in the trash are there as well: who pulls that again does not measure them.
+        for image in self.trashed_images().into_iter().chain(self.list()?) {
             for (layer, size) in image.layers.into_iter().zip(image.layer_sizes.unwrap_or_default()) {
                 known.insert(layer.diff_id, size);
             }

@@ -132,6 +132,12 @@ impl ImageStore {
         entries.filter_map(|entry| entry.read::<Vec<Descriptor>>(FILE).ok()).flatten().collect()
     }
 
+    /// The images in the trash that can be brought back.
+    pub(super) fn trashed_images(&self) -> Vec<Image> {
+        let entries = undo::list(self.layout()).into_iter().filter(|entry| entry.kind == Kind::Image);
+        entries.filter_map(|entry| self.trashed(&entry).ok()?.image).collect()
+    }
+
     /// Brings an image back with its names, of which none may have been given to another image since.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::container::{self, ContainerError, Record};
 use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
 use super::records::{Records, RecordsError};
-use super::request::{RestartPolicy, UserNamespace};
+use super::request::{Device, RestartPolicy, Security, UserNamespace};
 
 /// The newest format this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;
@@ -85,6 +85,29 @@ pub struct Pod {
     /// The user namespace of its containers.
     #[serde(default)]
     pub userns: UserNamespace,
+    /// What its containers get of it.
+    #[serde(default)]
+    pub members: OfMembers,
+}
+
+/// What the containers of a pod get of it where they have nothing of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OfMembers {
+    /// Devices of the host.
+    pub devices: Vec<Device>,
+    /// How they are confined.
+    pub security: Security,
+    /// CPUs they may run on.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes they may use.
+    pub cpuset_mems: Option<String>,
+    /// Where their cgroups are made.
+    pub cgroup_parent: Option<String>,
+    /// The PID namespace that they share is the host's.
+    pub host_pid: bool,
+    /// The UTS namespace that they share is the host's.
+    pub host_uts: bool,
 }
 
 fn records(layout: &Layout) -> Records {
@@ -189,6 +212,7 @@ mod tests {
             exit_policy: ExitPolicy::Continue,
             restart: RestartPolicy::No,
             userns: UserNamespace::Host,
+            members: OfMembers::default(),
         };
         assert!(matches!(find(&layout, "p"), Err(PodError::NotFound(_))));
         let one = pod("p");

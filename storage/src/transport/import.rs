@@ -22,6 +22,8 @@ use std::os::unix::fs::FileExt;
 pub struct ImportOptions {
     /// `config` of the image configuration: what `--change` says.
     pub config: Config,
+    /// Members of `config` besides, which OCI does not specify: `Healthcheck`.
+    pub beyond_oci: serde_json::Map<String, serde_json::Value>,
     /// What its history says.
     pub message: Option<String>,
     /// The names it shall have.
@@ -89,6 +91,9 @@ impl Imported {
             "rootfs": {"type": "layers", "diff_ids": [diff_id.to_string()]},
             "history": [{"created": created, "created_by": created_by, "comment": comment}],
         });
+        for (name, value) in &import.beyond_oci {
+            config["config"][name] = value.clone();
+        }
         if let Some(variant) = platform.variant {
             config["variant"] = json!(variant);
         }

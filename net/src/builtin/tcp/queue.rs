@@ -1,12 +1,16 @@
 //! Bytes on their way to the container until they are acknowledged: a ring, there only while there are any.
 
+use std::num::NonZeroUsize;
+
+use crate::sys::Pages;
+
 /// Size of a ring in bytes: what may be under way to the container. It answers at once, so more would only be colder.
 pub(in crate::builtin) const CAPACITY: usize = 256 * 1024;
 
 /// Rings for all connections.
 #[derive(Debug)]
 pub(in crate::builtin) struct Pool {
-    spare: Vec<Box<[u8]>>,
+    spare: Vec<Pages>,
     left: usize,
 }
 
@@ -24,28 +28,35 @@ impl Pool {
         self.left > 0
     }
 
-    fn take(&mut self) -> Option<Box<[u8]>> {
-        self.left = self.left.checked_sub(1)?;
-        Some(self.spare.pop().unwrap_or_else(|| vec![0; CAPACITY].into_boxed_slice()))
+    fn take(&mut self) -> Option<Pages> {
+        let left = self.left.checked_sub(1)?;
+        let ring = self.spare.pop().or_else(|| Pages::new(NonZeroUsize::new(CAPACITY)?).ok())?;
+        self.left = left;
+        Some(ring)
     }
 
-    fn give_back(&mut self, ring: Box<[u8]>) {
+    fn give_back(&mut self, ring: Pages) {
         self.left += 1;
         if self.spare.len() < MOST_SPARE {
             self.spare.push(ring);
         }
     }
 
+    /// Whether it holds what is not in use.
+    pub(in crate::builtin) fn has_spare(&self) -> bool {
+        !self.spare.is_empty()
+    }
+
     /// Lets go of what is not in use.
     pub(in crate::builtin) fn shrink(&mut self) {
-        self.spare = Vec::new();
+        self.spare.clear();
     }
 }
 
 /// The queue of one connection.
 #[derive(Debug, Default)]
 pub(in crate::builtin) struct Queue {
-    ring: Option<Box<[u8]>>,
+    ring: Option<Pages>,
     head: usize,
     len: usize,
 }

@@ -98,10 +98,13 @@ pub enum Question {
     CheckHealth,
     /// Its record has changed: read it again.
     Reload,
+    /// It was made ready and waits: let its program begin.
+    Begin,
 }
 
 impl Question {
-    const ALL: [Question; 4] = [Question::Freeze, Question::Thaw, Question::CheckHealth, Question::Reload];
+    const ALL: [Question; 5] =
+        [Question::Freeze, Question::Thaw, Question::CheckHealth, Question::Reload, Question::Begin];
 }
 
 /// What came of it: a number that the question gives its meaning, or why nothing did.

@@ -80,19 +80,19 @@ fn extras(chown: bool, overlay: &Option<Overlay>) -> impl Iterator<Item = String
 
 /// A mount as `-v` would have it.
 pub(super) fn bind(mount: &Mount) -> Option<String> {
-    let (source, read_only, options) = match mount {
+    let (source, read_only, propagation, options) = match mount {
         Mount::Bind(bind) => {
-            let extras = extras(bind.chown, &bind.overlay);
-            (bind.source.display().to_string(), bind.read_only, bind.options.iter().cloned().chain(extras))
+            let options = bind.options.iter().cloned().chain(extras(bind.chown, &bind.overlay));
+            (bind.source.display().to_string(), bind.read_only, bind.propagation, options)
         }
         Mount::Volume(volume) => {
-            let extras = extras(volume.chown, &volume.overlay);
-            let name = volume.name.clone().unwrap_or_default();
-            (name, volume.read_only, volume.options.iter().cloned().chain(extras))
+            let options = volume.options.iter().cloned().chain(extras(volume.chown, &volume.overlay));
+            (volume.name.clone().unwrap_or_default(), volume.read_only, volume.propagation, options)
         }
         Mount::Tmpfs(_) | Mount::Image(_) | Mount::Devpts(_) => return None,
     };
-    let mut words = vec![(if read_only { "ro" } else { "rw" }).to_owned(), "rprivate".to_owned()];
+    let propagation = propagation.map_or("rprivate", |propagation| propagation.as_str());
+    let mut words = vec![(if read_only { "ro" } else { "rw" }).to_owned(), propagation.to_owned()];
     words.extend(options);
     words.push("rbind".to_owned());
     Some(format!("{source}:{}:{}", mount.target().display(), words.join(",")))

@@ -148,7 +148,7 @@ fn write(path: &Path, text: &str) -> Result<(), CommandError> {
 
 enum Found {
     Container(Box<Record>),
-    Pod(Pod),
+    Pod(Box<Pod>),
     Volume(Volume),
 }
 
@@ -168,7 +168,7 @@ fn find(context: &Context, name: &str) -> Result<Found, CommandError> {
         Err(error) => return Err(CommandError::user(error)),
     }
     match pods::find(layout, name) {
-        Ok(pod) => return Ok(Found::Pod(pod)),
+        Ok(pod) => return Ok(Found::Pod(Box::new(pod))),
         Err(PodError::NotFound(_)) => {}
         Err(error) => return Err(error.into()),
     }

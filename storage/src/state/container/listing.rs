@@ -6,7 +6,7 @@
 //!
 //! | writer | readers | lock | durability | version |
 //! |---|---|---|---|---|
-//! | a listing that found much to read | listings | none: published by rename, the last one stays | none: tmpfs | 1; another one is not read |
+//! | a listing that found much to read | listings | none: published by rename, the last one stays | none: tmpfs | 2; another one is not read |
 //!
 //! A directory that changed less than a moment before it was looked at is not kept: it may change once more within the
 //! same tick of the file system's clock.
@@ -31,7 +31,7 @@ use crate::state::status::{Exit, Observed, State, StatusError, boot_id, observe}
 const FILE: &str = "listing";
 
 /// The format of the file.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A file system's clock may tick this slowly.
 const MOMENT_NS: i128 = 1_000_000_000;
@@ -102,6 +102,8 @@ struct Brief {
     rootfs: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     args: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cmd: Vec<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     remove: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -152,6 +154,7 @@ impl Brief {
             image: image.map(|image| BriefImage { typed: image.typed, full: image.full, id: image.id }),
             rootfs: request.rootfs,
             args: request.args,
+            cmd: request.cmd,
             remove: request.remove,
             started_at_once,
             pod: request.pod,
@@ -166,6 +169,7 @@ impl Brief {
         let mut request = Request {
             rootfs: self.rootfs,
             args: self.args,
+            cmd: self.cmd,
             remove: self.remove,
             pod: self.pod,
             pod_name: self.pod_name,
@@ -388,7 +392,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         for other in [
             text.replacen(boot_id(), "another boot", 1),
-            text.replacen("\"format\":1", "\"format\":2", 1),
+            text.replacen("\"format\":2", "\"format\":1", 1),
             text.replacen("/data\"", "/other\"", 1),
             text[..text.len() / 2].to_owned(),
             String::new(),

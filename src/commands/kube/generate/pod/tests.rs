@@ -246,6 +246,7 @@ fn a_pod_has_its_network_and_the_names_of_its_containers() {
         exit_policy: ExitPolicy::Stop,
         restart: RestartPolicy::No,
         userns: UserNamespace::Host,
+        members: Default::default(),
     };
     let first = Request { init_container: Some(storage::state::request::InitContainer::Always), ..Request::default() };
     let members =
