@@ -51,7 +51,7 @@ pub(crate) enum Need {
 /// registry must give.
 const NOT_IN_ALL: [Need; 5] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman, Need::Quadlet];
 
-const EVERY_NEED: [Need; 23] = [
+const EVERY_NEED: [Need; 24] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
