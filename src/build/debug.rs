@@ -56,7 +56,13 @@ pub(crate) fn shell(build: &Build<'_>, broken: &Broken) -> Result<(), CommandErr
     eprintln!("A shell in the failed step's file system; `exit` ends it. What is changed here is kept nowhere.");
     build.fetch_missing(&broken.state)?;
     let secrets = Secrets::given(Vec::new(), Vec::new());
-    let root = StepRoot { lowers: build.roots(&broken.state)?, upper: staging.diff(), work, secrets };
+    let root = StepRoot {
+        lowers: build.roots(&broken.state)?,
+        upper: staging.diff(),
+        work,
+        secrets,
+        base: build.space.descriptor()?,
+    };
     let client = run::first_client(context, &record, run::parse_detach_keys(Some(""))?)?;
     let raw = run::enter_raw_mode(&record, &client)?;
     let prepared = create::prepare_step(context, record.clone(), root)?;

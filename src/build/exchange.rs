@@ -5,7 +5,7 @@
 //! | `REPOSITORY` | podman's: the tag `buildcache` of it, unless another is given |
 //! | `type=registry,ref=REFERENCE` | docker's |
 //! | `type=local,src=DIR`, `type=local,dest=DIR` | a directory, as an OCI layout |
-//! | `type=inline` | what images carry anyway, that is nothing: see the warning |
+//! | `type=inline` | the image that is built, which others name as one of a registry |
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use storage::reference::Reference;
 use storage::transport::registry::RegistryError;
 use storage::transport::{PullOptions, PushOptions, Source, TransportError};
 
-use super::inside::inside;
+use super::inside::Space;
 use super::options::Options;
 use super::stage::Build;
 use crate::commands::{Context, pull, push};
@@ -45,7 +45,7 @@ pub(crate) struct Imported {
 }
 
 impl Cache {
-    /// Reads a value of `--cache-from` or `--cache-to`; nothing where none is meant.
+    /// Reads a value of `--cache-from` or `--cache-to`; nothing where the image itself is meant.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -118,12 +118,16 @@ fn pull_options(options: &Options, mapping: &Mapping, place: &Source) -> Result<
 }
 
 /// Reads what other machines have built. A cache that is not there yet, or is none, is told of and left out.
-pub(crate) fn import(caches: &[Cache], options: &Options, store: &ImageStore) -> Result<Vec<Imported>, CommandError> {
-    let mapping = Mapping::of_user();
+pub(crate) fn import(
+    caches: &[Cache],
+    options: &Options,
+    store: &ImageStore,
+    space: &Space,
+) -> Result<Vec<Imported>, CommandError> {
     let mut all = Vec::new();
     for cache in caches {
-        let asked = pull_options(options, &mapping, &cache.place)?;
-        let read: Result<Option<Steps>, String> = inside(&mapping, || {
+        let asked = pull_options(options, &space.mapping, &cache.place)?;
+        let read: Result<Option<Steps>, String> = space.inside(|| {
             Ok(match exchange::read(store, &cache.place, &asked) {
                 Ok(steps) => Ok(steps),
                 Err(error) => Err(match &error {
@@ -144,8 +148,8 @@ pub(crate) fn import(caches: &[Cache], options: &Options, store: &ImageStore) ->
 impl Imported {
     /// Brings these steps here.
     pub(crate) fn fetch(&self, build: &Build<'_>, wanted: &[(&Key, &Foreign)]) -> Result<(), CommandError> {
-        let options = pull_options(&build.options, &build.mapping, &self.place)?;
-        inside(&build.mapping, || {
+        let options = pull_options(&build.options, &build.space.mapping, &self.place)?;
+        build.space.inside(|| {
             exchange::fetch(&build.store, &build.cache, &self.place, wanted, &options).map_err(CommandError::host)
         })
     }
@@ -158,7 +162,7 @@ pub(crate) fn export(
     keys: &BTreeSet<String>,
     context: &Context,
 ) -> Result<(), CommandError> {
-    let exported = inside(&build.mapping, || {
+    let exported = build.space.inside(|| {
         let keys: Vec<Key> = keys.iter().filter_map(|key| Key::parse(key)).collect();
         exchange::export(&build.store, &build.cache, &keys, &build.ids()).map_err(CommandError::host)
     });

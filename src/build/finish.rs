@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use storage::build::exchange::inlined;
 use storage::build::image::{Documents, Part, Settled, is_settled, record, settle};
 use storage::image::manifest::Descriptor;
 use storage::image::store::Layer;
 use storage::reference::Reference;
 
 use super::config::History;
-use super::inside::inside;
 use super::options::Squash;
 use super::stage::{Build, LayerRef, State};
 use crate::error::{CommandError, Kind};
@@ -69,12 +69,24 @@ pub(crate) fn finish(build: &Build<'_>, state: State, names: Option<Vec<Referenc
     let created = created(build, &state);
     let platform = state.config.platform();
     let _pin = build.store.pin()?;
+    let is_own_cache = options.is_own_cache && options.squash == Squash::No;
+    let steps = || {
+        let step = |(at, layer): (usize, &LayerRef)| match layer {
+            LayerRef::Step(key) => {
+                let found = build.cache.find(key, build.ownership())?;
+                Some((key.clone(), found.step.created, at))
+            }
+            LayerRef::Stored { .. } => None,
+        };
+        state.layers.iter().enumerate().filter_map(step).collect()
+    };
     let make = || {
         let ids = build.ids();
         let settled: Vec<Settled> =
             settle(&build.store, &build.cache, &parts, &ids, options.timestamp).map_err(CommandError::host)?;
         let diff_ids: Vec<String> = settled.iter().map(|(layer, _)| layer.diff_id.to_string()).collect();
         let config = state.config.to_bytes(&created, &diff_ids, history.clone());
+        let config = config.and_then(|config| if is_own_cache { inlined(&config, steps()) } else { Ok(config) });
         let config = config.map_err(|error| CommandError::new(Kind::Internal, error))?;
         let documents = Documents {
             config,
@@ -91,7 +103,7 @@ pub(crate) fn finish(build: &Build<'_>, state: State, names: Option<Vec<Referenc
     };
     let is_settled = is_settled(&build.store, &build.cache, &parts, &build.ids());
     // Without a layer to be archived nothing of other ids is touched.
-    if is_settled { make() } else { inside(&build.mapping, make) }
+    if is_settled { make() } else { build.space.inside(make) }
 }
 
 /// When the image was built: when its last step was, so that the same steps give the same image.

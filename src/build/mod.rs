@@ -17,6 +17,8 @@ mod config;
 pub(crate) mod context;
 /// A shell where a step failed.
 pub(crate) mod debug;
+/// What goes on beside the next step.
+mod endings;
 /// The image at the end.
 pub(crate) mod finish;
 /// Stages and what they need.
@@ -24,7 +26,7 @@ pub(crate) mod graph;
 /// Children in the user namespace.
 mod inside;
 
-pub(crate) use inside::inside as in_userns;
+pub(crate) use inside::{Space, inside as in_userns};
 
 /// What was built elsewhere.
 pub(crate) mod exchange;

@@ -109,6 +109,8 @@ pub(crate) struct Options {
     pub(crate) with_unused: bool,
     /// `--jobs`.
     pub(crate) jobs: usize,
+    /// `--cache-to type=inline`: the image says which steps its layers are.
+    pub(crate) is_own_cache: bool,
     /// `--progress`, `-q`.
     pub(crate) progress: Progress,
 }

@@ -55,6 +55,8 @@ pub(crate) enum Event {
     Broken(Box<Broken>),
     /// Something to be told.
     Warning(String),
+    /// The stage holds a user namespace by this number.
+    Namespace(i32),
     /// A build argument was used.
     Used(String),
 }

@@ -20,6 +20,7 @@ use runtime::process::signal::{Signal, SignalSource};
 use runtime::process::{Forked, clone3, pidfd_send_signal, prctl, wait};
 
 use super::debug::Broken;
+use super::endings::Endings;
 use super::report::{Event, Reporter};
 use super::screen::Screen;
 use super::stage::{self, Build, State};
@@ -35,8 +36,10 @@ pub(crate) struct At {
 }
 
 /// A stage that is being built.
+#[derive(Debug)]
 struct Worker {
     at: At,
+    pid: i32,
     pidfd: OwnedFd,
     events: std::fs::File,
     /// An event that has come in part.
@@ -98,8 +101,20 @@ impl From<CommandError> for Stopped {
     }
 }
 
+/// Processes of stages that are done and wait for what their last steps have left. At its end it waits for them.
+#[derive(Debug)]
+pub(crate) struct Leaving(Vec<Worker>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        for worker in self.0.drain(..) {
+            let _ = wait(worker.pidfd.as_fd(), true);
+        }
+    }
+}
+
 /// Builds the stages of the graphs; `jobs` of them at once.
-pub(crate) fn run(builds: &[Build<'_>], jobs: usize, screen: &mut Screen) -> Result<Vec<Built>, Stopped> {
+pub(crate) fn run(builds: &[Build<'_>], jobs: usize, screen: &mut Screen) -> Result<(Vec<Built>, Leaving), Stopped> {
     let failed =
         |call: &'static str| move |errno: Errno| CommandError::host(format!("{call}: {}", errno.desc().to_lowercase()));
     // What a stage leaves behind when it is killed becomes ours.
@@ -115,8 +130,9 @@ pub(crate) fn run(builds: &[Build<'_>], jobs: usize, screen: &mut Screen) -> Res
             let ready = ready.filter(|node| node.needs.iter().all(|stage| built.states.contains_key(stage)));
             ready.map(move |node| (build, At { build: number, stage: node.index }))
         });
+        let busy = workers.iter().filter(|worker| !worker.is_done(&built)).count();
         let ready: Vec<(&Build<'_>, At)> =
-            all.filter(|(_, at)| !begun.contains(at)).take(jobs.saturating_sub(workers.len())).collect();
+            all.filter(|(_, at)| !begun.contains(at)).take(jobs.saturating_sub(busy)).collect();
         for (build, at) in ready {
             begun.insert(at);
             let Some(done) = built.get(at.build) else { continue };
@@ -128,18 +144,23 @@ pub(crate) fn run(builds: &[Build<'_>], jobs: usize, screen: &mut Screen) -> Res
                 }
             }
         }
-        if workers.is_empty() {
+        if workers.iter().all(|worker| worker.is_done(&built)) {
             break Ok(());
         }
-        match turn(&mut workers, &signals, screen, &mut built) {
+        match turn(&mut workers, &signals, screen, (builds, &mut built)) {
             Ok(None) => {}
             Ok(Some(signal)) => break Err(Stopped::Error(CommandError::printed(128 + signal.number() as u8))),
             Err(stopped) => break Err(stopped),
         }
         workers.retain(|worker| !worker.is_over);
     };
-    end_all(&mut workers);
-    outcome.map(|()| built)
+    match outcome {
+        Ok(()) => Ok((built, Leaving(workers))),
+        Err(stopped) => {
+            end_all(&mut workers);
+            Err(stopped)
+        }
+    }
 }
 
 fn start(build: &Build<'_>, at: At, done: &BTreeMap<usize, State>) -> Result<Worker, CommandError> {
@@ -165,8 +186,9 @@ fn start(build: &Build<'_>, at: At, done: &BTreeMap<usize, State>) -> Result<Wor
             }
             std::process::exit(work(build, at.stage, done, events.1))
         }
-        Forked::Parent { pidfd, .. } => Ok(Worker {
+        Forked::Parent { pid, pidfd } => Ok(Worker {
             at,
+            pid,
             pidfd,
             events: events.0.into(),
             rest: Vec::new(),
@@ -179,7 +201,9 @@ fn start(build: &Build<'_>, at: At, done: &BTreeMap<usize, State>) -> Result<Wor
 /// The process of a stage.
 fn work(build: &Build<'_>, index: usize, done: &BTreeMap<usize, State>, events: OwnedFd) -> i32 {
     let mut report = Reporter::new(events);
-    match stage::run(build, index, done, &mut report) {
+    // It outlives the last word: what is left of the last step goes on beside the image.
+    let endings = Endings::default();
+    match stage::run(build, index, done, &mut report, &endings) {
         Ok(state) => {
             report.tell(&Event::Finished(Box::new(state)));
             0
@@ -198,7 +222,7 @@ fn turn(
     workers: &mut [Worker],
     signals: &SignalSource,
     screen: &mut Screen,
-    built: &mut [Built],
+    (builds, built): (&[Build<'_>], &mut [Built]),
 ) -> Result<Option<Signal>, Stopped> {
     let mut turn = Turn::new();
     turn.watch(signals.as_fd(), Interest::Read, Wake::Signal);
@@ -231,9 +255,9 @@ fn turn(
             }
             Wake::Events(at) => {
                 if let Some(worker) = workers.get_mut(at)
-                    && let Some(built) = built.get_mut(worker.at.build)
+                    && let (Some(build), Some(built)) = (builds.get(worker.at.build), built.get_mut(worker.at.build))
                 {
-                    worker.read_events(screen, built)?;
+                    worker.read_events(screen, build, built)?;
                 }
             }
         }
@@ -261,7 +285,12 @@ impl Worker {
         }
     }
 
-    fn read_events(&mut self, screen: &mut Screen, built: &mut Built) -> Result<(), Stopped> {
+    /// Its stage is.
+    fn is_done(&self, built: &[Built]) -> bool {
+        built.get(self.at.build).is_some_and(|built| built.states.contains_key(&self.at.stage))
+    }
+
+    fn read_events(&mut self, screen: &mut Screen, build: &Build<'_>, built: &mut Built) -> Result<(), Stopped> {
         let mut buffer = [0; 1 << 16];
         let len = match self.events.read(&mut buffer) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
@@ -288,6 +317,7 @@ impl Worker {
                 Event::Done { key: Some(key) } => {
                     built.keys.entry(self.at.stage).or_default().insert(key);
                 }
+                Event::Namespace(number) => build.space.adopt(self.pid, number),
                 Event::Broken(broken) => built.broken = Some(broken),
                 Event::Used(name) => drop(built.used.insert(name)),
                 Event::Failed { step, line, message, code, hint } => {

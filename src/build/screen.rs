@@ -206,7 +206,7 @@ impl Screen {
                 self.status(stage, Some(Some(message)));
             }
             Event::Warning(text) => self.note(&format!("Warning: {}", Printable::line(text))),
-            Event::Finished(_) | Event::Used(_) | Event::Broken(_) => {}
+            Event::Finished(_) | Event::Used(_) | Event::Namespace(_) | Event::Broken(_) => {}
         }
     }
 

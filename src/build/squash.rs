@@ -4,7 +4,6 @@ use storage::build::Key;
 use storage::build::flatten::flatten;
 use storage::build::tree::Tree;
 
-use super::inside::inside;
 use super::options::Squash;
 use super::stage::{Build, LayerRef, State};
 use crate::error::CommandError;
@@ -27,7 +26,7 @@ pub(crate) fn squashed(build: &Build<'_>, mut state: State) -> Result<State, Com
         build.fetch_missing(&state)?;
         let roots = build.roots(&state)?;
         let (new, below) = roots.split_at(state.layers.len() - kept);
-        inside(&build.mapping, || {
+        build.space.inside(|| {
             let below = Tree::of_layers(below.to_vec(), ownership);
             flatten(&staging, new, &below, &build.ids()).map_err(CommandError::host)
         })?;

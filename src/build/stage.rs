@@ -9,8 +9,8 @@ use storage::build::Key;
 use storage::layer::Staging;
 
 use super::containerfile::{self, Instruction, ParseError, Step, Word};
+use super::endings::Endings;
 use super::graph::Origin;
-use super::inside::inside;
 use super::report::{Event, Reporter};
 pub(crate) use super::state::{Build, Known, LayerRef, State};
 use crate::error::CommandError;
@@ -23,6 +23,7 @@ pub(crate) struct Stage<'a> {
     pub(super) index: usize,
     pub(super) done: &'a BTreeMap<usize, State>,
     pub(super) report: &'a mut Reporter,
+    pub(super) endings: &'a Endings,
     /// Arguments that were declared, with their values.
     pub(super) args: BTreeMap<String, String>,
     pub(super) state: State,
@@ -30,6 +31,8 @@ pub(crate) struct Stage<'a> {
     count: usize,
     /// The first change of files tells in the history what was below.
     has_changed: bool,
+    /// The command knows of our user namespace.
+    has_namespace: bool,
     platform: Option<String>,
 }
 
@@ -48,6 +51,7 @@ pub(crate) fn run(
     index: usize,
     done: &BTreeMap<usize, State>,
     report: &mut Reporter,
+    endings: &Endings,
 ) -> Result<State, Failure> {
     let begin = |error: CommandError| Failure { step: None, error };
     let stage =
@@ -79,11 +83,13 @@ pub(crate) fn run(
         index,
         done,
         report,
+        endings,
         args: BTreeMap::new(),
         state,
         number: 1,
         count,
         has_changed: false,
+        has_namespace: build.space.number().is_some(),
         platform,
     };
     let triggers = if matches!(base, Origin::Stage(_)) { Vec::new() } else { run.state.config.take_triggers() };
@@ -167,7 +173,7 @@ impl Stage<'_> {
             return self.layer(key, &text, |staging| {
                 build.fetch_missing(&state)?;
                 let tree = build.tree(&state)?;
-                inside(&build.mapping, || {
+                build.space.inside(|| {
                     let ids = build.ids();
                     let mut place =
                         storage::build::copy::Place::open(&staging.diff(), tree, &ids).map_err(CommandError::host)?;
@@ -300,6 +306,10 @@ impl Stage<'_> {
         self.state.config.add_history(&created, &created_by, &comment, is_empty);
         self.state.key = key;
         let hex = self.state.key.hex().to_owned();
+        if let (false, Some(number)) = (self.has_namespace, self.build.space.number()) {
+            self.report.tell(&Event::Namespace(number));
+            self.has_namespace = true;
+        }
         if is_cached {
             self.report.tell(&Event::Cached { key: hex.clone() });
         }

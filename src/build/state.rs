@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use runtime::userns::Mapping;
 use serde::{Deserialize, Serialize};
 use storage::build::tree::Tree;
 use storage::build::{BuildCache, Key};
@@ -19,7 +18,7 @@ use super::containerfile::Containerfile;
 use super::context::Source;
 use super::exchange::Imported;
 use super::graph::{Graph, Names, Origin};
-use super::inside::inside;
+use super::inside::Space;
 use super::options::{Options, Progress};
 use crate::commands::{Context, pull};
 use crate::error::CommandError;
@@ -46,7 +45,7 @@ pub(crate) struct Build<'a> {
     /// Images.
     pub(crate) store: ImageStore,
     /// The user's ids.
-    pub(crate) mapping: Mapping,
+    pub(crate) space: &'a Space,
     /// What was built elsewhere.
     pub(crate) imported: Vec<Imported>,
 }
@@ -86,7 +85,7 @@ impl Build<'_> {
 
     /// How files get their owners.
     pub(crate) fn ids(&self) -> IdPolicy {
-        if self.mapping.single.is_some() { IdPolicy::Single } else { IdPolicy::identity() }
+        if self.space.mapping.single.is_some() { IdPolicy::Single } else { IdPolicy::identity() }
     }
 
     /// The same, as it is written into names.
@@ -159,7 +158,7 @@ impl Build<'_> {
         if image.layers.iter().all(is_there) {
             return Ok(());
         }
-        inside(&self.mapping, || {
+        self.space.inside(|| {
             let silent = storage::progress::Silent;
             storage::layer::ensure_unpacked(&self.store, image, &self.ids(), &silent).map_err(CommandError::host)?;
             Ok(())

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use runtime::userns::Mapping;
 use storage::build::BuildCache;
 use storage::digest::Algorithm;
-use storage::layer::compression::Decompressor;
 use storage::layer::unpack::{Links, Options, Owner, unpack};
+use storage::layer::unpacker::Unpacker;
 use storage::layer::{IdPolicy, Staging};
 use storage::transport::download::{DownloadLimits, download};
 
@@ -60,7 +60,7 @@ pub(crate) fn fetch_context(text: &str, staging: &Staging) -> Result<(PathBuf, O
 /// Unpacks a context that came as an archive, compressed or not; `false` if the bytes are something else.
 pub(crate) fn unpack_context(bytes: &[u8], staging: &Staging) -> Result<bool, CommandError> {
     let broken = |why: String| CommandError::user(format!("context on stdin: {why}"));
-    let tar = Decompressor::new(bytes).map_err(|error| broken(reason(&error)))?;
+    let tar = Unpacker::new(bytes).map_err(|error| broken(reason(&error)))?;
     if !super::steps::is_archive(bytes) {
         return Ok(false);
     }

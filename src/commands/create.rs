@@ -332,6 +332,7 @@ pub(crate) struct Prepared {
     /// Descriptors that the container gets besides the standard ones.
     pub(crate) inherited: Inherited,
     beside: Option<OwnedFd>,
+    base: Option<OwnedFd>,
     /// Its base user namespace, if it needs one of its own.
     making: Option<Making>,
     /// Held until the record says which ids the container has.
@@ -353,6 +354,8 @@ pub(crate) struct StepRoot {
     pub(crate) work: PathBuf,
     /// The step's secrets.
     pub(crate) secrets: supervisor::secrets::Secrets,
+    /// The user namespace that it is to be in.
+    pub(crate) base: OwnedFd,
 }
 
 /// What a container is prepared for.
@@ -419,15 +422,16 @@ fn prepare_over(
         record.driver = drivers.first().map(|driver| driver.as_str().to_owned()).unwrap_or_default();
     }
     let is_step = step.is_some();
-    let (rootfs, view) = match step {
+    let (rootfs, view, base) = match step {
         None => (
             supervisor::rootfs::of(&context.layout, &record, ownership, drivers),
             supervisor::rootfs::view(&context.layout, &record, ownership),
+            None,
         ),
         Some(step) => {
             secrets = step.secrets;
             let rootfs = supervisor::rootfs::of_step(&context.layout, &step.lowers, &step.upper, &step.work, drivers);
-            (rootfs, supervisor::rootfs::View::Layers(step.lowers))
+            (rootfs, supervisor::rootfs::View::Layers(step.lowers), Some(step.base))
         }
     };
     let notifications = match purpose {
@@ -461,6 +465,7 @@ fn prepare_over(
         notifications,
         inherited,
         beside,
+        base,
         making,
         ids,
         is_step,
@@ -512,6 +517,7 @@ impl Prepared {
             birth,
             attach,
             beside: self.beside,
+            base: self.base,
             making: self.making,
             ids: self.ids,
             mapping: self.mapping,

@@ -131,7 +131,7 @@ impl Supervisor {
         };
         // What another run needs differently: its volumes are filled, and nobody waits for it.
         launch.fill.clear();
-        (launch.attach, launch.beside) = (None, None);
+        (launch.attach, launch.beside, launch.base) = (None, None, None);
         if record.request.restart == RestartPolicy::No {
             launch.handed.descriptors.let_go();
         }

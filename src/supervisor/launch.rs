@@ -76,6 +76,8 @@ pub(crate) struct Launch {
     pub(crate) attach: Option<FirstClient>,
     /// Init of a container whose namespaces are shared.
     pub(crate) beside: Option<OwnedFd>,
+    /// The base user namespace, if there is one already; a bridge needs that of its leader.
+    pub(crate) base: Option<OwnedFd>,
     /// Its base user namespace, which is being made; none if it joins another, or makes it when it is needed.
     pub(crate) making: Option<Making>,
     /// Held until the record says which ids the container has.
@@ -240,8 +242,9 @@ pub(crate) fn start(mut launch: Launch) -> Result<Running, CommandError> {
     let own_pids = matches!(launch.record.request.pid, storage::state::request::Namespace::Private);
     let mut tries = 0;
     let forked = loop {
-        let forked = match (launch.beside.as_ref().or(leader.as_ref()), &mut making) {
-            (Some(init), _) => spawn::supervisor_beside(init.as_fd(), own_pids),
+        let joined = launch.beside.as_ref().or(leader.as_ref()).or(launch.base.as_ref());
+        let forked = match (joined, &mut making) {
+            (Some(namespace), _) => spawn::supervisor_beside(namespace.as_fd(), own_pids),
             (None, Some(making)) => spawn::supervisor_beside(making.holder(), own_pids),
             (None, None) => spawn::supervisor(own_pids),
         };

@@ -62,6 +62,10 @@ impl Supervisor {
             self.end_pod();
         }
         self.note_ended(exit);
+        if self.launch.dies_with_starter {
+            // The next step builds on the tree, beside what is left to be done here.
+            self.close_root();
+        }
         // Only now do the clients hear of it: what they run next finds the container ended, or gone.
         let failed = self.relay.container_exited(exit);
         self.complain(failed);

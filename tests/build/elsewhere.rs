@@ -17,12 +17,14 @@ use crate::support::registry::Registry;
 pub(crate) const TESTS: &[Test] = &[
     test!(url_is_added_as_a_private_file_of_its_time),
     test!(contexts_come_from_servers),
+    test!(archives_are_packed_with_xz_and_bzip2_too),
     test!(repositories_are_contexts_and_sources),
     test!(links_of_a_repository_choose_no_file_of_ours),
     test!(results_go_where_they_are_asked_for),
     test!(images_are_pushed_to_all_of_their_names).needs(&[Need::Registry]),
     test!(check_tells_what_is_hardly_meant),
     test!(bake_builds_what_targets_need),
+    test!(bake_reads_hcl_and_compose_files),
     test!(plugin_of_docker_is_asked_as_docker_asks),
 ];
 
@@ -223,6 +225,29 @@ fn check_tells_what_is_hardly_meant(home: &Home) {
     assert_eq!(home.ok("images -aq"), home.ok("images -q"), "nothing was built");
 }
 
+/// Archives of `d/f`, which says hello.
+const XZ: &str = "/Td6WFoAAATm1rRGAgAhARYAAAB0L+Wj4Cf/AFxdADILyMAOUCcI/OcFvm95X2eW+59qzUYUifr/ePyybQILRjYb7oadAaqJC6xs\
+    ryd5EhIt3/hHl8kA3gAfLQYEVF3pIKpB4GOnkdwUh4vPk9qzPfTqQie6RbglUHUAABinjugEqlGFAAF4gFAAAABB5M9escRn+wIA\
+    AAAABFla";
+const BZIP2: &str = "QlpoOTFBWSZTWW8OJzgAAG57gMmQAARAAM0AAAJnRJ4ACAggAFQyppk0aZMBHqegkimjRoaGRoH1JDoQRghCNLNEnLHBAhgs5WcB\
+    XMI4chj6iDJtcUr7dfkCKq9kkDQu5IpwoSDeHE5w";
+
+fn archives_are_packed_with_xz_and_bzip2_too(home: &Home) {
+    use base64::Engine;
+    for (name, packed) in [("a.tar.xz", XZ), ("a.tar.bz2", BZIP2)] {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(packed).expect("base64");
+        home.write(&format!("c/{name}"), &bytes);
+        let out = build_to(home, "", context(home, &format!("FROM scratch\nADD {name} /x/\n")));
+        assert_eq!(read(&out.join("x/d/f")), "hello\n", "{name}");
+        let home_of = home.write("stdin/archive", &bytes);
+        let file = home.write("stdin.Dockerfile", "FROM scratch\nCOPY d/f /f\n");
+        let output = home.tmp().join(format!("from-{name}"));
+        let command = home.coracle("build -q --output").arg(&output).arg("-f").arg(&file).arg("-");
+        command.stdin(fs::read(home_of).expect("it was written")).run().ok();
+        assert_eq!(read(&output.join("f")), "hello\n", "{name} as a context");
+    }
+}
+
 fn bake_builds_what_targets_need(home: &Home) {
     let directory = context(home, "FROM scratch\nCOPY Dockerfile /\n");
     let bake = r#"{"group": {"default": {"targets": ["web"]}},
@@ -250,6 +275,47 @@ fn bake_builds_what_targets_need(home: &Home) {
     );
     let failed = home.coracle("buildx bake -f - nosuch").stdin(bake).run().fails(125);
     assert!(failed.contains("there is no target \"nosuch\""), "{failed}");
+}
+
+fn bake_reads_hcl_and_compose_files(home: &Home) {
+    let hcl = r#"
+        variable "TAG" { default = "1" }
+        function "name" {
+          params = [part]
+          result = "${part}:${TAG}"
+        }
+        group "default" { targets = ["base", "app"] }
+        target "base" {
+          dockerfile-inline = "FROM scratch\nCOPY d /base\n"
+        }
+        target "app" {
+          name = "app-${mode}"
+          matrix = { mode = ["debug", "release"] }
+          contexts = { base = "target:base" }
+          dockerfile-inline = <<EOT
+FROM base
+ARG MODE
+LABEL mode=$MODE
+EOT
+          args = { MODE = upper(mode) }
+          tags = [name("app-${mode}")]
+        }
+    "#;
+    let directory = home.write("bake/docker-bake.hcl", hcl).parent().expect("a directory").to_owned();
+    home.write("bake/d", "text");
+    home.coracle("buildx bake").dir(&directory).env("TAG", "7").limit_secs(60).run().ok();
+    for (name, label) in [("app-debug:7", "DEBUG"), ("app-release:7", "RELEASE")] {
+        assert_eq!(home.ok(&format!("image inspect --format {{{{.Config.Labels.mode}}}} {name}")), label);
+    }
+    home.write("bake/docker-bake.hcl", "target \"a\" {\n  tags = [\n");
+    let failed = home.coracle("buildx bake a").dir(&directory).run().fails(125);
+    assert!(failed.contains("docker-bake.hcl:"), "{failed}");
+    let compose = "services:\n  web:\n    image: composed:${TAG:-none}\n    build:\n      context: .\n      \
+        dockerfile_inline: |\n        FROM scratch\n        COPY d /d\n  db: {image: postgres}\n";
+    home.write("compose/compose.yaml", compose);
+    let directory = home.write("compose/d", "text").parent().expect("a directory").to_owned();
+    home.coracle("buildx bake").dir(&directory).limit_secs(60).run().ok();
+    assert!(home.ok("images").contains("composed"), "{}", home.ok("images"));
 }
 
 fn plugin_of_docker_is_asked_as_docker_asks(home: &Home) {

@@ -196,6 +196,16 @@ fn caches_travel_through_registries(home: &Home) {
     forget(home);
     let spelled = format!("type=registry,mode=max,ref={repository}:other");
     exchanged(home, &spelled, &spelled);
+    forget(home);
+    // An image that tells which steps its layers are: those of other stages are built again.
+    let image = format!("{}/app:1", registry.host());
+    build(home, &format!("-q --network none -t {image} --push --cache-to type=inline"), STAGES).ok();
+    home.ok(&format!("rmi -f {image}"));
+    forget(home);
+    let out = build(home, &format!("--network none --cache-from type=registry,ref={image}"), STAGES).ok();
+    assert_eq!(out.matches("Using cache").count(), 2, "{out}");
+    let refused = build(home, "--cache-from type=inline", STAGES).fails(125);
+    assert!(refused.contains("which image carries it"), "{refused}");
 }
 
 fn terminals_show_the_picture_of_buildkit(home: &Home) {

@@ -134,17 +134,18 @@ fn settle(servant: &Servant<'_>, parent: nix::unistd::Pid) -> Result<(), SysErro
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))
 }
 
-/// Forks the supervisor into the user namespace of a running container, `pidfd` being its init: what is shared with it
-/// (network, IPC, pids) belongs to that user namespace, and nobody outside of it may join.
+/// Forks the supervisor into a user namespace that is there: of a running container, `namespace` being the pidfd of its
+/// init, since what is shared with it (network, IPC, pids) belongs to that user namespace, and nobody outside of it may
+/// join; or one that is held.
 ///
 /// The supervisor is a child of the caller, by way of a joiner that exits.
-pub fn supervisor_beside(pidfd: BorrowedFd<'_>, own_pids: bool) -> Result<Side, UsernsError> {
+pub fn supervisor_beside(namespace: BorrowedFd<'_>, own_pids: bool) -> Result<Side, UsernsError> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
     let (ours, theirs) = crate::init::handshake::pair()?;
     match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
         Forked::Child => {
             drop(ours);
-            let joined = crate::sys::process::setns(pidfd, libc::CLONE_NEWUSER)
+            let joined = crate::sys::process::setns(namespace, libc::CLONE_NEWUSER)
                 .map_err(SysError::of("setns", "CLONE_NEWUSER"))
                 .and_then(|()| {
                     let flags = libc::CLONE_PARENT as u64 | if own_pids { libc::CLONE_NEWPID as u64 } else { 0 };

@@ -51,6 +51,14 @@ pub enum UsernsError {
     /// A container's user namespace could not be joined.
     #[error("join the container's user namespace: {0}")]
     Join(String),
+    /// A namespace could not be held.
+    #[error("open {path}: {}", crate::sys::reason(source))]
+    Open {
+        /// The file below `/proc`.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A map could not be written.
     #[error("write {path}: {}", crate::sys::reason(source))]
     Write {
@@ -199,6 +207,75 @@ pub fn start_in(mapping: &Mapping, work: impl FnOnce() -> i32) -> Result<OwnedFd
             nix::unistd::write(&go_write, b"g").map_err(SysError::of("write", "pipe"))?;
             Ok(pidfd)
         }
+    }
+}
+
+/// A user namespace with its maps, which is there as long as this is: for work that needs it again and again. To make one
+/// takes the setuid helpers, to join it takes nothing.
+#[derive(Debug)]
+pub struct Namespace(OwnedFd);
+
+impl Namespace {
+    /// Makes one. The caller must be single-threaded.
+    ///
+    /// # Errors
+    /// As [`start_in`].
+    pub fn new(mapping: &Mapping) -> Result<Self, UsernsError> {
+        let (wait_read, wait_write) =
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
+        let forked = clone3(libc::CLONE_NEWUSER as u64, None)
+            .map_err(|errno| UsernsError::Create(SysError { call: "clone3", args: "CLONE_NEWUSER".into(), errno }))?;
+        match forked {
+            Forked::Child => {
+                drop(wait_write);
+                // It is only there to have a namespace, until that is held.
+                let _ = nix::unistd::read(&wait_read, &mut [0]);
+                std::process::exit(0)
+            }
+            Forked::Parent { pid, pidfd } => {
+                let made = mapping.write(pid).and_then(|()| Self::of_process(pid));
+                drop(wait_write);
+                wait_for(&pidfd)?;
+                made
+            }
+        }
+    }
+
+    fn of_process(pid: i32) -> Result<Self, UsernsError> {
+        let path = format!("/proc/{pid}/ns/user");
+        match std::fs::File::open(&path) {
+            Ok(file) => Ok(Self(file.into())),
+            Err(source) => Err(UsernsError::Open { path, source }),
+        }
+    }
+
+    /// The one that a process of the same user has open by this number.
+    pub fn held_by(pid: i32, number: i32) -> Option<Self> {
+        std::fs::File::open(format!("/proc/{pid}/fd/{number}")).ok().map(|file| Self(file.into()))
+    }
+
+    /// As [`start_in`], for this namespace.
+    ///
+    /// # Errors
+    /// There can be no child.
+    pub fn start(&self, work: impl FnOnce() -> i32) -> Result<OwnedFd, UsernsError> {
+        let parent = nix::unistd::getpid();
+        match clone3(0, None).map_err(SysError::of("clone3", "0"))? {
+            Forked::Child => {
+                let joined = crate::sys::process::setns(self.0.as_fd(), libc::CLONE_NEWUSER).is_ok();
+                let is_root = joined && become_root().is_ok();
+                // Not before: more rights undo it. The parent may have died before.
+                let _ = crate::sys::process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+                std::process::exit(if is_root && nix::unistd::getppid() == parent { work() } else { 125 })
+            }
+            Forked::Parent { pidfd, .. } => Ok(pidfd),
+        }
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -11,7 +11,6 @@ use storage::transport::download::{DownloadLimits, download};
 
 use super::git::{GitSource, forget_history};
 use super::{Remote, file_name};
-use crate::build::in_userns;
 use crate::build::stage::Build;
 use crate::error::{CommandError, reason};
 
@@ -69,7 +68,7 @@ fn file(build: &Build<'_>, url: &str, directory: &Path, checksum: Option<&str>) 
     let failed = |error: std::io::Error| CommandError::host(format!("write {}: {}", path.display(), reason(&error)));
     let out = File::create_new(&path).map_err(failed)?;
     let algorithm = wanted.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-    let (digest, last_modified): (String, Option<i64>) = in_userns(&build.mapping, || {
+    let (digest, last_modified): (String, Option<i64>) = build.space.inside(|| {
         let came = download(url, algorithm, &DownloadLimits::default(), &out).map_err(CommandError::host)?;
         Ok((came.digest.to_string(), came.last_modified))
     })?;

@@ -11,15 +11,14 @@ use storage::build::copy::{Chmod, Place, Rules};
 use storage::build::tree::{Tree, Verdict};
 use storage::build::{BuildError, Key};
 use storage::digest::{Algorithm, Hasher};
-use storage::layer::compression::{Compression, Decompressor};
 use storage::layer::tar::Timestamp;
+use storage::layer::unpacker::Unpacker;
 use storage::layer::view::View;
 
 use super::super::containerfile::{self, Copy, Step, Transfer};
 use super::super::context::{Source, verdict};
 use super::super::graph::Origin;
 use super::super::ignore::Ignore;
-use super::super::inside::inside;
 use super::super::stage::{Build, LayerRef, Stage, State, located};
 use super::clean;
 use crate::cli::user;
@@ -195,7 +194,7 @@ impl<'a> Stage<'a> {
             if let From::Tree(_, state) = &job.from {
                 build.fetch_missing(state)?;
             }
-            inside(&build.mapping, || job.run(build, &staging.diff(), below).map_err(CommandError::host))
+            build.space.inside(|| job.run(build, &staging.diff(), below).map_err(CommandError::host))
         })?;
         if is_alone {
             self.state.key = Key::of([parent.hex().as_bytes(), key.hex().as_bytes()]);
@@ -223,7 +222,7 @@ pub(super) fn known_content(
         return Ok(known);
     }
     build.fetch_missing(state)?;
-    let digest = inside(&build.mapping, || {
+    let digest = build.space.inside(|| {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         add(&mut hasher)?;
         Ok(hasher.finish().hex().to_owned())
@@ -511,71 +510,17 @@ impl Job<'_> {
     }
 
     /// The uncompressed stream of a file that is an archive.
-    fn archive(&self, tree: &Tree, selected: &Selected) -> Result<Option<Decompressor<File>>, CopyError> {
+    fn archive(&self, tree: &Tree, selected: &Selected) -> Result<Option<Unpacker<File>>, CopyError> {
         let Some((dir, node)) = tree.open(&selected.path)? else { return Ok(None) };
         let name = || selected.name.to_string_lossy().into_owned();
         let broken = |error: &dyn std::fmt::Display| CopyError::Archive { name: name(), why: error.to_string() };
-        let open = || dir.open_file(&node).map_err(|errno| broken(&errno.desc().to_lowercase()));
-        archive_of(&mut open()?, open).map_err(|why| CopyError::Archive { name: name(), why })
+        let file = dir.open_file(&node).map_err(|errno| broken(&errno.desc().to_lowercase()))?;
+        super::archive::of(file).map_err(|why| CopyError::Archive { name: name(), why })
     }
 }
 
 /// 1970: what is made of a Dockerfile's own text has no better time, and is the same tomorrow.
 const EPOCH: Timestamp = Timestamp { secs: 0, nanos: 0 };
-
-/// Opens an archive once more if the beginning of the file says that it is one.
-fn archive_of(
-    file: &mut File,
-    open: impl FnOnce() -> Result<File, CopyError>,
-) -> Result<Option<Decompressor<File>>, String> {
-    use std::io::Read;
-    let mut head = [0; 512];
-    let len = file.read(&mut head).map_err(|error| crate::error::reason(&error))?;
-    let head = &head[..len];
-    match Compression::detect(head) {
-        Err(unsupported) => return Err(unsupported.to_string()),
-        Ok(Compression::None) if !is_tar(head) => return Ok(None),
-        Ok(_) => {}
-    }
-    let again = || open().map_err(|error| error.to_string());
-    let mut begin = [0; 512];
-    let opened = again()?;
-    let copy = opened.try_clone().map_err(|error| crate::error::reason(&error))?;
-    let mut whole = Decompressor::new(opened).map_err(|error| error.to_string())?;
-    let mut len = 0;
-    while len < begin.len() {
-        match whole.read(&mut begin[len..]) {
-            Ok(0) => break,
-            Ok(more) => len += more,
-            // Compressed, but broken or something else.
-            Err(_) => return Ok(None),
-        }
-    }
-    if !is_tar(&begin[..len]) {
-        return Ok(None);
-    }
-    use std::io::Seek;
-    let mut copy = copy;
-    copy.rewind().map_err(|error| crate::error::reason(&error))?;
-    Decompressor::new(copy).map(Some).map_err(|error| error.to_string())
-}
-
-/// Whether these bytes are an archive, compressed or not.
-pub(super) fn is_archive(bytes: &[u8]) -> bool {
-    use std::io::Read;
-    let mut begin = Vec::new();
-    let read = Decompressor::new(bytes).and_then(|whole| whole.take(512).read_to_end(&mut begin));
-    read.is_ok() && is_tar(&begin)
-}
-
-/// Whether this is the first header of an archive: its checksum is right.
-fn is_tar(block: &[u8]) -> bool {
-    let (Some(block), Some(field)) = (block.get(..512), block.get(148..156)) else { return false };
-    let text: String = field.iter().filter(|byte| byte.is_ascii_digit()).map(|byte| char::from(*byte)).collect();
-    let sum: u32 =
-        block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
-    block.iter().any(|byte| *byte != 0) && u32::from_str_radix(&text, 8).is_ok_and(|stored| stored == sum)
-}
 
 /// `USER[:GROUP]` by the accounts of the image below. Of a number without a group the group is the same.
 fn owner(spec: &str, view: &View<'_>) -> Result<(u32, u32), CopyError> {
@@ -646,17 +591,5 @@ mod tests {
         ] {
             assert_eq!(is_match(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
         }
-    }
-
-    #[test]
-    fn archives_are_known_by_the_sum_of_their_header() {
-        let mut block = [0_u8; 512];
-        block[..4].copy_from_slice(b"name");
-        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        assert!(is_tar(&block));
-        block[0] = b'x';
-        assert!(!is_tar(&block));
-        assert!(!is_tar(&[0; 512]) && !is_tar(b"short"));
     }
 }

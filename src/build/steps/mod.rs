@@ -9,6 +9,11 @@ mod copy;
 /// ADD.
 mod add;
 
+/// What it unpacks.
+mod archive;
+
+pub(super) use archive::is_archive;
+
 /// RUN.
 mod run;
 
@@ -18,11 +23,6 @@ pub(crate) use run::step_request;
 mod mounts;
 
 use std::path::{Component, Path, PathBuf};
-
-/// Whether these bytes are an archive, compressed or not.
-pub(super) fn is_archive(bytes: &[u8]) -> bool {
-    copy::is_archive(bytes)
-}
 
 /// A path without `.`, `..` and doubled slashes; `..` at the root stays there.
 pub(super) fn clean(path: &Path) -> PathBuf {

@@ -13,7 +13,6 @@ use storage::state::lock::FileLock;
 use storage::state::request::{BindMount, Mount as RequestMount, Overlay, TmpfsMount};
 
 use super::super::containerfile::{Mount, RunMount, Sharing};
-use super::super::inside::inside;
 use super::super::stage::{Stage, located};
 use super::clean;
 use super::copy::{From, known_content};
@@ -231,7 +230,7 @@ impl<'a> Stage<'a> {
             CommandError::host(format!("create {}: {}", scratch.display(), crate::error::reason(&error)))
         })?;
         let build = self.build;
-        let copied: PathBuf = inside(&build.mapping, || {
+        let copied: PathBuf = build.space.inside(|| {
             let place = self.place(from, source)?;
             let is_directory = from.tree().view().metadata(&place, false).map_err(CommandError::host)?;
             let is_directory = is_directory.is_some_and(|found| found.is_directory());
@@ -294,7 +293,7 @@ impl<'a> Stage<'a> {
         if !is_empty {
             return Ok(data);
         }
-        inside(&build.mapping, || {
+        build.space.inside(|| {
             let ids = build.ids();
             let none = Tree::of_layers(Vec::new(), build.ownership());
             let mut place = Place::open(&data, none, &ids).map_err(CommandError::host)?;

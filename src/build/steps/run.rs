@@ -1,12 +1,10 @@
 //! RUN: a container over the trees below, whose upper directory is the step's tree.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use runtime::monitor::attach::{Client, Manners, Outcome};
-use runtime::process::wait;
 use storage::build::Key;
 use storage::build::stubs::{self, Stub};
 use storage::image::index::Platform;
@@ -19,7 +17,6 @@ use storage::state::request::{BindMount, Log, LogDriver, Mount as RequestMount, 
 use super::super::config::Config;
 use super::super::containerfile::{Network, Run, RunForm, Security};
 use super::super::debug::Broken;
-use super::super::inside::inside;
 use super::super::report::Event;
 use super::super::stage::{Build, LayerRef, Stage};
 use super::mounts::Asked;
@@ -28,7 +25,7 @@ use crate::commands::create::{self, StepRoot};
 use crate::error::{CommandError, reason};
 use crate::role::Persona;
 use crate::supervisor::secrets::Secrets;
-use crate::supervisor::{Birth, FirstClient};
+use crate::supervisor::{Birth, FirstClient, network};
 
 /// Arguments that RUN sees without a declaration, and that decide nothing.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
@@ -190,11 +187,15 @@ impl Stage<'_> {
             request,
         };
         let secrets = Secrets::given(std::mem::take(&mut made.files), std::mem::take(&mut made.variables));
-        let root = StepRoot { lowers, upper: staging.diff(), work, secrets };
+        let root = StepRoot { lowers, upper: staging.diff(), work, secrets, base: build.space.descriptor()? };
+        let needs_leader = network::needs_leader(&record.request);
         let prepared = create::prepare_step(build.context, record, root)?;
         let keys = crate::commands::run::parse_detach_keys(Some(""))?;
         let client = FirstClient { stdin: false, stdout: true, stderr: true, detach_keys: keys, size: None };
         let running = prepared.launch(build.context, Birth::New { name: None }, Some(client))?;
+        if needs_leader {
+            self.endings.keep_leader(build);
+        }
         let (control, supervisor) = running.wait_started().map_err(|error| match error.code() {
             // What cannot be started is the step's failure, not ours.
             126 | 127 => self.unless_foreign(error.with_code(1)),
@@ -205,8 +206,8 @@ impl Stage<'_> {
         };
         let manners = Manners { terminal: None, sig_proxy: false };
         let ended = Client::inherited(control).run(manners, |_, _| {}).map_err(CommandError::host)?;
-        // Its mount of the tree is gone when it is.
-        let _ = wait(supervisor.as_fd(), true);
+        // Its mount of the tree is gone; the rest of its end goes on beside the next step.
+        self.endings.add(supervisor);
         let code = match ended {
             Outcome::Exited(exit) => exit.code(),
             Outcome::Interrupted(signal) => 128 + signal.number() as u8,
@@ -218,7 +219,7 @@ impl Stage<'_> {
         if stubs.is_empty() {
             return Ok(());
         }
-        inside(&build.mapping, || stubs::remove(&staging.diff(), &stubs).map_err(CommandError::host))
+        build.space.inside(|| stubs::remove(&staging.diff(), &stubs).map_err(CommandError::host))
     }
 }
 

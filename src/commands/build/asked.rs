@@ -143,6 +143,7 @@ pub(super) fn options(args: &Args, context: &Context) -> Result<Options, Command
         omit_history: args.omit_history,
         with_unused: !args.skip_unused_stages,
         jobs,
+        is_own_cache: args.build_arg.iter().any(|arg| arg == "BUILDKIT_INLINE_CACHE=1"),
         progress,
     })
 }

@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use runtime::userns::Mapping;
 use storage::build::BuildCache;
 use storage::image::ImageStore;
 use storage::image::index::Platform;
@@ -26,6 +25,7 @@ use report::{explain, misread, warn_of_unused};
 use steps::StepOptions;
 
 use super::{Context, Outcome};
+use crate::build::Space;
 use crate::build::check::{self, Surroundings};
 use crate::build::containerfile;
 use crate::build::context::Source;
@@ -241,10 +241,19 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
         }
     };
     let (sources, targets) = (caches("--cache-from", &args.cache_from)?, caches("--cache-to", &args.cache_to)?);
+    let is_inline = |cache: &Option<Cache>| cache.is_none();
+    options.is_own_cache |= targets.iter().any(is_inline);
+    if sources.iter().any(is_inline) {
+        return Err(CommandError::user("--cache-from type=inline: which image carries it?")
+            .hinted("--cache-from type=registry,ref=IMAGE"));
+    }
+    let (sources, targets): (Vec<Cache>, Vec<Cache>) =
+        (sources.into_iter().flatten().collect(), targets.into_iter().flatten().collect());
+    let space = Space::of_user();
     let store = ImageStore::open(&context.layout);
     // What a stage needs stays from now on.
     let _pin = store.pin()?;
-    let imported = exchange::import(&sources, &options, &store)?;
+    let imported = exchange::import(&sources, &options, &store, &space)?;
     let platforms: Vec<Option<Platform>> = match options.platforms.as_slice() {
         [] => vec![None],
         several => several.iter().cloned().map(Some).collect(),
@@ -268,13 +277,13 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
             global,
             cache: cache.clone(),
             store: store.clone(),
-            mapping: Mapping::of_user(),
+            space: &space,
             imported: imported.clone(),
         })
     };
     let mut builds = platforms.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
     let mut screen = Screen::new(options.progress, &builds, log);
-    let built = match schedule::run(&builds, options.jobs, &mut screen) {
+    let (built, leaving) = match schedule::run(&builds, options.jobs, &mut screen) {
         Ok(built) => built,
         Err(stopped) => {
             screen.end();
@@ -299,6 +308,7 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
     let small = builds.iter().zip(&built).filter_map(|(build, built)| built.keys.get(&build.graph.target));
     let small: BTreeSet<String> = small.flatten().cloned().collect();
     conclude(args, &mut builds, built, &wanted, &mut screen)?;
+    drop(leaving);
     screen.end();
     if let Some(build) = builds.first() {
         for target in &targets {
@@ -311,13 +321,8 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
     Ok(0)
 }
 
-fn caches(flag: &str, texts: &[String]) -> Result<Vec<Cache>, CommandError> {
-    let mut all = Vec::new();
-    for text in texts.iter().filter(|text| !text.is_empty()) {
-        match Cache::parse(text).map_err(|why| CommandError::user(format!("{flag} {text}: {why}")))? {
-            Some(cache) => all.push(cache),
-            None => eprintln!("Warning: {flag} {text} is ignored: images carry no cache; type=registry,ref=NAME does"),
-        }
-    }
-    Ok(all)
+/// What an option names; `None` is the image that is built.
+fn caches(flag: &str, texts: &[String]) -> Result<Vec<Option<Cache>>, CommandError> {
+    let parse = |text: &String| Cache::parse(text).map_err(|why| CommandError::user(format!("{flag} {text}: {why}")));
+    texts.iter().filter(|text| !text.is_empty()).map(parse).collect()
 }

@@ -1,12 +1,13 @@
 //! `buildx bake`: several builds out of one file, as docker compose asks for them. Here the plan, which is pure: a file
 //! becomes command lines of `build`, in the order in which they need each other.
 //!
-//! Files are JSON, in the form that docker documents for `docker-bake.json`; `${NAME}` in their strings is a variable of
-//! the file or the environment. HCL and its expressions are not read.
+//! The files are HCL, JSON or those of compose: see [`super::definition`].
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
+
+use super::definition;
 
 /// A target that is to be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,27 +37,8 @@ impl BakeFile {
         sources: &[(String, String)],
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<BakeFile, String> {
-        let mut documents = Vec::new();
-        let mut variables: BTreeMap<String, String> = BTreeMap::new();
-        for (name, text) in sources {
-            let is_json = text.trim_start().starts_with('{');
-            let document: Value = serde_json::from_str(text).map_err(|error| match is_json {
-                true => format!("{name}:{}:{}: {error}", error.line(), error.column()),
-                false => format!("{name}: not JSON, which is the only form of bake files that is read"),
-            })?;
-            for (variable, definition) in document.get("variable").and_then(Value::as_object).into_iter().flatten() {
-                if let Some(default) = definition.get("default").and_then(scalar) {
-                    variables.insert(variable.clone(), default);
-                }
-            }
-            documents.push((name, document));
-        }
-        let lookup = |name: &str| {
-            variables.contains_key(name).then(|| environment(name)).flatten().or_else(|| variables.get(name).cloned())
-        };
         let mut file = BakeFile::default();
-        for (name, mut document) in documents {
-            interpolate(&mut document, &lookup).map_err(|error| format!("{name}: {error}"))?;
+        for (name, document) in definition::read(sources, environment)? {
             file.add(document).map_err(|error| format!("{name}: {error}"))?;
         }
         Ok(file)
@@ -82,8 +64,7 @@ impl BakeFile {
                         self.groups.insert(name, targets);
                     }
                 }
-                "variable" => {}
-                other => return Err(format!("unknown block {other:?}: expected target, group or variable")),
+                other => return Err(format!("unknown block {other:?}: expected target or group")),
             }
         }
         Ok(())
@@ -355,41 +336,6 @@ fn ssh(value: &Value, key: &str) -> Result<Vec<String>, String> {
     list.iter().map(agent).collect()
 }
 
-/// Replaces `${NAME}` in all strings; `$${` stays as `${`.
-fn interpolate(value: &mut Value, lookup: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
-    match value {
-        Value::String(text) => *text = interpolated(text, lookup)?,
-        Value::Array(list) => list.iter_mut().try_for_each(|item| interpolate(item, lookup))?,
-        Value::Object(entries) => entries.iter_mut().try_for_each(|(_, item)| interpolate(item, lookup))?,
-        _ => {}
-    }
-    Ok(())
-}
-
-fn interpolated(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        let (before, following) = rest.split_at(at);
-        if let Some(before) = before.strip_suffix('$') {
-            out.push_str(before);
-            out.push_str("${");
-            rest = &following[2..];
-            continue;
-        }
-        out.push_str(before);
-        let (name, following) = following[2..].split_once('}').ok_or_else(|| format!("{text:?}: expected '}}'"))?;
-        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if !is_name {
-            return Err(format!("{text:?}: expressions are not evaluated, only names of variables"));
-        }
-        out.push_str(&lookup(name).ok_or_else(|| format!("{text:?}: there is no variable {name}"))?);
-        rest = following;
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,7 +356,7 @@ mod tests {
                           "contexts": {"base": "target:db", "other": "/o"}, "pull": true, "no-cache": false,
                           "entitlements": [], "call": "build", "platforms": ["linux/amd64"]},
                   "db": {"context": ".", "dockerfile-inline": "FROM x\n", "output": [{"type": "docker", "dest": ""}]},
-                  "unused": {"matrix": {}}}}"#,
+                  "unused": {"other": {}}}}"#,
         )
         .expect("a file");
         let planned = file.plan(&[]).expect("a plan");
@@ -460,19 +406,17 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_file() {
         let cases = [
-            ("target \"a\" {}", "not JSON"),
             ("{", "-:1:1"),
-            (r#"{"target": {"a": {"matrix": {}}}}"#, "matrix is not supported"),
+            (r#"{"target": {"a": {"matrix": {}}}}"#, "name is missing"),
             (r#"{"target": {"a": {"args": ["x"]}}}"#, "expected an object"),
-            (r#"{"target": {"a": {"context": "${upper(\"x\")}"}}}"#, "expressions are not evaluated"),
-            (r#"{"target": {"a": {"context": "${NONE}"}}}"#, "there is no variable NONE"),
+            (r#"{"target": {"a": {"context": "${NONE}"}}}"#, "NONE"),
             (r#"{"target": {"a": {"inherits": ["a"]}}}"#, "inherits itself"),
             (
                 r#"{"target": {"a": {"contexts": {"x": "target:b"}}, "b": {"contexts": {"y": "target:a"}}}}"#,
                 "needs itself",
             ),
             (r#"{"target": {"b": {}}}"#, "there is no target \"a\""),
-            (r#"{"function": {"f": {}}}"#, "unknown block"),
+            (r#"{"other": {"f": {}}}"#, "unknown block"),
         ];
         for (text, wanted) in cases {
             let error = read(text).and_then(|file| file.plan(&["a".to_owned()])).expect_err(text);

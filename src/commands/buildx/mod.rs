@@ -2,6 +2,15 @@
 
 mod bake;
 
+/// What bake files say.
+mod definition;
+
+/// Their expressions.
+mod expression;
+
+/// Files of compose.
+mod compose;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
@@ -20,11 +29,20 @@ pub(super) const OFFERED: &str = "v0.17.1";
 const NAME: &str = "default";
 
 /// The files that are read if none is named.
-const DEFAULT_FILES: [&str; 2] = ["docker-bake.json", "docker-bake.override.json"];
+const DEFAULT_FILES: [&str; 8] = [
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yml",
+    "docker-compose.yaml",
+    "docker-bake.json",
+    "docker-bake.hcl",
+    "docker-bake.override.json",
+    "docker-bake.override.hcl",
+];
 
 /// Build from a file of several targets
 ///
-/// Reads JSON in the form of docker-bake.json. Targets that others need are built before them.
+/// Reads docker-bake.hcl, docker-bake.json or a compose file: variables, functions and matrices as docker has them. Targets that others need are built before them.
 #[derive(clap::Args, Debug)]
 #[command(mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct BakeArgs {
@@ -281,7 +299,9 @@ fn sources(named: &[String]) -> Result<Vec<(String, String)>, CommandError> {
         named => named.to_vec(),
     };
     if found.is_empty() {
-        let error = CommandError::user("couldn't find a bake definition: there is no docker-bake.json");
+        let error = CommandError::user(
+            "couldn't find a bake definition: there is no docker-bake.hcl, docker-bake.json or compose.yaml",
+        );
         return Err(error.hinted("name a file with --file"));
     }
     let read = |name: String| {

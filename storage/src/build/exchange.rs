@@ -74,8 +74,17 @@ pub fn read(store: &ImageStore, source: &Source, options: &PullOptions) -> Resul
     let opened = open(store, source, options)?;
     let what = opened.describe();
     let raw = opened.manifest(None)?;
-    let Document::Manifest(manifest) = Document::parse(&what, raw.media_type.as_deref(), &raw.bytes)? else {
-        return Ok(None);
+    let manifest = match Document::parse(&what, raw.media_type.as_deref(), &raw.bytes)? {
+        Document::Manifest(manifest) => manifest,
+        // Of images for several platforms that carry their caches, ours.
+        Document::Index(index) => {
+            let Ok(chosen) = index.choose(&what, &Platform::host()) else { return Ok(None) };
+            let raw = opened.manifest(Some(chosen))?;
+            match Document::parse(&what, raw.media_type.as_deref(), &raw.bytes)? {
+                Document::Manifest(manifest) => manifest,
+                Document::Index(_) => return Ok(None),
+            }
+        }
     };
     let mut config = Vec::new();
     let blob = opened.blob(&manifest.config, 0)?;
@@ -99,6 +108,18 @@ pub fn read(store: &ImageStore, source: &Source, options: &PullOptions) -> Resul
         layer => Some((step.key, Foreign { created: step.created, layer: layer.flatten() })),
     };
     Ok(Some(written.steps.into_iter().filter_map(step).collect()))
+}
+
+/// An image's configuration that tells which steps its layers are: the image is its own cache then.
+///
+/// # Errors
+/// It is no JSON.
+pub fn inlined(config: &[u8], steps: Vec<(Key, String, usize)>) -> serde_json::Result<Vec<u8>> {
+    let mut config: serde_json::Map<String, Value> = serde_json::from_slice(config)?;
+    let steps = steps.into_iter().map(|(key, created, layer)| WrittenStep { key, created, layer: Some(layer) });
+    let written = Written { version: VERSION, steps: steps.collect() };
+    config.insert(FIELD.to_owned(), serde_json::to_value(written)?);
+    serde_json::to_vec(&config)
 }
 
 /// Brings steps of such a cache into this machine's, with their layers.

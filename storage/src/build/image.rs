@@ -13,7 +13,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
@@ -62,6 +63,9 @@ pub struct Documents {
     /// The names it shall have; `None` leaves it out of the store's index: a list will keep it.
     pub names: Option<Vec<Reference>>,
 }
+
+/// An archive that takes longer is large.
+const LONG: Duration = Duration::from_millis(10);
 
 /// A layer that was archived and waits for its name.
 struct Archived {
@@ -153,12 +157,27 @@ fn archive_all(
     ids: &IdPolicy,
     times: Option<Timestamp>,
 ) -> Result<Vec<Archived>, BuildError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(wanted.len());
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Ok(Vec::new()));
+    let (working, all_done) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
+        // The disk need not wait until all is archived: what is left for the sync at the end is little then.
+        let layers = store.layout().layers();
+        scope.spawn(move || {
+            if let Err(mpsc::RecvTimeoutError::Timeout) = all_done.recv_timeout(LONG) {
+                // Its failure is that of the other one too.
+                let _ = staging::sync(layers.parent().unwrap_or(&layers));
+            }
+        });
         for _ in 0..threads {
-            scope.spawn(|| {
+            let working = working.clone();
+            let (next, done) = (&next, &done);
+            scope.spawn(move || {
+                let _working = working;
                 while let Some((key, diff)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let archived = archive(store, diff, ids, times);
                     let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,6 +189,7 @@ fn archive_all(
                 }
             });
         }
+        drop(working);
     });
     done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

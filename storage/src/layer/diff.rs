@@ -374,9 +374,11 @@ impl<'a, W: Write> Walker<'a, W> {
         };
         let Some(fd) = fd else { return Ok(entry) };
         let failed = |source| call("getxattr", &entry.path, source);
-        let overridden = xattr::find(fd, OVERRIDE_XATTR).map_err(failed)?.and_then(|value| Override::parse(&value));
-        let mut xattrs: Vec<Xattr> = Vec::new();
+        let (mut overridden, mut xattrs): (_, Vec<Xattr>) = (None, Vec::new());
         for name in xattr::list(fd).map_err(failed)? {
+            if name.as_c_str() == OVERRIDE_XATTR {
+                overridden = xattr::find(fd, &name).map_err(failed)?.and_then(|value| Override::parse(&value));
+            }
             if is_of_the_image(name.to_bytes())
                 && let Some(value) = xattr::find(fd, &name).map_err(failed)?
             {

@@ -7,6 +7,8 @@
 
 pub mod compression;
 
+pub mod unpacker;
+
 pub mod compress;
 
 pub mod tar;

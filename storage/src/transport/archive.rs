@@ -5,8 +5,9 @@
 //! regular members are ever opened. Of a directory only what lies beneath it, without links.
 
 use super::{BlobReader, TransportError};
-use crate::layer::compression::{Compression, Decompressor};
+use crate::layer::compression::Compression;
 use crate::layer::tar::{Entry, EntryKind, Reader, TarError};
+use crate::layer::unpacker::Unpacker;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::Mode;
@@ -83,7 +84,7 @@ impl Files {
 
     /// Copies an archive that cannot be read twice to an unlinked file in the directory `spool`, uncompressed.
     pub(super) fn from_stream(stream: impl Read, spool: &Path) -> Result<Self, OpenError> {
-        let mut archive = Decompressor::new(stream)?;
+        let mut archive = Unpacker::new(stream)?;
         let mut file = unlinked_file(spool)?;
         io::copy(&mut archive, &mut file)?;
         Self::from_archive(file)

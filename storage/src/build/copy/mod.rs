@@ -6,27 +6,34 @@
 //!
 //! **Runs in:** a process in the user namespace of the ids, with umask 0.
 
+mod chmod;
+
+/// One file.
+mod file;
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
+use nix::sys::stat::{Mode, SFlag, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 
 use super::BuildError;
 use super::tree::{Directory, Filter, Node, Tree, attributes};
 use crate::layer::Shown;
-use crate::layer::ids::{IdPolicy, OVERRIDE_XATTR};
-use crate::layer::tar::{Entry, EntryKind, Reader, Timestamp, Xattr};
+use crate::layer::ids::IdPolicy;
+use crate::layer::tar::{Entry, EntryKind, Reader, Timestamp};
 use crate::layer::view::{Metadata, View};
-use crate::sys::xattr;
+
+pub use chmod::{Chmod, Clause};
+use file::{Look, Room, copy_contents, dress, dress_at, spec, write_at};
 
 /// Most links followed for one name, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -42,96 +49,6 @@ pub struct Rules {
     pub keep_links: bool,
 }
 
-/// `--chmod`: what becomes of permission bits, given them and whether the file is a directory.
-#[derive(Clone, Debug)]
-pub enum Chmod {
-    /// These.
-    Fixed(u32),
-    /// Symbolic clauses, one after the other.
-    Symbolic(Vec<Clause>),
-}
-
-/// One clause of a symbolic mode, `u+rwX`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Clause {
-    who: u32,
-    op: u8,
-    bits: u32,
-    /// `X`: execution only for directories and what somebody may execute already.
-    conditional: bool,
-    special: u32,
-}
-
-impl Chmod {
-    /// Reads an octal or symbolic mode.
-    pub fn parse(text: &str) -> Option<Chmod> {
-        if let Ok(mode) = u32::from_str_radix(text, 8) {
-            return (mode <= 0o7777 && !text.starts_with('+')).then_some(Chmod::Fixed(mode));
-        }
-        let mut clauses = Vec::new();
-        for clause in text.split(',') {
-            let start = clause.find(['+', '-', '='])?;
-            let who = clause[..start].bytes().try_fold(0, |who, byte| {
-                Some(
-                    who | match byte {
-                        b'u' => 0o4700,
-                        b'g' => 0o2070,
-                        b'o' => 0o1007,
-                        b'a' => 0o7777,
-                        _ => return None,
-                    },
-                )
-            })?;
-            let who = if who == 0 { 0o7777 } else { who };
-            let mut rest = &clause.as_bytes()[start..];
-            while let [op @ (b'+' | b'-' | b'='), tail @ ..] = rest {
-                let len = tail.iter().position(|byte| b"+-=".contains(byte)).unwrap_or(tail.len());
-                let (mut bits, mut special, mut conditional) = (0, 0, false);
-                for byte in &tail[..len] {
-                    match byte {
-                        b'r' => bits |= 0o444,
-                        b'w' => bits |= 0o222,
-                        b'x' => bits |= 0o111,
-                        b'X' => conditional = true,
-                        b's' => special |= 0o6000 & who,
-                        b't' => special |= 0o1000,
-                        _ => return None,
-                    }
-                }
-                clauses.push(Clause { who, op: *op, bits, conditional, special });
-                rest = &tail[len..];
-            }
-        }
-        Some(Chmod::Symbolic(clauses))
-    }
-
-    /// The bits of a file that had `mode`.
-    pub fn apply(&self, mode: u32, is_directory: bool) -> u32 {
-        match self {
-            Chmod::Fixed(mode) => *mode,
-            Chmod::Symbolic(clauses) => clauses.iter().fold(mode, |mode, clause| {
-                let executes = clause.conditional && (is_directory || mode & 0o111 != 0);
-                let bits = (clause.bits | if executes { 0o111 } else { 0 }) & clause.who & 0o777 | clause.special;
-                match clause.op {
-                    b'+' => mode | bits,
-                    b'-' => mode & !bits,
-                    _ => mode & !(clause.who & 0o777) | bits,
-                }
-            }),
-        }
-    }
-}
-
-/// What a file made by us is like.
-#[derive(Clone, Debug)]
-struct Look {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: Timestamp,
-    xattrs: Vec<Xattr>,
-}
-
 /// The tree of a step while files are put into it.
 #[derive(Debug)]
 pub struct Place<'a> {
@@ -141,7 +58,7 @@ pub struct Place<'a> {
     top: OwnedFd,
     ids: &'a IdPolicy,
     /// The directory that was written into last.
-    last: Option<(PathBuf, OwnedFd)>,
+    last: Option<(PathBuf, Rc<Room>)>,
     /// Directories that nothing is below of.
     new: HashSet<PathBuf>,
     /// Times of directories, set when they are full.
@@ -303,39 +220,43 @@ impl<'a> Place<'a> {
         let was_there = to == Path::new("/")
             || !to.parent().is_some_and(|parent| self.new.contains(parent)) && self.metadata(to)?.is_some();
         let look = self.ruled(self.look_of(from, node, path)?, true, rules);
-        let fd = self.enter_owned(to)?;
+        let room = self.enter(to)?;
         // A directory that was there stays what it was.
         if !was_there || rules.mode.is_some() && to != Path::new("/") {
-            dress(self.ids, fd.as_fd(), &look, true, path)?;
+            dress(self.ids, room.fd.as_fd(), &look, true, path)?;
             self.times.push((to.to_owned(), look.mtime));
+            // What is made in it may depend on what it is like now.
+            self.last = None;
         }
         Ok(())
     }
 
     fn file(&mut self, from: &Directory, node: &Node, to: &Path, rules: &Rules) -> Result<(), BuildError> {
-        let path = to.as_os_str().as_bytes().to_vec();
-        let look = self.ruled(self.look_of(from, node, &path)?, false, rules);
-        let failed = |call: &'static str| {
-            let path = path.clone();
-            move |source| BuildError::call(call, &path, source)
-        };
-        let (dir, name) = self.room_for(to)?;
+        let path = to.as_os_str().as_bytes();
+        let failed = |call: &'static str| move |source| BuildError::call(call, path, source);
+        if node.kind == SFlag::S_IFREG {
+            let source = from.open_file(node).map_err(failed("open"))?;
+            let xattrs = attributes(source.as_fd()).map_err(failed("listxattr"))?;
+            let look = self.ruled(Look::of(node, xattrs), false, rules);
+            let (dir, name) = self.way_to(to)?;
+            let mode = self.ids.mode_on_disk(look.mode, false);
+            let target = dir.create(&name, mode).map_err(failed("create"))?;
+            copy_contents(&source, &target, &node.stat).map_err(failed("copy"))?;
+            return dir.dress(self.ids, &target, &look, path);
+        }
+        let look = self.ruled(Look::of(node, Vec::new()), false, rules);
+        let (room, name) = self.room_for(to)?;
+        let dir = &room.fd;
         match node.kind {
-            SFlag::S_IFREG => {
-                let source = from.open_file(node).map_err(failed("open"))?;
-                let target = create(dir.as_fd(), &name).map_err(failed("create"))?;
-                copy_contents(&source, &target, &node.stat).map_err(failed("copy"))?;
-                dress(self.ids, target.as_fd(), &look, false, &path)
-            }
             SFlag::S_IFLNK => {
                 let target = from.read_link(node).map_err(failed("readlink"))?;
-                symlinkat(target.as_slice(), &dir, name.as_c_str()).map_err(failed("symlink"))?;
-                dress_at(self.ids, dir.as_fd(), &name, &look, &path)
+                symlinkat(target.as_slice(), dir, name.as_c_str()).map_err(failed("symlink"))?;
+                dress_at(self.ids, dir.as_fd(), &name, &look, path)
             }
             SFlag::S_IFIFO => {
-                mkfifoat(&dir, name.as_c_str(), Mode::from_bits_truncate(look.mode & 0o777))
+                mkfifoat(dir, name.as_c_str(), Mode::from_bits_truncate(look.mode & 0o777))
                     .map_err(failed("mkfifo"))?;
-                dress_at(self.ids, dir.as_fd(), &name, &look, &path)
+                dress_at(self.ids, dir.as_fd(), &name, &look, path)
             }
             // Sockets are dead, and devices cannot be made.
             _ => Ok(()),
@@ -352,20 +273,16 @@ impl<'a> Place<'a> {
         mut contents: impl Read,
         (mode, owner, mtime): (u32, (u32, u32), Timestamp),
     ) -> Result<(), BuildError> {
-        let path = target.as_os_str().as_bytes().to_vec();
-        let (dir, name) = self.room_for(target)?;
-        let mut file = create(dir.as_fd(), &name).map_err(|source| BuildError::call("create", &path, source))?;
+        let path = target.as_os_str().as_bytes();
+        let (dir, name) = self.way_to(target)?;
+        let look = Look { mode, uid: owner.0, gid: owner.1, mtime, xattrs: Vec::new() };
+        let file = dir.create(&name, self.ids.mode_on_disk(mode, false));
+        let mut file = file.map_err(|source| BuildError::call("create", path, source))?;
         io::copy(&mut contents, &mut file)
             .and_then(|_| file.flush())
-            .map_err(|source| BuildError::Io { what: format!("write '{}'", shown(&path)), source })?;
+            .map_err(|source| BuildError::Io { what: format!("write '{}'", shown(path)), source })?;
         self.files += 1;
-        dress(
-            self.ids,
-            file.as_fd(),
-            &Look { mode, uid: owner.0, gid: owner.1, mtime, xattrs: Vec::new() },
-            false,
-            &path,
-        )
+        dir.dress(self.ids, &file, &look, path)
     }
 
     /// Unpacks an uncompressed archive into the directory `target`, which leads through no link.
@@ -416,13 +333,14 @@ impl<'a> Place<'a> {
         match entry.kind {
             EntryKind::Directory => {
                 let to = if self.has_link_below(to)? { self.resolve(to)? } else { to.to_owned() };
-                let fd = self.enter_owned(&to)?;
-                dress(self.ids, fd.as_fd(), &look, true, path)?;
+                let room = self.enter(&to)?;
+                dress(self.ids, room.fd.as_fd(), &look, true, path)?;
                 self.times.push((to, look.mtime));
+                self.last = None;
             }
             EntryKind::File => {
-                let (dir, name) = self.room_for(to)?;
-                let file = create(dir.as_fd(), &name).map_err(failed("create"))?;
+                let (dir, name) = self.way_to(to)?;
+                let file = dir.create(&name, self.ids.mode_on_disk(look.mode, false)).map_err(failed("create"))?;
                 let mut end = 0;
                 while let Some(chunk) = contents.next_chunk()? {
                     write_at(&file, chunk.bytes, chunk.offset).map_err(failed("write"))?;
@@ -431,11 +349,12 @@ impl<'a> Place<'a> {
                 if end < entry.size {
                     file.set_len(entry.size).map_err(|_| BuildError::call("truncate", path, Errno::EFBIG))?;
                 }
-                dress(self.ids, file.as_fd(), &look, false, path)?;
+                dir.dress(self.ids, &file, &look, path)?;
             }
             EntryKind::Symlink => {
-                let (dir, name) = self.room_for(to)?;
-                symlinkat(entry.link.as_slice(), &dir, name.as_c_str()).map_err(failed("symlink"))?;
+                let (room, name) = self.room_for(to)?;
+                let dir = &room.fd;
+                symlinkat(entry.link.as_slice(), dir, name.as_c_str()).map_err(failed("symlink"))?;
                 dress_at(self.ids, dir.as_fd(), &name, &look, path)?;
             }
             EntryKind::Hardlink => {
@@ -449,8 +368,9 @@ impl<'a> Place<'a> {
                 self.link(&parent.join(first.file_name().unwrap_or_default()), to)?;
             }
             EntryKind::Fifo => {
-                let (dir, name) = self.room_for(to)?;
-                mkfifoat(&dir, name.as_c_str(), Mode::from_bits_truncate(look.mode & 0o777))
+                let (room, name) = self.room_for(to)?;
+                let dir = &room.fd;
+                mkfifoat(dir, name.as_c_str(), Mode::from_bits_truncate(look.mode & 0o777))
                     .map_err(failed("mkfifo"))?;
                 dress_at(self.ids, dir.as_fd(), &name, &look, path)?;
             }
@@ -475,8 +395,8 @@ impl<'a> Place<'a> {
     pub fn finish(mut self) -> Result<(), BuildError> {
         for (path, mtime) in std::mem::take(&mut self.times).into_iter().rev() {
             let bytes = path.as_os_str().as_bytes().to_vec();
-            let fd = self.enter(&path)?;
-            futimens(fd, &TimeSpec::UTIME_OMIT, &spec(mtime))
+            let room = self.enter(&path)?;
+            futimens(&room.fd, &TimeSpec::UTIME_OMIT, &spec(mtime))
                 .map_err(|source| BuildError::call("utimens", &bytes, source))?;
         }
         Ok(())
@@ -493,14 +413,9 @@ impl<'a> Place<'a> {
     }
 
     fn look_of(&self, dir: &Directory, node: &Node, path: &[u8]) -> Result<Look, BuildError> {
-        let xattrs = match node.kind {
-            SFlag::S_IFREG | SFlag::S_IFDIR => {
-                let file = dir.open_file(node).map_err(|source| BuildError::call("open", path, source))?;
-                attributes(file.as_fd()).map_err(|source| BuildError::call("listxattr", path, source))?
-            }
-            _ => Vec::new(),
-        };
-        Ok(Look { mode: node.mode, uid: node.uid, gid: node.gid, mtime: node.mtime(), xattrs })
+        let file = dir.open_file(node).map_err(|source| BuildError::call("open", path, source))?;
+        let xattrs = attributes(file.as_fd()).map_err(|source| BuildError::call("listxattr", path, source))?;
+        Ok(Look::of(node, xattrs))
     }
 
     /// What is at a path in the trees below, if it is a directory there.
@@ -512,17 +427,16 @@ impl<'a> Place<'a> {
     }
 
     /// Opens a directory of the tree; what is missing on the way is made as it is below, or new.
-    fn enter(&mut self, path: &Path) -> Result<BorrowedFd<'_>, BuildError> {
-        if self.last.as_ref().is_none_or(|(last, _)| last != path) {
-            let fd = self.make_way(path)?;
-            self.last = Some((path.to_owned(), fd));
+    fn enter(&mut self, path: &Path) -> Result<Rc<Room>, BuildError> {
+        if let Some((last, room)) = &self.last
+            && last == path
+        {
+            return Ok(Rc::clone(room));
         }
-        Ok(self.last.as_ref().map_or(self.top.as_fd(), |(_, fd)| fd.as_fd()))
-    }
-
-    fn enter_owned(&mut self, path: &Path) -> Result<OwnedFd, BuildError> {
-        let bytes = path.as_os_str().as_bytes();
-        self.enter(path)?.try_clone_to_owned().map_err(|_| BuildError::call("dup", bytes, Errno::EMFILE))
+        let failed = |source| BuildError::call("stat", path.as_os_str().as_bytes(), source);
+        let room = Rc::new(Room::new(self.make_way(path)?).map_err(failed)?);
+        self.last = Some((path.to_owned(), Rc::clone(&room)));
+        Ok(room)
     }
 
     fn make_way(&mut self, path: &Path) -> Result<OwnedFd, BuildError> {
@@ -564,8 +478,8 @@ impl<'a> Place<'a> {
         Ok(at)
     }
 
-    /// The directory of a file that is about to be made, and its name there, which nothing has.
-    fn room_for(&mut self, path: &Path) -> Result<(OwnedFd, CString), BuildError> {
+    /// The directory of a file that is about to be made, and its name there, which no directory has.
+    fn way_to(&mut self, path: &Path) -> Result<(Rc<Room>, CString), BuildError> {
         let bytes = path.as_os_str().as_bytes();
         let parent = path.parent().unwrap_or(Path::new("/"));
         let name = path.file_name().and_then(|name| CString::new(name.as_bytes()).ok());
@@ -574,10 +488,15 @@ impl<'a> Place<'a> {
         if !is_new && self.metadata(path)?.is_some_and(|found| found.is_directory()) {
             return Err(BuildError::InTheWay { path: shown(bytes), is: "a directory" });
         }
-        let dir = self.enter_owned(parent)?;
-        match unlinkat(&dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok((dir, name)),
-            Err(source) => Err(BuildError::call("unlink", bytes, source)),
+        Ok((self.enter(parent)?, name))
+    }
+
+    /// The same, and nothing has the name.
+    fn room_for(&mut self, path: &Path) -> Result<(Rc<Room>, CString), BuildError> {
+        let (room, name) = self.way_to(path)?;
+        match unlinkat(&room.fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok((room, name)),
+            Err(source) => Err(BuildError::call("unlink", path.as_os_str().as_bytes(), source)),
         }
     }
 
@@ -585,62 +504,15 @@ impl<'a> Place<'a> {
     fn link(&mut self, first: &Path, to: &Path) -> Result<(), BuildError> {
         let bytes = to.as_os_str().as_bytes();
         let name = first.file_name().unwrap_or_default().to_owned();
-        let from = self.enter_owned(first.parent().unwrap_or(Path::new("/")))?;
-        let (dir, new) = self.room_for(to)?;
-        linkat(&from, name.as_os_str(), &dir, new.as_c_str(), AtFlags::empty())
+        let from = self.enter(first.parent().unwrap_or(Path::new("/")))?;
+        let (room, new) = self.room_for(to)?;
+        linkat(&from.fd, name.as_os_str(), &room.fd, new.as_c_str(), AtFlags::empty())
             .map_err(|source| BuildError::call("link", bytes, source))
     }
 }
 
-/// Owner first, which clears the set-id bits; the time last, which everything else changes.
-fn dress(ids: &IdPolicy, fd: BorrowedFd<'_>, look: &Look, is_directory: bool, path: &[u8]) -> Result<(), BuildError> {
-    let failed = |call: &'static str| move |source| BuildError::call(call, path, source);
-    let Some(owner) = ids.owner(look.uid, look.gid) else { return Err(no_such_id(look, path)) };
-    match fchown(fd, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid))) {
-        Err(Errno::EINVAL | Errno::EPERM) => return Err(no_such_id(look, path)),
-        done => done.map_err(failed("chown"))?,
-    }
-    let mode = ids.mode_on_disk(look.mode, is_directory);
-    fchmod(fd, Mode::from_bits_truncate(mode)).map_err(failed("chmod"))?;
-    for (name, value) in &look.xattrs {
-        let Ok(name) = CString::new(name.as_slice()) else { continue };
-        match xattr::set(fd, &name, value) {
-            // A file system that has no such attributes keeps none.
-            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::EPERM | Errno::EINVAL) => {}
-            Err(errno) => return Err(failed("setxattr")(errno)),
-        }
-    }
-    match ids.override_value(look.uid, look.gid, look.mode, is_directory) {
-        Some(value) => xattr::set(fd, OVERRIDE_XATTR, value.as_bytes()).map_err(failed("setxattr"))?,
-        None if *ids == IdPolicy::Single => xattr::remove(fd, OVERRIDE_XATTR).map_err(failed("removexattr"))?,
-        None => {}
-    }
-    futimens(fd, &TimeSpec::UTIME_OMIT, &spec(look.mtime)).map_err(failed("utimens"))
-}
-
-/// As [`dress`] for what cannot be opened.
-fn dress_at(ids: &IdPolicy, dir: BorrowedFd<'_>, name: &CString, look: &Look, path: &[u8]) -> Result<(), BuildError> {
-    let failed = |call: &'static str| move |source| BuildError::call(call, path, source);
-    let Some(owner) = ids.owner(look.uid, look.gid) else { return Err(no_such_id(look, path)) };
-    let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
-    match fchownat(dir, name.as_c_str(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Err(Errno::EINVAL | Errno::EPERM) => return Err(no_such_id(look, path)),
-        done => done.map_err(failed("chown"))?,
-    }
-    utimensat(dir, name.as_c_str(), &TimeSpec::UTIME_OMIT, &spec(look.mtime), UtimensatFlags::NoFollowSymlink)
-        .map_err(failed("utimens"))
-}
-
-fn no_such_id(look: &Look, path: &[u8]) -> BuildError {
-    BuildError::NoSuchId { path: shown(path), uid: look.uid, gid: look.gid }
-}
-
 fn shown(path: &[u8]) -> String {
     Shown(path).to_string()
-}
-
-fn spec(time: Timestamp) -> TimeSpec {
-    TimeSpec::new(time.secs, i64::from(time.nanos))
 }
 
 fn now() -> Timestamp {
@@ -673,21 +545,4 @@ fn beneath(target: &Path, name: &[u8]) -> Option<PathBuf> {
 
 fn open_directory(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
     openat(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-}
-
-fn create(dir: BorrowedFd<'_>, name: &CString) -> nix::Result<File> {
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(dir, name.as_c_str(), flags, Mode::from_bits_truncate(0o600)).map(File::from)
-}
-
-fn copy_contents(source: &File, target: &File, stat: &FileStat) -> nix::Result<()> {
-    if stat.st_size == 0 || crate::sys::clone::clone_file(source.as_fd(), target.as_fd()).is_ok() {
-        return Ok(());
-    }
-    crate::volume::copy_data(source, target, stat.st_size)
-}
-
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> nix::Result<()> {
-    use std::os::unix::fs::FileExt;
-    file.write_all_at(bytes, offset).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }
