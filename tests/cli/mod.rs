@@ -35,6 +35,7 @@ mod pull;
 mod pull_faults;
 mod push;
 mod quadlet;
+mod referrers;
 mod registries;
 mod rm;
 mod run;
@@ -46,6 +47,7 @@ mod run_process;
 mod run_service;
 mod run_terminal;
 mod run_volumes;
+mod scp;
 mod search;
 mod secrets;
 mod stats;
@@ -97,8 +99,10 @@ pub(crate) fn tests() -> Vec<Test> {
         pull_faults::TESTS,
         kube::TESTS,
         push::TESTS,
+        referrers::TESTS,
         login::TESTS,
         registries::TESTS,
+        scp::TESTS,
         search::TESTS,
         trust::TESTS,
         manifest::TESTS,
