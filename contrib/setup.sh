@@ -54,7 +54,7 @@ wanted=(newuidmap=uidmap slirp4netns=slirp4netns pasta=passt gcc=gcc /usr/includ
     /etc/ssl/certs/ca-certificates.crt=ca-certificates)
 [ $libc = glibc ] || wanted+=(musl-gcc=musl-tools)
 if [ -n "$with_tests" ]; then
-    wanted+=(docker-registry=docker-registry skopeo=skopeo htpasswd=apache2-utils openssl=openssl gpg=gnupg gpgv=gpgv strace=strace
+    wanted+=(docker-registry=docker-registry skopeo=skopeo htpasswd=apache2-utils openssl=openssl gpg=gnupg gpgv=gpgv strace=strace umoci=umoci
         curl=curl ip=iproute2 redis-cli=redis-tools mmdebstrap=mmdebstrap crun=crun setfacl=acl
         /usr/sbin/setcap=libcap2-bin git=git python3=python3 fuse-overlayfs=fuse-overlayfs
         podman-compose=podman-compose)

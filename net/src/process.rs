@@ -25,6 +25,8 @@ pub(crate) fn become_role(name: &CStr, kept: &mut [RawFd]) -> Result<(), String>
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(|error| format!("open /dev/null: {}", sys::reason(&error)))?;
     dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null)).map_err(step("dup2"))?;
+    // Before its number is closed with the others.
+    drop(null);
     close_all_but(kept);
     Ok(())
 }

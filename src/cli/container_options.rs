@@ -94,6 +94,9 @@ pub(crate) enum BadRequest {
     NoCommand,
 }
 
+/// The variable, and the label, that name the unit of systemd which a container belongs to.
+pub(crate) const SYSTEMD_UNIT: &str = "PODMAN_SYSTEMD_UNIT";
+
 impl ContainerOptions {
     /// The image as named, or the directory with `--rootfs`.
     pub(crate) fn image(&self) -> &str {
@@ -110,6 +113,9 @@ impl ContainerOptions {
         }
         self.security.apply_namespaces(&mut request)?;
         self.life.apply(&mut request, caller)?;
+        // The unit that runs this command.
+        let unit = caller.environment.iter().find(|(name, _)| name == SYSTEMD_UNIT);
+        request.labels.extend(unit.cloned().filter(|(_, unit)| !unit.is_empty()));
         let process = self.process.apply(&mut request, caller)?;
         self.accounts.apply(&mut request, caller)?;
         let systemd = self.service.apply(&mut request)?;

@@ -544,7 +544,11 @@ impl Prepared {
         birth: Birth,
         attach: Option<FirstClient>,
     ) -> Result<supervisor::Running, CommandError> {
-        let network = supervisor::network::plan(&context.layout, &self.record)?;
+        let mut handed = Handed::new(self.inherited).with_sockets()?;
+        let mut held = handed.sockets()?;
+        let sockets = held.len();
+        let network = supervisor::network::plan(&context.layout, &self.record, &mut held)?;
+        handed.keep(sockets, held.len())?;
         let in_background = attach.is_none() && !self.is_step;
         let cgroup = supervisor::cgroup::Plan::of(&self.record, &mut self.spec, in_background)?;
         supervisor::start(Launch {
@@ -571,7 +575,7 @@ impl Prepared {
             dies_with_starter: self.is_step,
             held: self.held,
             seal: SealedExe::of_self()?,
-            handed: Handed { descriptors: self.inherited, variables: Vec::new() }.with_sockets()?,
+            handed,
             notifications: self.notifications,
             handed_over: None,
             record: self.record,

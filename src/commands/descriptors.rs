@@ -1,5 +1,6 @@
 //! Descriptors that a command passes on: `--preserve-fds`, `--preserve-fd`, and the sockets of socket activation.
 
+use net::forward::Held;
 use runtime::process::inherited::Inherited;
 
 use crate::error::CommandError;
@@ -22,6 +23,8 @@ pub(crate) struct Handed {
     pub(crate) descriptors: Inherited,
     /// Variables that say what they are.
     pub(crate) variables: Vec<String>,
+    /// Those of them that are a service manager's sockets.
+    sockets: Vec<i32>,
 }
 
 impl DescriptorOptions {
@@ -41,6 +44,36 @@ impl DescriptorOptions {
 }
 
 impl Handed {
+    /// What was asked for by number.
+    pub(crate) fn new(descriptors: Inherited) -> Self {
+        Self { descriptors, ..Self::default() }
+    }
+
+    /// Copies of the service manager's sockets, which may be those of published ports.
+    pub(crate) fn sockets(&self) -> Result<Held, CommandError> {
+        let copies = self.descriptors.copies(&self.sockets);
+        let copies = copies.map_err(|errno| CommandError::host(format!("dup(): {}", errno.desc().to_lowercase())))?;
+        Ok(Held::new(copies))
+    }
+
+    /// The program gets no socket that serves a published port: `left` have not been taken of `before`.
+    pub(crate) fn keep(&mut self, before: usize, left: usize) -> Result<(), CommandError> {
+        match (before - left, self.sockets.len()) {
+            (0, _) => {}
+            (taken, all) if taken == all => {
+                self.descriptors.drop_these(&std::mem::take(&mut self.sockets));
+                self.variables.clear();
+            }
+            (taken, all) => {
+                return Err(CommandError::user(format!(
+                    "LISTEN_FDS={all}: {taken} of the sockets serve published ports and the others are for the program: \
+                     a container has the ones or the others"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the sockets that a service manager has passed to this process, if it has.
     ///
     /// # Source
@@ -57,6 +90,7 @@ impl Handed {
         let sockets = Inherited::take(&numbers)
             .map_err(|error| CommandError::user(format!("{error}, which LISTEN_FDS={count} promises")))?;
         self.descriptors.append(sockets);
+        self.sockets = (3..).take(count as usize).collect();
         // The process puts in its own number: only it knows it.
         self.variables.extend([format!("LISTEN_FDS={count}"), "LISTEN_PID=".to_owned()]);
         self.variables.extend(variable("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}")));

@@ -23,6 +23,7 @@ pub(crate) mod exists;
 pub(crate) mod export;
 pub(crate) mod filter;
 pub(crate) mod fuse_overlayfs;
+pub(crate) mod generate;
 pub(crate) mod globals;
 pub(crate) mod healthcheck;
 pub(crate) mod history;
@@ -203,7 +204,7 @@ const COMMANDS: &[Entry] = &[
     command!("events", "Show system events", events::Args, events::run),
     command!("exec", "Run a process in a running container", exec::Args, exec::run),
     command!("export", "Export container's filesystem contents as a tar archive", export::Args, export::run),
-    group!("generate", "Generate structured data for a Kubernetes cluster", kube::GenerateCommand, kube::run_generate),
+    group!("generate", "Generate files for systemd or Kubernetes", generate::Command, generate::run),
     group!("healthcheck", "Manage health checks on containers", healthcheck::Command, healthcheck::run),
     command!("history", "Show history of a specified image", history::Args, history::run),
     command!(

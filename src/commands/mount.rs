@@ -330,5 +330,9 @@ fn write_own_files(context: &Context, record: &Record) -> Result<(), CommandErro
         return Ok(());
     }
     create_dir(&directory).map_err(CommandError::host)?;
-    crate::supervisor::network::plan(&context.layout, record)?.write_files(&context.layout, record, None)
+    crate::supervisor::network::plan(&context.layout, record, &mut Default::default())?.write_files(
+        &context.layout,
+        record,
+        None,
+    )
 }

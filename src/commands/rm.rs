@@ -101,6 +101,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             Err(error) => errors.push(error),
         }
     }
+    if errors.is_empty() {
+        // They name nobody any more, and would stand in the way of the next --cidfile.
+        args.chosen.cidfiles.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
     // What an earlier rm that was killed left of containers.
     prune::sweep_runtime(&context.layout)?;
     space::sweep(context);

@@ -10,7 +10,9 @@ use storage::state::status::{self, State};
 use super::run::{first_client, parse_detach_keys, stay};
 use super::select::{self, Selection};
 use super::{Context, Outcome, create, lifecycle, pause};
+use crate::cli::options::service;
 use crate::cli::output;
+use crate::cli::usage::maybe;
 use crate::error::{CommandError, FAILED};
 use crate::supervisor::Birth;
 
@@ -52,6 +54,9 @@ pub(crate) struct Args {
     /// Pass signals on to the container
     #[arg(long, default_value_t = true)]
     sig_proxy: bool,
+    /// Who tells systemd outside that it is ready this time, as of run: what generate systemd calls
+    #[arg(long, value_name = "MODE", hide = true)]
+    sdnotify: Option<String>,
 }
 
 /// Runs `coracle start`.
@@ -70,9 +75,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if let ([one], [], true) = (selected.as_slice(), errors.as_slice(), args.attach || args.interactive) {
         return start_attached(context, &one.record, &args);
     }
+    let notify = maybe("--sdnotify", args.sdnotify.as_ref(), service::notify).map_err(CommandError::user)?;
     select::each(&selected, errors, |one| {
-        start(context, one.record.clone())
-            .map_err(|error| error.while_doing(format!("start container {}", one.record.name)))?;
+        let mut record = one.record.clone();
+        record.request.service.notify = notify.unwrap_or(record.request.service.notify);
+        start(context, record).map_err(|error| error.while_doing(format!("start container {}", one.record.name)))?;
         output::print_line(&one.typed)
     })
 }

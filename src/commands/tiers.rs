@@ -17,20 +17,20 @@ const HERE: &str = "attach build builder buildx commit compose container context
     container:prune container:ps container:rename container:restart container:rm container:run container:runlabel container:start container:stats \
     container:stop container:top container:unmount container:unpause container:update container:wait \
     image:build image:diff image:exists image:history image:import image:inspect image:list image:load image:ls image:mount \
-    image:prune image:pull image:push image:rm image:save image:search image:tag image:tree image:trust image:unmount image:untag \
+    image:prune image:pull image:push image:rm image:save image:scp image:search image:tag image:tree image:trust image:unmount image:untag \
     context:inspect context:list context:ls context:show context:use \
-    generate:kube kube:apply kube:down kube:generate kube:play play:kube \
+    generate:kube generate:systemd kube:apply kube:down kube:generate kube:play play:kube \
     network:connect network:create network:disconnect network:exists network:inspect network:list network:ls network:prune \
     network:reload network:remove network:rm network:update \
     pod:clone pod:create pod:exists pod:inspect pod:kill pod:list pod:logs pod:ls pod:pause pod:prune pod:ps pod:restart pod:rm pod:start \
     pod:stats pod:stop pod:top pod:unpause \
     secret:create secret:exists secret:inspect secret:list secret:ls secret:rm \
-    system:connection system:df system:events system:info system:migrate system:prune system:renumber system:reset system:service \
+    system:check system:connection system:df system:events system:info system:migrate system:prune system:renumber system:reset system:service \
     volume:create volume:exists volume:export volume:import volume:inspect volume:list volume:ls volume:mount volume:prune \
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "auto-update generate:systemd container:checkpoint container:restore image:scp image:sign";
+const MISSING: &str = "auto-update container:checkpoint container:restore image:sign";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {
     let mut command = root;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use net::driver::{self, Attachment, Driver, Netns};
-use net::forward::{self, Forwarder, Listeners, PublishError, Target};
+use net::forward::{self, Forwarder, Held, Listeners, PublishError, Target};
 use net::leader::{Answer, Connection, Endpoint, Estate, Joined};
 use net::mode::Mode;
 use nix::errno::Errno;
@@ -141,8 +141,10 @@ fn leader_failed(errno: Errno) -> CommandError {
 
 /// Decides, and binds published ports. Starts nothing: a missing program or a taken port leaves no container behind.
 ///
+/// Ports that are open in one of the sockets that were `held` for us are published by it.
+///
 /// **Runs in:** the command, on the host: the supervisor could no longer say who holds a port.
-pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandError> {
+pub(crate) fn plan(layout: &Layout, record: &Record, held: &mut Held) -> Result<Plan, CommandError> {
     let mode = Mode::parse(&record.request.network.mode).map_err(CommandError::user)?;
     let way = match &mode {
         Mode::Default => {
@@ -152,7 +154,7 @@ pub(crate) fn plan(layout: &Layout, record: &Record) -> Result<Plan, CommandErro
         mode => helper(mode)?,
     };
     let wanted = if mode.can_publish() { port_requests(&record.request.network) } else { Vec::new() };
-    let listeners = match Listeners::bind(&wanted) {
+    let listeners = match Listeners::bind_beside(&wanted, held) {
         Err(error @ PublishError::Privileged { lowest, .. }) => {
             let is_asked = record.request.network.remap_low_ports;
             if !is_asked && crate::config::low_ports()? != LowPorts::Remap {

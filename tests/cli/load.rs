@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(archives_that_are_broken_are_one_line),
     test!(archives_with_names_that_lead_out_are_refused),
     test!(store_is_an_oci_layout_for_skopeo).needs(&[Need::Skopeo]),
+    test!(umoci_unpacks_what_is_saved_and_stored_and_writes_what_is_pulled).needs(&[Need::Umoci]),
     test!(layers_are_rebuilt_from_blobs),
     test!(saved_image_is_readable_by_skopeo).needs(&[Need::Skopeo]),
 ];
@@ -195,4 +196,28 @@ fn saved_image_is_readable_by_skopeo(home: &Home) {
         let source = format!("{format}:{}", file.display());
         run_program(Command::new(tool("skopeo")).args(["inspect", &source]));
     }
+}
+
+fn umoci_unpacks_what_is_saved_and_stored_and_writes_what_is_pulled(home: &Home) {
+    sample().load(home, "localhost/sample:1");
+    let saved = home.tmp().join("saved");
+    home.coracle("save -q --format oci-dir -o").arg(&saved).arg("sample:1").run().ok();
+    let umoci = |words: &[&str]| {
+        let output = run_program(Command::new(tool("umoci")).args(words).env("HOME", home.path()));
+        String::from_utf8_lossy(&output).into_owned()
+    };
+    // What was saved, and the store itself.
+    for (number, layout) in [&saved, &home.data().join("images")].into_iter().enumerate() {
+        let layout = layout.display().to_string();
+        assert!(umoci(&["ls", "--layout", &layout]).lines().any(|line| line == "localhost/sample:1"));
+        let bundle = home.tmp().join(format!("bundle{number}"));
+        let image = format!("{layout}:localhost/sample:1");
+        umoci(&["unpack", "--rootless", "--image", &image, &bundle.display().to_string()]);
+        assert_eq!(fs::read(bundle.join("rootfs/sample")).unwrap(), b"sample");
+    }
+    let image = |tag: &str| format!("{}:{tag}", saved.display());
+    umoci(&["config", "--image", &image("localhost/sample:1"), "--tag", "new", "--config.env", "FROM=umoci"]);
+    let id = home.ok(&format!("pull -q oci:{}", image("new")));
+    assert_eq!(home.ok(&format!("run --rm {id} sh -c 'cat /sample; echo $FROM'")), "sampleumoci");
+    assert_eq!(home.ok("system check"), "");
 }

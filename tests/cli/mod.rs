@@ -36,6 +36,7 @@ mod pull;
 mod pull_faults;
 mod push;
 mod quadlet;
+mod referrers;
 mod registries;
 mod rm;
 mod run;
@@ -47,6 +48,7 @@ mod run_process;
 mod run_service;
 mod run_terminal;
 mod run_volumes;
+mod scp;
 mod search;
 mod secrets;
 mod stats;
@@ -56,6 +58,7 @@ mod transcripts;
 mod trust;
 mod tutorials;
 mod undo;
+mod units;
 mod volumes;
 
 /// Every test of this area.
@@ -98,8 +101,10 @@ pub(crate) fn tests() -> Vec<Test> {
         kube::TESTS,
         lazy::TESTS,
         push::TESTS,
+        referrers::TESTS,
         login::TESTS,
         registries::TESTS,
+        scp::TESTS,
         search::TESTS,
         trust::TESTS,
         manifest::TESTS,
@@ -112,6 +117,7 @@ pub(crate) fn tests() -> Vec<Test> {
         commit::TESTS,
         prune::TESTS,
         undo::TESTS,
+        units::TESTS,
         volumes::TESTS,
         secrets::TESTS,
         pods::TESTS,

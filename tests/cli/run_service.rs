@@ -1,5 +1,8 @@
 //! `run`: systemd in the container, the service manager round it, descriptors and sockets that are passed on.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -12,6 +15,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(descriptors_are_passed_on_by_number),
     test!(descriptors_that_are_not_there_are_refused),
     test!(sockets_of_socket_activation_reach_the_program),
+    test!(published_ports_are_taken_from_the_service_manager),
+    test!(containers_know_the_unit_that_they_belong_to),
     test!(readiness_of_the_program_is_passed_on),
     test!(readiness_is_told_by_the_supervisor_on_demand),
     test!(readiness_comes_with_health_on_demand),
@@ -87,6 +92,55 @@ fn sockets_of_socket_activation_reach_the_program(home: &Home) {
     let other = home.coracle("run --rm busybox sh -c 'echo [$LISTEN_FDS]; ls /proc/self/fd'").under(&activated("1"));
     let text = other.run().ok();
     assert!(text.starts_with("[]\n0\n1\n2\n3") && text.lines().count() < 6, "meant for another process: {text}");
+}
+
+fn published_ports_are_taken_from_the_service_manager(home: &Home) {
+    let listeners = ["127.0.0.1:0", "127.0.0.1:0"].map(|address| TcpListener::bind(address).unwrap());
+    let [first, second] = listeners.each_ref().map(|listener| {
+        nix::fcntl::fcntl(listener, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        (listener.as_raw_fd(), listener.local_addr().unwrap().port())
+    });
+    let activated = |count: u32| {
+        format!("sh -c 'exec 3<&{} 4<&{}; LISTEN_FDS={count} LISTEN_PID=$$ exec \"$@\"' sh", first.0, second.0)
+    };
+    // Nobody else could bind it: the test does.
+    let serve = "busybox sh -c 'echo [$LISTEN_FDS] >/index.html; sleep 1; exec httpd -f -p 80 -h /'";
+    let run = home.coracle(&format!("run -d --name c -p {}:80 {serve}", first.1));
+    run.under(&activated(1)).run().ok();
+    assert_eq!(home.ok("port c"), format!("80/tcp -> 127.0.0.1:{}", first.1));
+    let answer = || {
+        let mut text = String::new();
+        let mut client = TcpStream::connect(("127.0.0.1", first.1)).unwrap();
+        client.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+        client.read_to_string(&mut text).unwrap();
+        text
+    };
+    // The first client is served, though it came before the program listened; that has no socket of its own.
+    assert!(answer().ends_with("[]\n"));
+    home.ok("rm -f -t 0 c");
+    let both = home.coracle(&format!("run --rm -p {}:80 busybox true", first.1)).under(&activated(2)).run();
+    assert!(both.fails(125).contains("LISTEN_FDS=2: 1 of the sockets serve published ports"), "{}", both.stderr());
+    let two = home.coracle(&format!("run -d --name c -p {}:80 -p {}:81 {serve}", first.1, second.1));
+    two.under(&activated(2)).run().ok();
+    assert_eq!(home.ok("port c").lines().count(), 2);
+    home.ok("rm -f -t 0 c");
+}
+
+fn containers_know_the_unit_that_they_belong_to(home: &Home) {
+    let create = home
+        .coracle("create --name c --cidfile id busybox true")
+        .env("PODMAN_SYSTEMD_UNIT", "c.service")
+        .dir(&home.tmp());
+    create.run().ok();
+    assert_eq!(home.inspect("c", "{{.Config.Labels.PODMAN_SYSTEMD_UNIT}}"), "c.service");
+    // What the unit's ExecStopPost= does must not stand in the way of its next start.
+    let file = home.tmp().join("id");
+    home.coracle("rm -f -i --cidfile").arg(&file).run().ok();
+    assert!(!file.exists());
+    std::fs::write(&file, "0123456789abcdef").unwrap();
+    home.coracle("rm -f -i --cidfile").arg(&file).run().exits(0);
+    assert!(!file.exists(), "what names nobody goes, too");
 }
 
 /// A service manager's end of `NOTIFY_SOCKET`.

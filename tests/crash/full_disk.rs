@@ -125,12 +125,14 @@ fn full_disk_stops_what_needs_room_and_nothing_else(home: &Home) {
     assert_eq!(disk.ok("ps -a --format {{.Names}}"), "a");
     assert_eq!(disk.ok("images -q").lines().count(), 1);
     assert_eq!(disk.ok("inspect --format {{.State.ExitCode}} a"), "1");
+    disk.ok("system check");
     disk.ok("system prune -f --filter until=1h");
     disk.ok("rm a");
     disk.fill();
     disk.ok("rmi busybox");
     assert_eq!(disk.ok("images -q"), "");
     disk.ok("system prune -a -f");
+    disk.ok("system check");
 
     disk.empty();
     disk.ok(&load);

@@ -6,9 +6,10 @@ use crate::support::framework::Test;
 mod check;
 mod full_disk;
 mod kill;
+mod power_cut;
 mod series;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [check::TESTS, full_disk::TESTS, kill::TESTS, series::TESTS].concat()
+    [check::TESTS, full_disk::TESTS, kill::TESTS, power_cut::TESTS, series::TESTS].concat()
 }

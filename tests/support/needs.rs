@@ -24,6 +24,8 @@ pub(crate) enum Need {
     Curl,
     RedisCli,
     Strace,
+    /// umoci, which reads and writes OCI layouts.
+    Umoci,
     /// mmdebstrap and a Debian mirror that answers.
     Debian,
     Setfacl,
@@ -49,7 +51,7 @@ pub(crate) enum Need {
 /// registry must give.
 const NOT_IN_ALL: [Need; 5] = [Need::CgroupDelegation, Need::Crun, Need::Pjdfstest, Need::Podman, Need::Quadlet];
 
-const EVERY_NEED: [Need; 23] = [
+const EVERY_NEED: [Need; 24] = [
     Need::Containers,
     Need::Fuse,
     Need::Tun,
@@ -63,6 +65,7 @@ const EVERY_NEED: [Need; 23] = [
     Need::Curl,
     Need::RedisCli,
     Need::Strace,
+    Need::Umoci,
     Need::Debian,
     Need::Setfacl,
     Need::Setcap,
@@ -92,6 +95,7 @@ impl Need {
             Self::Curl => "curl",
             Self::RedisCli => "redis-cli",
             Self::Strace => "strace",
+            Self::Umoci => "umoci",
             Self::Debian => "debian",
             Self::Setfacl => "setfacl",
             Self::Setcap => "setcap",
@@ -126,6 +130,7 @@ impl Need {
             Self::Curl => program("curl"),
             Self::RedisCli => program("redis-cli"),
             Self::Strace => program("strace"),
+            Self::Umoci => program("umoci"),
             Self::Debian => program("mmdebstrap").or_else(missing_mirror),
             Self::Setfacl => program("setfacl"),
             Self::Setcap => program("setcap"),

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the tests that need systemd and cgroup v2, in a VM that vm.sh makes on the first call: as root, see vm.sh.
 #
-#   tests/vm/run.sh [--bin FILE] [NAME…]       NAME: limits, freezer, journald, boot; all of them without one
+#   tests/vm/run.sh [--bin FILE] [NAME…]       NAME: limits, freezer, journald, boot, quadlet, systemd; all of them without one
 #
 # --bin FILE: the coracle to test (default: target/debug/coracle)
 set -euo pipefail
@@ -11,7 +11,7 @@ if [ "${1:-}" = --bin ]; then
     bin=$(realpath "$2")
     shift 2
 fi
-[ $# -gt 0 ] || set -- limits freezer journald boot
+[ $# -gt 0 ] || set -- limits freezer journald boot quadlet systemd
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 "$here/../../contrib/make-busybox-image.sh" "$tmp/image.tar" >/dev/null
@@ -24,11 +24,11 @@ for name; do
     echo "== $name"
     after=()
     case $name in
-    boot)
-        script boot-before
-        script boot-after
-        after=(--after "$tmp/boot-after.sh")
-        first=boot-before
+    boot | quadlet)
+        script $name-before
+        script $name-after
+        after=(--after "$tmp/$name-after.sh")
+        first=$name-before
         ;;
     *)
         script "$name"

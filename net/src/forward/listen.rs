@@ -15,6 +15,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockname, listen, setsockopt, socket, sockopt,
 };
 
+use super::held::Held;
 use super::holder::{self, Holder};
 use crate::ports::{PortMapping, PortRange, PortRequest, Protocol};
 use crate::sys;
@@ -103,6 +104,8 @@ fn shown(holder: &Option<Holder>) -> impl fmt::Display {
 pub(super) struct Listener {
     pub(super) mapping: PortMapping,
     pub(super) socket: OwnedFd,
+    /// Open before the container was: clients may have been waiting since.
+    pub(super) is_held: bool,
 }
 
 /// The host's ends of a container's published ports. Dropping them closes the ports.
@@ -119,6 +122,14 @@ impl Listeners {
     /// # Errors
     /// [`PublishError`]; what was bound before it is closed again.
     pub fn bind(requests: &[PortRequest]) -> Result<Self, PublishError> {
+        Self::bind_beside(requests, &mut Held::default())
+    }
+
+    /// The same, with sockets that somebody has opened for us: a request for one port takes those that are bound to it.
+    ///
+    /// # Errors
+    /// [`PublishError`]; what was bound before it is closed again.
+    pub fn bind_beside(requests: &[PortRequest], held: &mut Held) -> Result<Self, PublishError> {
         let mut listeners = Self::default();
         let mut seen = HashSet::new();
         let receive_buffer = receive_buffer();
@@ -130,7 +141,11 @@ impl Listeners {
             {
                 continue;
             }
-            listeners.sockets.extend(bind_request(request, receive_buffer)?);
+            let taken = held.take(request);
+            if taken.is_empty() {
+                listeners.sockets.extend(bind_request(request, receive_buffer)?);
+            }
+            listeners.sockets.extend(taken);
         }
         Ok(listeners)
     }
@@ -208,6 +223,7 @@ fn bind_port(request: &PortRequest, port: u16, receive_buffer: Option<usize>) ->
                     protocol: request.protocol,
                 },
                 socket,
+                is_held: false,
             }),
             Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) if !bound.is_empty() => {}
             Err(errno) => return Err(explain(address, request.protocol, errno)),

@@ -22,6 +22,8 @@
 //! **Runs in:** [`Listeners::bind`] and [`start`]: the supervisor. The rest: role `PortForwarder`, forked from it, one
 //! thread, its user and pid namespace, the container's network namespace.
 
+mod held;
+
 mod listen;
 
 mod holder;
@@ -52,6 +54,7 @@ use nix::sys::time::TimeVal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::pipe2;
 
+pub use held::Held;
 pub use holder::Holder;
 pub use listen::{Listeners, PublishError};
 pub(crate) use serve::raise_descriptor_limit;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -58,6 +58,9 @@ pub(super) struct Server<'a> {
     pool: Pool,
     /// Connections that gave way to others.
     waiting: VecDeque<Key>,
+    started: Instant,
+    /// Connections that were refused and are to be tried again.
+    refused: Vec<Key>,
 }
 
 impl<'a> Server<'a> {
@@ -86,6 +89,8 @@ impl<'a> Server<'a> {
             sessions: Sessions::new(room(for_udp)),
             pool: Pool::default(),
             waiting: VecDeque::new(),
+            started: Instant::now(),
+            refused: Vec::new(),
         };
         let failed = |e: Errno| format!("epoll_ctl: {}", e.desc().to_lowercase());
         server.epoll.add(control, EpollEvent::new(EpollFlags::EPOLLIN, Token::Control.pack())).map_err(failed)?;
@@ -103,7 +108,7 @@ impl<'a> Server<'a> {
     /// epoll_wait's, which does not happen.
     pub(super) fn run(&mut self) -> Result<(), Errno> {
         let mut events = [EpollEvent::empty(); 256];
-        let mut swept = Instant::now();
+        let (mut swept, mut tried) = (Instant::now(), Instant::now());
         loop {
             // Without a connection there is none whose end would bring descriptors back: the host has run out.
             let is_starved = !self.is_accepting && self.connections.len() == 0;
@@ -111,6 +116,8 @@ impl<'a> Server<'a> {
                 EpollTimeout::ZERO
             } else if is_starved {
                 EpollTimeout::from(STARVED_MS)
+            } else if !self.refused.is_empty() {
+                EpollTimeout::from(RETRY_MS)
             } else if self.sessions.is_empty() {
                 EpollTimeout::NONE
             } else {
@@ -134,6 +141,10 @@ impl<'a> Server<'a> {
                     connection.is_queued = false;
                 }
                 self.pump(key);
+            }
+            if !self.refused.is_empty() && tried.elapsed().as_millis() >= RETRY_MS.into() {
+                tried = Instant::now();
+                std::mem::take(&mut self.refused).into_iter().for_each(|key| self.try_again(key));
             }
             if !self.sessions.is_empty() && swept.elapsed() >= udp::SWEEP {
                 swept = Instant::now();
@@ -162,7 +173,7 @@ impl<'a> Server<'a> {
             Token::Tcp(side, key) => {
                 let Some(connection) = self.connections.get_mut(key) else { return };
                 match connection.on_event(side, events) {
-                    Verdict::Refused => self.try_ipv4(key),
+                    Verdict::Refused => self.on_refusal(key),
                     Verdict::Reset => self.close(key, true),
                     _ => self.pump(key),
                 }
@@ -193,7 +204,7 @@ impl<'a> Server<'a> {
                     return;
                 }
                 // Few come and go, and the process ends with the container.
-                let listener: &Listener = Box::leak(Box::new(Listener { mapping, socket }));
+                let listener: &Listener = Box::leak(Box::new(Listener { mapping, socket, is_held: false }));
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(self.listeners.len()).pack());
                 if self.epoll.add(&listener.socket, event).is_ok() {
                     self.listeners.push(Some(listener));
@@ -223,7 +234,8 @@ impl<'a> Server<'a> {
                 return;
             }
             match sys::accept(listener.socket.as_fd()) {
-                Ok((outer, peer)) => self.open(listener, outer, peer),
+                // A socket of both families has IPv4's clients by names of IPv6.
+                Ok((outer, peer)) => self.open(listener, outer, SocketAddr::new(peer.ip().to_canonical(), peer.port())),
                 Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                     self.set_accepting(false);
                     return;
@@ -251,11 +263,41 @@ impl<'a> Server<'a> {
         };
         let mut connection = Connection::new(outer, inner, peer, mapping.container_port);
         connection.is_fallback = is_fallback;
+        connection.patient_until = listener.is_held.then(|| self.started + FIRST_START);
         let key = self.connections.insert(connection);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let outer = watch_connection(&self.epoll, connection.outer.as_fd(), Side::Outer, key);
         let inner = watch_connection(&self.epoll, connection.inner.as_fd(), Side::Inner, key);
         if outer.and(inner).is_err() {
+            self.close(key, true);
+        }
+    }
+
+    /// What was sent to a port before the container began is not lost because its service does not listen yet.
+    fn on_refusal(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let has_both = connection.peer.is_ipv6() && !connection.is_fallback;
+        if !has_both && connection.patient_until.is_some_and(|until| Instant::now() < until) {
+            return self.refused.push(key);
+        }
+        self.try_ipv4(key);
+    }
+
+    fn try_again(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let (peer, port) = (connection.peer, connection.container_port);
+        let Some(local) = local_ip(&connection.outer) else { return self.close(key, true) };
+        let way = self.addresses.way(&mut self.routes.netlink, peer, local, port);
+        let inner = way.and_then(|way| address::open(SockType::Stream, way).ok());
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match inner {
+            Some(inner) => {
+                connection.replace_inner(inner);
+                connection.is_fallback = false;
+            }
+            None => return self.on_refusal(key),
+        }
+        if watch_connection(&self.epoll, connection.inner.as_fd(), Side::Inner, key).is_err() {
             self.close(key, true);
         }
     }
@@ -325,13 +367,19 @@ fn watch_session(epoll: &Epoll, fd: BorrowedFd<'_>, key: Key) -> Result<(), Errn
 }
 
 fn local_ip(socket: &OwnedFd) -> Option<IpAddr> {
-    sys::local_addr(socket.as_fd()).ok().map(|addr| addr.ip())
+    sys::local_addr(socket.as_fd()).ok().map(|addr| addr.ip().to_canonical())
 }
 
 /// Takes as many descriptors as the hard limit gives, within reason; returns the limit that holds.
 pub(crate) fn raise_descriptor_limit() -> u64 {
     crate::process::raise_descriptor_limit(MOST_DESCRIPTORS)
 }
+
+/// How long a service may take after the start until it listens on a port that was open before.
+const FIRST_START: Duration = Duration::from_secs(60);
+
+/// How often it is asked meanwhile.
+const RETRY_MS: u8 = 100;
 
 /// No listener has this index.
 const CONTROL: u32 = u32::MAX;

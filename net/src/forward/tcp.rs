@@ -10,6 +10,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -61,6 +62,8 @@ pub(super) struct Connection {
     pub(super) container_port: u16,
     /// Whether it was turned from IPv6 to IPv4 already.
     pub(super) is_fallback: bool,
+    /// Until when a service that refuses it is asked again: it may not listen yet.
+    pub(super) patient_until: Option<Instant>,
     /// Whether it waits in the queue of those that gave way.
     pub(super) is_queued: bool,
     connected: bool,
@@ -76,6 +79,7 @@ impl Connection {
             peer,
             container_port,
             is_fallback: false,
+            patient_until: None,
             is_queued: false,
             connected: false,
             up: Flow::default(),

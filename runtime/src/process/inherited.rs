@@ -50,6 +50,21 @@ impl Inherited {
         self.0.append(&mut other.0);
     }
 
+    /// Copies of those of these numbers, for another use of the same.
+    ///
+    /// # Errors
+    /// What `fcntl(2)` says.
+    pub fn copies(&self, numbers: &[i32]) -> Result<Vec<OwnedFd>, Errno> {
+        let these = self.0.iter().filter(|fd| numbers.contains(&fd.as_raw_fd()));
+        let copy = |fd: &OwnedFd| fd.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)));
+        these.map(copy).collect()
+    }
+
+    /// Closes those of these numbers here: nobody gets them.
+    pub fn drop_these(&mut self, numbers: &[i32]) {
+        self.0.retain(|fd| !numbers.contains(&fd.as_raw_fd()));
+    }
+
     /// Closes them here. Whoever waits for the last of their kind to be closed waits for the container alone.
     pub fn let_go(&mut self) {
         self.0.clear();

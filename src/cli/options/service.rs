@@ -52,7 +52,8 @@ fn systemd(value: &str) -> Parsed<Systemd> {
     }
 }
 
-fn notify(value: &str) -> Parsed<Notify> {
+/// The word of `--sdnotify`.
+pub(crate) fn notify(value: &str) -> Parsed<Notify> {
     let all = [Notify::Container, Notify::Conmon, Notify::Healthy, Notify::Ignore];
     let found = all.into_iter().find(|mode| mode.as_str() == value);
     found.ok_or_else(|| "must be container, conmon, healthy or ignore".to_owned())

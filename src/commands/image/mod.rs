@@ -3,12 +3,13 @@
 pub(crate) mod mount;
 pub(crate) mod platforms;
 pub(crate) mod prune;
+mod scp;
 mod tree;
 mod trust;
 
 use clap::Subcommand;
 
-use super::inspect::{self, Kind};
+use super::inspect;
 use super::{Context, Outcome, build, diff, exists, history, images, import, load, pull, push, rmi, save, search, tag};
 
 /// What to do with images.
@@ -25,7 +26,7 @@ pub(crate) enum Command {
     /// Import a tarball to create a filesystem image
     Import(import::Args),
     /// Display the configuration of an image
-    Inspect(inspect::NounArgs),
+    Inspect(inspect::ImageArgs),
     /// Load image(s) from a tar archive
     Load(load::Args),
     /// List images in local storage
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Rm(rmi::Args),
     /// Save image(s) to an archive
     Save(save::Args),
+    /// Securely copy an image from one host to another
+    Scp(scp::Args),
     /// Search registry for image
     Search(search::Args),
     /// Add an additional name to a local image
@@ -70,13 +73,14 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
         Command::Import(args) => import::run(args, context),
         Command::Load(args) => load::run(args, context),
         Command::Save(args) => save::run(args, context),
-        Command::Inspect(args) => inspect::run_noun(Kind::Image, args, context),
+        Command::Inspect(args) => inspect::run_image(args, context),
         Command::Ls(args) => images::run(args, context),
         Command::Mount(args) => mount::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Pull(args) => pull::run(args, context),
         Command::Push(args) => push::run(args, context),
         Command::Rm(args) => rmi::run(args, context),
+        Command::Scp(args) => scp::run(args, context),
         Command::Search(args) => search::run(args, context),
         Command::Tag(args) => tag::run(args, context),
         Command::Tree(args) => tree::run(args, context),

@@ -2,6 +2,7 @@
 
 mod container;
 mod image;
+mod referrers;
 mod volume;
 
 use storage::image::store::ImageStore;
@@ -18,6 +19,10 @@ const EXAMPLES: &str = r#"Examples:
   coracle inspect web
   coracle inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web
   coracle inspect -f '{{json .Config.Env}}' nginx"#;
+
+const IMAGE_EXAMPLES: &str = "Examples:
+  coracle image inspect -f '{{.Digest}}' nginx
+  coracle image inspect --referrers nginx";
 
 /// Display the configuration of object denoted by ID
 ///
@@ -63,6 +68,17 @@ pub(crate) struct NounArgs {
     all: bool,
 }
 
+/// Arguments of `image inspect`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = IMAGE_EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
+pub(crate) struct ImageArgs {
+    #[command(flatten)]
+    noun: NounArgs,
+    /// Show what the registry has that refers to the image instead: signatures, bills of materials, attestations
+    #[arg(long)]
+    referrers: bool,
+}
+
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -100,6 +116,14 @@ pub(crate) fn run_noun(kind: Kind, args: NounArgs, context: &Context) -> Outcome
     inspect(kind, args.names, args.latest, args.all, &args.format, args.size, context)
 }
 
+/// Runs `image inspect`.
+pub(crate) fn run_image(args: ImageArgs, context: &Context) -> Outcome {
+    match args.referrers {
+        true => referrers::run(&args.noun.names, &args.noun.format, context),
+        false => run_noun(Kind::Image, args.noun, context),
+    }
+}
+
 fn inspect(
     kind: Kind,
     mut names: Vec<String>,
@@ -127,7 +151,11 @@ fn inspect(
         }
     }
     // What was found is shown, also when something else was not.
-    let list = Value::List(objects);
+    show(Value::List(objects), format)?;
+    super::select::finish(errors)
+}
+
+fn show(list: Value, format: &str) -> Result<(), CommandError> {
     if is_json(format) && format.trim() == "json" {
         output::print_line(list.to_json(Json::INSPECT))?;
     } else {
@@ -139,7 +167,7 @@ fn inspect(
             return Err(error);
         }
     }
-    super::select::finish(errors)
+    Ok(())
 }
 
 fn object(kind: Kind, name: &str, size: bool, context: &Context) -> Result<Value, CommandError> {

@@ -8,7 +8,7 @@
 
 mod down;
 mod emit;
-mod generate;
+pub(super) mod generate;
 mod model;
 mod plan;
 mod play;
@@ -41,13 +41,6 @@ pub(crate) enum PlayCommand {
     Kube(Box<play::Args>),
 }
 
-/// `generate`: files that other programs read.
-#[derive(Debug, Subcommand)]
-pub(crate) enum GenerateCommand {
-    /// Generate Kubernetes YAML from containers, pods or volumes
-    Kube(generate::Args),
-}
-
 /// Deploy to a Kubernetes cluster (kubectl does)
 ///
 /// coracle speaks to no cluster: `kube generate` writes what kubectl applies.
@@ -72,11 +65,6 @@ pub(crate) fn run(command: Command, context: &Context) -> Outcome {
 /// Runs `play`.
 pub(crate) fn run_play(PlayCommand::Kube(args): PlayCommand, context: &Context) -> Outcome {
     play::run(*args, context)
-}
-
-/// Runs `generate`.
-pub(crate) fn run_generate(GenerateCommand::Kube(args): GenerateCommand, context: &Context) -> Outcome {
-    generate::run(args, context)
 }
 
 fn apply(args: &ApplyArgs, context: &Context) -> Outcome {

@@ -22,7 +22,7 @@ use super::model::{Claim, ConfigMap, Secret};
 use super::plan::{self, ContainerPlan, Files, HostPath, HostPathKind, PodPlan, SecretKeys, Wishes, World};
 use super::read::{self, NamedPod, Object};
 use super::{down, source};
-use crate::cli::container_options::Asked;
+use crate::cli::container_options::{Asked, SYSTEMD_UNIT};
 use crate::cli::options::process::{AskedProcess, set_defaults};
 use crate::cli::output;
 use crate::cli::parse::networks::{self, Wanted};
@@ -405,8 +405,12 @@ fn make_pod(
 ) -> Result<(Pod, Vec<ContainerId>), CommandError> {
     if args.service_container {
         // The service is this process, not one of the supervisors.
+        let unit = std::env::var(SYSTEMD_UNIT).ok().filter(|unit| !unit.is_empty());
         let containers = plan.containers.iter_mut().map(|container| &mut container.request);
-        containers.chain([&mut plan.request]).for_each(|request| request.service.notify = Notify::Ignore);
+        for request in containers.chain([&mut plan.request]) {
+            request.service.notify = Notify::Ignore;
+            request.labels.extend(unit.clone().map(|unit| (SYSTEMD_UNIT.to_owned(), unit)));
+        }
     }
     plan.host_paths.iter().try_for_each(find_host_path)?;
     for container in &plan.containers {

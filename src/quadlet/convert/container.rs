@@ -128,6 +128,7 @@ impl Making<'_> {
             Some(mode) => run.add(["--cgroups", mode]),
             None => run.add(["--cgroups=split"]),
         }
+        self.add_log(&mut run);
         self.add_networks(&mut run)?;
         if self.is_notified()? {
             let notify = match self.filled("Notify") {

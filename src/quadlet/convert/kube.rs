@@ -40,6 +40,7 @@ impl Making<'_> {
         if let Some(policy) = self.filled("ExitCodePropagation") {
             play.add([format!("--service-exit-code-propagation={policy}")]);
         }
+        self.add_log(&mut play);
         self.add_user_namespace(&mut play, false)?;
         self.add_networks(&mut play)?;
         for update in self.source.unit.list(self.section(), "AutoUpdate") {

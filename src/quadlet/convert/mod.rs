@@ -378,6 +378,13 @@ impl Making<'_> {
         Ok(source)
     }
 
+    /// The journal is where a service's words are looked for.
+    fn add_log(&self, command: &mut Command) {
+        if self.filled("LogDriver").is_none() {
+            command.add(["--log-driver=journald"]);
+        }
+    }
+
     fn add_volumes(&mut self, command: &mut Command) -> Result<(), String> {
         for volume in self.source.unit.all(self.section(), "Volume") {
             let value = match volume.split_once(':') {

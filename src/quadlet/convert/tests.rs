@@ -32,7 +32,8 @@ const IMAGE: &str = "[Container]\nImage=localhost/x\n";
 /// What a section has beyond `run … localhost/x`.
 fn run(text: &str) -> String {
     let all = line(&[("a.container", &format!("{IMAGE}{text}"))], "ExecStart");
-    let head = "/bin/coracle run --name systemd-%N --cidfile=%t/%N.cid --replace --rm --cgroups=split ";
+    let head =
+        "/bin/coracle run --name systemd-%N --cidfile=%t/%N.cid --replace --rm --cgroups=split --log-driver=journald ";
     let rest = all.strip_prefix(head).unwrap_or_else(|| panic!("{all}"));
     rest.replacen("--sdnotify=conmon -d ", "", 1).replacen(" localhost/x", "", 1).replacen("localhost/x", "", 1)
 }
@@ -104,7 +105,7 @@ fn a_service_has_what_systemd_needs() {
                     ExecStopPost=-/bin/coracle --log-level error rm -v -f -i --cidfile=%t/%N.cid\n\
                     ExecReload=/bin/coracle --log-level error kill --signal HUP web\nDelegate=yes\nType=notify\nNotifyAccess=all\n\
                     SyslogIdentifier=%N\n\
-                    ExecStart=/bin/coracle --log-level error run --name web --cidfile=%t/%N.cid --replace --rm --cgroups=split \
+                    ExecStart=/bin/coracle --log-level error run --name web --cidfile=%t/%N.cid --replace --rm --cgroups=split --log-driver=journald \
                     --sdnotify=conmon -d localhost/x\n\n\
                     [Unit]\nWants=coracle-wait-network-online.service\nAfter=coracle-wait-network-online.service\n\
                     SourcePath=/q/a.container\nRequiresMountsFor=%t/coracle\n";
@@ -182,7 +183,7 @@ fn other_files_are_commands_of_their_own() {
         (
             "k.kube",
             "[Kube]\nYaml=./k.yaml\nAutoUpdate=registry a/local\nConfigMap=c\nExitCodePropagation=any\n",
-            "kube play --replace --service-container=true --service-exit-code-propagation=any \
+            "kube play --replace --service-container=true --service-exit-code-propagation=any --log-driver=journald \
           --annotation=io.containers.autoupdate=registry --annotation=io.containers.autoupdate/a=local --configmap /q/c /q/k.yaml",
         ),
         ("p.pod", "[Pod]\n", "pod start --pod-id-file=%t/%N.pod-id"),

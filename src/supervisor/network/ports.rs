@@ -99,8 +99,8 @@ pub(super) fn low_port(error: &PublishError) -> CommandError {
             80 + REMAPPED_BY
         ))
         .hinted(
-            "a socket unit of systemd can open it and start this command: the program gets the socket (see LISTEN_FDS \
-             in sd_listen_fds(3)), and needs no -p",
+            "a socket unit of systemd that has the port (ListenStream=) can start this command: what is published is then \
+             taken from it",
         )
 }
 

@@ -175,7 +175,8 @@ impl ImageStore {
             Some(name) => Err(UndoError::NameTaken { kind: "image", name }),
             None => {
                 // What stays is an entry for an image that is there: it does no harm, and expires.
-                let _ = fs::remove_dir_all(&entry.path);
+                // By one rename, so that there is never half an entry.
+                let _ = crate::state::trash::put(self.layout(), &entry.path);
                 Ok(trashed)
             }
         }

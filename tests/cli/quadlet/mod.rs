@@ -63,7 +63,7 @@ fn services_and_links_are_written(home: &Home) {
     assert!(unit.contains("Requires=data-volume.service\n") && unit.contains("\nType=notify\n"), "{unit}");
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     assert_eq!(words(start)[0], binary().display().to_string(), "services call the same binary");
-    assert!(start.ends_with(" --sdnotify=conmon -d -v systemd-data:/d localhost/x"), "{start}");
+    assert!(start.ends_with(" --log-driver=journald --sdnotify=conmon -d -v systemd-data:/d localhost/x"), "{start}");
     let link = |path: &str| fs::read_link(out.join(path)).unwrap().display().to_string();
     assert_eq!(link("default.target.wants/web.service"), "../web.service");
     assert_eq!(link("www.service"), "web.service");
@@ -191,6 +191,8 @@ fn made(command: &mut Command, directory: &Path, program: &str) -> Vec<String> {
             let line = match line.split_once('=') {
                 Some((key, value)) if section == "[Service]" && key.starts_with("Exec") => {
                     let mut words: Vec<_> = words(value).iter().map(|word| word.replace(program, "PROGRAM")).collect();
+                    // podman's default where there is a journal.
+                    words.retain(|word| word != "--log-driver=journald");
                     words.sort();
                     format!("{key}={}", words.join(" "))
                 }

@@ -152,6 +152,15 @@ impl RegistryError {
         }
     }
 
+    /// Whether the server does not understand what it was asked.
+    pub(super) fn is_odd_status(&self) -> bool {
+        match self {
+            Self::Status { .. } => true,
+            Self::Mirrors { primary, .. } => primary.is_odd_status(),
+            _ => false,
+        }
+    }
+
     /// Whether the same request may well succeed in a moment.
     pub fn is_transient(&self) -> bool {
         match self {

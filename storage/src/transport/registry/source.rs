@@ -24,6 +24,9 @@ use crate::transport::{BlobReader, ImageSource, RawManifest, TransportError};
 /// How many signatures of an image are looked at.
 const SIGNATURES_LIMIT: usize = 64;
 
+/// How many pages of referrers are read.
+const REFERRERS_PAGES: usize = 64;
+
 /// One image in a registry, or in the mirrors of one.
 pub struct RegistrySource {
     reference: Reference,
@@ -126,6 +129,52 @@ impl RegistrySource {
             }
         }
         Err(protocol(wanted.what, "there is nobody to ask".to_owned()))
+    }
+
+    /// The descriptors of what refers to a manifest, as the registry lists them; one that does not know that list is asked
+    /// for the index by the tag that stands for it.
+    ///
+    /// # Errors
+    /// Those of asking; an answer that is no index.
+    ///
+    /// # Source
+    /// OCI distribution specification 1.1, "Listing Referrers" and "Referrers Tag Schema".
+    pub fn referrers(&self, subject: &Digest) -> Result<Vec<serde_json::Value>, TransportError> {
+        #[derive(Deserialize)]
+        struct Listed {
+            manifests: Vec<serde_json::Value>,
+        }
+        let what = format!("referrers of {subject}");
+        let parse = |bytes: &[u8]| -> Result<Vec<serde_json::Value>, TransportError> {
+            let listed: Listed =
+                serde_json::from_slice(bytes).map_err(|error| protocol(&what, format!("invalid JSON: {error}")))?;
+            Ok(listed.manifests)
+        };
+        let headers = [(ACCEPT, media_type::OCI_INDEX)];
+        let mut path = format!("referrers/{subject}");
+        let mut found = Vec::new();
+        for _ in 0..REFERRERS_PAGES {
+            let wanted = Wanted { what: &what, method: &Method::GET, path: &path, headers: &headers };
+            let response = match self.ask(wanted) {
+                Ok(response) => response,
+                Err(error) if found.is_empty() && (error.is_unknown_manifest() || error.is_odd_status()) => {
+                    let tag = format!("{}-{}", subject.algorithm().as_str(), subject.hex());
+                    return match self.ask_manifest(&Method::GET, &tag) {
+                        Ok(response) => parse(&read_document(response, &what)?),
+                        Err(error) if error.is_unknown_manifest() => Ok(Vec::new()),
+                        Err(error) => Err(error.into()),
+                    };
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let next = header(response.headers(), "link").and_then(|link| next_page(link, subject));
+            found.extend(parse(&read_document(response, &what)?)?);
+            match next {
+                Some(next) => path = next,
+                None => return Ok(found),
+            }
+        }
+        Err(protocol(&what, format!("more than {REFERRERS_PAGES} pages")).into())
     }
 
     fn ask_manifest(&self, method: &Method, version: &str) -> Result<Response, RegistryError> {
@@ -266,6 +315,14 @@ impl Read for Body {
 
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// The path of the next page below the repository: only ever of the same list.
+fn next_page(link: &str, subject: &Digest) -> Option<String> {
+    let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let place = format!("referrers/{subject}?");
+    let (_, query) = target.split_once(&place)?;
+    rest.contains("rel=\"next\"").then(|| place + query)
 }
 
 /// The first position of `bytes 5-9/10`.
