@@ -1,6 +1,7 @@
 //! One file per command: `Args`, and `run`. Logic lives in the crates.
 
 pub(crate) mod attach;
+pub(crate) mod auto_update;
 pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod builder;
@@ -188,6 +189,12 @@ macro_rules! group {
 /// Every command, in the order of `--help`.
 const COMMANDS: &[Entry] = &[
     command!("attach", "Attach to a running container", attach::Args, attach::run),
+    command!(
+        "auto-update",
+        "Auto update containers according to their auto-update policy",
+        auto_update::Args,
+        auto_update::run
+    ),
     command!("build", "Build an image using instructions from Containerfiles", build::Args, build::run),
     group!("builder", "Manage builds", builder::Command, builder::run),
     group!("buildx", "Manage builds, by the name of docker's plugin", builder::BuildxCommand, builder::run_buildx),

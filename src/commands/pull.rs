@@ -82,6 +82,11 @@ pub(crate) struct RegistryArgs {
 }
 
 impl RegistryArgs {
+    /// What a command knows that has no more options of this kind.
+    pub(crate) fn of(tls_verify: Option<bool>, authfile: Option<PathBuf>) -> Self {
+        Self { tls_verify, authfile, ..Self::default() }
+    }
+
     /// As the registry client takes them.
     pub(crate) fn to_client_options(&self) -> Result<ClientOptions, CommandError> {
         let credentials = match &self.creds {

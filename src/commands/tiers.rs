@@ -9,7 +9,7 @@ use crate::role::Program;
 const OPTIONS: &str = include_str!("tiers.txt");
 
 /// Commands of podman and docker that there are.
-const HERE: &str = "attach build builder buildx commit compose container context cp create diff events exec export generate healthcheck history image images import info init inspect kill kube load login logout logs \
+const HERE: &str = "attach auto-update build builder buildx commit compose container context cp create diff events exec export generate healthcheck history image images import info init inspect kill kube load login logout logs \
     manifest mount network pause play pod port ps pull push rename restart rm rmi run save search secret start stats stop system tag top unmount unpause unshare untag update version volume wait \
     completion \
     container:attach container:cleanup container:clone container:commit container:cp container:create container:diff container:exec container:exists \
@@ -30,7 +30,7 @@ const HERE: &str = "attach build builder buildx commit compose container context
     volume:reload volume:rm volume:unmount";
 
 /// And those that there are not, yet or on purpose.
-const MISSING: &str = "auto-update container:checkpoint container:restore image:sign";
+const MISSING: &str = "container:checkpoint container:restore image:sign";
 
 fn find<'a>(root: &'a Command, path: impl Iterator<Item = &'a str>) -> Option<&'a Command> {
     let mut command = root;

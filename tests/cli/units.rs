@@ -1,9 +1,11 @@
-//! `generate systemd`: units round containers.
+//! `generate systemd`, `auto-update`: units round containers.
 
 use std::fs;
 
 use crate::support::command::binary;
+use crate::support::needs::Need;
 use crate::support::prelude::*;
+use crate::support::registry::Registry;
 
 pub(crate) const TESTS: &[Test] = &[
     test!(a_unit_starts_the_container_that_there_is),
@@ -11,6 +13,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(units_of_a_pod_are_bound_to_each_other),
     test!(templates_and_files_are_made_on_demand),
     test!(what_cannot_be_a_unit_is_refused),
+    test!(auto_update_tells_what_is_outdated).needs(&[Need::Registry]),
+    test!(auto_update_wants_a_unit_and_a_name),
 ];
 
 /// A unit without its header, and with a short name of the binary.
@@ -110,4 +114,56 @@ fn what_cannot_be_a_unit_is_refused(home: &Home) {
         assert!(line.contains(reason), "{line}");
     }
     home.ok("rm c");
+}
+
+fn auto_update_tells_what_is_outdated(home: &Home) {
+    let registry = Registry::start(home);
+    let name = format!("{}/app:1", registry.host());
+    home.ok(&format!("push --tls-verify=false busybox {name}"));
+    home.ok(&format!("pull -q --tls-verify=false {name}"));
+    home.ok("tag busybox localhost/own");
+    let run = |container: &str, policy: &str, image: &str| {
+        let line = format!(
+            "run -d --name {container} --network none --label io.containers.autoupdate={policy} {image} sleep 1000"
+        );
+        home.coracle(&line).env("PODMAN_SYSTEMD_UNIT", format!("{container}.service")).run().ok();
+    };
+    run("r", "registry", &name);
+    run("l", "local", "localhost/own");
+    run("off", "disabled", "localhost/own");
+    let list = || {
+        home.ok(
+            "auto-update --dry-run --tls-verify=false --format '{{.Unit}} {{.ContainerName}} {{.Policy}} {{.Updated}}'",
+        )
+    };
+    assert_eq!(list(), "l.service l local false\nr.service r registry false");
+    // Newer ones come to be.
+    home.ok("create --name new busybox true");
+    home.ok("commit -q --change CMD=new new localhost/own");
+    home.ok(&format!("push --tls-verify=false localhost/own {name}"));
+    let before = home.ok(&format!("image inspect --format {{{{.Id}}}} {name}"));
+    assert_eq!(list(), "l.service l local pending\nr.service r registry pending");
+    assert_eq!(home.ok(&format!("image inspect --format {{{{.Id}}}} {name}")), before, "a dry run pulls nothing");
+    let table = home.ok("auto-update --dry-run --tls-verify=false");
+    let head: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(head, ["UNIT", "CONTAINER", "IMAGE", "POLICY", "UPDATED"]);
+    // Here is no systemd: nothing is restarted, and the image is the old one again.
+    let run = home.run("auto-update --tls-verify=false");
+    run.exits(125);
+    assert!(run.stderr().contains("restart r.service: "), "{}", run.stderr());
+    home.ok("rm -f -t 0 r l off new");
+}
+
+fn auto_update_wants_a_unit_and_a_name(home: &Home) {
+    assert_eq!(home.ok("auto-update"), "", "nobody wants it");
+    home.ok("run -d --name c --network none --label io.containers.autoupdate=local busybox sleep 1000");
+    assert!(home.fails(125, "auto-update").contains("container c: no PODMAN_SYSTEMD_UNIT label found"));
+    home.ok("rm -f -t 0 c");
+    let run = "run -d --name c --network none --label io.containers.autoupdate=registry busybox sleep 1000";
+    home.coracle(run).env("PODMAN_SYSTEMD_UNIT", "c.service").run().ok();
+    assert!(home.fails(125, "auto-update").contains("is a short name"));
+    home.ok("rm -f -t 0 c");
+    home.ok("run -d --name c --network none --label io.containers.autoupdate=often busybox sleep 1000");
+    assert!(home.fails(125, "auto-update").contains("must be registry, local or disabled"));
+    home.ok("rm -f -t 0 c");
 }

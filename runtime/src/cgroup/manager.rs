@@ -21,6 +21,9 @@ use super::bus::{self, Address, Body, Call, Connection};
 /// A manager that takes longer has other troubles.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A service whose start takes longer has been given up by anybody.
+const LONGEST_START: Duration = Duration::from_secs(3600);
+
 /// Why the manager did not do it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -235,6 +238,48 @@ pub fn attach(unit: &str, below: &str, pid: i32) -> Result<(), ManagerError> {
         match message.answer_to(serial) {
             Some(Ok(())) => return Ok(()),
             Some(Err((_, reason))) => return Err(ManagerError::Refused { call: "AttachProcessesToUnit", reason }),
+            None => {}
+        }
+    }
+}
+
+/// Has a service stopped and started again, and waits until it is ready, for as long as that takes the manager.
+///
+/// # Errors
+/// Any [`ManagerError`]; [`ManagerError::Job`] if the service has not become ready.
+pub fn restart_unit(unit: &str) -> Result<(), ManagerError> {
+    let mut connection = connect()?;
+    let mut body = Body::default();
+    body.string(unit).string("replace");
+    connection.queue_match(
+        "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
+    );
+    let serial = connection.queue(&call("RestartUnit", "ss", body));
+    connection.send().map_err(ManagerError::Silent)?;
+    let deadline = Instant::now() + LONGEST_START;
+    let mut job = None;
+    loop {
+        let message = connection.receive(deadline).map_err(ManagerError::Silent)?;
+        match message.answer_to(serial) {
+            Some(Ok(())) => job = message.arguments().string().map(str::to_owned),
+            Some(Err((name, text))) => {
+                let reason = if text.is_empty() { name } else { text };
+                return Err(ManagerError::Refused { call: "RestartUnit", reason });
+            }
+            None if job.is_some() && message.is_signal("JobRemoved") => {
+                let mut arguments = message.arguments();
+                let (_number, removed, _unit) =
+                    (arguments.u32(), arguments.string().map(str::to_owned), arguments.string().map(str::to_owned));
+                if removed == job {
+                    return match arguments.string() {
+                        Some("done") => Ok(()),
+                        result => Err(ManagerError::Job {
+                            unit: unit.to_owned(),
+                            result: result.unwrap_or("a broken message").to_owned(),
+                        }),
+                    };
+                }
+            }
             None => {}
         }
     }

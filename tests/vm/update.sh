@@ -1,0 +1,56 @@
+# auto-update and generate systemd with a real systemd.
+coracle import -q image.tar localhost/busybox >/dev/null
+files=$HOME/.config/containers/systemd
+mkdir -p "$files" "$HOME/.config/systemd/user"
+main() { systemctl --user show -p MainPID --value "$1"; }
+coracle quadlet enable
+# A newer image, and a broken one: what tells that it is ready, and what never does.
+cat >"$files/up.container" <<'EOF'
+[Container]
+Image=localhost/up
+ContainerName=up
+AutoUpdate=local
+Notify=healthy
+HealthCmd=test -e /good
+HealthInterval=1s
+HealthRetries=1000
+Exec=sleep 100000
+[Service]
+TimeoutStartSec=60
+EOF
+image() { # NAME WORD...: an image of busybox with empty files
+    coracle rm -f new >/dev/null 2>&1
+    coracle run --name new localhost/busybox touch "$@"
+    coracle commit -q new localhost/up >/dev/null
+}
+image /good /one
+coracle quadlet reload
+check "start what is updated" systemctl --user start up
+is "nothing is newer" "$(coracle auto-update --format '{{.Updated}}')" false
+image /good /two
+is "a newer image is seen" "$(coracle auto-update --dry-run --format '{{.Unit}} {{.Updated}}')" "up.service pending"
+is "and swapped in" "$(coracle auto-update --format '{{.Unit}} {{.Updated}}')" "up.service true"
+check "it is the new one" coracle exec up test -e /two
+image /bad
+is "a broken one is rolled back" "$(coracle auto-update --format '{{.Unit}} {{.Updated}}' 2>updated)" "up.service rolled back"
+check "with a word about it" grep -q "restart up.service" updated
+check "the one before runs" coracle exec up test -e /two
+systemctl --user stop up
+# generate systemd
+coracle create --name gen -e "A=two words" localhost/busybox sleep 1000 >/dev/null
+coracle generate systemd --new --name gen >"$HOME/.config/systemd/user/gen.service"
+is "systemd-analyze is content with it" "$(systemd-analyze --user --man=no verify "$HOME/.config/systemd/user/gen.service" 2>&1)" ""
+coracle rm gen >/dev/null
+systemctl --user daemon-reload
+check "a generated unit starts" systemctl --user start gen
+is "its container" "$(coracle exec gen sh -c 'echo $A')" "two words"
+check "and stops" systemctl --user stop gen
+is "without a trace" "$(coracle ps -a --format '{{.Names}}' | grep -c gen)" 0
+coracle create --name old localhost/busybox sleep 1000 >/dev/null
+coracle generate systemd --name -t 1 old >"$HOME/.config/systemd/user/old.service"
+systemctl --user daemon-reload
+check "a unit of an existing container starts" systemctl --user start old
+is "with its supervisor as main process" "$(main old)" "$(coracle inspect -f '{{.State.ConmonPid}}' old)"
+check "and stops" systemctl --user stop old
+[ $failures = 0 ] || journalctl -q --no-pager -n 80 --user-unit up --user-unit gen --user-unit old
+finish
