@@ -178,6 +178,10 @@ pub(crate) fn ensure(
             if !quiet && is_wanted && Reference::parse(name).is_ok() {
                 eprintln!("Unable to find image '{}' locally", Printable::line(name));
             }
+            if policy == PullPolicy::Lazy {
+                let name = Printable::line(name);
+                eprintln!("Warning: {name}: it is pulled whole: only `run` starts a container while its image arrives");
+            }
             pull(context, name, options, quiet)
         }
         (PullPolicy::Always, Some(_)) => pull(context, name, options, quiet),

@@ -233,7 +233,7 @@ impl Supervisor {
                 let _ = directory.sync_all();
             }
         }
-        runtime::process::give_back_freed();
+        runtime::process::give_back_free();
     }
 
     /// What pasta configured is known only afterwards.

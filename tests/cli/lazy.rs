@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(archive_that_takes_back_what_it_said_ends_the_container).without_image(),
     test!(two_at_once_cost_one_download).without_image().limit_secs(120),
     test!(image_that_is_here_costs_nothing_extra).without_image(),
+    test!(create_pulls_the_image_whole_and_says_so).without_image(),
     test!(pull_lazy_returns_at_once_and_goes_on).without_image(),
     test!(merged_tree_is_that_of_a_whole_pull).without_image(),
     test!(killed_puller_ends_the_container_and_the_next_pull_goes_on).without_image().limit_secs(180),
@@ -225,6 +226,15 @@ fn image_that_is_here_costs_nothing_extra(home: &Home) {
     let before = server.requests().len();
     home.ok(&line(&server, "--rm", "/bin/true"));
     assert_eq!(server.requests().len(), before);
+}
+
+fn create_pulls_the_image_whole_and_says_so(home: &Home) {
+    let server = Server::honest(blobs_of(&image()));
+    let create = format!("create --pull=lazy -q --tls-verify=false {} /bin/true", server.reference("1"));
+    let created = home.coracle(&create).run();
+    created.exits(0);
+    assert!(created.stderr().contains("it is pulled whole"), "{}", created.stderr());
+    assert!(!home.ok("images -q").is_empty());
 }
 
 fn pull_lazy_returns_at_once_and_goes_on(home: &Home) {
