@@ -335,36 +335,62 @@ impl Connection {
         self.stream.write_all(&std::mem::take(&mut self.outgoing))
     }
 
+    /// Sends what is queued and waits until the other side knows us. A short call must not come before: the manager reads
+    /// 256 bytes at first, and looks for a call only when there is more to be read.
+    ///
+    /// # Errors
+    /// As [`Connection::receive`].
+    pub(super) fn introduce(&mut self, deadline: Instant) -> io::Result<()> {
+        self.send()?;
+        while !self.is_known()? {
+            self.read(deadline)?;
+        }
+        Ok(())
+    }
+
     /// Waits for the next message.
     ///
     /// # Errors
     /// `WouldBlock` or `TimedOut` after the deadline; `PermissionDenied` if the other side does not know us.
     pub(super) fn receive(&mut self, deadline: Instant) -> io::Result<Message> {
         loop {
-            if !self.is_authenticated {
-                if let Some(end) = self.incoming.windows(2).position(|two| two == b"\r\n") {
-                    let line: Vec<u8> = self.incoming.drain(..end + 2).collect();
-                    if !line.starts_with(b"OK ") {
-                        return Err(io::ErrorKind::PermissionDenied.into());
-                    }
-                    self.is_authenticated = true;
-                    continue;
-                }
-            } else if let Some(length) = length(&self.incoming)?
+            if self.is_known()?
+                && let Some(length) = length(&self.incoming)?
                 && length <= self.incoming.len()
             {
                 let bytes: Vec<u8> = self.incoming.drain(..length).collect();
                 return Message::parse(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into());
             }
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            self.stream.set_read_timeout(Some(left))?;
-            let mut part = [0; 4096];
-            match self.stream.read(&mut part) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.incoming.extend(part.iter().take(count)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            self.read(deadline)?;
+        }
+    }
+
+    /// Whether the other side has said that it knows us.
+    fn is_known(&mut self) -> io::Result<bool> {
+        if !self.is_authenticated
+            && let Some(end) = self.incoming.windows(2).position(|two| two == b"\r\n")
+        {
+            let line: Vec<u8> = self.incoming.drain(..end + 2).collect();
+            if !line.starts_with(b"OK ") {
+                return Err(io::ErrorKind::PermissionDenied.into());
             }
+            self.is_authenticated = true;
+        }
+        Ok(self.is_authenticated)
+    }
+
+    fn read(&mut self, deadline: Instant) -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        self.stream.set_read_timeout(Some(left))?;
+        let mut part = [0; 4096];
+        match self.stream.read(&mut part) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                self.incoming.extend(part.iter().take(count));
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

@@ -186,6 +186,7 @@ pub fn delegates(cgroup: &Path) -> bool {
     let kind = if unit.ends_with(".scope") { "Scope" } else { "Service" };
     let ask = || {
         let mut connection = connect().ok()?;
+        connection.introduce(Instant::now() + PATIENCE).ok()?;
         let mut body = Body::default();
         body.string(&format!("org.freedesktop.systemd1.{kind}")).string("Delegate");
         let path = object_path(unit);
@@ -226,6 +227,7 @@ fn object_path(unit: &str) -> String {
 /// `AttachProcessesToUnit`, systemd 238.
 pub fn attach(unit: &str, below: &str, pid: i32) -> Result<(), ManagerError> {
     let mut connection = connect()?;
+    connection.introduce(Instant::now() + PATIENCE).map_err(ManagerError::Silent)?;
     let mut body = Body::default();
     body.string(unit).string(below).array(4, |pids| {
         pids.u32(pid as u32);
@@ -249,6 +251,7 @@ pub fn attach(unit: &str, below: &str, pid: i32) -> Result<(), ManagerError> {
 /// Any [`ManagerError`]; [`ManagerError::Job`] if the service has not become ready.
 pub fn restart_unit(unit: &str) -> Result<(), ManagerError> {
     let mut connection = connect()?;
+    connection.introduce(Instant::now() + PATIENCE).map_err(ManagerError::Silent)?;
     let mut body = Body::default();
     body.string(unit).string("replace");
     connection.queue_match(
