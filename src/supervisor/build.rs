@@ -472,7 +472,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let single_id = super::bundle::is_single(&launch.record.request.userns, &launch.mapping);
     let hooks = launch.spec.hooks().is_some();
-    let run_hooks = || super::hooks::create_container(launch, &mount_point).map_err(InitError::from);
+    let run_hooks = || super::hooks::create_container(launch, &mount_point);
     // The bundle on disk does not have them.
     let mut spec = launch.secrets.add_variables(&launch.spec);
     add_own_variables(launch, &mut spec);
