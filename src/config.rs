@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use net::driver::WayOut;
+use net::subnet::{Pool, Range};
 use serde::Deserialize;
 
 use crate::error::{CommandError, reason};
@@ -53,6 +54,13 @@ const PIDS_LIMIT: i64 = 2048;
 struct Network {
     low_ports: Option<LowPorts>,
     default_rootless_network_cmd: Option<WayOut>,
+    default_subnet_pools: Option<Vec<SubnetPool>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SubnetPool {
+    base: String,
+    size: u8,
 }
 
 /// `low_ports`, from the last file that has it.
@@ -63,6 +71,24 @@ pub(crate) fn low_ports() -> Result<LowPorts, CommandError> {
 /// `default_rootless_network_cmd`, from the last file that has it.
 pub(crate) fn way_out() -> Result<WayOut, CommandError> {
     Ok(last(|file| file.network.default_rootless_network_cmd)?.unwrap_or_default())
+}
+
+/// `default_subnet_pools`: what networks without a subnet of their own are taken from.
+pub(crate) fn subnet_pools() -> Result<Option<Vec<Pool>>, CommandError> {
+    let pools = last(|file| file.network.default_subnet_pools)?;
+    pools.map(|pools| pools.iter().map(pool).collect::<Result<_, _>>().map_err(CommandError::user)).transpose()
+}
+
+fn pool(text: &SubnetPool) -> Result<Pool, String> {
+    let SubnetPool { base, size } = text;
+    let range = Range::parse(base).map_err(|why| format!("containers.conf: default_subnet_pools: {why}"))?;
+    match range.first.is_ipv4() && (range.prefix..=32).contains(size) {
+        true => Ok(Pool { base: range, size: *size }),
+        false => Err(format!(
+            "containers.conf: default_subnet_pools: base {base}, size {size}: must be an IPv4 range and the length of a \
+             prefix in it"
+        )),
+    }
 }
 
 /// `pids_limit`: how many processes a container in a cgroup of its own may have by default; not above 0 is no limit.
@@ -152,5 +178,19 @@ mod tests {
             assert_eq!(file.network.default_rootless_network_cmd, Some(way_out));
         }
         assert!(parse("[network]\ndefault_rootless_network_cmd = \"vpnkit\"").is_err());
+    }
+
+    #[test]
+    fn subnet_pools_are_ranges_of_ipv4() {
+        let pools = |text: &str| {
+            let file = parse(&format!("[network]\ndefault_subnet_pools = [{text}]")).unwrap();
+            file.network.default_subnet_pools.unwrap().iter().map(pool).collect::<Result<Vec<_>, _>>()
+        };
+        let two = pools(r#"{"base" = "10.89.0.0/16", "size" = 24}, {base = "10.7.0.9/30", size = 32}"#).unwrap();
+        let shown: Vec<String> = two.iter().map(|pool| format!("{} {}", pool.base, pool.size)).collect();
+        assert_eq!(shown, ["10.89.0.0/16 24", "10.7.0.8/30 32"]);
+        for bad in [("10.89.0.0/16", 15), ("10.89.0.0/16", 33), ("fd00::/48", 64), ("x", 24)] {
+            assert!(pools(&format!("{{base = {:?}, size = {}}}", bad.0, bad.1)).is_err(), "{bad:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Picks the role of this process before any thread exists, prints the error, exits.
 
 mod build;
+mod cdi;
 mod cli;
 mod commands;
 mod config;

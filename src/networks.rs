@@ -18,10 +18,13 @@ use crate::role::Persona;
 /// docker's name of the default network.
 const DOCKERS_NAME: &str = "bridge";
 
+/// docker's option that keeps the containers of a network apart, if it is false.
+pub(crate) const ICC: &str = "com.docker.network.bridge.enable_icc";
+
 /// The metric of a default route, as podman's.
 const METRIC: u32 = 100;
 
-/// The network that exists without a file.
+/// The network that exists without a file, as nobody has changed it.
 pub(crate) fn default_network() -> Network {
     let known = living::Network::default_bridge();
     Network {
@@ -38,10 +41,23 @@ pub(crate) fn default_network() -> Network {
     }
 }
 
+/// The default network as `network update` has left it: its file has its name servers.
+fn default_of(layout: &Layout) -> Result<Network, NetworkError> {
+    let changed = network::load(layout, DEFAULT_NAME)?;
+    Ok(Network { servers: changed.map(|network| network.servers).unwrap_or_default(), ..default_network() })
+}
+
+/// Every network that somebody has created, by name.
+pub(crate) fn created(layout: &Layout) -> Result<Vec<Network>, CommandError> {
+    let mut networks = network::list(layout)?;
+    networks.retain(|network| network.name != DEFAULT_NAME);
+    Ok(networks)
+}
+
 /// Every network, by name.
 pub(crate) fn all(layout: &Layout) -> Result<Vec<Network>, CommandError> {
-    let mut networks = network::list(layout)?;
-    networks.push(default_network());
+    let mut networks = created(layout)?;
+    networks.push(default_of(layout).map_err(CommandError::user)?);
     networks.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(networks)
 }
@@ -49,12 +65,13 @@ pub(crate) fn all(layout: &Layout) -> Result<Vec<Network>, CommandError> {
 /// Finds a network by name, id, or the beginning of an id.
 pub(crate) fn find(layout: &Layout, text: &str) -> Result<Network, NetworkError> {
     if is_default(text) {
-        return Ok(default_network());
+        return default_of(layout);
     }
     match network::find(layout, text) {
         Err(NetworkError::NotFound(_)) if !text.is_empty() && default_network().id.starts_with(text) => {
-            Ok(default_network())
+            default_of(layout)
         }
+        Ok(network) if network.name == DEFAULT_NAME => default_of(layout),
         found => found,
     }
 }
@@ -95,6 +112,8 @@ pub(crate) fn described(network: &Network) -> living::Network {
         subnets: subnets.collect(),
         internal: network.internal,
         isolated: option(&network.options, "isolate") != Some("false"),
+        apart: option(&network.options, ICC) == Some("false"),
+        reserved: network.reserved.values().copied().collect(),
         dns: network.dns,
         mtu: option(&network.options, "mtu").and_then(|mtu| mtu.parse().ok()).unwrap_or_default(),
         servers: network.servers.clone(),

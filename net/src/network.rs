@@ -30,6 +30,12 @@ pub struct Network {
     pub internal: bool,
     /// Other networks do not reach it.
     pub isolated: bool,
+    /// Its containers do not reach each other.
+    #[serde(default)]
+    pub apart: bool,
+    /// Addresses that no container is given.
+    #[serde(default)]
+    pub reserved: Vec<IpAddr>,
     /// Names are answered on it.
     pub dns: bool,
     /// The largest packet, in bytes; 0 is the kernel's own choice.
@@ -110,6 +116,8 @@ impl Network {
             subnets: vec![subnet],
             internal: false,
             isolated: true,
+            apart: false,
+            reserved: Vec::new(),
             dns: true,
             mtu: 0,
             servers: Vec::new(),
@@ -206,9 +214,9 @@ impl Leases {
         for subnet in &network.subnets {
             let asked = wanted.iter().copied().find(|ip| subnet.is_for_containers(*ip));
             let ip = match asked {
-                Some(ip) if !self.taken.contains(&ip) => ip,
+                Some(ip) if self.is_free(network, ip) => ip,
                 Some(ip) if must => return Err(LeaseError::Taken { network: name(), ip }),
-                _ => self.next(subnet).ok_or_else(|| LeaseError::Exhausted {
+                _ => self.next(network, subnet).ok_or_else(|| LeaseError::Exhausted {
                     network: name(),
                     first: subnet.first,
                     prefix: subnet.prefix,
@@ -233,15 +241,19 @@ impl Leases {
         self.taken.remove(&ip);
     }
 
+    fn is_free(&self, network: &Network, ip: IpAddr) -> bool {
+        !self.taken.contains(&ip) && !network.reserved.contains(&ip)
+    }
+
     /// The next free address after the last one, round and round.
-    fn next(&self, subnet: &Subnet) -> Option<IpAddr> {
+    fn next(&self, network: &Network, subnet: &Subnet) -> Option<IpAddr> {
         let (first, last) = subnet.ends();
         let begin = self.last[usize::from(subnet.first.is_ipv6())]
             .map(number)
             .filter(|last_chosen| (first..last).contains(last_chosen))
             .map_or(first, |last_chosen| last_chosen + 1);
         let mut candidates = (begin..=last).chain(first..begin).map(|number| address(number, subnet.first));
-        candidates.find(|ip| Some(*ip) != subnet.gateway && !self.taken.contains(ip))
+        candidates.find(|ip| Some(*ip) != subnet.gateway && self.is_free(network, *ip))
     }
 }
 
@@ -293,6 +305,21 @@ mod tests {
             let error = take(&mut leases, &network, &[outside], true).unwrap_err();
             assert!(error.contains("not in any subnet"), "{error}");
         }
+    }
+
+    #[test]
+    fn reserved_addresses_are_nobodys() {
+        let reserved = ["10.89.0.2", "10.89.0.4"].map(|ip| ip.parse().unwrap()).to_vec();
+        let network = Network { reserved, ..network("10.89.0.0", 29, "10.89.0.1") };
+        let mut leases = Leases::default();
+        for last in [3, 5, 6] {
+            assert_eq!(take(&mut leases, &network, &[], false).unwrap(), format!("10.89.0.{last}/29"));
+        }
+        assert!(take(&mut leases, &network, &[], false).unwrap_err().contains("no free address"));
+        assert_eq!(
+            take(&mut leases, &network, &["10.89.0.4"], true).unwrap_err(),
+            "network podman: IP address 10.89.0.4 is in use"
+        );
     }
 
     #[test]

@@ -105,6 +105,29 @@ pub fn free_v4(used: &[Range]) -> Option<Range> {
     all.find(|range| !used.iter().any(|other| other.overlaps(range)))
 }
 
+/// Ranges of one size, side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// All of their addresses, IPv4.
+    pub base: Range,
+    /// The length of each one's prefix, in bits.
+    pub size: u8,
+}
+
+/// The first range of these pools that overlaps none of those in use.
+///
+/// # Source
+/// containers.conf(5) `default_subnet_pools`.
+#[must_use]
+pub fn free_of(pools: &[Pool], used: &[Range]) -> Option<Range> {
+    let mut ranges = pools.iter().flat_map(|pool| {
+        let step = u32::MAX.checked_shr(pool.size.into()).map_or(1, |last| u64::from(last) + 1);
+        let numbers = (0..=pool.base.host_mask()).step_by(usize::try_from(step).unwrap_or(usize::MAX));
+        numbers.filter_map(|number| Range::around(pool.base.nth(u32::try_from(number).ok()?)?, pool.size))
+    });
+    ranges.find(|range| !used.iter().any(|other| other.overlaps(range)))
+}
+
 /// A unique local /64 of these random bytes.
 ///
 /// # Source
@@ -176,6 +199,10 @@ mod tests {
         assert_eq!(free_v4(&used), Some(range("10.89.5.0/24")));
         assert_eq!(free_v4(&[range("10.89.0.0/16")]), Some(range("10.90.0.0/24")));
         assert_eq!(free_v4(&[range("10.0.0.0/8")]), None);
+        let pools = [("192.0.2.0/26", 28), ("10.7.0.0/16", 16)].map(|(base, size)| Pool { base: range(base), size });
+        assert_eq!(free_of(&pools, &[range("192.0.2.0/28"), range("192.0.2.32/30")]), Some(range("192.0.2.16/28")));
+        assert_eq!(free_of(&pools, &[range("192.0.2.0/24")]), Some(range("10.7.0.0/16")));
+        assert_eq!(free_of(&pools, &[range("192.0.2.0/24"), range("10.7.255.255/32")]), None);
         assert_eq!(local_v6([1, 2, 3, 4, 5, 6, 7]), range("fd01:203:405:607::/64"));
     }
 

@@ -409,6 +409,9 @@ fn prepare_over(
     }
     let mapping = Mapping::of_user();
     name_anonymous_volumes(&mut record);
+    if !context.cdi_spec_dirs.is_empty() {
+        record.request.cdi_spec_dirs.clone_from(&context.cdi_spec_dirs);
+    }
     if mapping.single.is_some() && record.request.userns == UserNamespace::Host {
         // It stays so when the user gets more ids.
         record.request.userns = UserNamespace::Single;

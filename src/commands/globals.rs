@@ -54,7 +54,6 @@ impl Table for OfEverything {
         value("volumepath", &[], "see --root"),
         value("imagestore", &[], "see --root"),
         value("hooks-dir", &[], "there are no hooks"),
-        value("cdi-spec-dir", &[], "no specification of devices is read; see --device"),
         value("module", &[], "containers.conf is not read"),
         value("network-cmd-path", &[], NO_NETAVARK),
         value("network-config-dir", &[], NO_NETAVARK),
@@ -76,6 +75,13 @@ pub(super) fn options(command: clap::Command) -> clap::Command {
     let command = command
         .arg(path("root", "Directory of images, containers and volumes"))
         .arg(path("runroot", "Directory of the state of running containers"))
+        .arg(
+            path(
+                "cdi-spec-dir",
+                "Directory of specifications of devices (CDI), instead of the usual ones (can be repeated)",
+            )
+            .action(ArgAction::Append),
+        )
         .arg(
             Arg::new("storage-driver")
                 .long("storage-driver")

@@ -111,6 +111,8 @@ pub(crate) struct Context {
     pub(crate) program: &'static str,
     /// `--storage-driver`.
     storage_driver: Option<String>,
+    /// `--cdi-spec-dir`.
+    cdi_spec_dirs: Vec<PathBuf>,
     /// What this command removes; made when the first thing is.
     removal: OnceCell<Option<Removal>>,
     /// The images that arrive for containers of this command.
@@ -414,6 +416,7 @@ pub(crate) fn run(program: Program) -> Outcome {
         persona,
         program: program.name,
         storage_driver,
+        cdi_spec_dirs: matches.get_many("cdi-spec-dir").into_iter().flatten().cloned().collect(),
         removal: OnceCell::new(),
         arrivals: RefCell::default(),
     };

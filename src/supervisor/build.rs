@@ -471,6 +471,8 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
     let mount_point = launch.layout.container(&launch.record.id);
     let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
     let single_id = super::bundle::is_single(&launch.record.request.userns, &launch.mapping);
+    let hooks = launch.spec.hooks().is_some();
+    let run_hooks = || super::hooks::create_container(launch, &mount_point);
     // The bundle on disk does not have them.
     let mut spec = launch.secrets.add_variables(&launch.spec);
     add_own_variables(launch, &mut spec);
@@ -495,6 +497,7 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
         keyring: Some(&keyring),
         filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
         filter: load.as_ref().map(|load| load as LoadFilter<'_>),
+        before_pivot: hooks.then_some(&run_hooks),
         gate: None,
         keep_groups: false,
         preserved_fds: 0,

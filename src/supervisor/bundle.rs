@@ -145,6 +145,13 @@ pub(crate) fn prepare(
             read_only: !device.permissions.is_empty() && !device.permissions.contains('w'),
         });
     }
+    let mut injection = crate::cdi::resolve(request)?;
+    if injection.has_hooks() && !(uids.is_empty() && gids.is_empty()) {
+        // Who is root of that namespace may not be able to reach any file of the user's.
+        let why = "devices with hooks need the user's own ids; see --userns host";
+        return Err(CommandError::user(format!("{}: {why}", request.cdi_devices.join(", "))));
+    }
+    injection.add_to(&mut options);
     if let Some(zone) = &request.tz {
         options.files.push(OwnFile { source: time_zone(zone)?, target: PathBuf::from("/etc/localtime") });
     }
@@ -160,10 +167,12 @@ pub(crate) fn prepare(
         single_id: is_single(&request.userns, mapping),
         ownership: super::rootfs::ownership(mapping),
     };
-    let mut finish = || {
+    let finish = || {
         options.mounts = mounts::plan(&plan, &mut planned)?;
         options.mounts.extend(mounts::of_systemd(request));
-        let spec = bundle::generate(&options);
+        options.mounts.extend(injection.take_mounts());
+        let mut spec = bundle::generate(&options);
+        injection.add_hooks(&mut spec)?;
         bundle::validate(&spec).map_err(CommandError::user)?;
         Ok(spec)
     };

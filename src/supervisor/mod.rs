@@ -64,6 +64,9 @@ mod streams;
 /// Build-up.
 mod build;
 
+/// What finishes its root.
+mod hooks;
+
 /// What is ready and not started.
 mod hold;
 

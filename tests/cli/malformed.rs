@@ -245,7 +245,7 @@ const REFUSED: &[&str] = &[
     "network disconnect podman",
     "network rm",
     "network rm podman",
-    "network update podman --dns-add 192.0.2.1",
+    "network update podman --dns-drop 192.0.2.1",
     "network update nosuch",
     "network reload",
     "network reload nosuch",

@@ -3,6 +3,7 @@
 use crate::support::framework::Test;
 
 mod boot;
+mod cdi;
 mod commit;
 mod completion;
 mod compose;
@@ -71,6 +72,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run::TESTS,
         run_process::TESTS,
         run_files::TESTS,
+        cdi::TESTS,
         run_volumes::TESTS,
         run_isolation::TESTS,
         run_names::TESTS,

@@ -6,6 +6,8 @@ use crate::support::prelude::*;
 pub(crate) const TESTS: &[Test] = &[
     test!(a_network_is_reached_by_its_containers_alone).needs(&[Need::Tun]),
     test!(networks_without_isolation_reach_each_other).needs(&[Need::Tun]),
+    test!(containers_of_a_network_can_be_kept_apart).needs(&[Need::Tun]),
+    test!(reserved_addresses_are_given_to_nobody).needs(&[Need::Tun]),
     test!(an_internal_network_leads_nowhere).needs(&[Need::Tun]),
     test!(several_networks_are_several_devices).needs(&[Need::Tun]),
     test!(addresses_of_a_network_that_is_gone_are_free).needs(&[Need::Tun]),
@@ -20,6 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(pods_are_on_networks).needs(&[Need::Tun]),
     test!(played_pods_have_the_addresses_they_are_given).needs(&[Need::Tun]),
     test!(free_subnets_are_found),
+    test!(subnets_are_taken_from_the_configured_pools),
+    test!(the_default_network_has_name_servers_of_its_own),
     test!(unused_networks_are_pruned),
     test!(events_tell_of_networks),
     test!(one_id_has_networks_too).needs(&[Need::Tun]),
@@ -79,6 +83,45 @@ fn networks_without_isolation_reach_each_other(home: &Home) {
     serve(home, "server", "--network one");
     home.ok("run -d --name client --network two busybox sleep 1000");
     assert!(hears(home, "client", &address(home, "server", "one")));
+    home.ok("rm -f -t 0 -a");
+}
+
+fn containers_of_a_network_can_be_kept_apart(home: &Home) {
+    home.ok("network create -o com.docker.network.bridge.enable_icc=false --ipv6 net");
+    serve(home, "server", "--network net");
+    home.ok("run -d --name client --network net --cap-add NET_ADMIN busybox sleep 1000");
+    home.ok("run -d --name late busybox sleep 1000");
+    home.ok("network connect net late");
+    let ip = address(home, "server", "net");
+    assert!(hears(home, "server", &ip), "{ip}");
+    for name in ["client", "late"] {
+        assert!(is_cut_off(home, name, &ip), "{name} reaches {ip}");
+    }
+    let v6 = home.inspect("server", "{{.NetworkSettings.Networks.net.GlobalIPv6Address}}");
+    assert!(hears(home, "server", &v6) && is_cut_off(home, "client", &v6), "{v6}");
+    // The gateway sends nothing back, either; it answers names as ever.
+    let gateway = home.inspect("client", "{{.NetworkSettings.Networks.net.Gateway}}");
+    home.ok(&format!("exec client ip route add {ip}/32 via {gateway}"));
+    assert!(is_cut_off(home, "client", &ip), "by way of {gateway}");
+    let answer = home.ok("exec client nslookup server");
+    assert!(answer.contains(&ip), "{answer}");
+    assert_eq!(
+        home.ok("network inspect net --format '{{json .Options}}'"),
+        r#"{"com.docker.network.bridge.enable_icc":"false"}"#
+    );
+    home.ok("rm -f -t 0 -a");
+}
+
+fn reserved_addresses_are_given_to_nobody(home: &Home) {
+    home.ok("network create --subnet 10.210.1.0/29 --aux-address printer=10.210.1.2 --aux-address nas=10.210.1.4 net");
+    for (name, ip) in [("a", "10.210.1.3"), ("b", "10.210.1.5")] {
+        home.ok(&format!("run -d --name {name} --network net busybox sleep 1000"));
+        assert_eq!(address(home, name, "net"), ip);
+    }
+    let line = home.fails(125, "run --rm --network net --ip 10.210.1.2 busybox true");
+    assert!(line.contains("IP address 10.210.1.2 is in use"), "{line}");
+    let shown = home.coracle("network inspect net --format '{{(index .IPAM.Config 0).AuxiliaryAddresses}}'");
+    assert_eq!(shown.called(home, "docker").run().ok(), "map[nas:10.210.1.4 printer:10.210.1.2]");
     home.ok("rm -f -t 0 -a");
 }
 
@@ -372,6 +415,39 @@ fn free_subnets_are_found(home: &Home) {
         assert!(line.contains(&format!("network driver {driver} is not available without root: ")), "{line}");
         assert!(refused.stderr().contains("Hint: the bridge driver"), "{}", refused.transcript());
     }
+}
+
+fn subnets_are_taken_from_the_configured_pools(home: &Home) {
+    let conf = |pools: &str| home.write("containers.conf", format!("[network]\ndefault_subnet_pools = [{pools}]\n"));
+    let create = |name: &str| {
+        let file = home.tmp().join("containers.conf");
+        home.coracle(&format!("network create {name}")).env("CONTAINERS_CONF", file).run()
+    };
+    conf(r#"{"base" = "10.210.8.0/24", "size" = 25}"#);
+    for (name, subnet) in [("one", "10.210.8.0/25"), ("two", "10.210.8.128/25")] {
+        create(name).ok();
+        assert_eq!(home.ok(&format!("network inspect {name} --format '{{{{(index .Subnets 0).Subnet}}}}'")), subnet);
+    }
+    let line = create("three").fails(125);
+    assert!(line.contains("could not find free subnet from subnet pools"), "{line}");
+    conf(r#"{"base" = "10.210.8.0/24", "size" = 8}"#);
+    let line = create("three").fails(125);
+    assert!(line.contains("default_subnet_pools: base 10.210.8.0/24, size 8: "), "{line}");
+}
+
+fn the_default_network_has_name_servers_of_its_own(home: &Home) {
+    let servers = || home.ok("network inspect podman --format '{{.NetworkDNSServers}}'");
+    assert_eq!(home.ok("network update podman --dns-add 192.0.2.53,192.0.2.54"), "podman");
+    assert_eq!(servers(), "[192.0.2.53 192.0.2.54]");
+    // It is there once, and stays what it is.
+    assert_eq!(home.ok("network ls -q"), "podman");
+    assert_eq!(home.ok("network prune -f"), "");
+    assert_eq!(home.ok("network ls -q --filter id=2f259bab93aa"), "podman");
+    assert!(home.fails(125, "network rm podman").contains("cannot be removed"));
+    home.ok("network update podman --dns-drop 192.0.2.53");
+    assert_eq!(servers(), "[192.0.2.54]");
+    home.ok("network update podman --dns-drop 192.0.2.54");
+    assert_eq!(servers(), "[]");
 }
 
 fn unused_networks_are_pruned(home: &Home) {

@@ -498,7 +498,7 @@ impl Leader {
             addresses,
             gateways: living.network.subnets.iter().filter_map(|subnet| subnet.gateway).collect(),
         };
-        let (bridge, mtu) = (living.index, living.network.mtu);
+        let (bridge, mtu, is_apart) = (living.index, living.network.mtu, living.network.apart);
         let veth = Veth { name: &joined.device, bridge, peer_name: &joined.interface, peer_mac: mac.0, netns, mtu };
         let label: Vec<String> = joined.addresses.iter().map(|address| address.ip.to_string()).collect();
         let mut set_up = || -> Result<(), ServeError> {
@@ -508,6 +508,9 @@ impl Leader {
             self.route.delete_link(&joined.device)?;
             self.route.add_veth(&veth)?;
             self.route.label_link(&joined.device, &label.join(" "))?;
+            if is_apart {
+                self.route.isolate_port(&joined.device)?;
+            }
             configure(netns, endpoint, &joined)
         };
         match (set_up)() {
@@ -568,6 +571,7 @@ impl Leader {
                 device: network.device.clone(),
                 is_internal: network.internal,
                 is_isolated: network.isolated,
+                is_apart: network.apart,
             })
             .collect();
         let way_out = self.way_out.attachment().interface.clone();

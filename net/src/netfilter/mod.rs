@@ -61,6 +61,8 @@ pub struct Bridge {
     pub is_internal: bool,
     /// Nothing of other networks reaches it, and the other way round.
     pub is_isolated: bool,
+    /// Its containers do not reach each other by way of its gateway.
+    pub is_apart: bool,
 }
 
 /// A part of a rule: a condition that a packet meets, or else goes on to the next rule; or what happens to it then.
@@ -168,14 +170,14 @@ struct Table {
 
 /// The rules for these networks, whose common way out is the device `way_out`.
 ///
-/// Within a network everything passes; between two, unless neither is isolated, nothing. Answers of a published port need
+/// Within a network everything passes, unless its containers are kept apart; between two, unless neither is isolated, nothing. Answers of a published port need
 /// no rule: the forwarder's connections begin and end in the container's own namespace.
 fn ruleset(bridges: &[Bridge], way_out: &str) -> Vec<Chain> {
     use Step::{Accept, Drop, In, Masquerade, Out};
     let mut forward = Vec::new();
     for bridge in bridges {
         let device = || bridge.device.clone();
-        forward.push(vec![In(device()), Out(device()), Accept]);
+        forward.push(vec![In(device()), Out(device()), if bridge.is_apart { Drop } else { Accept }]);
         let verdict = || if bridge.is_internal { Drop } else { Accept };
         forward.push(vec![In(device()), Out(way_out.to_owned()), verdict()]);
         forward.push(vec![In(way_out.to_owned()), Out(device()), verdict()]);
@@ -302,17 +304,21 @@ mod tests {
 
     #[test]
     fn isolated_networks_reach_the_way_out_and_nobody_else() {
-        let bridge =
-            |device: &str, is_internal, is_isolated| Bridge { device: device.into(), is_internal, is_isolated };
+        let bridge = |device: &str, is_internal, is_isolated, is_apart| Bridge {
+            device: device.into(),
+            is_internal,
+            is_isolated,
+            is_apart,
+        };
         assert_eq!(
-            shown(&[bridge("podman0", false, true), bridge("podman1", true, false)]),
+            shown(&[bridge("podman0", false, true, false), bridge("podman1", true, false, true)]),
             [
                 "in podman0 out podman0 Accept",
                 "in podman0 out tap0 Accept",
                 "in tap0 out podman0 Accept",
                 "in podman0 Drop",
                 "out podman0 Drop",
-                "in podman1 out podman1 Accept",
+                "in podman1 out podman1 Drop",
                 "in podman1 out tap0 Drop",
                 "in tap0 out podman1 Drop",
                 "in podman1 Drop",

@@ -14,6 +14,10 @@ use super::{Netlink, NetlinkError};
 
 // linux/veth.h
 const VETH_INFO_PEER: u16 = 1;
+// linux/if_link.h
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 // linux/if_addr.h
 const IFA_F_NODAD: u8 = 0x02;
 
@@ -70,6 +74,17 @@ impl Netlink {
     /// [`NetlinkError`].
     pub fn label_link(&mut self, name: &str, label: &str) -> Result<(), NetlinkError> {
         self.run(&format!("link set {name} alias"), Request::label_link(name, label))
+    }
+
+    /// Lets a member of a bridge reach the bridge itself, and none of the others that this was done to.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    ///
+    /// # Source
+    /// bridge(8) `isolated`, Linux 4.18.
+    pub fn isolate_port(&mut self, name: &str) -> Result<(), NetlinkError> {
+        self.run(&format!("link set {name} type bridge_slave isolated on"), Request::isolate_port(name))
     }
 
     /// Every device.
@@ -192,6 +207,18 @@ impl Request {
         request.0.extend_from_slice(&[0; 16]);
         request.text(libc::IFLA_IFNAME, name);
         request.text(libc::IFLA_IFALIAS, label);
+        request
+    }
+
+    fn isolate_port(name: &str) -> Self {
+        let mut request = Self::new(libc::RTM_NEWLINK, libc::NLM_F_ACK);
+        // No flag is to change.
+        request.0.extend_from_slice(&[0; 16]);
+        request.text(libc::IFLA_IFNAME, name);
+        request.nested(libc::IFLA_LINKINFO, |info| {
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            info.nested(IFLA_INFO_SLAVE_DATA, |port| port.attribute(IFLA_BRPORT_ISOLATED, &[1]));
+        });
         request
     }
 

@@ -71,7 +71,8 @@ fn isolated_bridges_do_not_reach_each_other() -> Outcome {
     let mut stranger = container(&mut netlink, second, "v333", "10.89.0.2/24", "10.89.0.1");
     assert_eq!(server.tell("tcp-peer 10.88.0.2:80"), "ok");
     let mut filter = Netfilter::open().expect("a socket");
-    let network = |device: &str, is_isolated| Bridge { device: device.into(), is_internal: false, is_isolated };
+    let network =
+        |device: &str, is_isolated| Bridge { device: device.into(), is_internal: false, is_isolated, is_apart: false };
     filter.replace(&[network("podman0", false), network("podman1", false)], "tap0").expect("rules");
     assert_eq!(stranger.tell("tcp-reach 10.88.0.2:80"), "10.89.0.2");
     filter.replace(&[network("podman0", true), network("podman1", true)], "tap0").expect("other rules");
@@ -89,7 +90,7 @@ fn what_leaves_has_the_address_of_the_way_out() -> Outcome {
     // Without a way back: only what comes from its own network is answered.
     server.tell("ip route del default");
     assert_eq!(server.tell("tcp-peer 10.89.0.2:80"), "ok");
-    let network = |is_internal| Bridge { device: "podman0".into(), is_internal, is_isolated: true };
+    let network = |is_internal| Bridge { device: "podman0".into(), is_internal, is_isolated: true, is_apart: false };
     let mut filter = Netfilter::open().expect("a socket");
     filter.replace(&[network(false)], "podman1").expect("rules");
     assert_eq!(client.tell("tcp-reach 10.89.0.2:80"), "10.89.0.1");

@@ -177,6 +177,8 @@ pub struct Plan<'a> {
     pub filter_hides_keyrings: bool,
     /// Loads the system call filter.
     pub filter: Option<LoadFilter<'a>>,
+    /// Runs what is to run in the container's namespaces before it has its root.
+    pub before_pivot: Option<&'a dyn Fn() -> Result<(), InitError>>,
     /// The starter does not stay: the container lives on without it.
     pub gate: Option<Gate<'a>>,
     /// The starter's supplementary groups stay, whatever the bundle says.
@@ -244,6 +246,9 @@ fn start(mut plan: Plan<'_>, channel: &Channel) -> Result<Option<InitError>, Ini
         }
         (gate.before_pivot)()?;
         rootfs::propagate(root.as_fd(), spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref()))?;
+    }
+    if let Some(work) = plan.before_pivot {
+        work()?;
     }
     nix::unistd::fchdir(&root).map_err(SysError::of("fchdir", "root"))?;
     pivot_here()?;

@@ -124,9 +124,9 @@ fn wrong_command_lines_are_answered_with_one_line() {
         (&["-Z", "bb"], "unknown shorthand flag: 'Z' in -Z"),
         (&["-iZ", "bb"], "unknown shorthand flag: 'Z' in -Z"),
         (
-            &["--gpus", "all", "bb"],
-            "invalid argument \"all\" for \"--gpus\" flag: no specification of such devices (CDI) is known: name their nodes with \
-             --device",
+            &["--gpus", "count=1", "bb"],
+            "invalid argument \"count=1\" for \"--gpus\" flag: must be all, the number or name of a device, or \
+             device=NAME[,NAME...]",
         ),
         (&["--name"], "flag needs an argument: --name"),
         (&["--privileged=foo", "bb"], "invalid argument \"foo\" for \"--privileged\" flag: must be true or false"),

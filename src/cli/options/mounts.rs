@@ -4,6 +4,7 @@ use clap::Args;
 use storage::state::request::{Mount, Request};
 
 use super::Caller;
+use crate::cdi;
 use crate::cli::parse::{limits, mount, mount_flags, secret, size, volume};
 use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
@@ -43,7 +44,7 @@ pub(crate) struct MountOptions {
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE")]
     pub(crate) shm_size: Option<String>,
-    /// Make a device of the host visible, SOURCE[:TARGET[:PERMISSIONS]]
+    /// Make a device of the host visible, SOURCE[:TARGET[:PERMISSIONS]], or one that has a name, VENDOR/CLASS=NAME (CDI)
     #[arg(long = "device", value_name = "DEVICE")]
     pub(crate) devices: Vec<String>,
 }
@@ -99,7 +100,9 @@ impl MountOptions {
         request.read_only = self.read_only;
         request.read_only_tmpfs = self.read_only_tmpfs;
         request.shm_size_bytes = maybe("--shm-size", self.shm_size.as_ref(), size::bytes)?;
-        request.devices = each("--device", &self.devices, limits::device)?;
+        let (named, nodes): (Vec<_>, Vec<_>) = self.devices.iter().cloned().partition(|value| cdi::is_qualified(value));
+        request.devices = each("--device", &nodes, limits::device)?;
+        request.cdi_devices = named;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use net::mode::Mode;
 use storage::state::request::{Request, Ulimit};
 
 use super::Caller;
+use crate::cdi;
 use crate::cli::parse::{limits, namespaces, security, words};
 use crate::cli::usage::{Checked, InvalidOption, each, maybe, one};
 
@@ -32,8 +33,8 @@ pub(crate) struct SecurityOptions {
     /// Set a resource limit, NAME=SOFT[:HARD], or host for the caller's own
     #[arg(long = "ulimit", value_name = "LIMIT", value_delimiter = ',')]
     pub(crate) ulimits: Vec<String>,
-    /// Use a graphics device of the host (none can be found: see --device)
-    #[arg(long = "gpus", value_name = "DEVICE", hide = true)]
+    /// Use GPUs of the host, all, the number or name of one, or device=NAME,...: --device nvidia.com/gpu=NAME
+    #[arg(long = "gpus", value_name = "GPUS")]
     pub(crate) gpus: Vec<String>,
     /// User namespace: host, keep-id[:uid=,gid=,size=], auto[:size=], single, nomap or container:NAME
     #[arg(long, value_name = "MODE")]
@@ -69,7 +70,7 @@ impl SecurityOptions {
     /// Expects the network of the request to be set.
     pub(crate) fn apply(&self, request: &mut Request, caller: &Caller<'_>) -> Checked<()> {
         request.privileged = self.privileged;
-        refuse_gpus(&self.gpus)?;
+        request.cdi_devices.extend(each("--gpus", &self.gpus, cdi::gpus)?.into_iter().flatten());
         let policy = one("--seccomp-policy", &self.seccomp_policy, |policy| match policy {
             "default" | "" => Ok(()),
             "image" => Err("profiles in images are not supported; see --security-opt seccomp=FILE".to_owned()),
@@ -106,17 +107,6 @@ impl SecurityOptions {
         }
         request.oom_score_adj = maybe("--oom-score-adj", self.oom_score_adj.as_ref(), words::oom_score)?;
         Ok(())
-    }
-}
-
-/// `--gpus`, where one is really asked for.
-pub(crate) fn refuse_gpus(gpus: &[String]) -> Checked<()> {
-    match gpus.iter().find(|gpu| !matches!(gpu.as_str(), "" | "none" | "0")) {
-        Some(gpu) => {
-            let reason = "no specification of such devices (CDI) is known: name their nodes with --device".to_owned();
-            Err(InvalidOption { flag: "--gpus", value: gpu.clone(), reason })
-        }
-        None => Ok(()),
     }
 }
 

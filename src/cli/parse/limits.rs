@@ -63,7 +63,7 @@ pub(crate) fn device(value: &str) -> Parsed<Device> {
     };
     if !source.starts_with('/') {
         return Err(if source.contains('=') {
-            "CDI devices are not supported".to_owned()
+            "no name of a device (VENDOR/CLASS=NAME) that can be given here".to_owned()
         } else {
             "a device is an absolute path of the host".to_owned()
         });

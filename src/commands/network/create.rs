@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use net::subnet::{self, Range};
+use net::subnet::{self, Pool, Range};
 use storage::state::network::{self, Locked, Network, NetworkError, Route, Subnet};
 
 use crate::cli::output;
 use crate::commands::{Context, Outcome};
 use crate::error::CommandError;
-use crate::networks;
 use crate::role::Persona;
+use crate::{config, networks};
 
 const EXAMPLES: &str = r#"Examples:
   coracle network create web
   coracle network create --subnet 192.168.55.0/24 --gateway 192.168.55.1 lab
+  coracle network create --subnet 192.168.56.0/24 --aux-address printer=192.168.56.9 office
   coracle network create --ipv6 --internal db
   coracle run -d --name api --network web --network db:alias=backend team/api:1"#;
 
@@ -30,8 +31,10 @@ const MAX_DEVICE_BYTES: usize = 15;
 /// Create networks for containers and pods
 ///
 /// A network is a bridge in the user's network namespace, which exists while a container is on it. Without --subnet it
-/// gets the first /24 from 10.89.0.0 upward that neither another network nor the host has. Containers of other networks do
-/// not reach it, unless both have --opt isolate=false.
+/// gets the first /24 from 10.89.0.0 upward, or of default_subnet_pools in containers.conf, that neither another network
+/// nor the host has. Containers of other networks do
+/// not reach it, unless both have --opt isolate=false. With --opt com.docker.network.bridge.enable_icc=false its own
+/// containers do not reach each other either, but by published ports.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
@@ -41,6 +44,9 @@ pub(crate) struct Args {
     /// Has no effect: every container can be connected
     #[arg(long, hide = true)]
     attachable: bool,
+    /// Address that no container is given: NAME=ADDRESS (can be repeated)
+    #[arg(long = "aux-address", value_name = "NAME=ADDRESS")]
+    aux_addresses: Vec<String>,
     /// Answer no names on it
     #[arg(long)]
     disable_dns: bool,
@@ -77,7 +83,8 @@ pub(crate) struct Args {
     /// Set metadata on a network
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Set driver specific options: mtu, isolate, metric, no_default_route
+    /// Set driver specific options: mtu, isolate, metric, no_default_route,
+    /// com.docker.network.bridge.enable_icc
     #[arg(short, long = "opt", value_name = "KEY=VALUE")]
     options: Vec<String>,
     /// Static routes: DESTINATION,GATEWAY[,METRIC]
@@ -113,7 +120,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         }
         return print(context, &taken);
     }
-    let mut network = plan(&args, &others, &subnet::routed_by_host())?;
+    let pools = if args.subnets.is_empty() { config::subnet_pools()? } else { None };
+    let mut network = plan(&args, &others, &subnet::routed_by_host(), pools.as_deref())?;
     network.name = if name.is_empty() { network.interface.clone() } else { name };
     locked.create(&network).map_err(|error| match error {
         NetworkError::Records(error) => error.into(),
@@ -145,7 +153,14 @@ fn check_driver(args: &Args) -> Result<(), CommandError> {
                  from outside, where the client's address is kept",
             ));
         }
-        other => return Err(user(format!("failed to find driver or plugin {other:?}"))),
+        driver @ ("host" | "null") => {
+            return Err(user(format!("network driver {driver}: only one instance of {driver:?} network is allowed"))
+                .hinted("run --network host or --network none needs no network to be created"));
+        }
+        other => {
+            return Err(user(format!("failed to find driver or plugin {other:?}"))
+                .hinted("bridge is the only driver that works without root"));
+        }
     }
     match args.ipam_driver.as_deref() {
         None | Some("" | "default" | "host-local") => {}
@@ -166,7 +181,7 @@ fn check_driver(args: &Args) -> Result<(), CommandError> {
 }
 
 /// The whole description; its name is the caller's.
-fn plan(args: &Args, others: &[Network], of_host: &[Range]) -> Result<Network, CommandError> {
+fn plan(args: &Args, others: &[Network], of_host: &[Range], pools: Option<&[Pool]>) -> Result<Network, CommandError> {
     let mut network = Network::new("");
     network.internal = args.internal;
     network.dns = !args.disable_dns;
@@ -180,7 +195,8 @@ fn plan(args: &Args, others: &[Network], of_host: &[Range]) -> Result<Network, C
     let mut interface = args.interface_name.clone();
     network.options = options(&args.options, &mut interface)?;
     network.interface = device(interface.as_deref(), others)?;
-    network.subnets = subnets(args, others, of_host)?;
+    network.subnets = subnets(args, others, of_host, pools)?;
+    network.reserved = reserved(&args.aux_addresses, &network.subnets)?;
     network.ipv6 = network.subnets.iter().any(|subnet| subnet.first.is_ipv6());
     Ok(network)
 }
@@ -248,6 +264,11 @@ fn options(given: &[String], interface: &mut Option<String>) -> Result<BTreeMap<
                     .map_err(|_| user(format!("strconv.ParseUint: parsing {value:?}: invalid syntax")))?;
                 options.insert(key, value);
             }
+            networks::ICC => {
+                let word = boolean(&value)
+                    .map_err(|why| user(format!("failed to parse {key} option: strconv.ParseBool: {why}")))?;
+                options.insert(key, word.to_string());
+            }
             "com.docker.network.bridge.name" => *interface = Some(value),
             _ => return Err(user(format!("unsupported bridge network option {key}"))),
         }
@@ -284,7 +305,12 @@ fn device(asked: Option<&str>, others: &[Network]) -> Result<String, CommandErro
     }
 }
 
-fn subnets(args: &Args, others: &[Network], of_host: &[Range]) -> Result<Vec<Subnet>, CommandError> {
+fn subnets(
+    args: &Args,
+    others: &[Network],
+    of_host: &[Range],
+    pools: Option<&[Pool]>,
+) -> Result<Vec<Subnet>, CommandError> {
     let mut used: Vec<Range> = networks::default_network().subnets.iter().map(range_of).collect();
     used.extend(others.iter().flat_map(|other| &other.subnets).map(range_of));
     used.extend(of_host);
@@ -305,7 +331,8 @@ fn subnets(args: &Args, others: &[Network], of_host: &[Range]) -> Result<Vec<Sub
         subnets.push(of_range(range));
     }
     if subnets.is_empty() {
-        let free = subnet::free_v4(&used).ok_or_else(|| user("could not find free subnet from subnet pools"))?;
+        let free = pools.map_or_else(|| subnet::free_v4(&used), |pools| subnet::free_of(pools, &used));
+        let free = free.ok_or_else(|| user("could not find free subnet from subnet pools"))?;
         subnets.push(of_range(free));
     }
     if args.ipv6 && !subnets.iter().any(|subnet| subnet.first.is_ipv6()) {
@@ -343,6 +370,28 @@ fn subnets(args: &Args, others: &[Network], of_host: &[Range]) -> Result<Vec<Sub
         subnet.gateway = range.nth(1).or(Some(range.first));
     }
     Ok(subnets)
+}
+
+/// The addresses that no container gets, by name.
+fn reserved(given: &[String], subnets: &[Subnet]) -> Result<BTreeMap<String, IpAddr>, CommandError> {
+    let mut reserved = BTreeMap::new();
+    for text in given {
+        let (name, address) = pair(text);
+        // With docker, they are where containers send what leaves.
+        if matches!(name.as_str(), "DefaultGatewayIPv4" | "DefaultGatewayIPv6") {
+            return Err(user(format!(
+                "--aux-address {text}: a default gateway beside the bridge is not supported: what leaves goes over it"
+            )));
+        }
+        let ip = parse_ip(&address, &format!("specified in --aux-address {text}"))?;
+        let subnet = subnets.iter().find(|subnet| range_of(subnet).contains(ip));
+        let subnet = subnet.ok_or_else(|| user(format!("no matching subnet for aux-address {ip}")))?;
+        if subnet.gateway == Some(ip) || reserved.values().any(|other| *other == ip) {
+            return Err(user(format!("--aux-address {text}: address already in use")));
+        }
+        reserved.insert(name, ip);
+    }
+    Ok(reserved)
 }
 
 fn of_range(range: Range) -> Subnet {
@@ -393,7 +442,7 @@ mod tests {
         let words = std::iter::once("create").chain(line.split_whitespace());
         let matches = Args::augment_args(Command::new("create")).try_get_matches_from(words).unwrap();
         let args = Args::from_arg_matches(&matches).unwrap();
-        check_driver(&args).and_then(|()| plan(&args, others, &[])).map_err(|error| error.to_string())
+        check_driver(&args).and_then(|()| plan(&args, others, &[], None)).map_err(|error| error.to_string())
     }
 
     fn shown(network: &Network) -> String {
@@ -464,8 +513,28 @@ mod tests {
             ),
             ("-o foo=bar", "unsupported bridge network option foo"),
             (
-                "-o com.docker.network.bridge.enable_icc=false",
-                "unsupported bridge network option com.docker.network.bridge.enable_icc",
+                "-o com.docker.network.bridge.enable_icc=perhaps",
+                "failed to parse com.docker.network.bridge.enable_icc option: strconv.ParseBool: parsing \"perhaps\": invalid syntax",
+            ),
+            (
+                "-o com.docker.network.bridge.enable_nat=false",
+                "unsupported bridge network option com.docker.network.bridge.enable_nat",
+            ),
+            ("-d vlan", "failed to find driver or plugin \"vlan\""),
+            ("-d host", "network driver host: only one instance of \"host\" network is allowed"),
+            ("--subnet 192.0.2.0/24 --aux-address a=192.0.3.1", "no matching subnet for aux-address 192.0.3.1"),
+            (
+                "--subnet 192.0.2.0/24 --aux-address a",
+                "unable to parse ip  specified in --aux-address a: invalid argument",
+            ),
+            ("--subnet 192.0.2.0/24 --aux-address a=192.0.2.1", "--aux-address a=192.0.2.1: address already in use"),
+            (
+                "--subnet 192.0.2.0/24 --aux-address a=192.0.2.2 --aux-address b=192.0.2.2",
+                "--aux-address b=192.0.2.2: address already in use",
+            ),
+            (
+                "--subnet 192.0.2.0/24 --aux-address DefaultGatewayIPv4=192.0.2.9",
+                "--aux-address DefaultGatewayIPv4=192.0.2.9: a default gateway beside the bridge is not supported: what leaves goes over it",
             ),
             ("-o mtu=x", "network option mtu=x: must be a number of bytes from 68 to 65535"),
             (

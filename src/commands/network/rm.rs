@@ -141,7 +141,7 @@ pub(crate) fn unused(
     staying: &[Record],
     filters: &NetworkFilters,
 ) -> Result<Vec<Network>, CommandError> {
-    let mut found = storage::state::network::list(&context.layout)?;
+    let mut found = networks::created(&context.layout)?;
     found
         .retain(|network| networks::users(staying, &network.name).next().is_none() && filters.accept(network, staying));
     Ok(found)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use net::subnet::Range;
 use storage::digest::Digest;
 use storage::state::network::{DEFAULT_NAME, Network, NetworkError, Subnet};
 use storage::state::status::{self, Interface};
@@ -179,6 +180,9 @@ fn json_fields(network: &Network) -> Vec<(&'static str, Value)> {
     if !network.servers.is_empty() {
         fields.push(("network_dns_servers", servers(network)));
     }
+    if !network.reserved.is_empty() {
+        fields.push(("aux_addresses", reserved(network)));
+    }
     for (name, map) in [("labels", &network.labels), ("options", &network.options)] {
         if !map.is_empty() {
             fields.push((name, Value::map(map)));
@@ -190,6 +194,11 @@ fn json_fields(network: &Network) -> Vec<(&'static str, Value)> {
 
 fn servers(network: &Network) -> Value {
     Value::strings_or_nil(network.servers.iter().map(ToString::to_string))
+}
+
+fn reserved(network: &Network) -> Value {
+    let addresses = network.reserved.iter().map(|(name, ip)| (name.clone(), ip.to_string().into()));
+    Value::Map(addresses.collect())
 }
 
 fn ipam_options() -> Value {
@@ -271,6 +280,13 @@ fn docker(network: &Network, driver: &str, members: &[Member]) -> Value {
             fields.push(("IPRange", format!("{first}-{last}").into()));
         }
         fields.extend(subnet.gateway.map(|ip| ("Gateway", ip.to_string().into())));
+        let range = Range { first: subnet.first, prefix: subnet.prefix };
+        let reserved = network.reserved.iter().filter(|(_, ip)| range.contains(**ip));
+        let reserved: BTreeMap<String, Value> =
+            reserved.map(|(name, ip)| (name.clone(), ip.to_string().into())).collect();
+        if !reserved.is_empty() {
+            fields.push(("AuxiliaryAddresses", Value::Map(reserved)));
+        }
         config.push(Value::Struct(fields));
     }
     let containers = members.iter().map(|member| {

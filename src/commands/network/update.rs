@@ -10,11 +10,15 @@ use crate::commands::{Context, Outcome, select};
 use crate::error::CommandError;
 use crate::{networks, supervisor};
 
+const EXAMPLES: &str = r#"Examples:
+  coracle network update --dns-add 192.0.2.53 web
+  coracle network update --dns-drop 192.0.2.53 podman"#;
+
 /// Update an existing network
 ///
-/// Containers that run have the change at once.
+/// Containers that run have the change at once. The default network can be updated, too.
 #[derive(clap::Args, Debug)]
-#[command(mut_args = crate::cli::usage::valued_flag)]
+#[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name or ID of the network
     #[arg(value_name = "NETWORK")]
@@ -52,12 +56,6 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let drop = drop.collect::<Result<Vec<_>, _>>()?;
     let locked = Locked::take(&context.layout)?;
     let mut network = super::find(context, &args.network)?;
-    if network.name == DEFAULT_NAME {
-        return Err(CommandError::user(format_args!(
-            "network {DEFAULT_NAME} cannot be updated: it exists without a file"
-        ))
-        .hinted("coracle network create --dns ADDRESS NAME makes a network with name servers of its own"));
-    }
     if !network.dns && !add.is_empty() {
         return Err(CommandError::user(
             "cannot set NetworkDNSServers if DNS is not enabled for the network: invalid argument",
@@ -72,7 +70,11 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             network.servers.push(ip);
         }
     }
-    locked.write(&network)?;
+    match network.name == DEFAULT_NAME && network.servers.is_empty() {
+        // As nobody has changed it.
+        true => locked.remove(&network.name)?,
+        false => locked.write(&network)?,
+    }
     super::note(context, "update", &network);
     let described = Box::new(networks::described(&network));
     supervisor::leader::tell_all(&context.layout, &Ask::Describe { network: described })?;

@@ -258,6 +258,7 @@ fn run(plan: &Plan, staged: Staged, channel: Channel) -> i32 {
         keyring: plan.keyring.as_deref().map(CStr::as_ref),
         filter_hides_keyrings: false,
         filter: load.as_ref().map(|load| load as LoadFilter<'_>),
+        before_pivot: None,
         gate: Some(Gate {
             listener: plan.listener.as_fd(),
             before_pivot: &before_pivot,

@@ -9,7 +9,6 @@ use crate::cli::accepted::Accepted;
 use crate::cli::options::Caller;
 use crate::cli::options::accounts::AccountOptions;
 use crate::cli::options::ignored::NotOfPods;
-use crate::cli::options::security::refuse_gpus;
 use crate::cli::parse::{devices, limits, namespaces, pairs, security, size, volume, words};
 use crate::cli::usage::{each, maybe, one};
 use crate::commands::create;
@@ -219,7 +218,9 @@ impl PodOptions {
         if let Some(size) = maybe("--shm-size", self.shm_size.as_ref(), size::bytes).map_err(CommandError::user)? {
             new.request.shm_size_bytes = Some(size);
         }
-        refuse_gpus(&self.gpus).map_err(CommandError::user)?;
+        if let Some(gpus) = self.gpus.iter().find(|gpus| !matches!(gpus.as_str(), "" | "none")) {
+            return Err(CommandError::user(format!("--gpus {gpus}: each container gets its own: see --gpus of run")));
+        }
         let of_members = &mut new.members;
         for device in each("--device", &self.devices, limits::device).map_err(CommandError::user)? {
             of_members.devices.push(device);

@@ -104,7 +104,7 @@ fn warning(context: &Context) -> Result<String, CommandError> {
     names.push(("images", images.iter().map(name).collect()));
     let volumes = storage::volume::list(layout).map(|(volumes, _)| volumes).unwrap_or_default();
     names.push(("volumes", volumes.into_iter().map(|volume| volume.name).collect()));
-    let networks = storage::state::network::list(layout).unwrap_or_default();
+    let networks = crate::networks::created(layout).unwrap_or_default();
     names.push(("networks", networks.into_iter().map(|network| network.name).collect()));
     names.retain(|(_, names)| !names.is_empty());
     if !names.is_empty() {

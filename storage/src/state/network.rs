@@ -1,6 +1,6 @@
 //! User-defined networks: `networks/<name>.json`.
 //!
-//! The default network exists without a file. A network is only described here: its devices are made when the first
+//! The default network exists without a file, which only says how it was changed. A network is only described here: its devices are made when the first
 //! container needs them, and what has an address on it is the business of whoever runs.
 //!
 //! Writer: `network create`, `rm` and `update`, under `networks.lock`; readers: everybody, without it. Published by
@@ -106,6 +106,9 @@ pub struct Network {
     /// DNS servers that are asked instead of the host's.
     #[serde(default)]
     pub servers: Vec<IpAddr>,
+    /// Addresses that no container is given, by what they were called.
+    #[serde(default)]
+    pub reserved: BTreeMap<String, IpAddr>,
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -129,6 +132,7 @@ impl Network {
             internal: false,
             dns: true,
             servers: Vec::new(),
+            reserved: BTreeMap::new(),
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
         }

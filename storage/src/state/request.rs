@@ -121,6 +121,10 @@ pub struct Request {
     pub chroot_dirs: Vec<PathBuf>,
     /// Host devices made visible.
     pub devices: Vec<Device>,
+    /// Devices by name, `vendor.com/class=name`: specifications on the host say what they are.
+    pub cdi_devices: Vec<String>,
+    /// Where those are; the usual places when empty.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Rules for the device cgroup, as given.
     pub device_cgroup_rules: Vec<String>,
 

@@ -69,7 +69,7 @@ pub(super) fn describe(parts: &Parts<'_>, volumes: &mut Volumes, warnings: &mut 
     if !mounts.is_empty() {
         set("volumeMounts", mounts.into());
     }
-    if !request.devices.is_empty() {
+    if !(request.devices.is_empty() && request.cdi_devices.is_empty()) {
         warn("its devices are left out".to_owned());
     }
     made
