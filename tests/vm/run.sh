@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the tests that need systemd and cgroup v2, in a VM that vm.sh makes on the first call: as root, see vm.sh.
 #
-#   tests/vm/run.sh [--bin FILE] [NAME…]       NAME: limits, freezer, journald, boot, quadlet, systemd; all of them without one
+#   tests/vm/run.sh [--bin FILE] [NAME…]       NAME: limits, freezer, journald, boot, quadlet, systemd, update; all of them without one
 #
 # --bin FILE: the coracle to test (default: target/debug/coracle)
 set -euo pipefail
@@ -11,7 +11,7 @@ if [ "${1:-}" = --bin ]; then
     bin=$(realpath "$2")
     shift 2
 fi
-[ $# -gt 0 ] || set -- limits freezer journald boot quadlet systemd
+[ $# -gt 0 ] || set -- limits freezer journald boot quadlet systemd update
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 "$here/../../contrib/make-busybox-image.sh" "$tmp/image.tar" >/dev/null

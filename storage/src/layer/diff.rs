@@ -386,6 +386,10 @@ impl<'a, W: Write> Walker<'a, W> {
                 xattrs.push((name.into_bytes(), value));
             }
         }
+        // A server of ours that shows emulated owners has the record, and does not list it.
+        if overridden.is_none() && *self.ids == IdPolicy::Single {
+            overridden = xattr::find(fd, OVERRIDE_XATTR).map_err(failed)?.and_then(|value| Override::parse(&value));
+        }
         xattrs.sort();
         entry.xattrs = xattrs;
         if let Some(recorded) = overridden {
