@@ -17,10 +17,6 @@ use std::process::ExitCode;
 
 use role::Role;
 
-/// musl's allocator maps and unmaps memory for every group of blocks: more than two hundred calls in a start.
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
-
 fn main() -> ExitCode {
     match Role::of_this_process() {
         Role::ContainerInit(args) => ExitCode::from(runtime::init::pid1::run(&args) as u8),

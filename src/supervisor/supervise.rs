@@ -233,7 +233,6 @@ impl Supervisor {
                 let _ = directory.sync_all();
             }
         }
-        runtime::process::give_back_free();
     }
 
     /// What pasta configured is known only afterwards.

@@ -22,7 +22,6 @@ pub mod stdio;
 pub mod pty;
 
 pub use crate::monitor::reaper::Exit;
-pub use crate::sys::memory::give_back_free;
 pub use crate::sys::process::{Forked, clone3, exec, pidfd_open, pidfd_send_signal, wait};
 pub use crate::sys::{SysError, process::prctl};
 

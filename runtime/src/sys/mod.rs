@@ -4,8 +4,6 @@ pub(crate) mod caps;
 
 pub(crate) mod keyring;
 
-pub(crate) mod memory;
-
 pub(crate) mod monitor;
 
 pub(crate) mod mount;

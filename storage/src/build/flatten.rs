@@ -113,6 +113,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::layer::{IdMap, IdRange};
 
     /// Makes a layer: `name`, `name/`, `-name` (a whiteout), `!name/` (opaque).
     fn layer(root: &Path, name: &str, files: &[&str]) -> PathBuf {
@@ -166,7 +167,10 @@ mod tests {
         fs::create_dir(root.join("trees")).unwrap();
         let staging = Staging::new(&root.join("trees")).unwrap();
         let layers = [second.clone(), first.clone()];
-        let ids = IdPolicy::identity();
+        // Without a user namespace nothing can be given to root: whoever runs this stands for it.
+        let own = |id: u32| [0, id].map(|from| IdRange { from, to: id, length: 1 }).to_vec();
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        let ids = IdPolicy::Mapped(IdMap::new(own(uid), own(gid)));
         let below = Tree::of_layers(vec![base.clone()], ids.ownership());
         flatten(&staging, &layers, &below, &ids).unwrap();
         assert_eq!(shown(vec![staging.diff(), base.clone()]), shown(vec![second, first, base]));

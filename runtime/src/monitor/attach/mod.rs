@@ -291,7 +291,7 @@ mod tests {
         for len in 0..hello.len() {
             assert_eq!(ToSupervisor::decode(&hello[..len]), None);
         }
-        for bytes in [&[][..], &[0], &[4, 0], &[4, 65], &[7, 4], &[0x81], &[1, VERSION + 1, 0, 0, 0, 0, 0, 0]] {
+        for bytes in [&[][..], &[0], &[4, 0], &[4, 65], &[7, 5], &[0x81], &[1, VERSION + 1, 0, 0, 0, 0, 0, 0]] {
             assert_eq!(ToSupervisor::decode(bytes), None, "{bytes:?}");
             assert_eq!(ToClient::decode(bytes).is_some(), bytes == [0x81]);
         }
