@@ -164,12 +164,15 @@ impl Disk {
     fn apply(&mut self, root: &Path, call: &Call) -> Effect {
         let is_ours = |path: &Path| path.starts_with(root);
         match call.name.as_str() {
-            "openat" => {
-                let path = call.path(1, Some(0));
-                match is_ours(&path) && call.arguments[2].contains("O_CREAT") {
-                    true => self.make(path, false, call.octal(3)),
+            // musl calls the first one.
+            "open" | "openat" => {
+                let directory = (call.name == "openat").then_some(0);
+                let at = usize::from(directory.is_some());
+                let (path, flags) = (call.path(at, directory), &call.arguments[at + 1]);
+                match is_ours(&path) && flags.contains("O_CREAT") {
+                    true => self.make(path, false, call.octal(at + 2)),
                     false => {
-                        assert!(!is_ours(&path) || !call.arguments[2].contains("O_TRUNC"), "{}", path.display());
+                        assert!(!is_ours(&path) || !flags.contains("O_TRUNC"), "{}", path.display());
                         Effect::None
                     }
                 }
