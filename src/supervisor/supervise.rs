@@ -42,6 +42,8 @@ pub(super) enum Event {
     Forwarder,
     Notifier,
     Union,
+    /// The union server says why it will end.
+    Refused,
     Prober,
     /// The image is here, or will never be.
     Arrived,
@@ -309,6 +311,9 @@ impl Supervisor {
             }
             if let Some(union) = &self.run.union {
                 turn.watch(union.pidfd(), Interest::Read, Event::Union);
+                if self.verdict.is_some() {
+                    turn.watch(union.refusing(), Interest::Read, Event::Refused);
+                }
             }
             self.checks.watch(&mut turn, Event::Prober);
             if let Some(events) = &self.run.memory_events {
@@ -382,6 +387,18 @@ impl Supervisor {
                             notifier.stop();
                         }
                         let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
+                    }
+                    Event::Refused => {
+                        // One that ends without a word is noticed by its end.
+                        if let Some(why) = self.run.union.as_mut().and_then(UnionServer::refusal) {
+                            // In this order: with its files gone first, the container would make a failure of its own of it.
+                            let _ = pidfd_send_signal(self.run.init.as_fd(), libc::SIGKILL);
+                            self.run.union = None;
+                            self.refuse_image(why);
+                            if self.withheld.is_some() {
+                                return Exit::Code(FAILED);
+                            }
+                        }
                     }
                     Event::Union => {
                         // Every file of the container answers "not connected" from now on.

@@ -91,6 +91,9 @@ impl UnionServer {
             Err(text) => {
                 // A parent that is gone needs no reason.
                 let _ = (&writer).write_all(text.as_bytes());
+                if plan.arriving.is_some() {
+                    await_end(writer.as_fd());
+                }
                 1
             }
         })?;
@@ -153,6 +156,24 @@ impl UnionServer {
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(ready) if ready > 0)
     }
 
+    /// Readable when the server refuses to go on, and when it ends.
+    pub(crate) fn refusing(&self) -> BorrowedFd<'_> {
+        self.reason.as_fd()
+    }
+
+    /// Why the server refuses to go on, if it does: it answers nothing any more, but does not end before it is told to, so that
+    /// nothing in the container sees files vanish.
+    pub(crate) fn refusal(&mut self) -> Option<String> {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut fds = [PollFd::new(self.reason.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::ZERO);
+        fds.first().and_then(PollFd::revents).filter(|events| events.contains(PollFlags::POLLIN))?;
+        let mut text = vec![0; 16 << 10];
+        let len = self.reason.read(&mut text).ok().filter(|len| *len > 0)?;
+        text.truncate(len);
+        Some(format!("union file system: {}", String::from_utf8_lossy(&text)))
+    }
+
     /// Ends the server: nobody waits for its answers any more.
     pub(crate) fn kill(&self) {
         // One that has ended needs no signal.
@@ -186,6 +207,13 @@ impl Drop for UnionServer {
             let _ = wait(self.pidfd.as_fd(), true);
         }
     }
+}
+
+/// Keeps the mount while whoever has been told why this server ends kills what uses it; not for ever.
+fn await_end(told: BorrowedFd<'_>) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    // An error on this end: nobody has the other one any more.
+    let _ = poll(&mut [PollFd::new(told, PollFlags::empty())], PollTimeout::from(10_000_u16));
 }
 
 /// The server's life.

@@ -193,7 +193,8 @@ fn archive_that_takes_back_what_it_said_ends_the_container(home: &Home) {
         is_bottom(request, &known).then(|| Fault::Hold(BEFORE, held.clone()))
     });
     let options = format!("--rm {}", out(home));
-    let script = "cat /data/early > /tmp/early; cat /data/late; exit 0";
+    // Whether the container makes a failure of its own of files that are gone or not.
+    let script = "cat /data/early > /tmp/early; cat /data/late || exit 7; exit 0";
     let running = home.coracle(&line(&server, &options, "/bin/sh -c")).arg(script).spawn();
     assert_eq!(spoken(home, "out/early"), "early\n");
     gate.open();
