@@ -23,8 +23,8 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use runtime::process::prctl;
 use runtime::userns::{self, Mapping};
 use storage::image::{Image, ImageStore};
-use storage::progress::Silent;
 use storage::transport::{Known, PullOptions};
+use storage::union::lazy::Telling;
 
 use super::Context;
 use super::pull::{self, Candidate};
@@ -136,7 +136,9 @@ fn puller(
     }
     let writer = Mutex::new(writer);
     let is_known = std::sync::atomic::AtomicBool::new(false);
+    let telling = Telling::new(store.layout());
     let on_known = |known: Known| {
+        telling.begin(&known);
         is_known.store(true, std::sync::atomic::Ordering::Relaxed);
         if let Ok(null) = &null {
             let _ = dup2_stderr(null);
@@ -153,7 +155,7 @@ fn puller(
             eprintln!("Trying to pull {}...", Printable::line(&candidate.shown));
         }
         let Candidate { source, options, .. } = candidate;
-        match storage::transport::pull_lazily(store, source, options, &Silent, &on_known) {
+        match storage::transport::pull_lazily(store, source, options, &telling, &on_known) {
             Ok(_) => {
                 send(&writer, &[VERIFIED]);
                 return 0;

@@ -60,7 +60,8 @@ pub(crate) struct UploadArgs {
     /// Kind of the manifest: oci or v2s2 [default: as the image has it]
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Compression of layers, gzip or zstd [default: as they are, gzip if they are not compressed]
+    /// Compression of layers, gzip, zstd or zstd:chunked (zstd with a table of contents, for lazy pulls) [default: as they are,
+    /// gzip if they are not compressed]
     #[arg(long, value_name = "FORMAT")]
     compression_format: Option<String>,
     /// Level of the compression, 1 to 12 for gzip, 1 to 22 for zstd
@@ -123,10 +124,7 @@ impl UploadArgs {
             None => None,
             Some("gzip") => Some(compress::Format::Gzip),
             Some("zstd") => Some(compress::Format::Zstd),
-            Some(other @ "zstd:chunked") => {
-                let text = format!("--compression-format {other} is not supported: use zstd");
-                return Err(CommandError::user(text));
-            }
+            Some("zstd:chunked") => Some(compress::Format::ZstdChunked),
             Some(other) => return Err(CommandError::user(format!("cannot find compressor for {other:?}"))),
         };
         if let Some(level) = self.compression_level {

@@ -20,6 +20,7 @@ mod inspect;
 mod inspect_keys;
 mod kube;
 mod lazy;
+mod lazy_contents;
 mod limits;
 mod load;
 mod login;
@@ -102,6 +103,7 @@ pub(crate) fn tests() -> Vec<Test> {
         pull_faults::TESTS,
         kube::TESTS,
         lazy::TESTS,
+        lazy_contents::TESTS,
         push::TESTS,
         referrers::TESTS,
         login::TESTS,

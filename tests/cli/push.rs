@@ -310,7 +310,6 @@ fn push_refuses_what_it_cannot_do(home: &Home) {
         ("--format v2s1", "v2s1"),
         ("--format foo", "unknown format"),
         ("--compression-format foo", "cannot find compressor for \"foo\""),
-        ("--compression-format zstd:chunked", "use zstd"),
         ("--compression-level 40", "must be 1 to 12"),
         ("--retry-delay soon", "invalid duration"),
         ("--platform linux/s390x", "the image is for"),

@@ -114,6 +114,7 @@ fn show(args: &Args, context: &Context) -> Outcome {
         with_namespaces: args.ns,
         persona: context.persona,
         is_coloured: colour::of_stdout(),
+        arriving: storage::union::lazy::arriving(&context.layout),
     };
     let format = args.format.as_deref();
     // Of the two the format counts.

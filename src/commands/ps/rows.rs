@@ -1,6 +1,6 @@
 //! A container as a row: the fields of templates and of JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use storage::state::container::Record;
@@ -25,6 +25,8 @@ pub(super) struct View {
     pub(super) persona: Persona,
     /// On a terminal that takes colour.
     pub(super) is_coloured: bool,
+    /// Images that are still on their way, by their ids, and how many percent of each are here.
+    pub(super) arriving: HashMap<String, u8>,
 }
 
 /// The fields of `Namespaces`, and the files of `/proc/PID/ns`.
@@ -68,7 +70,7 @@ impl View {
             ("RunningFor", created_ago.into()),
             ("Created", Value::Time(Some(record.created))),
             ("CreatedAt", units::go_time(Some(self.created_at(record))).into()),
-            ("Status", status_text(observed, self.now).into()),
+            ("Status", self.status_text(record, observed).into()),
             ("State", observed.state.as_str().into()),
             ("Ports", ports_text(&ports, &request.network.exposed).into()),
             ("Names", record.name.as_str().into()),
@@ -122,8 +124,18 @@ impl View {
         headings
     }
 
-    fn status(&self, observed: &Observed) -> String {
+    /// What it does, and how much of its image is here if that still arrives.
+    fn status_text(&self, record: &Record, observed: &Observed) -> String {
         let text = status_text(observed, self.now);
+        let image = record.image.as_ref().filter(|_| matches!(observed.state, State::Running { .. }));
+        match image.and_then(|image| self.arriving.get(image.id.hex())) {
+            Some(percent) => format!("{text} (pulling: {percent}%)"),
+            None => text,
+        }
+    }
+
+    fn status(&self, record: &Record, observed: &Observed) -> String {
+        let text = self.status_text(record, observed);
         let health = observed.health.as_ref().map(|health| health.status);
         let colour = match &observed.state {
             State::Running { .. } if health == Some(HealthStatus::Unhealthy) => Colour::Red,
@@ -143,7 +155,7 @@ impl View {
             Printable::line(&self.image(record)).to_string(),
             self.command(record),
             units::ago(record.created, self.now),
-            self.status(observed),
+            self.status(record, observed),
             ports_text(&ports(record, observed), &record.request.network.exposed),
             record.name.clone(),
         ];
@@ -207,7 +219,7 @@ impl View {
         for (name, value) in &mut fields {
             match *name {
                 "CreatedAt" => *value = units::ago(entry.record.created, self.now).into(),
-                "Status" => *value = status_text(&entry.observed, self.now).into(),
+                "Status" => *value = self.status_text(&entry.record, &entry.observed).into(),
                 _ => {}
             }
         }

@@ -93,15 +93,39 @@ impl BlobStore {
         if self.has(digest, size_bytes) {
             return Ok(Claim::Exists);
         }
-        let target_dir = self.dir.join(digest.algorithm().as_str());
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&target_dir)
-            .map_err(BlobError::io("mkdir", &target_dir))?;
-        let path = self.dir.join(format!("{TEMPORARY_PREFIX}{}-{}", digest.algorithm().as_str(), digest.hex()));
+        let path = self.make_dir(digest)?;
         // The name is the same for all who want this blob, so the lock on the file makes them wait for each other.
-        let file = File::from(OwnedFd::from(FileLock::exclusive(&path)?));
+        self.claim_locked(digest, size_bytes, path.clone(), FileLock::exclusive(&path)?)
+    }
+
+    /// As [`BlobStore::claim`], but does not wait for others: nothing while somebody writes the blob.
+    ///
+    /// # Errors
+    /// As [`BlobStore::claim`].
+    pub fn try_claim(&self, digest: &Digest, size_bytes: u64) -> Result<Option<Claim>, BlobError> {
+        if self.has(digest, size_bytes) {
+            return Ok(Some(Claim::Exists));
+        }
+        let path = self.make_dir(digest)?;
+        let lock = FileLock::try_exclusive(&path)?;
+        lock.map(|lock| self.claim_locked(digest, size_bytes, path, lock)).transpose()
+    }
+
+    /// Makes the directory of a blob; gives the name that it has until it is whole.
+    fn make_dir(&self, digest: &Digest) -> Result<PathBuf, BlobError> {
+        let dir = self.dir.join(digest.algorithm().as_str());
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(BlobError::io("mkdir", &dir))?;
+        Ok(self.dir.join(format!("{TEMPORARY_PREFIX}{}-{}", digest.algorithm().as_str(), digest.hex())))
+    }
+
+    fn claim_locked(
+        &self,
+        digest: &Digest,
+        size_bytes: u64,
+        path: PathBuf,
+        lock: FileLock,
+    ) -> Result<Claim, BlobError> {
+        let file = File::from(OwnedFd::from(lock));
         if self.has(digest, size_bytes) {
             let _ = fs::remove_file(&path);
             return Ok(Claim::Exists);
@@ -109,6 +133,7 @@ impl BlobStore {
         // A writer that was killed may have left bytes in it.
         file.set_len(0).map_err(BlobError::io("ftruncate", &path))?;
         file.set_permissions(Permissions::from_mode(0o644)).map_err(BlobError::io("fchmod", &path))?;
+        let target_dir = self.dir.join(digest.algorithm().as_str());
         Ok(Claim::Ours(Ingest::new(file, path, target_dir, digest.clone(), size_bytes)))
     }
 

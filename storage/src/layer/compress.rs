@@ -7,6 +7,9 @@
 //! A stream of members is a gzip file (RFC 1952, 2.2), and one of frames a zstd file (RFC 8878, 3). The same tar gives the
 //! same bytes, whatever the number of workers. At most two pieces for each worker are in memory.
 
+mod chunked;
+
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +30,8 @@ pub enum Format {
     Gzip,
     /// zstd.
     Zstd,
+    /// zstd with a table of contents.
+    ZstdChunked,
 }
 
 impl Format {
@@ -34,7 +39,7 @@ impl Format {
     pub const fn default_level(self) -> i32 {
         match self {
             Self::Gzip => 1,
-            Self::Zstd => 3,
+            Self::Zstd | Self::ZstdChunked => 3,
         }
     }
 
@@ -42,22 +47,39 @@ impl Format {
     pub const fn levels(self) -> std::ops::RangeInclusive<i32> {
         match self {
             Self::Gzip => 1..=12,
-            Self::Zstd => 1..=22,
+            Self::Zstd | Self::ZstdChunked => 1..=22,
         }
     }
 
     fn piece_bytes(self) -> usize {
         match self {
             Self::Gzip => GZIP_PIECE_BYTES,
-            Self::Zstd => ZSTD_PIECE_BYTES,
+            Self::Zstd | Self::ZstdChunked => ZSTD_PIECE_BYTES,
+        }
+    }
+
+    /// Pieces on their way for each worker.
+    fn depth(self) -> usize {
+        match self {
+            Self::Gzip | Self::Zstd => 1,
+            // They are as small as files.
+            Self::ZstdChunked => 12,
         }
     }
 }
 
-type Outcome = io::Result<Vec<u8>>;
+/// Compressed bytes, and the SHA-256 of what they were if that was asked for.
+type Outcome = io::Result<(Vec<u8>, [u8; 32])>;
 
 /// A piece, and where its compressed bytes are waited for.
-type Task = (Vec<u8>, SyncSender<Outcome>);
+struct Task {
+    piece: Vec<u8>,
+    is_hashed: bool,
+    waiting: SyncSender<Outcome>,
+}
+
+/// The table of contents, once the last piece is cut.
+type Plan = Arc<Mutex<Option<chunked::Plan>>>;
 
 /// The compressed bytes of a stream. Dropped early, its threads end by themselves.
 #[derive(Debug)]
@@ -65,6 +87,46 @@ pub struct Compressing {
     /// The outcomes of the pieces in their order.
     pieces: Receiver<io::Result<Receiver<Outcome>>>,
     current: io::Cursor<Vec<u8>>,
+    /// Frames so far, where a table of contents is to tell of them.
+    frames: Option<Vec<chunked::Frame>>,
+    plan: Plan,
+    level: i32,
+    offset: u64,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Compressing {
+    /// What the layer's descriptor is to say of the bytes, once all are read.
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.annotations
+    }
+
+    /// What stands behind the last piece, once.
+    fn tail(&mut self) -> io::Result<Vec<u8>> {
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(plan), Some(frames)) = (plan, self.frames.take()) else { return Ok(Vec::new()) };
+        let (tail, annotations) = plan.tail(&frames, self.offset, self.level)?;
+        self.annotations = annotations;
+        Ok(tail)
+    }
+}
+
+/// Where pieces go in their order.
+struct Cutter<'a> {
+    tasks: &'a SyncSender<Task>,
+    order: &'a SyncSender<io::Result<Receiver<Outcome>>>,
+    count: usize,
+}
+
+impl Cutter<'_> {
+    /// Sends a piece; gives its number.
+    fn send(&mut self, piece: Vec<u8>, is_hashed: bool) -> io::Result<usize> {
+        let (waiting, outcome) = sync_channel(1);
+        let is_read =
+            self.order.send(Ok(outcome)).is_ok() && self.tasks.send(Task { piece, is_hashed, waiting }).is_ok();
+        self.count += 1;
+        if is_read { Ok(self.count - 1) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    }
 }
 
 /// Begins to compress `source`, at a level that is one of [`Format::levels`], on as many threads as there are cores.
@@ -81,7 +143,7 @@ fn compress_with(
     level: i32,
     workers: usize,
 ) -> io::Result<Compressing> {
-    let (tasks, queue) = sync_channel::<Task>(workers);
+    let (tasks, queue) = sync_channel::<Task>(workers * format.depth());
     let queue = Arc::new(Mutex::new(queue));
     for _ in 0..workers {
         let queue = Arc::clone(&queue);
@@ -89,15 +151,36 @@ fn compress_with(
             let mut encoder = Encoder::new(format, level);
             loop {
                 let task = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok((piece, waiting)) = task else { return };
+                let Ok(Task { piece, is_hashed, waiting }) = task else { return };
+                let digest = if is_hashed { sha256(&piece) } else { [0; 32] };
                 // Whoever waited may be gone.
-                let _ = waiting.send(encoder.encode(&piece));
+                let _ = waiting.send(encoder.encode(&piece).map(|bytes| (bytes, digest)));
             }
         })?;
     }
-    let (order, pieces) = sync_channel(workers);
-    thread::Builder::new().name("pieces".to_owned()).spawn(move || cut(source, format, &tasks, &order))?;
-    Ok(Compressing { pieces, current: io::Cursor::default() })
+    let (order, pieces) = sync_channel(workers * format.depth());
+    let plan = Plan::default();
+    let planned = Arc::clone(&plan);
+    thread::Builder::new().name("pieces".to_owned()).spawn(move || match format {
+        Format::Gzip | Format::Zstd => cut(source, format, &tasks, &order),
+        Format::ZstdChunked => {
+            let mut cutter = Cutter { tasks: &tasks, order: &order, count: 0 };
+            match chunked::cut(source, level, &mut cutter) {
+                Ok(plan) => *planned.lock().unwrap_or_else(PoisonError::into_inner) = plan,
+                // Nobody hears of it if nobody reads any more.
+                Err(error) => drop(order.send(Err(error))),
+            }
+        }
+    })?;
+    let frames = (format == Format::ZstdChunked).then(Vec::new);
+    let (current, annotations) = (io::Cursor::default(), BTreeMap::new());
+    Ok(Compressing { pieces, current, frames, plan, level, offset: 0, annotations })
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    digest
 }
 
 /// Cuts the stream into pieces until it ends, fails, or nobody reads any more.
@@ -119,8 +202,8 @@ fn cut(
             return;
         }
         is_first = false;
-        let (outcome, waiting) = sync_channel(1);
-        if order.send(Ok(waiting)).is_err() || tasks.send((piece, outcome)).is_err() {
+        let (waiting, outcome) = sync_channel(1);
+        if order.send(Ok(outcome)).is_err() || tasks.send(Task { piece, is_hashed: false, waiting }).is_err() {
             return;
         }
     }
@@ -135,11 +218,11 @@ impl Encoder {
     fn new(format: Format, level: i32) -> Self {
         match format {
             Format::Gzip => Self::Gzip(Compressor::new(CompressionLvl::new(level).unwrap_or_default())),
-            Format::Zstd => Self::Zstd(zstd::bulk::Compressor::new(level)),
+            Format::Zstd | Format::ZstdChunked => Self::Zstd(zstd::bulk::Compressor::new(level)),
         }
     }
 
-    fn encode(&mut self, piece: &[u8]) -> Outcome {
+    fn encode(&mut self, piece: &[u8]) -> io::Result<Vec<u8>> {
         match self {
             Self::Gzip(compressor) => {
                 let mut bytes = vec![0; compressor.gzip_compress_bound(piece.len())];
@@ -162,8 +245,20 @@ impl Read for Compressing {
             if len > 0 || buffer.is_empty() {
                 return Ok(len);
             }
-            let Ok(piece) = self.pieces.recv() else { return Ok(0) };
-            let bytes = piece?.recv().map_err(|_| io::Error::other("a worker stopped"))??;
+            let Ok(piece) = self.pieces.recv() else {
+                let tail = self.tail()?;
+                if tail.is_empty() {
+                    return Ok(0);
+                }
+                self.current = io::Cursor::new(tail);
+                continue;
+            };
+            let (bytes, digest) = piece?.recv().map_err(|_| io::Error::other("a worker stopped"))??;
+            let end = self.offset + bytes.len() as u64;
+            if let Some(frames) = &mut self.frames {
+                frames.push(chunked::Frame { offset: self.offset, end, digest });
+            }
+            self.offset = end;
             self.current = io::Cursor::new(bytes);
         }
     }

@@ -13,20 +13,32 @@
 //!             u64 size, i64 mtime seconds, u32 nanoseconds, u16 + name, u32 + target, { u16 + name, u32 + value } xattrs
 //!   2 remove  u32 id: it and all below it
 //!   3 end     there will be no other names
+//!   4 apart   names come from a table of contents: they say nothing of contents, which the frames below do
+//!   5 here    u32 id: the file lies in the tree
+//!   6 piece   u32 id, u64 offset, u64 length: these bytes lie in the file `early/<id>`, verified
 //! ```
+//! With `apart`, all names come at once and their ids are those of the table. The unpacking thread writes `here`, threads that
+//! fetch in advance write `piece`; each frame is one `write` to the end of the file.
+//!
 //! Ids are those of the index that is being collected; the same archive always gives the same ones. What a frame says is
 //! checked before it is believed, as with an index: a damaged journal gives wrong answers or none, never a crash.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
 
 use super::index::{Extra, IndexError, Kind, Node, NodeId, ROOT, Writer};
 use super::tar::Timestamp;
+use super::toc::Toc;
 
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const END: u8 = 3;
+const APART: u8 = 4;
+const HERE: u8 = 5;
+const PIECE: u8 = 6;
 const FLAG_OPAQUE: u8 = 1;
 const FLAG_IMPLICIT: u8 = 2;
 
@@ -48,11 +60,36 @@ pub(crate) struct Journal {
     file: File,
     changes: Vec<Change>,
     bytes: Vec<u8>,
+    /// What has told all names already.
+    toc: Option<Arc<Toc>>,
 }
+
+/// Bytes of names that are told at once.
+const BATCH_BYTES: usize = 1 << 16;
 
 impl Journal {
     pub(crate) fn new(file: File) -> Self {
-        Self { file, changes: Vec::new(), bytes: Vec::new() }
+        Self { file, changes: Vec::new(), bytes: Vec::new(), toc: None }
+    }
+
+    /// Tells all names of a table of contents; from then on only which files are here.
+    pub(crate) fn of_contents(file: File, toc: Arc<Toc>) -> Result<Self, IndexError> {
+        let mut journal = Self::new(file);
+        frame(&mut journal.bytes, |bytes| bytes.push(APART));
+        // In the order of their ids: parents are before what lies in them.
+        for id in 0..toc.tree.len() {
+            if toc.tree.is_alive(id) {
+                frame(&mut journal.bytes, |bytes| put(bytes, &toc.tree, id));
+            }
+            if journal.bytes.len() > BATCH_BYTES {
+                journal.write()?;
+                journal.bytes.clear();
+            }
+        }
+        frame(&mut journal.bytes, |bytes| bytes.push(END));
+        journal.write()?;
+        journal.toc = Some(toc);
+        Ok(journal)
     }
 
     pub(super) fn note(&mut self, change: Change) {
@@ -69,6 +106,16 @@ impl Journal {
             match change {
                 // Removed again.
                 Change::Put(id) if !tree.is_alive(id) => {}
+                Change::Put(id) if self.toc.is_some() => {
+                    let toc = self.toc.as_ref().filter(|_| tree.node(id).kind == Kind::File);
+                    if let Some(known) = toc.and_then(|toc| toc.counterpart(tree, id)) {
+                        frame(&mut self.bytes, |bytes| {
+                            bytes.push(HERE);
+                            bytes.extend(known.to_le_bytes());
+                        });
+                    }
+                }
+                Change::Remove(_) if self.toc.is_some() => {}
                 Change::Put(id) => frame(&mut self.bytes, |bytes| put(bytes, tree, id)),
                 Change::Remove(id) => frame(&mut self.bytes, |bytes| {
                     bytes.push(REMOVE);
@@ -80,6 +127,9 @@ impl Journal {
     }
 
     pub(super) fn end(&mut self) -> Result<(), IndexError> {
+        if self.toc.is_some() {
+            return Ok(());
+        }
         self.bytes.clear();
         frame(&mut self.bytes, |bytes| bytes.push(END));
         self.write()
@@ -88,6 +138,18 @@ impl Journal {
     fn write(&mut self) -> Result<(), IndexError> {
         if self.bytes.is_empty() { Ok(()) } else { self.file.write_all(&self.bytes).map_err(IndexError::Write) }
     }
+}
+
+/// Tells of bytes of a file that lie in `early/`.
+pub(crate) fn tell_piece(mut file: &File, id: NodeId, offset: u64, len: u64) -> std::io::Result<()> {
+    let mut bytes = Vec::with_capacity(32);
+    frame(&mut bytes, |bytes| {
+        bytes.push(PIECE);
+        bytes.extend(id.to_le_bytes());
+        bytes.extend(offset.to_le_bytes());
+        bytes.extend(len.to_le_bytes());
+    });
+    file.write_all(&bytes)
 }
 
 fn frame(bytes: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
@@ -136,6 +198,12 @@ pub(crate) struct Table {
     rest: Vec<u8>,
     /// There will be no other names.
     pub(crate) is_complete: bool,
+    /// Names say nothing of contents.
+    pub(crate) is_apart: bool,
+    /// Files whose contents are in the tree, where names say nothing of that.
+    here: HashSet<NodeId>,
+    /// Bytes that are here earlier, one range after another.
+    pieces: HashMap<NodeId, Vec<Range<u64>>>,
     /// What was told to somebody is not so any more: the path.
     pub(crate) contradiction: Option<String>,
 }
@@ -166,6 +234,9 @@ impl Default for Table {
             groups: HashMap::new(),
             rest: Vec::new(),
             is_complete: false,
+            is_apart: false,
+            here: HashSet::new(),
+            pieces: HashMap::new(),
             contradiction: None,
         }
     }
@@ -221,6 +292,18 @@ impl Table {
                 self.remove(id);
             }
             END => self.is_complete = true,
+            APART => self.is_apart = true,
+            HERE => {
+                let id = input.u32()?;
+                self.pieces.remove(&id);
+                self.here.insert(id);
+            }
+            PIECE => {
+                let (id, offset, len) = (input.u32()?, input.u64()?, input.u64()?);
+                if !self.here.contains(&id) {
+                    add_range(self.pieces.entry(id).or_default(), offset..offset.checked_add(len)?);
+                }
+            }
             _ => {}
         }
         Some(())
@@ -334,6 +417,17 @@ impl Table {
         self.groups.get(&group).copied()
     }
 
+    /// Whether a file's contents are in the tree.
+    pub(crate) fn is_here(&self, id: NodeId) -> bool {
+        !self.is_apart || self.here.contains(&id)
+    }
+
+    /// Whether these bytes of a file are here earlier than the rest of it.
+    pub(crate) fn has_early(&self, id: NodeId, wanted: Range<u64>) -> bool {
+        let found = self.pieces.get(&id).into_iter().flatten();
+        found.into_iter().any(|range| range.start <= wanted.start && wanted.end <= range.end)
+    }
+
     /// From now on it must stay as it is.
     pub(crate) fn believe(&mut self, id: NodeId) {
         if let Some(told) = self.nodes.get_mut(id as usize).and_then(Option::as_mut) {
@@ -373,6 +467,16 @@ impl Table {
         }
         self.is_complete = true;
     }
+}
+
+/// Adds a range to sorted ones that do not touch.
+fn add_range(ranges: &mut Vec<Range<u64>>, new: Range<u64>) {
+    let first = ranges.partition_point(|range| range.end < new.start);
+    let last = ranges.partition_point(|range| range.start <= new.end);
+    let touched = ranges.get(first..last).unwrap_or_default();
+    let start = touched.first().map_or(new.start, |range| range.start.min(new.start));
+    let end = touched.last().map_or(new.end, |range| range.end.max(new.end));
+    ranges.splice(first..last.max(first), std::iter::once(start..end));
 }
 
 /// Whether two answers about one name would differ, as far as they are believed for ever: what a name hides below it is
@@ -484,6 +588,24 @@ mod tests {
         make(&mut tree, ROOT, "file", Kind::File, 2);
         table.feed(&std::fs::read(path.path()).unwrap()[told..]);
         assert_eq!(table.contradiction.as_deref(), Some("file"));
+    }
+
+    #[test]
+    fn ranges_that_touch_become_one() {
+        let mut ranges = Vec::new();
+        for (new, expected) in [
+            (10..20, "10..20"),
+            (30..40, "10..20 30..40"),
+            (0..5, "0..5 10..20 30..40"),
+            (20..30, "0..5 10..40"),
+            (12..13, "0..5 10..40"),
+            (3..11, "0..40"),
+            (50..60, "0..40 50..60"),
+        ] {
+            add_range(&mut ranges, new);
+            let shown: Vec<_> = ranges.iter().map(|range| format!("{range:?}")).collect();
+            assert_eq!(shown.join(" "), expected);
+        }
     }
 
     #[test]

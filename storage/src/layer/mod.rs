@@ -35,6 +35,8 @@ pub mod changes;
 
 pub mod unpack;
 
+pub(crate) mod toc;
+
 mod confine;
 
 mod remove;

@@ -3,6 +3,7 @@
 //! ```text
 //! layers/.tmp-<random>/      lock (held by the maker for as long as it lives)
 //!                      journal (only where somebody reads the layer before it is whole)
+//!                      early/ (only with a table of contents: files with what was fetched before the rest)
 //!                      tree/ diff/ index    ── both digests checked, synced ── rename ──> layers/<diffID>
 //! ```
 //! The lock stands in the order of [`crate::state::lock`]: it is only ever tried.
@@ -14,6 +15,7 @@ use super::ids::IdPolicy;
 use super::index::{self, IndexError};
 use super::journal::Journal;
 use super::remove::remove_tree;
+use super::toc::Toc;
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::state::layout::random_hex;
 use crate::state::lock::{FileLock, LockError};
@@ -25,12 +27,15 @@ use std::io::{self, BufWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) const PREFIX: &str = ".tmp-";
 
 /// What is known of a layer that is being unpacked.
 pub(crate) const JOURNAL: &str = "journal";
+
+/// Where what was fetched before the rest lies, by the ids of the table of contents.
+pub(crate) const EARLY: &str = "early";
 
 /// How often a name is tried before a sweeper that is always faster is taken for an error.
 const ATTEMPTS: usize = 8;
@@ -58,6 +63,12 @@ pub enum StageError {
     /// The lock of a temporary directory.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// Its table of contents, which has been believed.
+    #[error("its table of contents and its archive disagree about '{path}'")]
+    Contents {
+        /// What they disagree about.
+        path: String,
+    },
     /// The stream is not the layer it should be.
     #[error("layer: uncompressed it is {got}, not {expected} as the image configuration says")]
     DiffId {
@@ -87,7 +98,9 @@ pub struct Staging {
     layers: PathBuf,
     dir: PathBuf,
     /// Taken by the unpacking, which tells there what it has.
-    journal: Mutex<Option<fs::File>>,
+    journal: Mutex<Option<Journal>>,
+    /// What the archive must agree with.
+    toc: Option<Arc<Toc>>,
     /// Held until all is gone or published.
     _lock: FileLock,
 }
@@ -117,7 +130,7 @@ impl Staging {
                 Err(error) if error.is_not_found() => continue,
                 Err(error) => return Err(error.into()),
             };
-            let staging = Self { layers: layers.to_owned(), dir, journal: Mutex::default(), _lock: lock };
+            let staging = Self { layers: layers.to_owned(), dir, journal: Mutex::default(), toc: None, _lock: lock };
             for (path, mode) in [(staging.tree(), 0o700), (staging.diff(), 0o755)] {
                 let make = fs::DirBuilder::new().mode(mode).create(&path);
                 make.map_err(|source| failed("mkdir", &path, source))?;
@@ -139,8 +152,31 @@ impl Staging {
         let path = self.dir.join(JOURNAL);
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|source| failed("create", &path, source))?;
-        *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-        Ok(self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
+        *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(Journal::new(file));
+        Ok(self.name())
+    }
+
+    /// As [`Self::keep_journal`], and tells at once all names that a table of contents has. [`Self::unpack`] refuses an archive
+    /// that does not agree with it. Returns also where pieces are told, and the directory that they are put into.
+    ///
+    /// # Errors
+    /// [`StageError::Io`], [`StageError::Index`].
+    pub(crate) fn keep_contents(&mut self, toc: &Arc<Toc>) -> Result<(String, fs::File, OwnedFd), StageError> {
+        let early = self.dir.join(EARLY);
+        fs::DirBuilder::new().mode(0o700).create(&early).map_err(|source| failed("mkdir", &early, source))?;
+        let path = self.dir.join(JOURNAL);
+        // Several write to its end.
+        let file = fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|source| failed("create", &path, source))?;
+        let pieces = file.try_clone().map_err(|source| failed("dup", &path, source))?;
+        let journal = Journal::of_contents(file, Arc::clone(toc))?;
+        *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
+        self.toc = Some(Arc::clone(toc));
+        Ok((self.name(), pieces, open_dir(&early)?))
+    }
+
+    fn name(&self) -> String {
+        self.dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// Unpacks an uncompressed archive, reads the stream to its end and writes the index. Call it once.
@@ -156,8 +192,11 @@ impl Staging {
         }
         let diff = open_dir(&self.diff())?;
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut writer = journal.map_or_else(index::Writer::new, |file| index::Writer::journaled(Journal::new(file)));
+        let mut writer = journal.map_or_else(index::Writer::new, index::Writer::journaled);
         let applied = apply(tar, diff.as_fd(), ids, &mut writer)?;
+        if let Some(path) = self.toc.as_ref().and_then(|toc| toc.disagrees(&writer)) {
+            return Err(StageError::Contents { path: super::Shown(&path).to_string() });
+        }
         let path = self.tree().join("index");
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|source| failed("create", &path, source))?;

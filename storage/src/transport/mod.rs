@@ -45,6 +45,7 @@ pub mod commit;
 pub mod download;
 
 use std::io::Read;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use policy::{Attached, Origin};
@@ -199,6 +200,19 @@ pub trait ImageSource: Sync {
     /// # Errors
     /// The source cannot be reached or does not have it.
     fn blob(&self, blob: &Descriptor, offset: u64) -> Result<BlobReader<'_>, TransportError>;
+
+    /// Exactly these bytes of a blob, if the source gives some without those before them.
+    ///
+    /// # Errors
+    /// As [`ImageSource::blob`].
+    fn range(
+        &self,
+        blob: &Descriptor,
+        wanted: Range<u64>,
+    ) -> Result<Option<Box<dyn Read + Send + '_>>, TransportError> {
+        let _ = (blob, wanted);
+        Ok(None)
+    }
 
     /// How often a transient failure is worth another try; nothing for local files.
     fn retries(&self) -> u32 {

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! manifest ─ index? choose ─ configuration ‖ layers, biggest first, a few at a time
+//!   (lazily, with tables of contents: those first, see `early`)
 //!   per layer:  network → SHA-256 + blob file ─ pipe → inflate ─┬→ SHA-256 → diffID
 //!                                                               └→ untar → layers/.tmp-…
 //! both digests right → syncfs → rename → record in index.json
 //! ```
 //! **Runs in:** the process that `pull` and `run` fork into the user's namespace; several threads. Killed at any moment
 //! it leaves unlocked temporaries, which the next pull sweeps, and at worst blobs that nothing refers to.
+
+mod early;
 
 mod fetch;
 
@@ -20,6 +23,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use early::Early;
 use fetch::Job;
 pub use known::Known;
 
@@ -36,6 +40,7 @@ use crate::image::index::Platform;
 use crate::image::manifest::{Descriptor, Document, Manifest};
 use crate::image::store::NewImage;
 use crate::image::{CONFIG_LIMIT_BYTES, INDEX_DEPTH_LIMIT, Image, ImageError, ImageStore, MANIFEST_LIMIT_BYTES};
+use crate::layer::toc::Place;
 use crate::layer::{self, IdPolicy};
 use crate::progress::{Event, Progress};
 use crate::state::trash;
@@ -313,6 +318,8 @@ impl Pull<'_> {
             .map(|(position, blob)| Job { position, blob })
             .filter(|job| seen.insert(&job.blob.digest))
             .collect();
+        // With tables of contents, configuration and tables come first: then all names are known at once.
+        let has_tables = self.options.is_lazy && layers.iter().any(|layer| !matches!(Place::of(layer), Ok(None)));
         if self.options.is_lazy {
             jobs.reverse();
         } else {
@@ -320,6 +327,7 @@ impl Pull<'_> {
         }
         let next = AtomicUsize::new(0);
         let failure = Mutex::new(None);
+        let early = OnceLock::new();
         let sizes: Mutex<HashMap<usize, u64>> = Mutex::default();
         let fail = |error: TransportError| {
             self.stop.set();
@@ -329,19 +337,40 @@ impl Pull<'_> {
                 *failure = Some(error);
             }
         };
+        let fail = &fail;
         thread::scope(|scope| {
             let (publisher, queue) = Publisher::new();
             scope.spawn(|| {
                 // Moved in, so that it is gone when publishing fails.
                 let queue = queue;
-                publish::run(self.store, &queue, self.options.is_durable).unwrap_or_else(&fail);
+                publish::run(self.store, &queue, self.options.is_durable).unwrap_or_else(fail);
             });
+            let known = has_tables.then(|| {
+                let documents = self.documents(found, &publisher)?;
+                let prepared = self.prepare(layers, &documents)?;
+                Ok((documents, prepared))
+            });
+            let (known, prepared) = match known {
+                None => (None, Early::default()),
+                Some(Ok((documents, prepared))) => (Some(Ok(documents)), prepared),
+                Some(Err(error)) => (Some(Err(error)), Early::default()),
+            };
+            // For as long as the pull: those that answer questions may be asked until the last layer is here.
+            let prepared = early.get_or_init(|| prepared);
+            // What is claimed must not wait for what others have claimed.
+            jobs.sort_by_key(|job| !prepared.is_prepared(job.position));
+            let ending = early::ending();
+            let (end, still_wanted) = ending.map_or((None, None), |(end, writer)| (Some(end), Some(writer)));
+            if let Some(end) = end.filter(|_| has_tables) {
+                scope.spawn(move || self.serve_early(prepared, &end, fail));
+            }
+            let mut workers = Vec::new();
             for _ in 0..self.options.jobs.clamp(1, 16).min(jobs.len()) {
                 let publisher = publisher.clone();
-                let (jobs, next, sizes, fail) = (&jobs, &next, &sizes, &fail);
-                scope.spawn(move || {
+                let (jobs, next, sizes) = (&jobs, &next, &sizes);
+                let work = scope.spawn(move || {
                     while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        match self.layer(job, layers.len(), config, &publisher) {
+                        match self.layer(job, layers.len(), config, &publisher, prepared) {
                             Ok(Some(size_bytes)) => {
                                 sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(job.position, size_bytes);
                             }
@@ -350,12 +379,17 @@ impl Pull<'_> {
                         }
                     }
                 });
+                workers.push(work);
             }
-            let outcome = self.documents(found, &publisher);
+            let outcome = known.unwrap_or_else(|| self.documents(found, &publisher));
             if let (Some(on_known), Ok(config)) = (self.on_known, &outcome) {
                 on_known(Known::new(found, config, self.source.names()));
             }
-            let _ = config.set(outcome.map_err(&fail).ok());
+            let _ = config.set(outcome.map_err(fail).ok());
+            for worker in workers {
+                worker.join().expect("workers do not panic");
+            }
+            drop(still_wanted);
         });
         if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);

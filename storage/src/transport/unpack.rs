@@ -5,7 +5,10 @@
 //!                                              └→ untar (this thread) → layers/.tmp-…/
 //! ```
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,9 +19,11 @@ use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::image::ImageStore;
 use crate::layer::compression::Decompressor;
 use crate::layer::staging::StageError;
+use crate::layer::toc::Toc;
 use crate::layer::{IdPolicy, Staging};
 use crate::state::layout::create_dir;
 use crate::union::lazy::Announcement;
+use crate::union::lazy::ask::Asked;
 
 /// A layer being unpacked under a temporary name, or unpacked and not published yet. Dropping it deletes it.
 pub(super) struct Staged {
@@ -51,6 +56,29 @@ impl Staged {
         Ok(Self { staging, name, announcement })
     }
 
+    /// A place for a layer whose table of contents is known: all its names are told at once. What comes before the rest is told
+    /// by what else is returned.
+    pub(super) fn of_contents(
+        store: &ImageStore,
+        blob: &Digest,
+        diff_id: &DiffId,
+        ids: &IdPolicy,
+        toc: &Arc<Toc>,
+    ) -> Result<(Self, EarlyPlace), TransportError> {
+        let layers = store.layout().layers();
+        create_dir(&layers).map_err(crate::image::StoreError::from)?;
+        let failed = |error: StageError| stage_error(blob, &error);
+        let mut staging = Staging::new(&layers).map_err(failed)?;
+        let (directory, journal, dir) = staging.keep_contents(toc).map_err(failed)?;
+        let asked = Asked::make(&store.layout().lazy(), &layers, &directory)
+            .map_err(|source| TransportError::Io { what: "make a pipe for questions".to_owned(), source })?;
+        let tree = staging.diff();
+        let name = ids.ownership().layer_name(diff_id);
+        // Last: who finds it reads all of this.
+        let announcement = Announcement::make(store.layout(), &name, directory);
+        Ok((Self { staging, name, announcement }, EarlyPlace { journal, dir, asked, tree }))
+    }
+
     /// Gives the layer its name; if another process was faster, theirs is as good.
     pub(super) fn publish(self) -> Result<(), TransportError> {
         let failed = |error: StageError| TransportError::Unpack {
@@ -60,6 +88,17 @@ impl Staged {
         };
         self.staging.publish(&self.name).map(drop).map_err(failed)
     }
+}
+
+/// Where what is fetched before the rest of a layer goes.
+pub(super) struct EarlyPlace {
+    /// Tells of it.
+    pub(super) journal: File,
+    pub(super) dir: OwnedFd,
+    /// Who wants what.
+    pub(super) asked: Asked,
+    /// The tree that the rest comes into.
+    pub(super) tree: PathBuf,
 }
 
 /// What a stream of compressed bytes turned out to be.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::sys::stat::SFlag;
+use nix::sys::statvfs::Statvfs;
 
 /// The number of a file: what the kernel calls its node and what `st_ino` shows. Never two living files with one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -178,6 +179,28 @@ pub struct Statistics {
     pub files_free: u64,
     /// Longest name.
     pub name_max: u32,
+}
+
+impl Statistics {
+    /// Those of a file system of the kernel.
+    pub(crate) fn of(stat: &Statvfs) -> Self {
+        let bytes = |bytes: u64| u32::try_from(bytes).unwrap_or(4096);
+        Self {
+            block_bytes: bytes(stat.block_size()),
+            fragment_bytes: bytes(stat.fragment_size()),
+            blocks: stat.blocks(),
+            blocks_free: stat.blocks_free(),
+            blocks_available: stat.blocks_available(),
+            files: stat.files(),
+            files_free: stat.files_free(),
+            name_max: u32::try_from(stat.name_max()).unwrap_or(255),
+        }
+    }
+}
+
+/// Names of extended attributes, as `listxattr` gives them.
+pub(crate) fn xattr_list<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    names.flat_map(|name| name.iter().copied().chain([0])).collect()
 }
 
 /// A part of a file that [`seek`](super::Union::seek) looks for.

@@ -11,10 +11,9 @@ use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 use std::os::unix::ffi::OsStringExt;
 
-use super::attributes::{Attributes, Changes, FileKind, InodeNo, Statistics, XattrMode};
+use super::attributes::{Attributes, Changes, FileKind, InodeNo, Statistics, XattrMode, xattr_list};
 use super::handles::{Handle, OWN};
 use super::inode_table::Node;
-use super::lookup::NAME_MAX;
 use super::stack::Part;
 use super::tree::{At, Tree, reopen};
 use super::upper::{
@@ -91,10 +90,7 @@ impl Tree {
             (Some(record), DiskName::Override) => {
                 self.recorded(&node, record).map(|recorded| recorded.to_value().into())
             }
-            (Some(record), DiskName::Plain(_)) => {
-                let value = record.xattrs().find(|(known, _)| *known == name).ok_or(Errno::ENODATA)?.1;
-                Ok(self.lower_owners.xattr_in_container(name, value.to_vec()))
-            }
+            (Some(record), DiskName::Plain(_)) => self.lower_owners.told_xattr(record.xattrs(), name),
             (None, DiskName::Override) => {
                 let file = self.path_fd(&node)?;
                 let stat = fstat(&file.fd)?;
@@ -159,14 +155,7 @@ impl Tree {
         let _names = self.names();
         let (in_upper, part) = self.place(&node);
         match self.stack.record(part).filter(|_| !in_upper) {
-            Some(record) => {
-                let mut names = Vec::new();
-                for (name, _) in record.xattrs() {
-                    names.extend_from_slice(name);
-                    names.push(0);
-                }
-                Ok(names)
-            }
+            Some(record) => Ok(xattr_list(record.xattrs().map(|(name, _)| name))),
             None if in_upper => self.with_target(&node, |upper, target| upper.xattr_names(target)),
             None => visible_names(self.path_fd(&node)?.fd.as_fd()),
         }
@@ -175,17 +164,7 @@ impl Tree {
     pub(super) fn statistics(&self) -> nix::Result<Statistics> {
         let root = self.roots.iter().find(|root| root.writable).or(self.roots.get(1)).ok_or(Errno::EIO)?;
         let stat = fstatvfs(&root.fd)?;
-        let bytes = |bytes: u64| u32::try_from(bytes).unwrap_or(4096);
-        Ok(Statistics {
-            block_bytes: bytes(stat.block_size()),
-            fragment_bytes: bytes(stat.fragment_size()),
-            blocks: stat.blocks(),
-            blocks_free: stat.blocks_free(),
-            blocks_available: stat.blocks_available(),
-            files: stat.files(),
-            files_free: stat.files_free(),
-            name_max: u32::try_from(stat.name_max()).unwrap_or(NAME_MAX as u32),
-        })
+        Ok(Statistics::of(&stat))
     }
 
     pub(super) fn inode_flags(&self, ino: InodeNo) -> nix::Result<u32> {

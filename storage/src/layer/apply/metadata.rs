@@ -149,7 +149,7 @@ impl<'a> Metadata<'a> {
     ) -> Result<Vec<Xattr>, ApplyError> {
         let mut kept = Vec::new();
         for (name, value) in &entry.xattrs {
-            let c_name = CString::new(name.as_slice()).ok().filter(|_| self.is_allowed(name));
+            let c_name = CString::new(name.as_slice()).ok().filter(|_| is_allowed_xattr(self.ids, name));
             let Some(c_name) = c_name else {
                 applied.dropped_xattrs += 1;
                 continue;
@@ -163,21 +163,6 @@ impl<'a> Metadata<'a> {
             kept.push((name.clone(), value.clone()));
         }
         Ok(kept)
-    }
-
-    /// True for attributes that an image may bring. Those of overlay file systems and of stores decide what others
-    /// see, and belong to whoever makes the file system.
-    fn is_allowed(&self, name: &[u8]) -> bool {
-        const RESERVED: [&[u8]; 4] = [b"user.overlay.", b"user.containers.", b"user.fuseoverlayfs.", b"user.coracle."];
-        match name {
-            b"security.capability" => true,
-            // Entries of an ACL name ids, and only the identity leaves them true.
-            b"system.posix_acl_access" | b"system.posix_acl_default" => match self.ids {
-                IdPolicy::Mapped(map) => map.is_identity(),
-                IdPolicy::Single => false,
-            },
-            _ => name.starts_with(b"user.") && !RESERVED.iter().any(|reserved| name.starts_with(reserved)),
-        }
     }
 
     pub(super) fn set_override(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), ApplyError> {
@@ -203,6 +188,21 @@ impl<'a> Metadata<'a> {
     ) -> Result<(), ApplyError> {
         utimensat(dir, name, &TimeSpec::UTIME_OMIT, &spec(mtime), UtimensatFlags::NoFollowSymlink)
             .map_err(|source| call("utimens", path, source))
+    }
+}
+
+/// True for attributes that an image may bring. Those of overlay file systems and of stores decide what others see, and belong
+/// to whoever makes the file system.
+pub(crate) fn is_allowed_xattr(ids: &IdPolicy, name: &[u8]) -> bool {
+    const RESERVED: [&[u8]; 4] = [b"user.overlay.", b"user.containers.", b"user.fuseoverlayfs.", b"user.coracle."];
+    match name {
+        b"security.capability" => true,
+        // Entries of an ACL name ids, and only the identity leaves them true.
+        b"system.posix_acl_access" | b"system.posix_acl_default" => match ids {
+            IdPolicy::Mapped(map) => map.is_identity(),
+            IdPolicy::Single => false,
+        },
+        _ => name.starts_with(b"user.") && !RESERVED.iter().any(|reserved| name.starts_with(reserved)),
     }
 }
 

@@ -25,7 +25,7 @@
 
 mod dirs;
 mod metadata;
-mod path;
+pub(crate) mod path;
 
 use crate::layer::Shown;
 use crate::layer::ids::IdPolicy;
@@ -35,7 +35,7 @@ use crate::layer::tar::{Entry, EntryKind, Reader, TarError};
 use crate::whiteout::{self, TarName};
 use dirs::Dirs;
 use metadata::Metadata;
-pub(crate) use metadata::umask;
+pub(crate) use metadata::{is_allowed_xattr, umask};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
@@ -51,7 +51,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const MAX_LINKS: usize = 40;
 
 /// Deepest directory. Paths of the kernel end at 2048 components; what is deeper serves no program.
-const MAX_DEPTH: usize = 4096;
+pub(crate) const MAX_DEPTH: usize = 4096;
 
 /// Most devices remembered for hardlinks to them.
 const MAX_DEVICES: usize = 65_536;

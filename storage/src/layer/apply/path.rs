@@ -5,7 +5,7 @@ pub(super) const MAX_COMPONENT_BYTES: usize = 255;
 
 /// Why a name leads nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BadPath {
+pub(crate) enum BadPath {
     Escapes,
     TooLong,
 }
@@ -13,7 +13,7 @@ pub(super) enum BadPath {
 /// Components of a name relative to the layer's root, cleaned by text as Go's `filepath.Clean` does, because that is
 /// what other engines do before they unpack: empty parts and `.` vanish, `..` takes its predecessor away. A relative
 /// name that climbs above the root is an attack; an absolute one stays at the root.
-pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, BadPath> {
+pub(crate) fn components(path: &[u8]) -> Result<Vec<&[u8]>, BadPath> {
     let is_absolute = path.starts_with(b"/");
     let mut components: Vec<&[u8]> = Vec::with_capacity(8);
     for part in path.split(|byte| *byte == b'/') {

@@ -197,6 +197,11 @@ impl Writer {
         }
     }
 
+    /// One more than the greatest id.
+    pub(crate) fn len(&self) -> NodeId {
+        self.nodes.len() as NodeId
+    }
+
     /// Whether a node is one now.
     pub(crate) fn is_alive(&self, id: NodeId) -> bool {
         self.nodes.get(id as usize).is_some_and(|slot| slot.name != NONE)

@@ -9,6 +9,7 @@ use super::super::publish::{Publisher, Ready};
 use super::super::stream::{PipeWriter, Pool, pipe};
 use super::super::unpack::{Staged, Unpacked, is_unpacked, unpack};
 use super::super::{BlobReader, TransportError};
+use super::early::{Early, Prepared};
 use super::{Pull, PullOptions, read_error};
 use crate::blob::{BlobError, Claim, Ingest};
 use crate::digest::DiffId;
@@ -34,8 +35,20 @@ impl Pull<'_> {
         layers: usize,
         known_config: &OnceLock<Option<Config>>,
         publisher: &Publisher,
+        early: &Early,
     ) -> Result<Option<u64>, TransportError> {
         let (blob, digest) = (job.blob, &job.blob.digest);
+        if let Some(Prepared { mut ingest, staged }) = early.take(job.position) {
+            let diff_id = known_config.wait().as_ref().and_then(|config| config.diff_ids.get(job.position));
+            let diff_id = diff_id.ok_or(TransportError::Stopped)?;
+            self.progress.event(Event::Started { digest, total_bytes: blob.size, kind: Kind::Layer });
+            let feed = |pipe: &PipeWriter| self.fetch(blob, None, &mut ingest, pipe, early);
+            let (size_bytes, staged) = self.stream(blob, diff_id, Some(staged), feed)?;
+            early.settle(job.position)?;
+            publisher.publish(Ready::Blob(ingest.verify()?, staged))?;
+            self.progress.event(Event::Done { digest });
+            return Ok(Some(size_bytes));
+        }
         let claim = self.store.blobs().claim(digest, blob.size)?;
         // The request is on its way while the configuration still is.
         let first = match &claim {
@@ -45,6 +58,8 @@ impl Pull<'_> {
         let config = known_config.wait().as_ref().filter(|config| config.diff_ids.len() == layers);
         let diff_id = config.and_then(|config| config.diff_ids.get(job.position)).ok_or(TransportError::Stopped)?;
         let target = (!is_unpacked(self.store, diff_id, &self.options.ids)).then_some(diff_id);
+        let PullOptions { ids, is_lazy, .. } = self.options;
+        let staged = || target.map(|target| Staged::new(self.store, digest, target, ids, *is_lazy)).transpose();
         match claim {
             Claim::Exists if target.is_none() => {
                 self.progress.event(Event::Exists { digest, kind: Kind::Layer });
@@ -52,7 +67,7 @@ impl Pull<'_> {
             }
             Claim::Exists => {
                 let file = self.store.blobs().open(digest)?;
-                match self.stream(blob, diff_id, target, |pipe| self.feed_from_store(blob, file, pipe)) {
+                match self.stream(blob, diff_id, staged()?, |pipe| self.feed_from_store(blob, file, pipe)) {
                     Ok((size_bytes, staged)) => {
                         if let Some(staged) = staged {
                             publisher.publish(Ready::Layer(staged))?;
@@ -62,7 +77,7 @@ impl Pull<'_> {
                     // Not what it was any more: once more from its source.
                     Err(_) if !self.store.blobs().check(digest)? => {
                         self.store.blobs().remove(digest)?;
-                        self.layer(job, layers, known_config, publisher)
+                        self.layer(job, layers, known_config, publisher, early)
                     }
                     Err(error) => Err(error),
                 }
@@ -70,7 +85,7 @@ impl Pull<'_> {
             Claim::Ours(mut ingest) => {
                 self.progress.event(Event::Started { digest, total_bytes: blob.size, kind: Kind::Layer });
                 let (size_bytes, staged) =
-                    self.stream(blob, diff_id, target, |pipe| self.fetch(blob, first, &mut ingest, pipe))?;
+                    self.stream(blob, diff_id, staged()?, |pipe| self.fetch(blob, first, &mut ingest, pipe, early))?;
                 publisher.publish(Ready::Blob(ingest.verify()?, staged))?;
                 self.progress.event(Event::Done { digest });
                 Ok(Some(size_bytes))
@@ -83,11 +98,9 @@ impl Pull<'_> {
         &self,
         blob: &Descriptor,
         diff_id: &DiffId,
-        target: Option<&DiffId>,
+        staged: Option<Staged>,
         feed: impl FnOnce(&PipeWriter) -> Result<(), TransportError>,
     ) -> Result<(u64, Option<Staged>), TransportError> {
-        let PullOptions { ids, is_lazy, .. } = self.options;
-        let staged = target.map(|target| Staged::new(self.store, &blob.digest, target, ids, *is_lazy)).transpose()?;
         let (writer, reader) = pipe();
         let algorithm = diff_id.as_digest().algorithm();
         let (fed, unpacked) = thread::scope(|scope| {
@@ -145,6 +158,7 @@ impl Pull<'_> {
         first: Option<Result<BlobReader<'s>, TransportError>>,
         ingest: &mut Ingest,
         pipe: &PipeWriter,
+        early: &Early,
     ) -> Result<(), TransportError> {
         let pool = Pool::new(self.options.is_lazy);
         let mut first = first;
@@ -152,7 +166,7 @@ impl Pull<'_> {
         let mut since_bytes = 0;
         loop {
             let opened = first.take().unwrap_or_else(|| self.source.blob(blob, ingest.written_bytes()));
-            let error = match opened.and_then(|opened| self.fetch_once(blob, opened, ingest, pipe, &pool)) {
+            let error = match opened.and_then(|opened| self.fetch_once(blob, opened, ingest, pipe, (&pool, early))) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -171,7 +185,7 @@ impl Pull<'_> {
         opened: BlobReader<'_>,
         ingest: &mut Ingest,
         pipe: &PipeWriter,
-        pool: &Pool,
+        (pool, early): (&Pool, &Early),
     ) -> Result<(), TransportError> {
         let BlobReader { offset, mut reader } = opened;
         let what = format!("blob {}", blob.digest);
@@ -181,6 +195,7 @@ impl Pull<'_> {
         })?;
         let mut reported = Instant::now();
         loop {
+            early.give_way();
             let (buffer, result) = pool.fill(&mut reader);
             // A server that cannot resume sends everything again; what was there is not looked at twice, and the
             // digest of the whole tells if it sent something else this time.

@@ -33,6 +33,16 @@ impl Known {
         }
     }
 
+    /// The image's id.
+    pub fn id(&self) -> &Digest {
+        &self.id
+    }
+
+    /// Its layers, bottom first.
+    pub fn layers(&self) -> impl Iterator<Item = &Descriptor> {
+        self.layers.iter()
+    }
+
     /// The image, as the store will have it.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ use crate::image::manifest::{Descriptor, Document};
 use crate::image::{Image, ImageStore, Layer, MANIFEST_LIMIT_BYTES};
 use crate::layer::compress;
 use crate::layer::compression::Compression;
+use crate::layer::toc::CHUNKED_CHECKSUM;
 use crate::progress::{Event, Kind, Progress};
 use crate::reference::Reference;
 use plan::{Sent, Treatment};
@@ -234,7 +235,8 @@ impl Push<'_> {
             self.progress.event(Event::Exists { digest: &blob.digest, kind: Kind::Layer });
             return Ok(as_it_is());
         }
-        match plan::treatment(compression, self.options) {
+        let has_table = blob.annotation(CHUNKED_CHECKSUM).is_some();
+        match plan::treatment(compression, has_table, self.options) {
             Treatment::Keep => self.blob(blob, Kind::Layer, counters).map(|()| as_it_is()),
             Treatment::Prefer(..) if self.has(&blob.digest)? => {
                 self.progress.event(Event::Exists { digest: &blob.digest, kind: Kind::Layer });

@@ -22,19 +22,26 @@ pub(super) enum Treatment {
     Compress(compress::Format, i32),
 }
 
-/// Decides about a layer whose bytes are compressed as `found`.
-pub(super) fn treatment(found: Compression, options: &PushOptions) -> Treatment {
-    let wanted = options.compression.map(|wanted| match wanted {
+/// What a format's bytes look like.
+pub(super) fn compression_of(format: compress::Format) -> Compression {
+    match format {
         compress::Format::Gzip => Compression::Gzip,
-        compress::Format::Zstd => Compression::Zstd,
-    });
+        compress::Format::Zstd | compress::Format::ZstdChunked => Compression::Zstd,
+    }
+}
+
+/// Decides about a layer whose bytes are compressed as `found`, and whether that has a table of contents.
+pub(super) fn treatment(found: Compression, has_table: bool, options: &PushOptions) -> Treatment {
+    let wanted = options.compression.map(compression_of);
+    // Without a table of contents, zstd is not what was asked for.
+    let lacks_table = options.compression == Some(compress::Format::ZstdChunked) && !has_table;
     let level = |format: compress::Format| options.level.unwrap_or_else(|| format.default_level());
     match (found, options.compression) {
         (Compression::None, format) => {
             let format = format.unwrap_or(compress::Format::Gzip);
             Treatment::Compress(format, level(format))
         }
-        (found, Some(format)) if wanted != Some(found) => match options.force {
+        (found, Some(format)) if wanted != Some(found) || lacks_table => match options.force {
             true => Treatment::Compress(format, level(format)),
             false => Treatment::Prefer(format, level(format)),
         },
@@ -102,6 +109,9 @@ pub(super) fn rewritten(
         if is_changed && let Some(place) = place.as_object_mut() {
             // They speak of the bytes that were: tables of contents of zstd:chunked and eStargz.
             place.shift_remove("annotations");
+            if let Some(annotations) = &layer.blob.annotations {
+                place.insert("annotations".to_owned(), json!(annotations));
+            }
         }
     }
     if kind == Format::Docker
@@ -191,9 +201,11 @@ mod tests {
             (Gzip, Some(Format::Gzip), true, Treatment::Keep),
             (Gzip, Some(Format::Zstd), true, Treatment::Compress(Format::Zstd, 3)),
             (Gzip, Some(Format::Zstd), false, Treatment::Prefer(Format::Zstd, 3)),
+            (Zstd, Some(Format::ZstdChunked), true, Treatment::Compress(Format::ZstdChunked, 3)),
         ] {
-            assert_eq!(treatment(found, &options(wanted, force)), expected, "{found:?} {wanted:?} {force}");
+            assert_eq!(treatment(found, false, &options(wanted, force)), expected, "{found:?} {wanted:?} {force}");
         }
+        assert_eq!(treatment(Zstd, true, &options(Some(Format::ZstdChunked), true)), Treatment::Keep);
     }
 
     #[test]

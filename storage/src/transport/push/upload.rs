@@ -1,6 +1,6 @@
 //! One blob of a push: skipped, mounted, or uploaded, going on where a connection was cut.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +14,12 @@ use super::super::registry::RegistryError;
 use super::super::registry::target::Begun;
 use super::super::stop::Stop;
 use super::Push;
-use super::plan::Sent;
+use super::plan::{self, Sent};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::image::Layer;
 use crate::image::manifest::Descriptor;
-use crate::layer::compress;
-use crate::layer::compression::{Compression, Decompressor};
+use crate::layer::compress::{self, Compressing};
+use crate::layer::compression::Decompressor;
 use crate::progress::{Event, Kind, Progress};
 
 /// Blobs up to this length are sent with the request that ends their upload.
@@ -193,19 +193,16 @@ impl Push<'_> {
             }
             let next = sent?;
             let Some((made, len_bytes)) = stream.made else { return Err(TransportError::Stopped) };
+            let annotations = Some(stream.annotations).filter(|annotations| !annotations.is_empty());
             match self.target.has_blob(&made) {
                 // Sent in vain, but nothing need be stored twice.
                 Ok(true) => self.target.abandon(&made, &next),
                 _ => self.target.finish(&made, &next, &[])?,
             }
-            Ok(Descriptor::new("", made, len_bytes))
+            Ok(Descriptor { annotations, ..Descriptor::new("", made, len_bytes) })
         })?;
         self.progress.event(Event::Done { digest });
-        let compression = match format {
-            compress::Format::Gzip => Compression::Gzip,
-            compress::Format::Zstd => Compression::Zstd,
-        };
-        Ok(Sent { blob: made, compression })
+        Ok(Sent { blob: made, compression: plan::compression_of(format) })
     }
 
     fn stream_body(
@@ -238,6 +235,8 @@ impl Push<'_> {
 struct Stream {
     /// Digest and length, once it has come to its end.
     made: Option<(Digest, u64)>,
+    /// What its descriptor is to say of it.
+    annotations: BTreeMap<String, String>,
     /// Why it did not.
     failure: Option<TransportError>,
 }
@@ -291,14 +290,14 @@ impl<R: Read> Read for Checked<R> {
 }
 
 /// The compressed bytes, whose digest is known when they are sent.
-struct Made<R> {
-    inner: R,
+struct Made {
+    inner: Compressing,
     hasher: Option<Hasher>,
     len_bytes: u64,
     state: Arc<Mutex<Stream>>,
 }
 
-impl<R: Read> Read for Made<R> {
+impl Read for Made {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.inner.read(buffer)?;
         self.len_bytes += len as u64;
@@ -310,7 +309,8 @@ impl<R: Read> Read for Made<R> {
             && let Some(hasher) = self.hasher.take()
         {
             let made = Some((hasher.finish(), self.len_bytes));
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).made = made;
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            (state.made, state.annotations) = (made, self.inner.annotations().clone());
         }
         Ok(len)
     }

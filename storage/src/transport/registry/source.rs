@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use base64::Engine as _;
@@ -281,6 +282,31 @@ impl ImageSource for RegistrySource {
             return Err(protocol(&what, reason).into());
         }
         Ok(BlobReader { offset, reader: Box::new(Body { response, what, got_bytes: offset }) })
+    }
+
+    fn range(
+        &self,
+        blob: &Descriptor,
+        wanted: Range<u64>,
+    ) -> Result<Option<Box<dyn Read + Send + '_>>, TransportError> {
+        let what = format!("blob {}", blob.digest);
+        let path = format!("blobs/{}", blob.digest);
+        let Some(last) = wanted.end.checked_sub(1).filter(|last| *last >= wanted.start) else { return Ok(None) };
+        let range = format!("bytes={}-{last}", wanted.start);
+        let headers = [(RANGE, range.as_str())];
+        let response = self.ask(Wanted { what: &what, method: &Method::GET, path: &path, headers: &headers })?;
+        match response.status().as_u16() {
+            206 => {}
+            // All of it, which is what was not asked for.
+            200 => return Ok(None),
+            status => return Err(protocol(&what, format!("unexpected answer {status}")).into()),
+        }
+        let start = header(response.headers(), CONTENT_RANGE.as_str()).and_then(parse_range_start);
+        if start != Some(wanted.start) {
+            return Err(protocol(&what, "the server sent another range than was asked for".into()).into());
+        }
+        let body = Body { response, what, got_bytes: wanted.start };
+        Ok(Some(Box::new(body.take(wanted.end - wanted.start))))
     }
 
     fn retries(&self) -> u32 {

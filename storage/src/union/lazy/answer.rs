@@ -111,12 +111,22 @@ impl Server {
             Operation::Attributes => reply.attributes(&tree.attributes(node)?),
             Operation::ReadLink => reply.bytes(&tree.read_link(node)?),
             Operation::Read { .. } if LazyTree::is_placeholder(node) => {}
+            Operation::Read { offset, .. } if *offset >= tree.attributes(node)?.size => {}
             Operation::Read { offset, size } => {
-                let file = tree.data(node)?;
+                let file = tree.data(node, *offset, *size as u64)?;
                 reply.data(*size, |buffer| read(file.as_fd(), buffer, *offset))?;
             }
             Operation::Seek(offset, to) => {
-                let file = tree.data(node)?;
+                if !tree.is_here(node)? {
+                    // One without holes, as far as anybody knows.
+                    let size = tree.attributes(node)?.size;
+                    if *offset >= size {
+                        return Err(Errno::ENXIO.into());
+                    }
+                    reply.offset(if matches!(to, Seek::Data) { *offset } else { size });
+                    return Ok(());
+                }
+                let file = tree.data(node, 0, u64::MAX)?;
                 let whence = match to {
                     Seek::Data => Whence::SeekData,
                     Seek::Hole => Whence::SeekHole,

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -13,11 +14,12 @@ use nix::sys::inotify::{AddWatchFlags, Inotify};
 use nix::sys::stat::Mode;
 
 use super::Places;
+use super::ask::Asking;
 use super::note;
 use crate::layer::index::{Index, Kind, NodeId};
 use crate::layer::journal::Table;
-use crate::layer::staging::JOURNAL;
-use crate::layer::tar::{Timestamp, Xattr};
+use crate::layer::staging::{EARLY, JOURNAL};
+use crate::layer::tar::Timestamp;
 
 /// Most bytes of a journal that are read in one piece.
 const PIECE: usize = 64 << 10;
@@ -33,8 +35,30 @@ pub(super) struct Layer {
     journal: Option<(File, String)>,
     /// All names are known.
     pub(super) is_complete: bool,
+    /// It has its final name, or all of it is in the tree.
+    is_whole: bool,
+    /// Where contents lie that came before the rest, and who is asked for them.
+    early: Option<Early>,
     /// One name of each file with several, in a layer that was whole; made when first asked for.
     groups: OnceCell<HashMap<u32, NodeId>>,
+}
+
+/// Contents that come before the rest.
+#[derive(Debug)]
+struct Early {
+    dir: OwnedFd,
+    asked: Asking,
+}
+
+/// Where some bytes of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// In the layer's tree, with all others of the file.
+    Tree,
+    /// Among what came early.
+    Early,
+    /// Nowhere yet.
+    Awaited,
 }
 
 /// Where its names come from.
@@ -65,12 +89,21 @@ pub(super) struct Facts {
 
 impl Layer {
     pub(super) fn new(name: String) -> Self {
-        Self { name, dir: None, names: Names::Unknown, journal: None, is_complete: false, groups: OnceCell::new() }
+        Self {
+            name,
+            dir: None,
+            names: Names::Unknown,
+            journal: None,
+            is_complete: false,
+            is_whole: false,
+            early: None,
+            groups: OnceCell::new(),
+        }
     }
 
     /// Looks for what has come.
     pub(super) fn refresh(&mut self, places: &Places, inotify: Option<&Inotify>) {
-        if self.is_complete {
+        if self.is_whole {
             return;
         }
         // First: what is published now has been told before.
@@ -79,7 +112,7 @@ impl Layer {
         self.read_journal();
         if is_published {
             self.adopt(&whole);
-        } else if !self.is_complete {
+        } else if !self.is_whole {
             self.find_journal(places, inotify);
         }
     }
@@ -98,7 +131,9 @@ impl Layer {
         }
         // The same archive tells the same ids, so what was answered from an earlier journal holds.
         self.names = Names::Table(Table::default());
+        self.is_complete = false;
         self.dir = Some(dir);
+        self.early = open_dir(&path.join(EARLY)).map(|dir| Early { dir, asked: Asking::at(&places.notes, &directory) });
         self.journal = Some((file, directory));
         self.read_journal();
     }
@@ -113,6 +148,7 @@ impl Layer {
         }
         if table.is_complete {
             self.is_complete = true;
+            self.is_whole = !table.is_apart;
         }
     }
 
@@ -129,7 +165,8 @@ impl Layer {
             names => *names = Names::Index(index),
         }
         self.dir = Some(dir);
-        self.is_complete = true;
+        (self.is_complete, self.is_whole) = (true, true);
+        self.early = None;
     }
 
     /// What an archive says twice.
@@ -235,15 +272,14 @@ impl Layer {
         }
     }
 
-    pub(super) fn xattrs(&self, id: NodeId) -> Vec<Xattr> {
+    pub(super) fn xattrs(&self, id: NodeId) -> Vec<(&[u8], &[u8])> {
         match &self.names {
             Names::Unknown => Vec::new(),
-            Names::Table(table) => table.node(id).map(|node| node.xattrs().to_vec()).unwrap_or_default(),
-            Names::Index(index) => {
-                let record = index.record(id);
-                let all = record.iter().flat_map(|record| record.xattrs());
-                all.map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
+            Names::Table(table) => {
+                let all = table.node(id).into_iter().flat_map(|node| node.xattrs());
+                all.map(|(name, value)| (name.as_slice(), value.as_slice())).collect()
             }
+            Names::Index(index) => index.record(id).into_iter().flat_map(|record| record.xattrs()).collect(),
         }
     }
 
@@ -252,6 +288,31 @@ impl Layer {
         if let Names::Table(table) = &mut self.names {
             table.believe(id);
         }
+    }
+
+    /// Where these bytes of a file are.
+    pub(super) fn contents(&self, id: NodeId, wanted: Range<u64>) -> Contents {
+        match &self.names {
+            _ if self.is_whole => Contents::Tree,
+            Names::Table(table) if !table.is_here(id) => match table.has_early(id, wanted) {
+                true => Contents::Early,
+                false => Contents::Awaited,
+            },
+            _ => Contents::Tree,
+        }
+    }
+
+    /// Asks for bytes of a file before the rest.
+    pub(super) fn ask(&mut self, id: NodeId, wanted: Range<u64>) {
+        if let Some(early) = &mut self.early {
+            early.asked.ask(id, wanted);
+        }
+    }
+
+    /// Opens what came early of a file.
+    pub(super) fn open_early(&self, id: NodeId) -> nix::Result<OwnedFd> {
+        let early = self.early.as_ref().ok_or(Errno::ENOENT)?;
+        open_beneath(&early.dir, &[id.to_string().as_bytes()], READ)
     }
 
     /// Opens the file behind a name, nothing but what the names on the way say.

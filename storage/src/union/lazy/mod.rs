@@ -9,6 +9,14 @@
 //!   verifies, renames to layers/<layer> ─ inotify ▶ finds it whole
 //!   verdict: all verified, or why not ─────────────────────────────────────────▶ success may be told, or kills
 //! ```
+//! Of a layer with a table of contents ([`crate::layer::toc`]) all names come at once, before any contents; what is read and is
+//! not here is asked for ([`ask`]), and comes before the rest, bytes of one piece of a file at a time:
+//!
+//! ```text
+//!   reads questions, fetches pieces by range ◀─ pipe: $RUNTIME/lazy/wanted/.tmp-… ─ asks for bytes that a request waits for
+//!   verified: layers/.tmp-…/early/<id> ── data ─▶ opens, when the journal has told of them
+//! ```
+//!
 //! The processes share nothing but the store: a server never needs its own puller. Whoever has the claim on a blob unpacks it,
 //! everybody who waits for the layer reads the same journal, so several containers cost one download; and a puller that is
 //! killed leaves what any killed pull leaves, which the next one sweeps and does again.
@@ -22,7 +30,7 @@
 //! | a name that the topmost layers that are complete have, or hide | at once |
 //! | a name that the first layer below those, which grows, has got so far | at once |
 //! | any other name; what a directory lists; a directory whose entry has not come | when that layer is complete, or has it |
-//! | contents | at once: a name is told when its contents are on disk |
+//! | contents | at once: a name is told when its contents are on disk; with a table of contents when those bytes are |
 //!
 //! So the first incomplete layer from the top decides, and the pull brings that first. What is answered is believed by the
 //! kernel for ever. An archive that takes back what it has said (the same name twice) cannot be served this way: that ends
@@ -41,6 +49,8 @@
 //!
 //! **Runs in:** the union server, one thread; for a look at single files ([`Reader`]) the command line's process.
 
+pub(crate) mod ask;
+
 mod layer;
 
 mod tree;
@@ -53,7 +63,10 @@ mod reader;
 
 mod note;
 
+mod progress;
+
 pub use note::Announcement;
+pub use progress::{Telling, arriving};
 pub use reader::Reader;
 pub use serve::{LazyError, serve};
 

@@ -34,7 +34,7 @@ impl Reader {
         self.0.inotify().as_fd()
     }
 
-    /// Opens a regular file as the container would see it, links followed inside; `None` if it is not there or no file. The
+    /// Opens a regular file as the container would see it, links followed inside; `None` if it is not there, empty, or no file. The
     /// outer one is missing while that is not known: ask again when the bell rings.
     ///
     /// # Errors
@@ -79,7 +79,10 @@ impl Reader {
                     split(&target).into_iter().rev().for_each(|name| rest.push_front(name));
                 }
                 FileKind::File if rest.iter().all(Vec::is_empty) && !LazyTree::is_placeholder(attributes.ino) => {
-                    let file = self.0.data(attributes.ino)?.as_fd().try_clone_to_owned();
+                    if attributes.size == 0 {
+                        return Ok(None);
+                    }
+                    let file = self.0.data(attributes.ino, 0, u64::MAX)?.as_fd().try_clone_to_owned();
                     return file.map(|file| Some(file.into())).map_err(|_| Stop::Errno(Errno::EMFILE));
                 }
                 _ => return Ok(None),

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::Places;
 use super::answer::Server;
+use super::ask;
 use super::tree::LazyTree;
 use crate::union::server::Log;
 use crate::union::session::parking;
@@ -34,7 +35,7 @@ pub enum LazyError {
 ///
 /// A byte that is written to `confirm` is given back when everything has come and nothing of it contradicts what was answered.
 ///
-/// Confines the calling thread for good: it reads the store's layers and what is announced of them, and nothing else.
+/// Confines the calling thread for good: it reads the store's layers and what is announced of them, asks for what comes, and nothing else.
 ///
 /// # Errors
 /// [`LazyError`].
@@ -59,6 +60,10 @@ fn confined(places: &Places) -> Result<RulesetCreated, RulesetError> {
         if let Ok(dir) = PathFd::new(dir) {
             rules = rules.add_rule(PathBeneath::new(dir, reading))?;
         }
+    }
+    // Pipes with questions, and nothing else.
+    if let Ok(dir) = PathFd::new(ask::directory(&places.notes)) {
+        rules = rules.add_rule(PathBeneath::new(dir, AccessFs::WriteFile))?;
     }
     Ok(rules)
 }

@@ -9,10 +9,11 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::statvfs::fstatvfs;
 
 use super::Places;
-use super::layer::{Facts, Layer};
+use super::ask;
+use super::layer::{Contents, Facts, Layer};
 use crate::layer::index::{Kind, NodeId, ROOT};
 use crate::state::layout::create_dir;
-use crate::union::attributes::{Attributes, Entry, FileKind, InodeNo, Statistics};
+use crate::union::attributes::{Attributes, Entry, FileKind, InodeNo, Statistics, xattr_list};
 use crate::union::stack::{file_kind, time};
 use crate::union::upper::Owners;
 
@@ -79,7 +80,10 @@ pub(super) struct LazyTree {
     layers: Vec<Layer>,
     owners: Owners,
     directories: HashMap<InodeNo, Directory>,
+    /// Files that are whole.
     open: HashMap<InodeNo, Rc<OwnedFd>>,
+    /// What came before the rest of files.
+    early: HashMap<InodeNo, Rc<OwnedFd>>,
     inotify: Inotify,
 }
 
@@ -89,6 +93,8 @@ impl LazyTree {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         create_dir(&places.notes).map_err(|_| Errno::ENOENT)?;
         create_dir(&places.layers).map_err(|_| Errno::ENOENT)?;
+        // Before the rights to files end: what is made later below it may be written.
+        create_dir(&ask::directory(&places.notes)).map_err(|_| Errno::ENOENT)?;
         for dir in [&places.notes, &places.layers] {
             inotify.add_watch(dir, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CREATE)?;
         }
@@ -103,7 +109,8 @@ impl LazyTree {
             listing: None,
         };
         let directories = HashMap::from([(InodeNo::ROOT, root)]);
-        let mut tree = Self { places, layers, owners, directories, open: HashMap::new(), inotify };
+        let mut tree =
+            Self { places, layers, owners, directories, open: HashMap::new(), early: HashMap::new(), inotify };
         tree.refresh();
         Ok(tree)
     }
@@ -360,22 +367,43 @@ impl LazyTree {
         }
     }
 
-    /// The contents of a file, open for reading.
-    pub(super) fn data(&mut self, ino: InodeNo) -> Answer<Rc<OwnedFd>> {
+    /// Some bytes of a file, open for reading where they are; there is nothing behind its end.
+    pub(super) fn data(&mut self, ino: InodeNo, offset: u64, len: u64) -> Answer<Rc<OwnedFd>> {
         if let Some(open) = self.open.get(&ino) {
             return Ok(Rc::clone(open));
         }
         let part = self.part_of(ino).ok_or(Stop::Errno(Errno::ESTALE))?;
-        match self.facts(part)?.kind {
+        let facts = self.facts(part)?;
+        match facts.kind {
             Kind::File => {}
             Kind::Directory => return Err(Errno::EISDIR.into()),
             _ => return Err(Errno::EINVAL.into()),
         }
-        let layer = self.layer(part)?;
-        let opened = match layer.open(part.id) {
+        let wanted = offset.min(facts.size)..offset.saturating_add(len).min(facts.size);
+        // One file may be known by several names, of which any may have come first.
+        match self.layer(part)?.contents(part.id, wanted.clone()) {
+            Contents::Tree => self.keep_open(ino, |layer| layer.open(part.id), part),
+            Contents::Early => self.open_early(ino, part),
+            Contents::Awaited => {
+                if let Some(layer) = self.layers.get_mut(part.layer) {
+                    layer.ask(part.id, wanted);
+                }
+                Err(Stop::Wait)
+            }
+        }
+    }
+
+    fn keep_open(
+        &mut self,
+        ino: InodeNo,
+        open: impl Fn(&Layer) -> nix::Result<OwnedFd>,
+        part: Part,
+    ) -> Answer<Rc<OwnedFd>> {
+        let opened = match open(self.layer(part)?) {
             Err(Errno::EMFILE | Errno::ENFILE) if !self.open.is_empty() => {
                 self.open.clear();
-                self.layer(part)?.open(part.id)
+                self.early.clear();
+                open(self.layer(part)?)
             }
             opened => opened,
         };
@@ -387,8 +415,32 @@ impl LazyTree {
         if self.open.len() >= MAX_OPEN {
             self.open.clear();
         }
+        self.early.remove(&ino);
         self.open.insert(ino, Rc::clone(&file));
         Ok(file)
+    }
+
+    /// What came early of a file; not kept among what is whole.
+    fn open_early(&mut self, ino: InodeNo, part: Part) -> Answer<Rc<OwnedFd>> {
+        if let Some(open) = self.early.get(&ino) {
+            return Ok(Rc::clone(open));
+        }
+        let opened = self.layer(part)?.open_early(part.id);
+        let file = Rc::new(opened.map_err(|errno| match errno {
+            Errno::ENOENT => Stop::Wait,
+            errno => Stop::Errno(errno),
+        })?);
+        if self.early.len() >= MAX_OPEN {
+            self.early.clear();
+        }
+        self.early.insert(ino, Rc::clone(&file));
+        Ok(file)
+    }
+
+    /// Whether all of a file is here.
+    pub(super) fn is_here(&self, ino: InodeNo) -> Answer<bool> {
+        let part = self.part_of(ino).ok_or(Stop::Errno(Errno::ESTALE))?;
+        Ok(self.layer(part)?.contents(part.id, 0..u64::MAX) == Contents::Tree)
     }
 
     /// The names of a directory, all of them.
@@ -441,15 +493,12 @@ impl LazyTree {
 
     pub(super) fn xattr(&mut self, ino: InodeNo, name: &[u8]) -> Answer<Vec<u8>> {
         let Some(part) = self.part_for_xattrs(ino)? else { return Err(Errno::ENODATA.into()) };
-        let all = self.layer(part)?.xattrs(part.id);
-        let value = all.into_iter().find(|(known, _)| *known == name).ok_or(Stop::Errno(Errno::ENODATA))?.1;
-        Ok(self.owners.xattr_in_container(name, value))
+        Ok(self.owners.told_xattr(self.layer(part)?.xattrs(part.id), name)?)
     }
 
     pub(super) fn xattr_names(&mut self, ino: InodeNo) -> Answer<Vec<u8>> {
         let Some(part) = self.part_for_xattrs(ino)? else { return Ok(Vec::new()) };
-        let all = self.layer(part)?.xattrs(part.id);
-        Ok(all.into_iter().flat_map(|(name, _)| name.into_iter().chain([0])).collect())
+        Ok(xattr_list(self.layer(part)?.xattrs(part.id).into_iter().map(|(name, _)| name)))
     }
 
     fn part_for_xattrs(&mut self, ino: InodeNo) -> Answer<Option<Part>> {
@@ -470,17 +519,7 @@ impl LazyTree {
             Some(dir) => fstatvfs(dir)?,
             None => nix::sys::statvfs::statvfs(&self.places.layers)?,
         };
-        let bytes = |bytes: u64| u32::try_from(bytes).unwrap_or(4096);
-        Ok(Statistics {
-            block_bytes: bytes(stat.block_size()),
-            fragment_bytes: bytes(stat.fragment_size()),
-            blocks: stat.blocks(),
-            blocks_free: stat.blocks_free(),
-            blocks_available: stat.blocks_available(),
-            files: stat.files(),
-            files_free: stat.files_free(),
-            name_max: u32::try_from(stat.name_max()).unwrap_or(255),
-        })
+        Ok(Statistics::of(&stat))
     }
 
     /// What stands for a name that something will be mounted over.

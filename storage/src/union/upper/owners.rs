@@ -170,6 +170,16 @@ impl Owners {
         }
     }
 
+    /// One of the extended attributes that a layer's index tells of a file, as the container sees it.
+    pub(crate) fn told_xattr<'a>(
+        &self,
+        told: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+        name: &[u8],
+    ) -> nix::Result<Vec<u8>> {
+        let (_, value) = told.into_iter().find(|(known, _)| *known == name).ok_or(Errno::ENODATA)?;
+        Ok(self.xattr_in_container(name, value.to_vec()))
+    }
+
     /// A value of an extended attribute that names ids, as the container sees it; others stay what they are.
     pub(crate) fn xattr_in_container(&self, name: &[u8], value: Vec<u8>) -> Vec<u8> {
         match (self, name) {
