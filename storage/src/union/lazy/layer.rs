@@ -66,7 +66,7 @@ pub(super) enum Contents {
 enum Names {
     Unknown,
     /// It came while we looked.
-    Table(Table),
+    Table(Box<Table>),
     /// It was there.
     Index(Index),
 }
@@ -130,7 +130,7 @@ impl Layer {
             let _ = inotify.add_watch(&path.join(JOURNAL), AddWatchFlags::IN_MODIFY);
         }
         // The same archive tells the same ids, so what was answered from an earlier journal holds.
-        self.names = Names::Table(Table::default());
+        self.names = Names::Table(Box::default());
         self.is_complete = false;
         self.dir = Some(dir);
         self.early = open_dir(&path.join(EARLY)).map(|dir| Early { dir, asked: Asking::at(&places.notes, &directory) });
