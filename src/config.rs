@@ -6,11 +6,15 @@
 //! `containers.conf(5)`: the files in the order in which a later one overrides an earlier one. A key of our own is
 //! `low_ports` below `[network]`; other programs ignore it. `default_rootless_network_cmd` may also be `builtin`.
 
+mod containers;
+
 use std::path::{Path, PathBuf};
 
 use net::driver::WayOut;
 use net::subnet::{Pool, Range};
 use serde::Deserialize;
+
+pub(crate) use containers::Defaults;
 
 use crate::error::{CommandError, reason};
 
@@ -30,20 +34,18 @@ pub(crate) enum LowPorts {
 #[serde(default)]
 struct File {
     network: Network,
-    containers: Containers,
+    containers: Defaults,
     engine: Engine,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Engine {
+    cdi_spec_dirs: Option<Vec<PathBuf>>,
     compose_providers: Option<Vec<PathBuf>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Containers {
-    pids_limit: Option<i64>,
+    detach_keys: Option<String>,
+    pull_policy: Option<String>,
+    stop_timeout: Option<u32>,
 }
 
 /// podman's.
@@ -101,9 +103,35 @@ pub(crate) fn compose_providers() -> Result<Option<Vec<PathBuf>>, CommandError> 
     last(|file| file.engine.compose_providers)
 }
 
+/// `cdi_spec_dirs`: where devices are described, besides what the command line names.
+pub(crate) fn cdi_spec_dirs() -> Result<Option<Vec<PathBuf>>, CommandError> {
+    last(|file| file.engine.cdi_spec_dirs)
+}
+
+/// `detach_keys`.
+pub(crate) fn detach_keys() -> Result<Option<String>, CommandError> {
+    last(|file| file.engine.detach_keys)
+}
+
+/// What containers get where the command line says nothing; then `pull_policy` and `stop_timeout`.
+pub(crate) fn containers() -> Result<(Defaults, Option<String>, Option<u32>), CommandError> {
+    let (mut defaults, mut pull_policy, mut stop_timeout) = (Defaults::default(), None, None);
+    each_file(|file| {
+        defaults.overlay(file.containers);
+        pull_policy = file.engine.pull_policy.or(pull_policy.take());
+        stop_timeout = file.engine.stop_timeout.or(stop_timeout);
+    })?;
+    Ok((defaults, pull_policy, stop_timeout))
+}
+
 /// A value from the last file that has it.
 fn last<T>(value: impl Fn(File) -> Option<T>) -> Result<Option<T>, CommandError> {
     let mut found = None;
+    each_file(|file| found = value(file).or(found.take()))?;
+    Ok(found)
+}
+
+fn each_file(mut look: impl FnMut(File)) -> Result<(), CommandError> {
     for path in files() {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -111,9 +139,9 @@ fn last<T>(value: impl Fn(File) -> Option<T>) -> Result<Option<T>, CommandError>
             Err(error) => return Err(CommandError::user(format!("read {}: {}", path.display(), reason(&error)))),
         };
         let file = parse(&text).map_err(|why| CommandError::user(format!("{}: {why}", path.display())))?;
-        found = value(file).or(found);
+        look(file);
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The file for what this user wants.
@@ -125,9 +153,13 @@ pub(crate) fn own_file() -> PathBuf {
 }
 
 fn own_directory() -> Option<PathBuf> {
+    own_config().map(|config| config.join("containers"))
+}
+
+/// `$XDG_CONFIG_HOME`, or what stands for it.
+fn own_config() -> Option<PathBuf> {
     let of = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let config = of("XDG_CONFIG_HOME").or_else(|| of("HOME").map(|home| home.join(".config")));
-    config.map(|config| config.join("containers"))
+    of("XDG_CONFIG_HOME").or_else(|| of("HOME").map(|home| home.join(".config")))
 }
 
 fn files() -> Vec<PathBuf> {
