@@ -160,7 +160,8 @@ impl Plan {
             CommandError::host(format_args!("cgroup {}: {what}: {}", path.display(), reason(error)))
         };
         let of_pod = self.together.iter().flat_map(|pod| controllers_of(&pod.settings));
-        let wanted = controllers_of(&self.settings).into_iter().chain(of_pod).collect();
+        let wanted: BTreeSet<&str> = controllers_of(&self.settings).into_iter().chain(of_pod).collect();
+        let by_default = controllers_of(&self.defaults);
         let there = nearest(parent).to_owned();
         if *make {
             std::fs::create_dir_all(parent).map_err(|error| failed(parent, "make", &error))?;
@@ -168,13 +169,14 @@ impl Plan {
         // One that is new has the controllers only that those above it hand on.
         let below: Vec<&Path> = parent.ancestors().take_while(|one| one.starts_with(&there)).collect();
         for cgroup in below.into_iter().rev() {
-            hand_on(cgroup, &wanted, true).map_err(|error| failed(cgroup, "turn on controllers", &error))?;
+            let handed_on = if cgroup == parent { wanted.clone() } else { &wanted | &by_default };
+            hand_on(cgroup, &handed_on, true).map_err(|error| failed(cgroup, "turn on controllers", &error))?;
         }
         if let Some(pod) = &self.together {
             resources::write(parent, &pod.settings)?;
         }
         // Nobody is moved for what nobody has asked for.
-        if hand_on(parent, &controllers_of(&self.defaults), false).is_err() {
+        if !hand_on(parent, &by_default, false).is_ok_and(|missing| missing.is_empty()) {
             self.defaults.clear();
         }
         Ok(())
@@ -185,6 +187,7 @@ impl Plan {
         self.prepare()?;
         let Source::Scope { slice, supervisor_stays } = &self.source else { return Ok(None) };
         let failed = |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", reason(&error)));
+        let of_pod: &[Setting] = self.together.as_ref().map_or(&[], |pod| &pod.settings);
         let (reader, writer) = std::io::pipe().map_err(failed)?;
         self.gate = Some(reader);
         Ok(Some(Gate {
@@ -194,9 +197,9 @@ impl Plan {
             slice: slice.clone(),
             supervisor_stays: *supervisor_stays,
             is_strict: self.is_strict,
-            settings: self.settings.iter().chain(&self.defaults).cloned().collect(),
+            settings: self.settings.iter().chain(&self.defaults).chain(of_pod).cloned().collect(),
             loses: self.together.is_some() || self.settings.iter().any(|setting| !resources::is_unlimited(setting)),
-            of_slice: self.together.as_ref().map(|pod| pod.settings.clone()).unwrap_or_default(),
+            of_slice: of_pod.to_vec(),
             seed: None,
             asked: None,
         }))
@@ -411,7 +414,7 @@ pub(crate) struct Gate {
     of_slice: Vec<Setting>,
     supervisor_stays: bool,
     is_strict: bool,
-    /// What will be set.
+    /// What will be set, there or in its slice, whose controllers show what has come of a container.
     settings: Vec<Setting>,
     /// There are limits that would not be kept without.
     loses: bool,

@@ -5,10 +5,10 @@ uid=$(id -u visitor)
 ssh-keygen -q -t ed25519 -N '' -f "$HOME/key"
 sudo install -d -o visitor -g visitor -m 700 /home/visitor/.ssh
 sudo install -o visitor -g visitor -m 600 "$HOME/key.pub" /home/visitor/.ssh/authorized_keys
-sudo install -o visitor -g visitor -m 644 image.tar nginx.tar /home/visitor
+sudo install -o visitor -g visitor -m 644 image.tar /home/visitor
 visit() { ssh -q -n -i "$HOME/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null visitor@127.0.0.1 "$@"; }
 runs() { sudo pgrep -xf "sleep $1" >/dev/null; }
-visit 'coracle import -q image.tar localhost/busybox && coracle import -q nginx.tar localhost/nginx' >/dev/null
+visit 'coracle import -q image.tar localhost/busybox' >/dev/null
 is "there is lingering for nobody" "$(loginctl show-user visitor -p Linger --value 2>/dev/null || echo no)" no
 visit 'coracle run -d --name one busybox sleep 100001' >out 2>err
 is "run -d explains it, with the line that helps" "$(grep -c 'sudo loginctl enable-linger visitor$' err) $(wc -l <err)" "1 1"
@@ -34,9 +34,9 @@ sudo loginctl disable-linger visitor
 # What is to come up with the machine, but does not.
 cat >web.container <<'U'
 [Container]
-Image=localhost/nginx
+Image=localhost/busybox
 PublishPort=8090:80
-Exec=nginx -g "daemon off;"
+Exec=httpd -f -p 80 -h /etc
 [Service]
 TimeoutStartSec=300
 [Install]

@@ -40,7 +40,7 @@ for name; do
     hybrid) first=v1 words=(hybrid) ;;
     esac
     case $name in
-    quadlet | login | sockets | same)
+    quadlet | sockets | same)
         "$here/vm.sh" build
         [ -e "$cache/nginx.tar" ] || { "$here/nginx-image.sh" "$cache/nginx.tar.part" && mv "$cache/nginx.tar.part" "$cache/nginx.tar"; }
         files+=(--file "$cache/nginx.tar")
