@@ -13,6 +13,7 @@ is "there is lingering for nobody" "$(loginctl show-user visitor -p Linger --val
 visit 'coracle run -d --name one busybox sleep 100001' >out 2>err
 is "run -d explains it, with the line that helps" "$(grep -c 'sudo loginctl enable-linger visitor$' err) $(wc -l <err)" "1 1"
 is "and prints the id" "$(wc -c <out)" 65
+[ $failures = 0 ] || cat err
 is "it is not switched on" "$(test -e /var/lib/systemd/linger/visitor; echo $?)" 1
 visit 'coracle run -d --name two --init busybox sleep 100002' 2>err >/dev/null
 is "once" "$(cat err)" ""
