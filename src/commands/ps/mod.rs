@@ -152,8 +152,8 @@ fn show_whole(args: &Args, context: &Context, view: &View) -> Outcome {
         let observed = status::observe(&context.layout, &record);
         (Summary::of(&record), observed, Box::new(record))
     });
-    let accepted = |record: &Box<Record>, observed: &Observed| filters.accept_observed(record, Some(observed));
-    let mut entries = entries(args, context, &filters, listed, accepted);
+    let mut entries =
+        entries(args, context, &filters, listed, |record, observed| filters.accept_observed(record, Some(observed)));
     if args.size || args.sort == "size" {
         measure(context, &mut entries)?;
     }

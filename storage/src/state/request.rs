@@ -26,7 +26,7 @@ pub use mounts::{
     VolumeMount, VolumesFrom,
 };
 pub use network::{AddHost, Endpoint, ExposedPorts, Link, Network, Protocol, PublishedPort};
-pub use resources::{Cgroup, CgroupMode, OfDevice, Resources};
+pub use resources::{Cgroup, CgroupMode, OfDevice, OfPod, Resources};
 pub use service::{Notify, Service};
 
 /// Everything asked for of one container, defaults resolved.
