@@ -173,6 +173,8 @@ impl Start {
 // overlap no other: fresh ones end where `next` goes on, free ones are in one list only. Only the thread that opened the
 // arena takes from it (`is_open` is thread-local); others that free its blocks touch the counts alone, which are atomic.
 unsafe impl GlobalAlloc for Heap {
+    // Whoever allocates is told where, and not given a copy of this: those make the program a tenth larger.
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match START.with(|start| start.take(layout)) {
             Some((block, _)) => block,
@@ -181,6 +183,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match START.with(|start| start.take(layout)) {
             Some((block, true)) => block,
@@ -194,6 +197,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match place_of(block) {
             Some(place) => START.with(|start| start.give(block, place, layout.size())),
@@ -202,6 +206,7 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let Some(place) = place_of(block) else {
             // SAFETY: what is not the arena's came from `System`, by the same layout.
