@@ -216,7 +216,9 @@ unsafe impl GlobalAlloc for Heap {
             return block;
         }
         // SAFETY: the caller promises that the new size is no overflow of this alignment.
-        let new = unsafe { self.alloc(Layout::from_size_align_unchecked(new_size, layout.align())) };
+        let wanted = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        // SAFETY: the caller promises that it has a size.
+        let new = unsafe { self.alloc(wanted) };
         if !new.is_null() {
             // SAFETY: both have room for the smaller of the sizes, and they are two blocks.
             unsafe { ptr::copy_nonoverlapping(block, new, layout.size().min(new_size)) };
@@ -304,7 +306,7 @@ mod tests {
             let check = |block: *mut u8, layout: Layout, fill: u8| {
                 for at in 0..layout.size() {
                     // SAFETY: within the block.
-                    assert_eq!(unsafe { block.add(at).read() }, fill);
+                    assert_eq!(unsafe { block.wrapping_add(at).read() }, fill);
                 }
             };
             if held.len() > 300 || (seed & 3 == 0 && !held.is_empty()) {
@@ -326,8 +328,13 @@ mod tests {
             } else {
                 let layout = Layout::from_size_align(size, 1 << (seed >> 4 & 5)).unwrap();
                 let zeroed = seed & 2 == 0;
-                // SAFETY: the layout has a size.
-                let block = unsafe { if zeroed { heap.alloc_zeroed(layout) } else { heap.alloc(layout) } };
+                let block = if zeroed {
+                    // SAFETY: the layout has a size.
+                    unsafe { heap.alloc_zeroed(layout) }
+                } else {
+                    // SAFETY: the layout has a size.
+                    unsafe { heap.alloc(layout) }
+                };
                 assert_eq!(block.addr() % layout.align(), 0);
                 if zeroed {
                     check(block, layout, 0);
@@ -343,7 +350,7 @@ mod tests {
         give_back();
         for (block, layout, fill) in held {
             // SAFETY: within the block.
-            assert!((0..layout.size()).all(|at| unsafe { block.add(at).read() } == fill));
+            assert!((0..layout.size()).all(|at| unsafe { block.wrapping_add(at).read() } == fill));
             let block = block.expose_provenance();
             // SAFETY: it was allocated by this layout.
             std::thread::spawn(move || unsafe { Heap.dealloc(ptr::with_exposed_provenance_mut(block), layout) })
