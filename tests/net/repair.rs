@@ -27,7 +27,7 @@ cases! {
 }
 
 /// The pid of the leader of this home's network namespace, which says so itself.
-fn leader(home: &Home) -> Option<Pid> {
+pub(super) fn leader(home: &Home) -> Option<Pid> {
     let directory = home.runtime_dir().join("coracle/net");
     let path = entries(&directory).into_iter().find(|path| path.extension().is_some_and(|end| end == "sock"))?;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
@@ -190,7 +190,8 @@ fn a_killed_forwarder_is_replaced(lab: &Lab) {
     let home = &lab.home;
     run(home, "c", "-p 18080:80");
     let _service = Service::start(home, "c", 80);
-    let mut flow = lab.outside(|| Flow::open(SocketAddr::new(HOST, 18080)).unwrap());
+    let mut flows: Vec<Flow> =
+        lab.outside(|| (0..100).map(|_| Flow::open(SocketAddr::new(HOST, 18080)).unwrap()).collect());
     let forwarder = || {
         let below = reaper::descendants(supervisor(home, "c"));
         below.into_iter().find(|pid| {
@@ -198,7 +199,7 @@ fn a_killed_forwarder_is_replaced(lab: &Lab) {
         })
     };
     kill(Pid::from_raw(forwarder().expect("it has a name").cast_signed()), Signal::SIGKILL).unwrap();
-    assert!(flow.echo().is_err());
+    assert!(flows.iter_mut().all(|flow| flow.echo().is_err()));
     // Connections wait at the listener meanwhile.
     lab.outside(|| {
         let mut flow = Flow::open(SocketAddr::new(HOST, 18080)).unwrap();

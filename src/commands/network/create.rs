@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use net::egress::{Rule, Rules};
 use net::subnet::{self, Pool, Range};
 use storage::state::network::{self, Locked, Network, NetworkError, Route, Subnet};
 
@@ -17,6 +18,7 @@ const EXAMPLES: &str = r#"Examples:
   coracle network create --subnet 192.168.55.0/24 --gateway 192.168.55.1 lab
   coracle network create --subnet 192.168.56.0/24 --aux-address printer=192.168.56.9 office
   coracle network create --ipv6 --internal db
+  coracle network create --egress allow=*.debian.org:80 --egress deny=* builds
   coracle run -d --name api --network web --network db:alias=backend team/api:1"#;
 
 /// Words that name no network of a user's.
@@ -56,6 +58,13 @@ pub(crate) struct Args {
     /// Driver to manage the network: bridge
     #[arg(short, long, value_name = "DRIVER", default_value = "bridge")]
     driver: String,
+    /// Restrict what its containers reach: allow=HOST[:PORT], allow=CIDR[:PORT], deny=CIDR, deny=* (can be repeated)
+    ///
+    /// As run --egress, for every container on the network that has no rules of its own, whatever other networks it is on:
+    /// of several networks with rules, those of the container's first one hold. A container that runs without rules
+    /// cannot be connected.
+    #[arg(long = "egress", value_name = "RULE", value_delimiter = ',')]
+    egress: Vec<String>,
     /// IPv4 or IPv6 gateway for the subnet
     #[arg(long = "gateway", value_name = "ADDRESS", value_delimiter = ',')]
     gateways: Vec<String>,
@@ -191,6 +200,14 @@ fn plan(args: &Args, others: &[Network], of_host: &[Range], pools: Option<&[Pool
     if !network.dns && !network.servers.is_empty() {
         return Err(user("cannot set NetworkDNSServers if DNS is not enabled for the network: invalid argument"));
     }
+    if let Some(first) = args.egress.first() {
+        let wrong = |rule: &str, why: &dyn std::fmt::Display| user(format!("--egress {rule}: {why}"));
+        for rule in &args.egress {
+            rule.parse::<Rule>().map_err(|error| wrong(rule, &error))?;
+        }
+        Rules::parse(args.egress.iter().map(String::as_str)).map_err(|error| wrong(first, &error))?;
+    }
+    network.egress.clone_from(&args.egress);
     network.routes = args.routes.iter().map(|text| route(text)).collect::<Result<_, _>>()?;
     let mut interface = args.interface_name.clone();
     network.options = options(&args.options, &mut interface)?;
@@ -550,6 +567,10 @@ mod tests {
             (
                 "--route 10.0.0.0/8,fd00::1",
                 "invalid route: 10.0.0.0/8,fd00::1\nFormat: --route <destination in CIDR>,<gateway>,<metric (optional)>",
+            ),
+            (
+                "--egress deny=*,allow=10.0.0.256",
+                "--egress allow=10.0.0.256: \"10.0.0.256\" is neither a host, nor an address, nor a CIDR",
             ),
             ("--dns foo", "unable to parse ip foo specified in NetworkDNSServers: invalid argument"),
             (
