@@ -388,6 +388,13 @@ fn played_pods_have_the_addresses_they_are_given(home: &Home) {
     assert_eq!(devices(home, "b-c"), ["eth0 10.210.1.31/24"]);
     assert!(home.ok("exec a-c ip -o link show eth0").contains("02:00:00:00:00:0d"));
     home.ok("kube down pods.yaml");
+    // Those that ask for none have one of their own, by which they know each other.
+    home.ok("kube play pods.yaml");
+    assert_eq!(home.ok("network ls -q --filter name=kube"), "podman-default-kube-network");
+    let own = address(home, "b-c", "podman-default-kube-network");
+    assert!(devices(home, "b-c").iter().any(|device| device.starts_with(&format!("eth0 {own}/24"))));
+    assert!(home.ok("exec a-c nslookup b.dns.podman").contains(&own));
+    home.ok("kube down pods.yaml");
 }
 
 fn free_subnets_are_found(home: &Home) {

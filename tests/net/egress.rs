@@ -96,8 +96,16 @@ fn answer(query: &[u8], found: impl Fn(&str) -> Option<Ipv4Addr>) -> Vec<u8> {
 
 /// Whether somebody answers there, and what is said if not.
 fn reach(home: &Home, container: &str, host: &str, port: u16) -> Result<(), String> {
-    let line = format!("exec {container} sh -c 'nc -w 5 {host} {port} < /dev/null'");
-    let finished = home.run(&line);
+    reach_by(home, container, &format!("nc -w 5 {host} {port} < /dev/null"))
+}
+
+/// The same by a client that does not end its side first: early versions of pasta do not pass on what comes after that.
+fn reach_patiently(home: &Home, container: &str, host: &str, port: u16) -> Result<(), String> {
+    reach_by(home, container, &format!("test -p /tmp/f || mkfifo /tmp/f; nc -w 5 {host} {port} 0<>/tmp/f"))
+}
+
+fn reach_by(home: &Home, container: &str, line: &str) -> Result<(), String> {
+    let finished = home.run(&format!("exec {container} sh -c '{line}'"));
     if finished.stdout() == "from outside\n" { Ok(()) } else { Err(finished.stderr().trim().to_owned()) }
 }
 
@@ -248,11 +256,11 @@ fn rules_hold_with_every_way_out(lab: &Lab) {
             let line = format!("run -d --name {name} {options} busybox sleep 1000");
             home.coracle(&line).env("CONTAINERS_CONF", &conf).run().ok();
         }
-        reach(home, "free", "192.0.2.9", 7080).expect(way_out);
-        reach(home, "c", "192.0.2.9", 7081).expect(way_out);
-        reach(home, "c", "good.example", 7080).expect(way_out);
+        reach_patiently(home, "free", "192.0.2.9", 7080).expect(way_out);
+        reach_patiently(home, "c", "192.0.2.9", 7081).expect(way_out);
+        reach_patiently(home, "c", "good.example", 7080).expect(way_out);
         for (host, port) in [("192.0.2.9", 7080), ("good.example", 7081), ("evil.example", 7080)] {
-            let why = reach(home, "c", host, port).expect_err(way_out);
+            let why = reach_patiently(home, "c", host, port).expect_err(way_out);
             assert!(why.contains("refused"), "{way_out}: {host}:{port}: {why}");
         }
         home.ok("rm -f -t 0 c free");

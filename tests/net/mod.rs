@@ -28,6 +28,7 @@ pub(crate) fn inside(role: &str, argument: &str) -> Option<std::process::ExitCod
             Some(lab::inside(argument, &[ports::CASES, repair::CASES, networks::CASES, egress::CASES, names::CASES]))
         }
         "--service" => Some(service::run(argument)),
+        "--ask-names" => Some(names::ask(argument)),
         _ => None,
     }
 }

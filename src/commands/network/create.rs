@@ -37,7 +37,7 @@ const MAX_DEVICE_BYTES: usize = 15;
 /// nor the host has. Containers of other networks do
 /// not reach it, unless both have --opt isolate=false. With --opt com.docker.network.bridge.enable_icc=false its own
 /// containers do not reach each other either, but by published ports.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name of the network
@@ -132,12 +132,30 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let pools = if args.subnets.is_empty() { config::subnet_pools()? } else { None };
     let mut network = plan(&args, &others, &subnet::routed_by_host(), pools.as_deref())?;
     network.name = if name.is_empty() { network.interface.clone() } else { name };
-    locked.create(&network).map_err(|error| match error {
+    store(context, &locked, &network)?;
+    print(context, &network)
+}
+
+/// Makes a network without anything special, unless there is one of this name.
+pub(crate) fn ensure(context: &Context, name: &str) -> Result<(), CommandError> {
+    let locked = Locked::take(&context.layout)?;
+    let others = locked.list()?;
+    if others.iter().any(|other| other.name == name) {
+        return Ok(());
+    }
+    let plain = Args { ipv4: true, ..Args::default() };
+    let mut network = plan(&plain, &others, &subnet::routed_by_host(), config::subnet_pools()?.as_deref())?;
+    name.clone_into(&mut network.name);
+    store(context, &locked, &network)
+}
+
+fn store(context: &Context, locked: &Locked, network: &Network) -> Result<(), CommandError> {
+    locked.create(network).map_err(|error| match error {
         NetworkError::Records(error) => error.into(),
         error => CommandError::user(error),
     })?;
-    super::note(context, "create", &network);
-    print(context, &network)
+    super::note(context, "create", network);
+    Ok(())
 }
 
 fn print(context: &Context, network: &Network) -> Outcome {
