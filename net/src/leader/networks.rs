@@ -22,8 +22,13 @@ impl Leader {
                 living.network = network.clone();
                 return Ok(());
             }
-            // Another one had the name, and nobody is in it any more: one in use is not removed.
-            let _ = self.route.delete_link(&living.network.device);
+            // Another one had the name, and nobody is in it any more: one in use is not removed. The default one is another
+            // when the configuration is.
+            let device = living.network.device.clone();
+            if self.is_in_use(&network.name) {
+                return Err(ServeError::InUse(network.name.clone()));
+            }
+            let _ = self.route.delete_link(&device);
         }
         let first = network.subnets.first().map(|subnet| subnet.address(subnet.gateway.unwrap_or(subnet.first)));
         let mac = mac_of(first.as_slice());
@@ -40,10 +45,14 @@ impl Leader {
         self.filter_anew()
     }
 
+    fn is_in_use(&self, name: &str) -> bool {
+        let members = self.clients.iter().flat_map(|client| &client.member);
+        members.flat_map(|member| &member.places).any(|place| place.joined.network == name)
+    }
+
     /// Takes a network's devices away: its addresses may be another's next.
     pub(super) fn forget_network(&mut self, name: &str) -> Result<(), ServeError> {
-        let places = self.clients.iter().flat_map(|client| &client.member).flat_map(|member| &member.places);
-        if places.into_iter().any(|place| place.joined.network == name) {
+        if self.is_in_use(name) {
             return Ok(());
         }
         let Some(living) = self.networks.remove(name) else { return Ok(()) };

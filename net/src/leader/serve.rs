@@ -40,6 +40,9 @@ pub enum ServeError {
     /// The way out could not be started.
     #[error(transparent)]
     WayOut(#[from] DriverError),
+    /// A network is to be another one while containers are on it.
+    #[error("network {0}: containers are on it that have addresses of another subnet; stop them first")]
+    InUse(String),
     /// A message that needs a namespace came without one.
     #[error("network leader: no namespace was sent")]
     NoNamespace,

@@ -220,7 +220,7 @@ impl Way {
 
 /// The ways out side by side, in turns: medians of three rounds.
 fn cost_of_ways_out() -> Outcome {
-    const MEBIBYTES: u128 = 512;
+    const MEBIBYTES: u128 = 256;
     need!(is_wanted());
     need!(enter_userns(false));
     let pasta = net::pasta::Options { args: vec!["--map-gw".to_owned()] };
