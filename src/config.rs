@@ -56,7 +56,27 @@ const PIDS_LIMIT: i64 = 2048;
 struct Network {
     low_ports: Option<LowPorts>,
     default_rootless_network_cmd: Option<WayOut>,
+    default_subnet: Option<DefaultSubnet>,
     default_subnet_pools: Option<Vec<SubnetPool>>,
+}
+
+/// What a file that says anything else is refused for, by every command that reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct DefaultSubnet(Range);
+
+impl TryFrom<String> for DefaultSubnet {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let range = Range::parse(&text).map_err(|why| format!("default_subnet: {why}"))?;
+        match range.first.is_ipv4() && range.prefix <= 30 {
+            true => Ok(Self(range)),
+            false => {
+                Err(format!("default_subnet: {range}: must be an IPv4 range with room for a gateway and a container"))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +93,11 @@ pub(crate) fn low_ports() -> Result<LowPorts, CommandError> {
 /// `default_rootless_network_cmd`, from the last file that has it.
 pub(crate) fn way_out() -> Result<WayOut, CommandError> {
     Ok(last(|file| file.network.default_rootless_network_cmd)?.unwrap_or_default())
+}
+
+/// `default_subnet`: where the addresses of the default network are from.
+pub(crate) fn default_subnet() -> Result<Option<Range>, CommandError> {
+    Ok(last(|file| file.network.default_subnet)?.map(|DefaultSubnet(range)| range))
 }
 
 /// `default_subnet_pools`: what networks without a subnet of their own are taken from.
@@ -193,7 +218,7 @@ mod tests {
 
     #[test]
     fn only_keys_that_are_asked_for_are_read() {
-        let others = "[containers]\ntz = \"local\"\npids_limit = 7\n[network]\ndefault_subnet = \"10.0.0.0/8\"\n";
+        let others = "[containers]\ntz = \"local\"\npids_limit = 7\n[network]\ndatabase_backend = \"sqlite\"\n";
         let low_ports = |text: &str| parse(text).map(|file| file.network.low_ports);
         assert_eq!(low_ports(others), Ok(None));
         assert_eq!(parse(others).map(|file| file.containers.pids_limit), Ok(Some(7)));
