@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +153,17 @@ impl BuildCache {
     /// As [`staging::sweep`].
     pub fn sweep(&self) -> Result<(), BuildError> {
         staging::sweep(&self.root().join("trees"))?;
+        Ok(())
+    }
+
+    /// The same, for who cannot wait: what there is no time for is left to the next sweep, or to prune.
+    ///
+    /// **Runs in:** as [`sweep`](Self::sweep).
+    ///
+    /// # Errors
+    /// As [`staging::sweep`].
+    pub fn sweep_until(&self, until: Instant) -> Result<(), BuildError> {
+        staging::sweep_until(&self.root().join("trees"), until)?;
         Ok(())
     }
 

@@ -37,7 +37,7 @@ pub mod unpack;
 
 mod confine;
 
-mod remove;
+pub(crate) mod remove;
 
 pub(crate) use apply::umask;
 pub use confine::confine_thread;

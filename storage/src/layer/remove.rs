@@ -7,10 +7,14 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 /// Directories deeper than this are moved up before they are emptied: a hostile layer may nest deeper than we have
 /// descriptors.
 const MAX_OPEN: usize = 8;
+
+/// To unlink a file takes the longer the more of it there is, and nothing ends it.
+const SLOW_FILE_BYTES: i64 = 64 << 20;
 
 /// Deletes `name` in `dir` and all below it; nothing there is success.
 ///
@@ -22,7 +26,20 @@ const MAX_OPEN: usize = 8;
 /// # Source
 /// `unlinkat(2)`; a directory is moved only within the tree being deleted.
 pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<()> {
+    remove(dir, name, None)
+}
+
+/// The same, for who cannot wait: what is left at this time stays, and so does what a single call would take long for.
+///
+/// # Errors
+/// As [`remove_tree`]; `ETIME` if something stayed.
+pub(crate) fn remove_tree_until(dir: BorrowedFd<'_>, name: &[u8], until: Instant) -> nix::Result<()> {
+    remove(dir, name, Some(until))
+}
+
+fn remove(dir: BorrowedFd<'_>, name: &[u8], until: Option<Instant>) -> nix::Result<()> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    check(dir, &name, until)?;
     match unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EISDIR | Errno::EPERM) => {}
@@ -32,7 +49,7 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<()> {
     let mut moved_up = 0_u64;
     loop {
         let before = moved_up;
-        empty(&top, &mut moved_up)?;
+        empty(&top, &mut moved_up, until)?;
         if moved_up == before {
             break;
         }
@@ -48,8 +65,8 @@ struct Level {
 }
 
 /// Empties `top` except for the directories that it moves up into it.
-fn empty(top: &OwnedFd, moved_up: &mut u64) -> nix::Result<()> {
-    let mut levels = vec![level(open_dir(top.as_fd(), c".")?, c".".to_owned())?];
+fn empty(top: &OwnedFd, moved_up: &mut u64, until: Option<Instant>) -> nix::Result<()> {
+    let mut levels = vec![level(open_dir(top.as_fd(), c".")?, c".".to_owned(), until)?];
     while let Some(last) = levels.last_mut() {
         let Some(name) = last.subdirectories.pop() else {
             let done = levels.pop();
@@ -64,7 +81,7 @@ fn empty(top: &OwnedFd, moved_up: &mut u64) -> nix::Result<()> {
         };
         let dir = open_dir(last.dir.as_fd(), &name)?;
         if levels.len() < MAX_OPEN {
-            levels.push(level(dir, name)?);
+            levels.push(level(dir, name, until)?);
             continue;
         }
         let Some(last) = levels.last() else { continue };
@@ -83,8 +100,21 @@ fn empty(top: &OwnedFd, moved_up: &mut u64) -> nix::Result<()> {
     Ok(())
 }
 
+/// Refuses what there is no time for.
+fn check(dir: impl AsFd, name: &CStr, until: Option<Instant>) -> nix::Result<()> {
+    let Some(until) = until else { return Ok(()) };
+    let is_slow = || match fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => {
+            let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+            kind == SFlag::S_IFREG && stat.st_size > SLOW_FILE_BYTES
+        }
+        Err(_) => false,
+    };
+    if Instant::now() >= until || is_slow() { Err(Errno::ETIME) } else { Ok(()) }
+}
+
 /// Unlinks all that is no directory and notes the directories.
-fn level(dir: OwnedFd, name: CString) -> nix::Result<Level> {
+fn level(dir: OwnedFd, name: CString, until: Option<Instant>) -> nix::Result<Level> {
     let mut stream = Dir::from_fd(dir.try_clone().map_err(errno_of)?)?;
     let mut subdirectories = Vec::new();
     for entry in stream.iter() {
@@ -104,6 +134,7 @@ fn level(dir: OwnedFd, name: CString) -> nix::Result<Level> {
             subdirectories.push(name.to_owned());
             continue;
         }
+        check(&dir, name, until)?;
         match unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
@@ -181,6 +212,26 @@ mod tests {
         symlink(root.join("outside"), root.join("tree")).unwrap();
         remove_tree(dir.as_fd(), b"tree").unwrap();
         assert!(root.join("outside/canary").exists());
+    }
+
+    #[test]
+    fn who_cannot_wait_leaves_the_rest_and_what_takes_long() {
+        use std::time::Duration;
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path();
+        fs::create_dir_all(root.join("tree/d")).unwrap();
+        fs::write(root.join("tree/d/small"), b"x").unwrap();
+        let dir = fs::File::open(root).unwrap();
+        assert_eq!(remove_tree_until(dir.as_fd(), b"tree", Instant::now()), Err(Errno::ETIME));
+        assert!(root.join("tree/d/small").exists());
+        let large = fs::File::create(root.join("tree/large")).unwrap();
+        large.set_len(SLOW_FILE_BYTES.unsigned_abs() + 1).unwrap();
+        let in_time = || Instant::now() + Duration::from_secs(3600);
+        assert_eq!(remove_tree_until(dir.as_fd(), b"tree", in_time()), Err(Errno::ETIME));
+        assert!(root.join("tree/large").exists());
+        large.set_len(1).unwrap();
+        assert_eq!(remove_tree_until(dir.as_fd(), b"tree", in_time()), Ok(()));
+        assert!(!root.join("tree").exists());
     }
 
     #[test]
