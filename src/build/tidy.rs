@@ -2,14 +2,13 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use runtime::userns::Mapping;
 use storage::build::BuildCache;
 use storage::digest::Algorithm;
 use storage::layer::unpack::{Links, Options, Owner, unpack};
 use storage::layer::unpacker::Unpacker;
-use storage::layer::{IdPolicy, Staging};
+use storage::layer::{Effort, IdPolicy, Staging};
 use storage::state::trash;
 use storage::transport::download::{DownloadLimits, download};
 
@@ -20,19 +19,20 @@ use super::remote::git::forget_history;
 use crate::commands::{Context, empty_trash};
 use crate::error::{CommandError, reason};
 
-/// Who has interrupted a build does not wait for more than this.
-const PATIENCE: Duration = Duration::from_millis(60);
+/// Who has interrupted a build waits for so much to be removed: some hundredths of a second.
+const ENTRIES: u32 = 2000;
+const BYTES: u64 = 64 << 20;
 
-/// After a signal: takes away what there is time for. The rest is what the next build, or prune, takes away.
+/// After a signal: takes away what goes fast. The rest is what the next build, or prune, takes away.
 pub(crate) fn sweep_soon(context: &Context, cache: &BuildCache) {
-    let until = Instant::now() + PATIENCE;
     let _ = storage::prune::sweep(&context.layout);
     if !cache.has_leftovers() && trash::is_empty(&context.layout) {
         return;
     }
     let _ = inside(&Mapping::of_user(), || {
-        let swept = cache.sweep_until(until).map_err(CommandError::host);
-        swept.and(trash::empty_until(&context.layout, until).map_err(CommandError::host))
+        let effort = Effort::new(ENTRIES, BYTES);
+        let emptied = trash::empty_within(&context.layout, &effort).map_err(CommandError::host);
+        emptied.and(cache.sweep_within(&effort).map_err(CommandError::host))
     });
 }
 

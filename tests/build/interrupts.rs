@@ -60,6 +60,11 @@ fn stuck(answer: &'static [u8]) -> (String, Receiver<TcpStream>) {
     (address.to_string(), receiver)
 }
 
+/// Waits for a request, whose connection stays open.
+fn await_request(requests: &Receiver<TcpStream>) {
+    std::mem::forget(requests.recv().expect("the server takes requests"));
+}
+
 const HALF: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nthe beginning";
 
 fn interrupt_in_stages_side_by_side_ends_all(home: &Home) {
@@ -94,29 +99,29 @@ fn interrupt_while_a_base_image_is_awaited(home: &Home) {
     let (host, requests) = stuck(b"");
     home.write("c/Dockerfile", format!("FROM {host}/base:1\nRUN true\n"));
     let line = format!("build --tls-verify=false {}", home.tmp().join("c").display());
-    interrupted(home, &line, || drop(requests.recv().map(std::mem::forget)));
+    interrupted(home, &line, || await_request(&requests));
 }
 
 fn interrupt_while_a_file_is_fetched(home: &Home) {
     let (host, requests) = stuck(HALF);
     home.write("c/Dockerfile", format!("FROM busybox\nADD http://{host}/file /f\n"));
     let line = format!("build {}", home.tmp().join("c").display());
-    interrupted(home, &line, || drop(requests.recv().map(std::mem::forget)));
+    interrupted(home, &line, || await_request(&requests));
 }
 
 fn interrupt_while_a_context_is_fetched(home: &Home) {
     let (host, requests) = stuck(HALF);
-    interrupted(home, &format!("build http://{host}/context.tar"), || drop(requests.recv().map(std::mem::forget)));
+    interrupted(home, &format!("build http://{host}/context.tar"), || await_request(&requests));
     let (host, requests) = stuck(b"");
     // By the git program.
-    interrupted(home, &format!("build http://{host}/context.git"), || drop(requests.recv().map(std::mem::forget)));
+    interrupted(home, &format!("build http://{host}/context.git"), || await_request(&requests));
 }
 
 fn interrupt_while_the_image_is_pushed(home: &Home) {
     let (host, requests) = stuck(b"");
     home.write("c/Dockerfile", "FROM busybox\nENV A=1\n");
     let line = format!("build --tls-verify=false --push -t {host}/made:1 {}", home.tmp().join("c").display());
-    interrupted(home, &line, || drop(requests.recv().map(std::mem::forget)));
+    interrupted(home, &line, || await_request(&requests));
 }
 
 /// Who interrupts does not wait until all of it is gone.

@@ -14,13 +14,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::BuildError;
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::image::manifest::Descriptor;
+use crate::layer::Effort;
 use crate::layer::staging::{self, Staging};
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, write_atomic};
 use crate::state::layout::{Layout, Ownership, create_dir, is_lower_hex};
@@ -156,14 +157,14 @@ impl BuildCache {
         Ok(())
     }
 
-    /// The same, for who cannot wait: what there is no time for is left to the next sweep, or to prune.
+    /// The same, for who cannot wait: what is more than that is left to the next sweep, or to prune.
     ///
     /// **Runs in:** as [`sweep`](Self::sweep).
     ///
     /// # Errors
     /// As [`staging::sweep`].
-    pub fn sweep_until(&self, until: Instant) -> Result<(), BuildError> {
-        staging::sweep_until(&self.root().join("trees"), until)?;
+    pub fn sweep_within(&self, effort: &Effort) -> Result<(), BuildError> {
+        staging::sweep_within(&self.root().join("trees"), effort)?;
         Ok(())
     }
 

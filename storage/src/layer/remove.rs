@@ -5,16 +5,36 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
 
 /// Directories deeper than this are moved up before they are emptied: a hostile layer may nest deeper than we have
 /// descriptors.
 const MAX_OPEN: usize = 8;
 
-/// To unlink a file takes the longer the more of it there is, and nothing ends it.
-const SLOW_FILE_BYTES: i64 = 64 << 20;
+/// How much is removed by who cannot wait. Not a time: what is little goes on a busy machine too.
+#[derive(Debug)]
+pub struct Effort {
+    entries: Cell<u32>,
+    /// To unlink a file takes the longer the more of it there is, and nothing ends it.
+    bytes: Cell<u64>,
+}
+
+impl Effort {
+    /// Files and directories, and the bytes of the files.
+    pub fn new(entries: u32, bytes: u64) -> Self {
+        Self { entries: Cell::new(entries), bytes: Cell::new(bytes) }
+    }
+
+    fn spend(&self, bytes: u64) -> nix::Result<()> {
+        let left = self.entries.get().checked_sub(1).zip(self.bytes.get().checked_sub(bytes));
+        let (entries, bytes) = left.ok_or(Errno::E2BIG)?;
+        self.entries.set(entries);
+        self.bytes.set(bytes);
+        Ok(())
+    }
+}
 
 /// Deletes `name` in `dir` and all below it; nothing there is success.
 ///
@@ -29,17 +49,17 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<()> {
     remove(dir, name, None)
 }
 
-/// The same, for who cannot wait: what is left at this time stays, and so does what a single call would take long for.
+/// The same, for who cannot wait: what is more than that stays.
 ///
 /// # Errors
-/// As [`remove_tree`]; `ETIME` if something stayed.
-pub(crate) fn remove_tree_until(dir: BorrowedFd<'_>, name: &[u8], until: Instant) -> nix::Result<()> {
-    remove(dir, name, Some(until))
+/// As [`remove_tree`]; `E2BIG` if something stayed.
+pub(crate) fn remove_tree_within(dir: BorrowedFd<'_>, name: &[u8], effort: &Effort) -> nix::Result<()> {
+    remove(dir, name, Some(effort))
 }
 
-fn remove(dir: BorrowedFd<'_>, name: &[u8], until: Option<Instant>) -> nix::Result<()> {
+fn remove(dir: BorrowedFd<'_>, name: &[u8], effort: Option<&Effort>) -> nix::Result<()> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-    check(dir, &name, until)?;
+    check(dir, &name, effort)?;
     match unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EISDIR | Errno::EPERM) => {}
@@ -49,7 +69,7 @@ fn remove(dir: BorrowedFd<'_>, name: &[u8], until: Option<Instant>) -> nix::Resu
     let mut moved_up = 0_u64;
     loop {
         let before = moved_up;
-        empty(&top, &mut moved_up, until)?;
+        empty(&top, &mut moved_up, effort)?;
         if moved_up == before {
             break;
         }
@@ -65,8 +85,8 @@ struct Level {
 }
 
 /// Empties `top` except for the directories that it moves up into it.
-fn empty(top: &OwnedFd, moved_up: &mut u64, until: Option<Instant>) -> nix::Result<()> {
-    let mut levels = vec![level(open_dir(top.as_fd(), c".")?, c".".to_owned(), until)?];
+fn empty(top: &OwnedFd, moved_up: &mut u64, effort: Option<&Effort>) -> nix::Result<()> {
+    let mut levels = vec![level(open_dir(top.as_fd(), c".")?, c".".to_owned(), effort)?];
     while let Some(last) = levels.last_mut() {
         let Some(name) = last.subdirectories.pop() else {
             let done = levels.pop();
@@ -81,7 +101,7 @@ fn empty(top: &OwnedFd, moved_up: &mut u64, until: Option<Instant>) -> nix::Resu
         };
         let dir = open_dir(last.dir.as_fd(), &name)?;
         if levels.len() < MAX_OPEN {
-            levels.push(level(dir, name, until)?);
+            levels.push(level(dir, name, effort)?);
             continue;
         }
         let Some(last) = levels.last() else { continue };
@@ -100,21 +120,16 @@ fn empty(top: &OwnedFd, moved_up: &mut u64, until: Option<Instant>) -> nix::Resu
     Ok(())
 }
 
-/// Refuses what there is no time for.
-fn check(dir: impl AsFd, name: &CStr, until: Option<Instant>) -> nix::Result<()> {
-    let Some(until) = until else { return Ok(()) };
-    let is_slow = || match fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        Ok(stat) => {
-            let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-            kind == SFlag::S_IFREG && stat.st_size > SLOW_FILE_BYTES
-        }
-        Err(_) => false,
-    };
-    if Instant::now() >= until || is_slow() { Err(Errno::ETIME) } else { Ok(()) }
+/// Refuses what would be too much.
+fn check(dir: impl AsFd, name: &CStr, effort: Option<&Effort>) -> nix::Result<()> {
+    let Some(effort) = effort else { return Ok(()) };
+    let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let is_file = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+    effort.spend(stat.ok().filter(|stat| is_file(stat.st_mode)).map_or(0, |stat| stat.st_size.unsigned_abs()))
 }
 
 /// Unlinks all that is no directory and notes the directories.
-fn level(dir: OwnedFd, name: CString, until: Option<Instant>) -> nix::Result<Level> {
+fn level(dir: OwnedFd, name: CString, effort: Option<&Effort>) -> nix::Result<Level> {
     let mut stream = Dir::from_fd(dir.try_clone().map_err(errno_of)?)?;
     let mut subdirectories = Vec::new();
     for entry in stream.iter() {
@@ -130,11 +145,11 @@ fn level(dir: OwnedFd, name: CString, until: Option<Instant>) -> nix::Result<Lev
                 SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
             }
         };
+        check(&dir, name, effort)?;
         if is_directory {
             subdirectories.push(name.to_owned());
             continue;
         }
-        check(&dir, name, until)?;
         match unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
@@ -216,21 +231,18 @@ mod tests {
 
     #[test]
     fn who_cannot_wait_leaves_the_rest_and_what_takes_long() {
-        use std::time::Duration;
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
         fs::create_dir_all(root.join("tree/d")).unwrap();
         fs::write(root.join("tree/d/small"), b"x").unwrap();
         let dir = fs::File::open(root).unwrap();
-        assert_eq!(remove_tree_until(dir.as_fd(), b"tree", Instant::now()), Err(Errno::ETIME));
+        assert_eq!(remove_tree_within(dir.as_fd(), b"tree", &Effort::new(2, 100)), Err(Errno::E2BIG));
         assert!(root.join("tree/d/small").exists());
-        let large = fs::File::create(root.join("tree/large")).unwrap();
-        large.set_len(SLOW_FILE_BYTES.unsigned_abs() + 1).unwrap();
-        let in_time = || Instant::now() + Duration::from_secs(3600);
-        assert_eq!(remove_tree_until(dir.as_fd(), b"tree", in_time()), Err(Errno::ETIME));
+        fs::write(root.join("tree/large"), [0; 101]).unwrap();
+        assert_eq!(remove_tree_within(dir.as_fd(), b"tree", &Effort::new(50, 100)), Err(Errno::E2BIG));
         assert!(root.join("tree/large").exists());
-        large.set_len(1).unwrap();
-        assert_eq!(remove_tree_until(dir.as_fd(), b"tree", in_time()), Ok(()));
+        fs::write(root.join("tree/large"), [0; 99]).unwrap();
+        assert_eq!(remove_tree_within(dir.as_fd(), b"tree", &Effort::new(50, 100)), Ok(()));
         assert!(!root.join("tree").exists());
     }
 

@@ -13,7 +13,7 @@ use super::confine::confine_thread;
 use super::ids::IdPolicy;
 use super::index::{self, IndexError};
 use super::journal::Journal;
-use super::remove::{remove_tree, remove_tree_until};
+use super::remove::{Effort, remove_tree, remove_tree_within};
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::state::layout::random_hex;
 use crate::state::lock::{FileLock, LockError};
@@ -26,7 +26,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 pub(crate) const PREFIX: &str = ".tmp-";
 
@@ -257,13 +256,13 @@ pub fn sweep(layers: &Path) -> Result<usize, StageError> {
     sweep_trees(layers, &remove_tree)
 }
 
-/// The same, for who cannot wait: what there is no time for is left to the next sweep.
+/// The same, for who cannot wait: what is more than that is left to the next sweep.
 ///
 /// # Errors
 /// As [`sweep`].
-pub fn sweep_until(layers: &Path, until: Instant) -> Result<usize, StageError> {
-    sweep_trees(layers, &|dir, name| match remove_tree_until(dir, name, until) {
-        Err(Errno::ETIME) => Ok(()),
+pub fn sweep_within(layers: &Path, effort: &Effort) -> Result<usize, StageError> {
+    sweep_trees(layers, &|dir, name| match remove_tree_within(dir, name, effort) {
+        Err(Errno::E2BIG) => Ok(()),
         removed => removed,
     })
 }

@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -18,7 +17,7 @@ use nix::sys::stat::Mode;
 
 use super::layout::{Layout, LayoutError, create_dir, random_hex};
 use super::lock::{FileLock, LockError};
-use crate::layer::remove::{remove_tree, remove_tree_until};
+use crate::layer::remove::{Effort, remove_tree, remove_tree_within};
 
 /// What cannot be thrown away.
 #[derive(Debug, thiserror::Error)]
@@ -106,17 +105,17 @@ pub fn empty(layout: &Layout) -> Result<(), TrashError> {
     Ok(())
 }
 
-/// The same, for who cannot wait: what there is no time for is left to whoever empties the trash next.
+/// The same, for who cannot wait: what is more than that is left to whoever empties the trash next.
 ///
 /// # Errors
 /// As [`empty`].
-pub fn empty_until(layout: &Layout, until: Instant) -> Result<(), TrashError> {
+pub fn empty_within(layout: &Layout, effort: &Effort) -> Result<(), TrashError> {
     if is_empty(layout) {
         return Ok(());
     }
     let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { return Ok(()) };
-    empty_locked(layout, &|dir, name| match remove_tree_until(dir, name, until) {
-        Err(Errno::ETIME) => Ok(()),
+    empty_locked(layout, &|dir, name| match remove_tree_within(dir, name, effort) {
+        Err(Errno::E2BIG) => Ok(()),
         removed => removed,
     })
 }
