@@ -22,6 +22,7 @@ pub mod stdio;
 pub mod pty;
 
 pub use crate::monitor::reaper::Exit;
+pub use crate::sys::heap;
 pub use crate::sys::process::{Forked, clone3, dies_with_parent, exec, pidfd_open, pidfd_send_signal, wait};
 pub use crate::sys::{SysError, process::prctl};
 
