@@ -53,6 +53,7 @@ mod scp;
 mod search;
 mod secrets;
 mod stats;
+mod stores;
 mod tables;
 mod tools;
 mod transcripts;
@@ -91,6 +92,7 @@ pub(crate) fn tests() -> Vec<Test> {
         boot::TESTS,
         quadlet::TESTS,
         stats::TESTS,
+        stores::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,

@@ -46,7 +46,8 @@ impl Format {
         }
     }
 
-    fn piece_bytes(self) -> usize {
+    /// How much of the tar becomes one piece.
+    pub(crate) const fn piece_bytes(self) -> usize {
         match self {
             Self::Gzip => GZIP_PIECE_BYTES,
             Self::Zstd => ZSTD_PIECE_BYTES,

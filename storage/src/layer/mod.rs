@@ -35,6 +35,8 @@ pub mod changes;
 
 pub mod unpack;
 
+pub mod dedup;
+
 mod confine;
 
 mod remove;
