@@ -169,9 +169,12 @@ fn dropped_blob_of_a_damaged_layer_is_noticed(home: &Home) {
     home.ok("image prune --drop-blobs");
     let files = entries(&home.data().join("layers")).into_iter().map(|layer| layer.join("diff/noise"));
     let noise = files.into_iter().find(|path| path.exists()).unwrap();
+    let modified = fs::metadata(&noise).unwrap().modified().unwrap();
     let mut bytes = fs::read(&noise).unwrap();
     bytes[1000] ^= 1;
     fs::write(&noise, bytes).unwrap();
+    // Nothing but the contents tells.
+    fs::File::options().write(true).open(&noise).unwrap().set_modified(modified).unwrap();
     let checked = home.run("system check");
     assert_eq!(checked.code(), 125, "{}", checked.transcript());
     assert!(checked.stdout().contains("cannot be made again"), "{}", checked.transcript());

@@ -16,9 +16,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{Mode, SFlag, fstatat};
 use serde::{Deserialize, Serialize};
 
 use super::index::{Index, Kind, Record};
@@ -79,15 +80,19 @@ pub fn dedup(layout: &Layout) -> Result<Deduplicated, DedupError> {
     for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let is_layer = name.to_str().map(Ownership::hex_of).is_some_and(|hex| hex.len() >= 64 && is_lower_hex(hex));
-        // Those of an additional store are not ours to write; one without an index cannot be listed cheaply.
+        // Those of an additional store are not ours to write.
         if !is_layer || entry.path().is_symlink() {
             continue;
         }
-        let Ok(index) = Index::open(&entry.path().join("index")) else { continue };
-        let tree = entry.path().join("diff");
+        let path = entry.path().join("diff");
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        trees.push(openat(AT_FDCWD, &tree, flags, Mode::empty()).map_err(failed("open", &tree))?);
-        collect(&index, trees.len() - 1, &mut by_size);
+        let tree = openat(AT_FDCWD, &path, flags, Mode::empty()).map_err(failed("open", &path))?;
+        match Index::open(&entry.path().join("index")) {
+            Ok(index) => collect(&index, trees.len(), &mut by_size),
+            // A layer that was built here has none.
+            Err(_) => walk(&tree, trees.len(), &mut by_size).map_err(failed("read", &path))?,
+        }
+        trees.push(tree);
     }
     let mut done = Deduplicated::default();
     for (size, places) in by_size.into_iter().filter(|(_, places)| places.len() > 1) {
@@ -148,6 +153,32 @@ fn collect(index: &Index, tree: usize, by_size: &mut HashMap<u64, Vec<Place>>) {
             }
         }
     }
+}
+
+/// As [`collect`], from the tree itself.
+fn walk(tree: &OwnedFd, number: usize, by_size: &mut HashMap<u64, Vec<Place>>) -> nix::Result<()> {
+    let mut rest: Vec<Vec<u8>> = vec![b".".to_vec()];
+    let mut seen = std::collections::HashSet::new();
+    while let Some(path) = rest.pop() {
+        let how = OpenHow::new()
+            .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let mut directory = Dir::from_fd(openat2(tree.as_fd(), std::ffi::OsStr::from_bytes(&path), how)?)?;
+        let names: nix::Result<Vec<_>> = directory.iter().map(|entry| Ok(entry?.file_name().to_owned())).collect();
+        for name in names?.into_iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")) {
+            let stat = fstatat(&directory, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let below = [path.as_slice(), b"/", name.to_bytes()].concat();
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+                SFlag::S_IFDIR => rest.push(below),
+                SFlag::S_IFREG if size >= MIN_BYTES && (stat.st_nlink == 1 || seen.insert(stat.st_ino)) => {
+                    by_size.entry(size).or_default().push(Place { tree: number, path: below });
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 fn open_file(tree: &OwnedFd, path: &[u8]) -> Option<File> {
