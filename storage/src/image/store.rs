@@ -114,7 +114,7 @@ impl ImageStore {
     }
 
     /// An image of this store as another user of it sees it.
-    fn from_elsewhere(&self, image: Image) -> Image {
+    fn marked_read_only(&self, image: Image) -> Image {
         Image { read_only: Some(self.layout.data_dir().to_owned()), ..image }
     }
 
@@ -141,7 +141,7 @@ impl ImageStore {
         }
         for store in self.additional() {
             if let Some(image) = store.resolve_own(name)? {
-                return Ok(Some(store.from_elsewhere(image)));
+                return Ok(Some(store.marked_read_only(image)));
             }
         }
         Ok(None)
@@ -263,7 +263,7 @@ impl ImageStore {
         for store in self.additional() {
             for image in store.list()? {
                 if known.insert(image.manifest.digest.clone()) {
-                    images.push(store.from_elsewhere(image));
+                    images.push(store.marked_read_only(image));
                 }
             }
         }
