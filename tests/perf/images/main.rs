@@ -180,7 +180,7 @@ fn write(dir: &Path, blobs: &[PathBuf], files: &[Vec<u64>]) -> io::Result<()> {
     let place = tempfile::tempdir_in(dir)?;
     let jobs: Vec<(usize, (&PathBuf, &Vec<u64>))> = blobs.iter().zip(files).enumerate().collect();
     on_all_cores(&jobs, |(number, (blob, sizes))| {
-        let buffer: Vec<u8> = (0..BUFFER_BYTES).map(|at| (at * at >> 7) as u8).collect();
+        let buffer: Vec<u8> = (0..BUFFER_BYTES).map(|at| ((at * at) >> 7) as u8).collect();
         let layer = place.path().join(number.to_string());
         fs::create_dir(&layer)?;
         fill(&layer.join("blob"), fs::metadata(blob)?.len(), &buffer)?;
