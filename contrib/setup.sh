@@ -155,9 +155,24 @@ case ":$user_path:" in
 *":$prefix/bin:"*) ;;
 *) warn "$prefix/bin is not in the PATH of $user" "export PATH=$prefix/bin:\$PATH   (in ~/.profile to keep it)" ;;
 esac
+
+# 7. Quadlet ---------------------------------------------------------------------------------------------------------
+# Where systemd runs, users' systemds have coracle make services of Quadlet files, unless somebody else does that here.
+ours=$here/contrib/systemd/podman-user-generator generator=/etc/systemd/user-generators/podman-user-generator
+if [ -d /run/systemd/system ] && ! cmp -s "$ours" $generator; then
+    step "services of Quadlet files"
+    remedy="sudo install -D -m 755 $ours $generator   (for all users; or, for $user alone: $binary quadlet enable)"
+    if [ -e $generator ] || [ -e /usr/lib/systemd/user-generators/podman-user-generator ]; then
+        warn "podman makes them on this machine, and goes on doing so" "$remedy"
+    elif may_be_root && as_root install -D -m 755 "$ours" $generator; then
+        say "installed $generator; \`systemctl --user daemon-reload\` reads the files again"
+    else
+        warn "cannot write $generator" "$remedy"
+    fi
+fi
 [ -n "$container" ] || exit 0
 
-# 7. A container -----------------------------------------------------------------------------------------------------
+# 8. A container -----------------------------------------------------------------------------------------------------
 step "making an image from this machine's busybox"
 "$here/contrib/make-busybox-image.sh" |
     as_user "$binary" import --change 'CMD ["/bin/sh"]' - localhost/busybox:latest >/dev/null ||

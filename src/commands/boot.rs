@@ -11,6 +11,7 @@ use std::process::{Command as Program, Stdio};
 
 use clap::Subcommand;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use runtime::cgroup::place::Place;
 use runtime::process::signal::Signal;
 use runtime::process::{pidfd_open, pidfd_send_signal};
 use runtime::userns::subid;
@@ -241,6 +242,18 @@ fn user_name() -> String {
 /// Whether this user's systemd runs without a login.
 fn lingers() -> bool {
     Path::new("/var/lib/systemd/linger").join(user_name()).exists()
+}
+
+/// Says once what becomes of a container in the background: that of a login ends with its last session where lingering is
+/// off. What a service has started is not told of it, nor who has another place to live in.
+pub(super) fn explain_lingering(context: &Context) {
+    if lingers() || !matches!(Place::find(), Place::Manager { service: None, .. }) {
+        return;
+    }
+    let told = std::fs::File::options().write(true).create_new(true).open(context.layout.lingering_told());
+    if told.is_ok() {
+        eprintln!("{}", without_linger());
+    }
 }
 
 fn without_linger() -> String {

@@ -78,6 +78,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         None => {
             // A reader that went away does not make the start a failure.
             let _ = writeln!(std::io::stdout(), "{}", record.id);
+            super::boot::explain_lingering(context);
             if args.run.rmi {
                 eprintln!("Warning: --rmi is ignored: this command does not stay until the container ends");
             }

@@ -31,7 +31,7 @@ use storage::volume::Owner;
 use super::create::create;
 use super::launch::{Birth, Launch};
 use super::network::Started;
-use super::notify::{self, Notifications};
+use super::notify::Notifications;
 use super::streams::{listener, open_log, stdin_policy};
 use super::supervise::{Failure, Run, Supervisor};
 use super::union_server::{self, UnionServer};
@@ -135,7 +135,7 @@ impl Supervisor {
         if record.request.restart == RestartPolicy::No {
             launch.handed.descriptors.let_go();
         }
-        if let (Some(notifications), None) = (&launch.notifications, &held) {
+        if let (Some(notifications), None) = (&mut launch.notifications, &held) {
             notifications.started(supervisor_pid());
         }
         let lock = lock.take();
@@ -173,7 +173,7 @@ impl Supervisor {
     /// Lets the program of a container that `init` has made ready begin.
     pub(super) fn let_go(&mut self, word: Word) -> Result<(), CommandError> {
         word.go(&mut self.run, &self.launch, &mut self.state)?;
-        if let Some(notifications) = &self.launch.notifications {
+        if let Some(notifications) = &mut self.launch.notifications {
             notifications.started(supervisor_pid());
         }
         Ok(())
@@ -507,9 +507,8 @@ fn become_init(launch: &Launch, staged: Staged, streams: steps::Streams, channel
 
 /// What only the container's first process is told: of descriptors that no other has, and of whom it may notify.
 fn add_own_variables(launch: &Launch, spec: &mut Cow<'_, Spec>) {
-    let is_served = launch.notifications.as_ref().is_some_and(Notifications::is_served);
-    let socket = is_served.then(|| format!("NOTIFY_SOCKET={}", notify::IN_CONTAINER));
-    let more: Vec<String> = launch.handed.variables.iter().cloned().chain(socket).collect();
+    let of_service = launch.notifications.as_ref().map(Notifications::variables).unwrap_or_default();
+    let more: Vec<String> = launch.handed.variables.iter().cloned().chain(of_service).collect();
     if more.is_empty() {
         return;
     }

@@ -11,6 +11,8 @@
 //!
 //! **Runs in:** the CLI until the fork, then each half in its process; single-threaded.
 
+mod pod;
+
 use std::collections::BTreeSet;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +29,7 @@ use runtime::process::{pidfd, wait};
 use storage::state::container::Record;
 use storage::state::request::CgroupMode;
 
+use self::pod::Together;
 use crate::error::{CommandError, reason};
 
 /// Where a user has the system's manager hand controllers on to the user's.
@@ -48,6 +51,8 @@ pub(crate) struct Plan {
     is_strict: bool,
     /// The CPUs to run on where no controller keeps it there.
     affinity: Option<String>,
+    /// Those of its pod.
+    together: Option<Together>,
     /// Where P says what has come of the scope.
     gate: Option<PipeReader>,
 }
@@ -76,7 +81,8 @@ impl Plan {
         }
         let place = Place::find();
         let is_limited = settings.iter().any(|setting| !resources::is_unlimited(setting));
-        let source = match source(&place, record, is_limited, in_background) {
+        let mut together = Together::of(asked)?;
+        let source = match source(&place, record, is_limited, in_background, together.as_ref()) {
             // The container is wanted all the same.
             Err(error) if !asked.strict && asked.parent.is_some() => {
                 eprintln!("Warning: {error}: the container stays in the cgroup of its starter");
@@ -85,7 +91,7 @@ impl Plan {
             source => source?,
         };
         let controllers = match &source {
-            Source::None if !is_limited => return Ok(Plan::default()),
+            Source::None if !is_limited && together.is_none() => return Ok(Plan::default()),
             Source::None => BTreeSet::new(),
             Source::Below { parent, .. } => place::controllers(nearest(parent)),
             Source::Scope { .. } | Source::Own(_) => place.controllers(),
@@ -93,12 +99,15 @@ impl Plan {
         let is_there = |setting: &Setting| resources::controller(setting).is_none_or(|name| controllers.contains(name));
         let has_cgroup = !matches!(source, Source::None);
         let lost: Vec<Setting> = settings.extract_if(.., |one| !(has_cgroup && is_there(one))).collect();
-        let mut plan = Plan { source, settings, is_strict: asked.strict, ..Plan::default() };
-        if has_cgroup && record.request.resources.pids_limit.is_none() && controllers.contains("pids") {
+        let lost_by_pod = together.as_mut().map(|pod| pod.without(|one| has_cgroup && is_there(one)));
+        let mut plan = Plan { source, settings, is_strict: asked.strict, together, ..Plan::default() };
+        let is_said = plan.settings.iter().any(|(file, _)| file == "pids.max");
+        if has_cgroup && record.request.resources.pids_limit.is_none() && !is_said && controllers.contains("pids") {
             let limit = crate::config::pids_limit()?;
             plan.defaults.extend((limit > 0).then(|| ("pids.max".to_owned(), limit.to_string())));
         }
-        let lost: Vec<Setting> = lost.into_iter().filter(|one| !resources::is_unlimited(one)).collect();
+        let lost = lost.into_iter().chain(lost_by_pod.into_iter().flatten());
+        let lost: Vec<Setting> = lost.filter(|one| !resources::is_unlimited(one)).collect();
         if !lost.is_empty() {
             plan.do_without(&lost, &place, spec)?;
         }
@@ -147,17 +156,27 @@ impl Plan {
     /// processes outside of its namespace.
     fn prepare(&mut self) -> Result<(), CommandError> {
         let Source::Below { parent, make } = &self.source else { return Ok(()) };
+        let failed = |path: &Path, what: &str, error: &std::io::Error| {
+            CommandError::host(format_args!("cgroup {}: {what}: {}", path.display(), reason(error)))
+        };
+        let of_pod = self.together.iter().flat_map(|pod| controllers_of(&pod.settings));
+        let wanted: BTreeSet<&str> = controllers_of(&self.settings).into_iter().chain(of_pod).collect();
+        let by_default = controllers_of(&self.defaults);
+        let there = nearest(parent).to_owned();
         if *make {
-            std::fs::create_dir_all(parent).map_err(|error| {
-                let parent = parent.display();
-                CommandError::host(format_args!("--cgroup-parent: make {parent}: {}", reason(&error)))
-            })?;
+            std::fs::create_dir_all(parent).map_err(|error| failed(parent, "make", &error))?;
         }
-        hand_on(parent, &controllers_of(&self.settings), true).map_err(|error| {
-            CommandError::host(format_args!("cgroup {}: turn on controllers: {}", parent.display(), reason(&error)))
-        })?;
+        // One that is new has the controllers only that those above it hand on.
+        let below: Vec<&Path> = parent.ancestors().take_while(|one| one.starts_with(&there)).collect();
+        for cgroup in below.into_iter().rev() {
+            let handed_on = if cgroup == parent { wanted.clone() } else { &wanted | &by_default };
+            hand_on(cgroup, &handed_on, true).map_err(|error| failed(cgroup, "turn on controllers", &error))?;
+        }
+        if let Some(pod) = &self.together {
+            resources::write(parent, &pod.settings)?;
+        }
         // Nobody is moved for what nobody has asked for.
-        if hand_on(parent, &controllers_of(&self.defaults), false).is_err() {
+        if !hand_on(parent, &by_default, false).is_ok_and(|missing| missing.is_empty()) {
             self.defaults.clear();
         }
         Ok(())
@@ -168,6 +187,7 @@ impl Plan {
         self.prepare()?;
         let Source::Scope { slice, supervisor_stays } = &self.source else { return Ok(None) };
         let failed = |error: std::io::Error| CommandError::host(format!("pipe2(O_CLOEXEC): {}", reason(&error)));
+        let of_pod: &[Setting] = self.together.as_ref().map_or(&[], |pod| &pod.settings);
         let (reader, writer) = std::io::pipe().map_err(failed)?;
         self.gate = Some(reader);
         Ok(Some(Gate {
@@ -177,8 +197,9 @@ impl Plan {
             slice: slice.clone(),
             supervisor_stays: *supervisor_stays,
             is_strict: self.is_strict,
-            settings: self.settings.iter().chain(&self.defaults).cloned().collect(),
-            loses: self.settings.iter().any(|setting| !resources::is_unlimited(setting)),
+            settings: self.settings.iter().chain(&self.defaults).chain(of_pod).cloned().collect(),
+            loses: self.together.is_some() || self.settings.iter().any(|setting| !resources::is_unlimited(setting)),
+            of_slice: of_pod.to_vec(),
             seed: None,
             asked: None,
         }))
@@ -222,14 +243,21 @@ impl Plan {
     }
 }
 
-fn source(place: &Place, record: &Record, is_limited: bool, in_background: bool) -> Result<Source, CommandError> {
+fn source(
+    place: &Place,
+    record: &Record,
+    is_limited: bool,
+    in_background: bool,
+    pod: Option<&Together>,
+) -> Result<Source, CommandError> {
     let asked = &record.request.cgroup;
     let supervisor_stays = |service: &Option<String>| {
         asked.mode == CgroupMode::NoConmon && service.is_some() || service.is_some() && !has_terminal()
     };
+    let is_slice = |parent: &str| parent.ends_with(".slice") && !parent.contains('/');
     match (asked.parent.as_deref(), asked.mode) {
-        (Some(slice), _) if slice.ends_with(".slice") && !slice.contains('/') => {
-            let slice = Some(slice.to_owned());
+        (parent, _) if parent.map_or(pod.is_some(), is_slice) => {
+            let slice = pod.map(|pod| pod.slice(parent)).or_else(|| parent.map(str::to_owned));
             return match place {
                 Place::Manager { service, .. } => {
                     Ok(Source::Scope { slice, supervisor_stays: supervisor_stays(service) })
@@ -237,6 +265,12 @@ fn source(place: &Place, record: &Record, is_limited: bool, in_background: bool)
                 Place::Delegated(_) if manager::is_reachable() => {
                     Ok(Source::Scope { slice, supervisor_stays: !has_terminal() })
                 }
+                // Nobody makes slices: the pod's cgroup is made like its containers'.
+                Place::Delegated(place) if parent.is_none() => {
+                    let parent = pod.map_or_else(|| place.clone(), |pod| place.join(&pod.name));
+                    Ok(Source::Below { parent, make: true })
+                }
+                Place::Nowhere(_) if parent.is_none() => Ok(Source::None),
                 _ => Err(CommandError::host(format_args!(
                     "--cgroup-parent {}: {}",
                     asked.parent.as_deref().unwrap_or_default(),
@@ -251,6 +285,7 @@ fn source(place: &Place, record: &Record, is_limited: bool, in_background: bool)
             if nix::unistd::access(&nearest(&parent).join("cgroup.procs"), nix::unistd::AccessFlags::W_OK).is_err() {
                 return Err(CommandError::host(format_args!("--cgroup-parent {path}: it is not this user's")));
             }
+            let parent = pod.map_or_else(|| parent.clone(), |pod| parent.join(&pod.name));
             return Ok(Source::Below { parent, make: true });
         }
         (None, CgroupMode::Split) => {
@@ -350,6 +385,24 @@ fn limit_processes(spec: &mut Spec, limit: &str) -> bool {
     true
 }
 
+/// Removes the cgroup of a container that has ended, and its pod's with the last one where no manager does.
+pub(super) fn remove(cgroup: &Cgroup) {
+    let _ = cgroup.remove();
+    let parent = cgroup.path().parent();
+    if let Some(parent) =
+        parent.filter(|path| path.file_name().is_some_and(|name| pod::is_pods(&name.to_string_lossy())))
+    {
+        let _ = std::fs::remove_dir(parent);
+    }
+}
+
+/// The cgroup of the pod that a container's cgroup is in, below the mount.
+pub(crate) fn of_pod(cgroup: &Path) -> Option<&Path> {
+    let is_pods = |path: &&Path| path.file_name().is_some_and(|name| pod::is_pods(&name.to_string_lossy()));
+    let found = cgroup.ancestors().find(is_pods)?;
+    found.strip_prefix(runtime::cgroup::mount()?).ok()
+}
+
 /// P's half of a scope that is to come.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -357,9 +410,11 @@ pub(crate) struct Gate {
     name: String,
     description: String,
     slice: Option<String>,
+    /// Limits that it is made with.
+    of_slice: Vec<Setting>,
     supervisor_stays: bool,
     is_strict: bool,
-    /// What will be set.
+    /// What will be set, there or in its slice, whose controllers show what has come of a container.
     settings: Vec<Setting>,
     /// There are limits that would not be kept without.
     loses: bool,
@@ -377,7 +432,13 @@ impl Gate {
                 self.seed.as_ref().map_or(supervisor, |seed| seed.pid)
             }
         };
-        let scope = Scope { name: &self.name, description: &self.description, slice: self.slice.as_deref(), pid };
+        let scope = Scope {
+            name: &self.name,
+            description: &self.description,
+            slice: self.slice.as_deref(),
+            of_slice: &self.of_slice,
+            pid,
+        };
         self.asked = Some((manager::ask(&scope), pid));
     }
 
@@ -396,7 +457,7 @@ impl Gate {
                 }
             },
             Ok(None) => b"N".to_vec(),
-            Err(error) if self.is_strict || self.slice.is_some() => {
+            Err(error) if self.is_strict || self.slice.is_some() && self.of_slice.is_empty() => {
                 [b"F".as_slice(), error.to_string().as_bytes()].concat()
             }
             Err(error) => {

@@ -4,6 +4,9 @@
 //! systemd ◀── $NOTIFY_SOCKET ── S ◀── notify.sock ── the container's program   (container)
 //!                               └── READY=1 once it runs (conmon), or is healthy (healthy)
 //! ```
+//! With `WatchdogSec=` systemd wants a sign of life: the program gives it with its own notifications (`container`), else S does,
+//! with `healthy` as long as the container is not found to be ill.
+//!
 //! S passes on what says something about the program, and nothing that names processes or descriptors: those numbers mean
 //! something else outside.
 //!
@@ -18,6 +21,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use storage::state::request::{self, Request};
 
@@ -55,6 +59,17 @@ pub(crate) struct Notifications {
     host: SocketAddr,
     /// The container's end of it; with [`request::Notify::Container`].
     inside: Option<UnixDatagram>,
+    /// How long they wait for a sign of life.
+    watchdog: Option<Duration>,
+    /// When S gives the next one, if that is its affair.
+    sign_at: Option<Instant>,
+}
+
+/// What a process is told of its watchdog, as `sd_watchdog_enabled(3)` reads it.
+fn watchdog(variable: impl Fn(&str) -> Option<String>, pid: u32) -> Option<Duration> {
+    let is_ours = variable("WATCHDOG_PID").is_none_or(|text| text.parse() == Ok(pid));
+    let microseconds = variable("WATCHDOG_USEC")?.parse::<u64>().ok()?;
+    (is_ours && microseconds > 0).then(|| Duration::from_micros(microseconds))
 }
 
 impl Notifications {
@@ -64,13 +79,15 @@ impl Notifications {
         let Some(socket) = socket.filter(|socket| !socket.is_empty() && mode != request::Notify::Ignore) else {
             return Ok(None);
         };
-        Ok(Some(Self { mode, host: address(socket)?, inside: None }))
+        let watchdog = watchdog(|name| std::env::var(name).ok(), std::process::id());
+        Ok(Some(Self { mode, host: address(socket)?, inside: None, watchdog, sign_at: None }))
     }
 
     /// Tells the service manager, if there is one, that this very process is ready.
     pub(crate) fn ready(socket: Option<OsString>) -> Result<(), CommandError> {
         if let Some(socket) = socket.filter(|socket| !socket.is_empty()) {
-            Self { mode: request::Notify::Conmon, host: address(socket)?, inside: None }.say("READY=1");
+            let mode = request::Notify::Conmon;
+            Self { mode, host: address(socket)?, inside: None, watchdog: None, sign_at: None }.say("READY=1");
         }
         Ok(())
     }
@@ -78,6 +95,33 @@ impl Notifications {
     /// Whether the container has a socket of its own for it.
     pub(crate) fn is_served(&self) -> bool {
         self.mode == request::Notify::Container
+    }
+
+    /// What the container's program finds of it in its environment.
+    pub(super) fn variables(&self) -> Vec<String> {
+        if !self.is_served() {
+            return Vec::new();
+        }
+        let socket = format!("NOTIFY_SOCKET={IN_CONTAINER}");
+        let watchdog = self.watchdog.map(|patience| format!("WATCHDOG_USEC={}", patience.as_micros()));
+        std::iter::once(socket).chain(watchdog).collect()
+    }
+
+    /// When a sign of life is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.sign_at
+    }
+
+    /// Gives a sign of life if it is due.
+    pub(super) fn live(&mut self, is_ill: bool) {
+        let (Some(at), Some(patience)) = (self.sign_at, self.watchdog) else { return };
+        let now = Instant::now();
+        if at <= now {
+            if !(is_ill && self.mode == request::Notify::Healthy) {
+                self.say("WATCHDOG=1");
+            }
+            self.sign_at = Some(now + patience / 2);
+        }
     }
 
     /// Makes the container's socket, of whose address the kernel takes 108 bytes only.
@@ -118,9 +162,10 @@ impl Notifications {
     }
 
     /// The container runs, watched by `supervisor`.
-    pub(super) fn started(&self, supervisor: i32) {
+    pub(super) fn started(&mut self, supervisor: i32) {
         let ready = if self.mode == request::Notify::Conmon { "\nREADY=1" } else { "" };
         self.say(&format!("MAINPID={supervisor}{ready}"));
+        self.sign_at = self.watchdog.filter(|_| !self.is_served()).map(|patience| Instant::now() + patience / 2);
     }
 
     /// The container is healthy.
@@ -164,6 +209,20 @@ mod tests {
     fn what_names_processes_or_descriptors_stays_inside() {
         let said = "READY=1\nMAINPID=7\nSTATUS=serving\nFDSTORE=1\nFDNAME=x\nNOTIFYACCESS=all\nBARRIER=1\n\nX";
         assert_eq!(harmless(said).collect::<Vec<_>>(), ["READY=1", "STATUS=serving"]);
+    }
+
+    #[test]
+    fn a_watchdog_is_of_the_process_that_it_names() {
+        let found = |variables: &'static [(&str, &str)]| {
+            let of =
+                |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+            watchdog(of, 7)
+        };
+        assert_eq!(found(&[("WATCHDOG_USEC", "2000000")]), Some(Duration::from_secs(2)));
+        assert_eq!(found(&[("WATCHDOG_USEC", "2000000"), ("WATCHDOG_PID", "7")]), Some(Duration::from_secs(2)));
+        assert_eq!(found(&[("WATCHDOG_USEC", "2000000"), ("WATCHDOG_PID", "8")]), None);
+        assert_eq!(found(&[("WATCHDOG_USEC", "0")]), None);
+        assert_eq!(found(&[]), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use runtime::process::{Exit, pidfd_send_signal, wait};
 use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
 use storage::state::lock::FileLock;
-use storage::state::status::{ExitRecord, StateFile};
+use storage::state::status::{ExitRecord, HealthStatus, StateFile};
 use storage::state::trash;
 
 use super::arrival::Verdict;
@@ -250,6 +250,14 @@ impl Supervisor {
         }
     }
 
+    /// Lets the service manager's watchdog know that we live, if it is time; when it will be time again.
+    fn sign_of_life(&mut self) -> Option<Instant> {
+        let is_ill = self.state.health.as_ref().is_some_and(|health| health.status == HealthStatus::Unhealthy);
+        let notifications = self.launch.notifications.as_mut()?;
+        notifications.live(is_ill);
+        notifications.deadline()
+    }
+
     /// Watches until the container has ended.
     fn watch(&mut self) -> Exit {
         let timeout = self.record.request.timeout.filter(|seconds| *seconds > 0);
@@ -281,6 +289,7 @@ impl Supervisor {
             self.run_checks();
             self.rescue();
             self.forward_again();
+            let sign = self.sign_of_life();
             let mut turn = Turn::new();
             self.relay.watch(&mut turn, Event::Relay);
             if self.withheld.is_none() {
@@ -317,10 +326,9 @@ impl Supervisor {
             if let Some(fd) = self.launch.notifications.as_ref().and_then(Notifications::fd) {
                 turn.watch(fd, Interest::Read, Event::Notify);
             }
-            let soonest = [deadline, self.kill_at, self.checks.deadline(), self.run.rescue.at, self.run.forward_at]
-                .into_iter()
-                .flatten()
-                .min();
+            let soonest =
+                [deadline, self.kill_at, self.checks.deadline(), self.run.rescue.at, self.run.forward_at, sign];
+            let soonest = soonest.into_iter().flatten().min();
             let Ok(ready) = turn.wait(soonest) else { continue };
             for one in ready {
                 match one.event {

@@ -89,7 +89,7 @@ impl Supervisor {
         self.run.netns = None;
         if let Some(cgroup) = self.run.cgroup.take() {
             let _ = cgroup.kill();
-            let _ = cgroup.remove();
+            super::cgroup::remove(&cgroup);
         }
         if let Some(notifier) = self.run.notifier.take() {
             notifier.stop();

@@ -23,7 +23,8 @@ pub(crate) const TESTS: &[Test] = &[
     test!(init_containers_run_at_each_start_or_once),
     test!(what_a_pod_has_its_containers_have),
     test!(a_pod_with_the_namespaces_of_the_host),
-    test!(limits_of_a_pod_are_refused),
+    test!(limits_of_a_pod_are_its_containers_together),
+    test!(what_a_pod_cannot_have_is_refused),
     test!(a_clone_of_a_pod_has_options_of_its_own),
 ];
 
@@ -326,11 +327,31 @@ fn a_pod_with_the_namespaces_of_the_host(home: &Home) {
     assert!(unshared.stderr().contains("--pid has no effect"), "{}", unshared.stderr());
 }
 
-fn limits_of_a_pod_are_refused(home: &Home) {
-    for option in ["-m 64m", "--memory 64m", "--cpus 1", "-c 512", "--memory-swap 1g", "--blkio-weight 100"] {
-        let line = home.refuses(&format!("pod create --network none {option} p"));
-        assert!(line.contains("a pod has no cgroup of its own"), "{option}: {line}");
+fn limits_of_a_pod_are_its_containers_together(home: &Home) {
+    home.ok("pod create --network none -m 64m --cpus 0.5 -c 512 p");
+    let shown = home.ok("pod inspect p");
+    for (key, value) in
+        [("memory_limit", 64 << 20), ("memory_swap", 128 << 20), ("cpu_quota", 50_000), ("cpu_shares", 512)]
+    {
+        assert!(shown.contains(&format!("\"{key}\": {value}")), "{key}: {shown}");
     }
+    // Of its own a container has none, whether or not this machine can keep the pod's.
+    let finished = home.run("run --name c --pod p busybox true");
+    finished.exits(0);
+    assert_eq!(home.inspect("c", "{{.HostConfig.Memory}}"), "0");
+    for (options, why) in [
+        ("--memory-swap 1g", "needs --memory"),
+        ("-m lots", "lots"),
+        ("--blkio-weight 5", "must be between 10 and 1000"),
+        ("--device-read-bps /dev/null:1m", "not a block device"),
+    ] {
+        let line = home.refuses(&format!("pod create --network none {options} q"));
+        assert!(line.contains(why), "{options}: {line}");
+    }
+    home.ok("pod rm -f p");
+}
+
+fn what_a_pod_cannot_have_is_refused(home: &Home) {
     home.refuses("pod create --gpus all p");
     home.refuses("pod create --userns auto p");
     for option in ["--userns keep-id", "--uidmap 0:1:1000"] {

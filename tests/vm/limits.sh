@@ -116,7 +116,9 @@ find /sys/fs/cgroup/user.slice/user-1000.slice -depth -name cgroup.subtree_contr
 echo -io | sudo tee /sys/fs/cgroup/user.slice/cgroup.subtree_control >/dev/null
 out=$(coracle run --rm -m 64m --device-read-bps /dev/vda:1mb busybox true 2>&1)
 is "the container runs, with one warning" "$? $(echo "$out" | wc -l)" "0 1"
+is "info lists it" "$(coracle info -f '{{.Host.CgroupControllers}}')" "[cpu cpuset memory pids]"
 is "it names the controller and the line that gives it" "$(echo "$out" | grep -c 'limits of io are not kept.*Delegate=cpu cpuset io memory pids')" 1
+is "doctor too" "$(coracle doctor 2>/dev/null | grep -c 'io.*Delegate=cpu cpuset io memory pids')" 1
 coracle run --rm --strict --device-read-bps /dev/vda:1mb busybox true 2>/dev/null
 is "--strict: it does not run" $? 125
 

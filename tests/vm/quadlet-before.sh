@@ -1,6 +1,7 @@
 # Quadlet files as services of a real systemd: ready, logged, restarted, sockets, pods, YAML. The second half, after a reboot,
 # is quadlet-after.sh.
 coracle import -q image.tar localhost/busybox >/dev/null
+coracle import -q nginx.tar localhost/nginx >/dev/null
 files=$HOME/.config/containers/systemd
 mkdir -p "$files" "$HOME/www"
 echo hello >"$HOME/www/index.html"
@@ -8,14 +9,14 @@ cat >"$files/web.container" <<'EOF'
 [Unit]
 Description=A web server
 [Container]
-Image=localhost/busybox
+Image=localhost/nginx
 ContainerName=web
 Volume=data.volume:/data
-Volume=%h/www:/www:ro
+Volume=%h/www:/var/www/html:ro
 Network=net.network
 PublishPort=8080:80
 Environment="WORDS=two words"
-Exec=sh -c "echo serving $$WORDS; sleep 2; exec httpd -f -p 80 -h /www"
+Exec=sh -c "echo serving $$WORDS; sleep 2; exec nginx -g 'daemon off;'"
 Notify=healthy
 HealthCmd=wget -q -O /dev/null http://127.0.0.1:80/
 HealthInterval=1s
@@ -54,6 +55,10 @@ check "so is the container" grep -q /web.service "/proc/$(coracle inspect -f '{{
 is "what it needs is there" "$(coracle volume inspect -f '{{.Labels.a}}' systemd-data) $(coracle network inspect -f '{{(index .Subnets 0).Subnet}}' systemd-net)" "b 10.77.0.0/24"
 logged() { journalctl -q -o cat --user-unit web | grep -q "serving two words"; }
 check "the journal has what it says" eventually logged
+requested() { journalctl -q -o cat --user-unit web | grep -q 'GET / HTTP'; }
+check "and what is asked of it" eventually requested
+is "with podman's fields" "$(journalctl -q -o json --user-unit web | jq -r 'select(.CONTAINER_NAME == "web") | "\(.CONTAINER_ID | length) \(.CONTAINER_ID_FULL | length) \(.SYSLOG_IDENTIFIER) \(.PRIORITY)"' | sort -u | head -n 1)" "12 64 web 6"
+is "its processes get the word and are killed together" "$(systemctl --user show -p KillMode,Type,NotifyAccess web | sort | tr '\n' ' ')" "KillMode=mixed NotifyAccess=all Type=notify "
 before=$(main web)
 kill -9 "$before"
 again() { [ "$(main web)" != "$before" ] && [ "$(systemctl --user is-active web)" = active ]; }

@@ -35,6 +35,17 @@ image /bad
 is "a broken one is rolled back" "$(coracle auto-update --format '{{.Unit}} {{.Updated}}' 2>updated)" "up.service rolled back"
 check "with a word about it" grep -q "restart up.service" updated
 check "the one before runs" coracle exec up test -e /two
+# Every night, by a timer.
+mkdir -p "$HOME/.local/bin"
+ln -sf "$(command -v coracle)" "$HOME/.local/bin/coracle"
+cp coracle-auto-update.service coracle-auto-update.timer "$HOME/.config/systemd/user"
+systemctl --user daemon-reload
+is "systemd-analyze is content with the units" "$(systemd-analyze --user --man=no verify "$HOME"/.config/systemd/user/coracle-*.* 2>&1)" ""
+check "the timer is set" systemctl --user start coracle-auto-update.timer
+check "for the next night" sh -c 'systemctl --user list-timers --no-legend | grep -q coracle-auto-update.service'
+image /good /three
+check "what it starts" systemctl --user start coracle-auto-update.service
+check "updates" coracle exec up test -e /three
 systemctl --user stop up
 [ $failures = 0 ] || journalctl -q --no-pager -n 80 --user-unit up
 finish

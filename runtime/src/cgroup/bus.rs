@@ -119,6 +119,12 @@ impl Body {
         self
     }
 
+    /// Begins a structure.
+    pub(super) fn structure(&mut self) -> &mut Self {
+        self.align(8);
+        self
+    }
+
     /// An element of `a(sv)`: a name and a value of the given type.
     pub(super) fn property(&mut self, name: &str, signature: &str, value: impl FnOnce(&mut Self)) -> &mut Self {
         self.align(8);

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::bus::{self, Address, Body, Call, Connection};
+use super::properties::{self, Value};
+use super::resources::Setting;
 
 /// A manager that takes longer has other troubles.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -83,6 +85,8 @@ pub struct Scope<'a> {
     pub description: &'a str,
     /// The slice it is put into; the manager's choice without.
     pub slice: Option<&'a str>,
+    /// Limits of that slice. With them it is made along with the first scope in it, and goes with the last.
+    pub of_slice: &'a [Setting],
     /// Its first process.
     pub pid: i32,
 }
@@ -92,6 +96,8 @@ pub struct Scope<'a> {
 pub struct Asked {
     connection: Connection,
     serial: u32,
+    /// What is asked for if the slice that was to be made along is there already.
+    again: Option<Body>,
     unit: String,
     deadline: Instant,
 }
@@ -113,6 +119,20 @@ fn call<'a>(member: &'a str, signature: &'a str, body: Body) -> Call<'a> {
 /// [`ManagerError::Unreachable`], [`ManagerError::Silent`].
 pub fn ask(scope: &Scope<'_>) -> Result<Asked, ManagerError> {
     let mut connection = connect()?;
+    connection.queue_match(
+        "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
+    );
+    let serial = connection.queue(&call(START, START_SIGNATURE, start_of(scope, true)));
+    connection.send().map_err(ManagerError::Silent)?;
+    let again = (!scope.of_slice.is_empty()).then(|| start_of(scope, false));
+    Ok(Asked { connection, serial, again, unit: scope.name.to_owned(), deadline: Instant::now() + PATIENCE })
+}
+
+const START: &str = "StartTransientUnit";
+const START_SIGNATURE: &str = "ssa(sv)a(sa(sv))";
+
+/// The arguments of [`START`].
+fn start_of(scope: &Scope<'_>, with_slice: bool) -> Body {
     let mut body = Body::default();
     body.string(scope.name).string("fail");
     body.array(8, |properties| {
@@ -136,18 +156,42 @@ pub fn ask(scope: &Scope<'_>) -> Result<Asked, ManagerError> {
         properties.property("TasksMax", "t", |value| {
             value.u64(u64::MAX);
         });
-        // One that failed is not to stand in the way of the next of its name.
-        properties.property("CollectMode", "s", |value| {
-            value.string("inactive-or-failed");
-        });
+        collected(properties);
     });
-    body.array(8, |_| {});
-    connection.queue_match(
-        "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'",
-    );
-    let serial = connection.queue(&call("StartTransientUnit", "ssa(sv)a(sa(sv))", body));
-    connection.send().map_err(ManagerError::Silent)?;
-    Ok(Asked { connection, serial, unit: scope.name.to_owned(), deadline: Instant::now() + PATIENCE })
+    body.array(8, |beside| {
+        if let Some(slice) = scope.slice.filter(|_| with_slice && !scope.of_slice.is_empty()) {
+            beside.structure().string(slice).array(8, |properties| {
+                properties.property("StopWhenUnneeded", "b", |value| {
+                    value.boolean(true);
+                });
+                collected(properties);
+                properties::of(scope.of_slice).iter().for_each(|(name, value)| limit(properties, name, value));
+            });
+        }
+    });
+    body
+}
+
+/// One that failed is not to stand in the way of the next of its name.
+fn collected(properties: &mut Body) {
+    properties.property("CollectMode", "s", |value| {
+        value.string("inactive-or-failed");
+    });
+}
+
+fn limit(properties: &mut Body, name: &str, value: &Value) {
+    match value {
+        Value::Number(number) => properties.property(name, "t", |body| {
+            body.u64(*number);
+        }),
+        Value::OfDevices(devices) => properties.property(name, "a(st)", |body| {
+            body.array(8, |all| {
+                for (device, number) in devices {
+                    all.structure().string(device).u64(*number);
+                }
+            });
+        }),
+    };
 }
 
 impl Asked {
@@ -159,8 +203,14 @@ impl Asked {
         loop {
             let message = self.connection.receive(self.deadline).map_err(ManagerError::Silent)?;
             if let Some(Err((name, text))) = message.answer_to(self.serial) {
+                // Another container of the pod was before us.
+                if let Some(body) = self.again.take_if(|_| name.ends_with(".UnitExists")) {
+                    self.serial = self.connection.queue(&call(START, START_SIGNATURE, body));
+                    self.connection.send().map_err(ManagerError::Silent)?;
+                    continue;
+                }
                 let reason = if text.is_empty() { name } else { text };
-                return Err(ManagerError::Refused { call: "StartTransientUnit", reason });
+                return Err(ManagerError::Refused { call: START, reason });
             }
             if !message.is_signal("JobRemoved") {
                 continue;

@@ -21,6 +21,9 @@ mod bus;
 /// Limits, as its files have them.
 pub mod resources;
 
+/// Limits, as the service manager has them.
+mod properties;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};

@@ -148,23 +148,6 @@ impl Table for NotOfBuild {
     ];
 }
 
-/// Of `pod create` and `pod clone`: what is refused, because nothing would hold the pod to it.
-#[derive(Clone, Debug)]
-pub(crate) struct NotOfPods;
-
-const NO_CGROUP: &str = "a pod has no cgroup of its own; give limits to its containers, with run --pod";
-
-impl Table for NotOfPods {
-    const OPTIONS: &'static [Ignored] = &[
-        value("blkio-weight", &["0"], NO_CGROUP),
-        value("blkio-weight-device", &[], NO_CGROUP),
-        value("cpus", &["0"], NO_CGROUP),
-        value("device-read-bps", &[], NO_CGROUP),
-        value("device-write-bps", &[], NO_CGROUP),
-        value("memory-swap", &["0", "-1"], NO_CGROUP),
-    ];
-}
-
 /// Of `container clone`.
 #[derive(Clone, Debug)]
 pub(crate) struct OfClone;

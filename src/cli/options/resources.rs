@@ -7,7 +7,7 @@ use crate::cli::parse::{devices, size, words};
 use crate::cli::usage::{Checked, InvalidOption, each, maybe};
 
 /// Options that a cgroup enforces.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct ResourceOptions {
     /// Memory limit
     #[arg(short, long, value_name = "SIZE")]

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
-use runtime::cgroup::Cgroup;
+use runtime::cgroup::manager::{self, ManagerError, Scope};
 use runtime::cgroup::resources::{self, Setting};
+use runtime::cgroup::{Cgroup, hand_on};
 
 use super::log::{Level, Log};
 use crate::error::{CommandError, reason};
@@ -14,7 +15,7 @@ use crate::error::{CommandError, reason};
 pub(super) enum Manager {
     /// Where the bundle says.
     Cgroupfs,
-    /// Beside the caller's, by the name that systemd would give it.
+    /// In a scope of the user's systemd; where there is none, beside the caller's by the name of that scope.
     Systemd,
     /// Not at all.
     Disabled,
@@ -31,8 +32,13 @@ pub(super) fn make(spec: &Spec, manager: Manager, log: &Log) -> Result<Option<Cg
         (_, None) if settings.is_empty() => return Ok(None),
         (_, None) => Err("linux.cgroupsPath is missing".to_owned()),
         (Manager::Systemd, Some(path)) => {
-            let name = scope(path)?;
-            Cgroup::create(&name).ok_or_else(|| format!("{name}: the user may not make a cgroup"))
+            let (slice, name) = scope(path)?;
+            match in_scope(slice, &name, &settings) {
+                Err(ManagerError::Unreachable) => {
+                    Cgroup::create(&name).ok_or_else(|| format!("{name}: the user may not make a cgroup"))
+                }
+                made => made.map_err(|error| error.to_string()),
+            }
         }
         (Manager::Cgroupfs, Some(path)) => {
             Cgroup::create_at(path).map_err(|error| format!("{}: {}", path.display(), reason(&error)))
@@ -58,21 +64,43 @@ pub(super) fn make(spec: &Spec, manager: Manager, log: &Log) -> Result<Option<Cg
     }
 }
 
+/// The container's cgroup in a scope. We move there ourselves, as nobody may be born in what is not below the same delegated
+/// cgroup as the one we are in; the scope goes with the last process in it.
+fn in_scope(slice: &str, name: &str, settings: &[Setting]) -> Result<Cgroup, ManagerError> {
+    let pid = std::process::id().cast_signed();
+    let description = format!("Container {}", name.trim_end_matches(".scope"));
+    let slice = if slice.is_empty() { "user.slice" } else { slice };
+    manager::ask(&Scope { name, description: &description, slice: Some(slice), of_slice: &[], pid })?.wait()?;
+    let made = || {
+        let scope = Cgroup::of_process(pid).ok_or(std::io::ErrorKind::NotFound)?;
+        // Processes and controllers for those below exclude each other.
+        hand_on(&scope, &settings.iter().filter_map(resources::controller).collect(), true)?;
+        Cgroup::create_in(&scope, CONTAINER)
+    };
+    made().map_err(ManagerError::Silent)
+}
+
+/// The container's cgroup in its scope; crun's name for it.
+const CONTAINER: &str = "container";
+
 /// Sets limits.
 pub(super) fn limit(cgroup: &Cgroup, settings: &[Setting]) -> Result<(), CommandError> {
     resources::apply(cgroup.path(), settings).map_err(CommandError::from)
 }
 
-/// `slice:prefix:name` is `prefix-name.scope`.
-fn scope(path: &Path) -> Result<String, CommandError> {
-    let text = path.to_string_lossy();
+/// `slice:prefix:name` is `prefix-name.scope` in that slice.
+fn scope(path: &Path) -> Result<(&str, String), CommandError> {
+    let text = path.to_str().unwrap_or_default();
     let parts: Vec<&str> = text.split(':').collect();
     match parts[..] {
-        [_, prefix, name] if !name.is_empty() && !text.contains('/') => Ok(match prefix {
-            "" => format!("{name}.scope"),
-            prefix => format!("{prefix}-{name}.scope"),
+        [slice, prefix, name] if !name.is_empty() && !text.contains('/') => Ok(match prefix {
+            "" => (slice, format!("{name}.scope")),
+            prefix => (slice, format!("{prefix}-{name}.scope")),
         }),
-        _ => Err(CommandError::user(format_args!("linux.cgroupsPath: {text}: systemd's form is SLICE:PREFIX:NAME"))),
+        _ => {
+            let path = path.display();
+            Err(CommandError::user(format_args!("linux.cgroupsPath: {path}: systemd's form is SLICE:PREFIX:NAME")))
+        }
     }
 }
 
@@ -82,10 +110,11 @@ mod tests {
 
     #[test]
     fn scopes_are_named_as_systemd_would() {
-        assert_eq!(scope(Path::new("user.slice:libpod:1f")).unwrap(), "libpod-1f.scope");
-        assert_eq!(scope(Path::new("::x")).unwrap(), "x.scope");
+        let scope = |path: &'static str| scope(Path::new(path));
+        assert_eq!(scope("user.slice:libpod:1f").unwrap(), ("user.slice", "libpod-1f.scope".to_owned()));
+        assert_eq!(scope("::x").unwrap(), ("", "x.scope".to_owned()));
         for path in ["/a/b", "a:b", "a:b:", "a:../b:c"] {
-            assert!(scope(Path::new(path)).is_err(), "{path}");
+            assert!(scope(path).is_err(), "{path}");
         }
     }
 }

@@ -17,6 +17,7 @@ use runtime::security::capabilities::{CapabilitySet, Selection, Sets};
 use super::status::{self, Status};
 use super::{Outcome, Runtime, bundle, create, run as client};
 use crate::error::CommandError;
+use crate::supervisor::cgroup::come_near;
 
 /// Execute a program in a running container
 #[derive(clap::Args, Debug)]
@@ -102,6 +103,9 @@ pub(super) fn run(args: Args, runtime: &Runtime) -> Outcome {
     let keyring = create::keyring_name(&record.id);
     let seal = SealedExe::of_self()?;
     let cgroup = record.cgroup.clone().and_then(|path| Cgroup::existing(path).ok());
+    if let Some(cgroup) = &cgroup {
+        come_near(cgroup.path()).map_err(|error| refused(&format!("cgroup: {error}")))?;
+    }
     let denies_setgroups =
         std::fs::read_to_string(format!("/proc/{}/setgroups", record.pid)).is_ok_and(|text| text.trim() == "deny");
     let wants_groups = process.user().additional_gids().as_ref().is_some_and(|groups| !groups.is_empty());

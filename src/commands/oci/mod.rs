@@ -89,7 +89,7 @@ struct Globals {
     /// The same as --log-level debug
     #[arg(long)]
     debug: bool,
-    /// Name the cgroup as systemd would; systemd is not asked, the cgroup is made beside the caller's
+    /// Take linux.cgroupsPath for SLICE:PREFIX:NAME and have the user's systemd make that scope
     #[arg(long)]
     systemd_cgroup: bool,
     /// How a cgroup is made: cgroupfs, systemd or disabled

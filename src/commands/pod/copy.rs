@@ -125,4 +125,5 @@ pub(crate) fn leave(request: &mut Request, infra: &ContainerId) {
         }
     }
     request.volumes_from.retain(|source| source.container != infra.as_str());
+    request.cgroup.pod = None;
 }

@@ -174,6 +174,9 @@ pub(crate) fn make(context: &Context, new: NewPod) -> Result<Pod, CommandError> 
     request.log.driver = storage::state::request::LogDriver::None;
     request.labels.clone_from(&pod.labels);
     (request.pod, request.pod_name, request.infra) = (Some(id.to_string()), name, true);
+    // What has limits has a cgroup as long as the pod runs.
+    request.cgroup.parent.clone_from(&pod.members.cgroup_parent.clone().filter(|_| !pod.members.together.is_empty()));
+    request.cgroup.pod = super::join::limits(&id, &pod.members);
     let mounts = std::mem::take(&mut request.mounts);
     let record = Record {
         version: container::VERSION,

@@ -3,7 +3,7 @@
 use storage::state::container::{self, Record};
 use storage::state::layout::ContainerId;
 use storage::state::pod::{self, OfMembers, Pod};
-use storage::state::request::{Namespace, Request, RestartPolicy, Security, UserNamespace, VolumesFrom};
+use storage::state::request::{Namespace, OfPod, Request, RestartPolicy, Security, UserNamespace, VolumesFrom};
 use storage::state::status::{self, State};
 
 use super::create::{NewPod, make};
@@ -48,6 +48,7 @@ pub(crate) fn take_place(context: &Context, pod: &Pod, request: &mut Request) ->
         request.userns.clone_from(&pod.userns);
     }
     take_over(&pod.members, request);
+    request.cgroup.pod = limits(&pod.id, &pod.members);
     let Some(infra) = &pod.infra else { return Ok(()) };
     let shares = |name: &str| pod.share.iter().any(|shared| shared == name);
     let target = || Namespace::Container(infra.to_string());
@@ -96,6 +97,12 @@ pub(crate) fn take_place(context: &Context, pod: &Pod, request: &mut Request) ->
         request.volumes_from.insert(0, VolumesFrom { container: infra.to_string(), read_only: false });
     }
     Ok(())
+}
+
+/// The limits of a pod, for each of its containers.
+pub(super) fn limits(id: &ContainerId, members: &OfMembers) -> Option<Box<OfPod>> {
+    let resources = (!members.together.is_empty()).then(|| members.together.clone())?;
+    Some(Box::new(OfPod { id: id.to_string(), resources }))
 }
 
 /// What the pod has for its containers, where they have nothing of their own.

@@ -5,16 +5,13 @@ use std::path::PathBuf;
 use storage::state::request::{Namespace, Request, UserNamespace};
 
 use super::create::NewPod;
-use crate::cli::accepted::Accepted;
 use crate::cli::options::Caller;
 use crate::cli::options::accounts::AccountOptions;
-use crate::cli::options::ignored::NotOfPods;
+use crate::cli::options::resources::ResourceOptions;
 use crate::cli::parse::{devices, limits, namespaces, pairs, security, size, volume, words};
 use crate::cli::usage::{each, maybe, one};
 use crate::commands::create;
 use crate::error::CommandError;
-
-const OWN_LIMITS: &str = "a pod has no cgroup of its own; give limits to its containers, with run --pod";
 
 /// Options of pods, besides their network.
 #[derive(clap::Args, Debug)]
@@ -82,14 +79,30 @@ pub(crate) struct PodOptions {
     /// Slice of the user's service manager, or path of a cgroup, that its containers' cgroups are made in
     #[arg(long, value_name = "PARENT")]
     cgroup_parent: Option<String>,
-    /// Is refused: a pod has no cgroup of its own
-    #[arg(short, long, value_name = "SIZE", hide = true)]
+    /// Memory that its containers may use together
+    #[arg(short, long, value_name = "SIZE")]
     memory: Option<String>,
-    /// Is refused: a pod has no cgroup of its own
-    #[arg(short, long, value_name = "WEIGHT", hide = true)]
-    cpu_shares: Option<String>,
-    #[command(flatten)]
-    refused: Accepted<NotOfPods>,
+    /// Limit of their memory and swap together, or -1 for no limit on swap
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    memory_swap: Option<String>,
+    /// Number of CPUs that they may use together, such as 1.5
+    #[arg(long, value_name = "NUMBER")]
+    cpus: Option<String>,
+    /// Relative weight of their CPU time
+    #[arg(short, long, value_name = "WEIGHT")]
+    cpu_shares: Option<u64>,
+    /// Relative weight of their block I/O, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    blkio_weight: Option<u16>,
+    /// Relative weight of their block I/O of a device, PATH:WEIGHT
+    #[arg(long, value_name = "DEVICE")]
+    blkio_weight_device: Vec<String>,
+    /// Bytes per second that they read from a device together, PATH:SIZE
+    #[arg(long, value_name = "DEVICE")]
+    device_read_bps: Vec<String>,
+    /// Bytes per second that they write to a device together, PATH:SIZE
+    #[arg(long, value_name = "DEVICE")]
+    device_write_bps: Vec<String>,
     /// Has no effect: nothing is executed to hold namespaces
     #[arg(long, value_name = "COMMAND")]
     infra_command: Option<String>,
@@ -104,12 +117,6 @@ pub(crate) struct PodOptions {
 impl PodOptions {
     /// Puts what was asked for over what there is; the network of the pod is known.
     pub(super) fn apply(&self, new: &mut NewPod) -> Result<(), CommandError> {
-        self.refused.refuse()?;
-        for (flag, value) in [("--memory", &self.memory), ("--cpu-shares", &self.cpu_shares)] {
-            if value.as_deref().is_some_and(|value| value != "0") {
-                return Err(CommandError::user(format_args!("{flag}: {OWN_LIMITS}")));
-            }
-        }
         for (flag, is_given) in
             [("--infra-command", self.infra_command.is_some()), ("--shm-size-systemd", self.shm_size_systemd.is_some())]
         {
@@ -126,6 +133,7 @@ impl PodOptions {
             self.apply_labels(new, caller)?;
             self.apply_userns(new, caller)?;
             self.apply_namespaces(new)?;
+            self.apply_limits(new)?;
             self.apply_files(new, caller)
         })
     }
@@ -239,6 +247,29 @@ impl PodOptions {
         of_members.cpuset_cpus = cpus.or_else(|| of_members.cpuset_cpus.take());
         of_members.cpuset_mems = nodes.or_else(|| of_members.cpuset_mems.take());
         of_members.cgroup_parent = parent.or_else(|| of_members.cgroup_parent.take());
+        Ok(())
+    }
+
+    /// Limits of the pod as a whole, which take the place of those of the one that it is cloned from.
+    fn apply_limits(&self, new: &mut NewPod) -> Result<(), CommandError> {
+        let options = ResourceOptions {
+            memory: self.memory.clone(),
+            memory_swap: self.memory_swap.clone(),
+            cpus: self.cpus.clone(),
+            cpu_shares: self.cpu_shares,
+            blkio_weight: self.blkio_weight,
+            blkio_weight_device: self.blkio_weight_device.clone(),
+            device_read_bps: self.device_read_bps.clone(),
+            device_write_bps: self.device_write_bps.clone(),
+            ..ResourceOptions::default()
+        };
+        let mut asked = Request::default();
+        options.apply(&mut asked).map_err(CommandError::user)?;
+        if !asked.resources.is_empty() {
+            // A device that is none is an error now, not when the first container starts.
+            crate::supervisor::resources::of(&asked.resources)?;
+            new.members.together = asked.resources;
+        }
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use storage::state::pod::{self, ExitPolicy, Pod};
+use storage::state::status::Observed;
 
 use super::{observed_members, state_of};
 use crate::cli::format::{Json, Listing, Template, Value, is_json, normalize};
@@ -13,6 +14,7 @@ use crate::commands::filter::{self, label_fits};
 use crate::commands::{Context, Outcome, select};
 use crate::error::CommandError;
 use crate::role::Persona;
+use crate::supervisor::cgroup;
 
 /// List pods
 #[derive(clap::Args, Debug)]
@@ -270,6 +272,8 @@ fn describe(context: &Context, pod: &Pod) -> Result<Value, CommandError> {
             ("State", observed.state.as_str().into()),
         ])
     });
+    let of_pod = |observed: &Observed| Some(cgroup::of_pod(observed.cgroup.as_ref()?)?.display().to_string());
+    let cgroup = members.iter().find_map(|(_, observed)| of_pod(observed)).map(|path| format!("/{path}"));
     let mut fields = vec![
         ("Id", pod.id.as_str().into()),
         ("Name", pod.name.as_str().into()),
@@ -279,9 +283,9 @@ fn describe(context: &Context, pod: &Pod) -> Result<Value, CommandError> {
         ("State", state_of(&members).into()),
         ("Hostname", pod.hostname.as_str().into()),
         ("Labels", Value::map(&pod.labels)),
-        ("CreateCgroup", false.into()),
-        ("CgroupParent", "".into()),
-        ("CgroupPath", "".into()),
+        ("CreateCgroup", (!pod.members.together.is_empty()).into()),
+        ("CgroupParent", pod.members.cgroup_parent.clone().unwrap_or_default().into()),
+        ("CgroupPath", cgroup.unwrap_or_default().into()),
         ("CreateInfra", pod.infra.is_some().into()),
         ("InfraContainerID", pod.infra.as_ref().map(ToString::to_string).unwrap_or_default().into()),
     ];
@@ -314,6 +318,17 @@ fn describe(context: &Context, pod: &Pod) -> Result<Value, CommandError> {
         ("SharedNamespaces", Value::strings_or_nil(pod.share.iter().map(String::as_str))),
         ("NumContainers", Value::from(members.len() as u64)),
         ("Containers", Value::List(containers.collect())),
+    ]);
+    let limits = &pod.members.together;
+    let (quota, period) = limits.quota_and_period();
+    let weight = limits.blkio_weight.map(u64::from);
+    fields.extend([
+        ("cpu_period", Value::from(period.unwrap_or(0)).omitempty()),
+        ("cpu_quota", Value::Int(quota.unwrap_or(0)).omitempty()),
+        ("cpu_shares", Value::from(limits.cpu_shares.unwrap_or(0)).omitempty()),
+        ("memory_limit", Value::from(limits.memory_bytes.unwrap_or(0)).omitempty()),
+        ("memory_swap", Value::Int(limits.memory_and_swap().unwrap_or(0)).omitempty()),
+        ("blkio_weight", Value::from(weight.unwrap_or(0)).omitempty()),
     ]);
     Ok(Value::Struct(fields))
 }

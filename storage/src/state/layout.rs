@@ -229,6 +229,11 @@ impl Layout {
         self.data.join("events")
     }
 
+    /// An empty file: the user has been told what becomes of containers when lingering is off.
+    pub fn lingering_told(&self) -> PathBuf {
+        self.data.join("lingering-told")
+    }
+
     /// What belongs to the user's network namespace.
     pub fn network_runtime(&self) -> PathBuf {
         self.runtime.join("net")

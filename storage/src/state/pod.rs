@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::container::{self, ContainerError, Record};
 use super::layout::{ContainerId, Layout, LayoutError, create_dir, is_lower_hex};
 use super::records::{Records, RecordsError};
-use super::request::{Device, RestartPolicy, Security, UserNamespace};
+use super::request::{Device, Resources, RestartPolicy, Security, UserNamespace};
 
 /// The newest format this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;
@@ -104,6 +104,8 @@ pub struct OfMembers {
     pub cpuset_mems: Option<String>,
     /// Where their cgroups are made.
     pub cgroup_parent: Option<String>,
+    /// What they may use together.
+    pub together: Resources,
     /// The PID namespace that they share is the host's.
     pub host_pid: bool,
     /// The UTS namespace that they share is the host's.

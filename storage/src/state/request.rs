@@ -321,6 +321,18 @@ pub struct Cgroup {
     pub parent: Option<String>,
     /// A limit that cannot be kept is an error.
     pub strict: bool,
+    /// Limits of its pod, if that has any.
+    pub pod: Option<Box<OfPod>>,
+}
+
+/// Limits that hold for the containers of a pod together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OfPod {
+    /// The pod's id.
+    pub id: String,
+    /// What they may use.
+    pub resources: Resources,
 }
 
 /// `--cgroups`.
