@@ -6,11 +6,15 @@
 //! `containers.conf(5)`: the files in the order in which a later one overrides an earlier one. A key of our own is
 //! `low_ports` below `[network]`; other programs ignore it. `default_rootless_network_cmd` may also be `builtin`.
 
+mod containers;
+
 use std::path::{Path, PathBuf};
 
 use net::driver::WayOut;
 use net::subnet::{Pool, Range};
 use serde::Deserialize;
+
+pub(crate) use containers::Defaults;
 
 use crate::error::{CommandError, reason};
 
@@ -30,20 +34,18 @@ pub(crate) enum LowPorts {
 #[serde(default)]
 struct File {
     network: Network,
-    containers: Containers,
+    containers: Defaults,
     engine: Engine,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Engine {
+    cdi_spec_dirs: Option<Vec<PathBuf>>,
     compose_providers: Option<Vec<PathBuf>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Containers {
-    pids_limit: Option<i64>,
+    detach_keys: Option<String>,
+    pull_policy: Option<String>,
+    stop_timeout: Option<u32>,
 }
 
 /// podman's.
@@ -54,7 +56,27 @@ const PIDS_LIMIT: i64 = 2048;
 struct Network {
     low_ports: Option<LowPorts>,
     default_rootless_network_cmd: Option<WayOut>,
+    default_subnet: Option<DefaultSubnet>,
     default_subnet_pools: Option<Vec<SubnetPool>>,
+}
+
+/// What a file that says anything else is refused for, by every command that reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct DefaultSubnet(Range);
+
+impl TryFrom<String> for DefaultSubnet {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let range = Range::parse(&text).map_err(|why| format!("default_subnet: {why}"))?;
+        match range.first.is_ipv4() && range.prefix <= 30 {
+            true => Ok(Self(range)),
+            false => {
+                Err(format!("default_subnet: {range}: must be an IPv4 range with room for a gateway and a container"))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,6 +93,11 @@ pub(crate) fn low_ports() -> Result<LowPorts, CommandError> {
 /// `default_rootless_network_cmd`, from the last file that has it.
 pub(crate) fn way_out() -> Result<WayOut, CommandError> {
     Ok(last(|file| file.network.default_rootless_network_cmd)?.unwrap_or_default())
+}
+
+/// `default_subnet`: where the addresses of the default network are from.
+pub(crate) fn default_subnet() -> Result<Option<Range>, CommandError> {
+    Ok(last(|file| file.network.default_subnet)?.map(|DefaultSubnet(range)| range))
 }
 
 /// `default_subnet_pools`: what networks without a subnet of their own are taken from.
@@ -153,9 +180,35 @@ pub(crate) fn additional_stores() -> Result<Vec<PathBuf>, CommandError> {
     Ok(Vec::new())
 }
 
+/// `cdi_spec_dirs`: where devices are described, besides what the command line names.
+pub(crate) fn cdi_spec_dirs() -> Result<Option<Vec<PathBuf>>, CommandError> {
+    last(|file| file.engine.cdi_spec_dirs)
+}
+
+/// `detach_keys`.
+pub(crate) fn detach_keys() -> Result<Option<String>, CommandError> {
+    last(|file| file.engine.detach_keys)
+}
+
+/// What containers get where the command line says nothing; then `pull_policy` and `stop_timeout`.
+pub(crate) fn containers() -> Result<(Defaults, Option<String>, Option<u32>), CommandError> {
+    let (mut defaults, mut pull_policy, mut stop_timeout) = (Defaults::default(), None, None);
+    each_file(|file| {
+        defaults.overlay(file.containers);
+        pull_policy = file.engine.pull_policy.or(pull_policy.take());
+        stop_timeout = file.engine.stop_timeout.or(stop_timeout);
+    })?;
+    Ok((defaults, pull_policy, stop_timeout))
+}
+
 /// A value from the last file that has it.
 fn last<T>(value: impl Fn(File) -> Option<T>) -> Result<Option<T>, CommandError> {
     let mut found = None;
+    each_file(|file| found = value(file).or(found.take()))?;
+    Ok(found)
+}
+
+fn each_file(mut look: impl FnMut(File)) -> Result<(), CommandError> {
     for path in files() {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -163,9 +216,9 @@ fn last<T>(value: impl Fn(File) -> Option<T>) -> Result<Option<T>, CommandError>
             Err(error) => return Err(CommandError::user(format!("read {}: {}", path.display(), reason(&error)))),
         };
         let file = parse(&text).map_err(|why| CommandError::user(format!("{}: {why}", path.display())))?;
-        found = value(file).or(found);
+        look(file);
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The file for what this user wants.
@@ -177,9 +230,13 @@ pub(crate) fn own_file() -> PathBuf {
 }
 
 fn own_directory() -> Option<PathBuf> {
+    own_config().map(|config| config.join("containers"))
+}
+
+/// `$XDG_CONFIG_HOME`, or what stands for it.
+fn own_config() -> Option<PathBuf> {
     let of = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let config = of("XDG_CONFIG_HOME").or_else(|| of("HOME").map(|home| home.join(".config")));
-    config.map(|config| config.join("containers"))
+    of("XDG_CONFIG_HOME").or_else(|| of("HOME").map(|home| home.join(".config")))
 }
 
 fn files() -> Vec<PathBuf> {
@@ -213,7 +270,7 @@ mod tests {
 
     #[test]
     fn only_keys_that_are_asked_for_are_read() {
-        let others = "[containers]\ntz = \"local\"\npids_limit = 7\n[network]\ndefault_subnet = \"10.0.0.0/8\"\n";
+        let others = "[containers]\ntz = \"local\"\npids_limit = 7\n[network]\ndatabase_backend = \"sqlite\"\n";
         let low_ports = |text: &str| parse(text).map(|file| file.network.low_ports);
         assert_eq!(low_ports(others), Ok(None));
         assert_eq!(parse(others).map(|file| file.containers.pids_limit), Ok(Some(7)));

@@ -16,8 +16,13 @@ mod supervisor;
 use std::process::ExitCode;
 
 use role::Role;
+use runtime::process::heap;
+
+#[global_allocator]
+static HEAP: heap::Heap = heap::Heap;
 
 fn main() -> ExitCode {
+    heap::begins();
     match Role::of_this_process() {
         Role::ContainerInit(args) => ExitCode::from(runtime::init::pid1::run(&args) as u8),
         Role::SealedExec(args) => ExitCode::from(runtime::init::sealed_exe::second_stage(args) as u8),

@@ -2,16 +2,18 @@
 //! its names, and what the leader is told of them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use net::netlink::{Address, Route};
 use net::network as living;
+use net::subnet::Range;
 use storage::state::container::Record;
 use storage::state::layout::Layout;
 use storage::state::network::{self, DEFAULT_NAME, Network, NetworkError, Subnet};
 use storage::state::request;
 
+use crate::config;
 use crate::error::CommandError;
 use crate::role::Persona;
 
@@ -27,16 +29,17 @@ const METRIC: u32 = 100;
 /// The network that exists without a file, as nobody has changed it.
 pub(crate) fn default_network() -> Network {
     let known = living::Network::default_bridge();
+    // Commands for which it matters have refused a file that cannot be read.
+    let subnets = match config::default_subnet().ok().flatten() {
+        Some(Range { first, prefix }) => vec![(first, prefix)],
+        None => known.subnets.iter().map(|subnet| (subnet.first, subnet.prefix)).collect(),
+    };
+    let of_range = |(first, prefix)| Subnet { first, prefix, gateway: Range { first, prefix }.nth(1), range: None };
     Network {
         id: known.id,
         interface: known.device,
         created: Timestamp::now(),
-        subnets: vec![Subnet {
-            first: Ipv4Addr::new(10, 88, 0, 0).into(),
-            prefix: 16,
-            gateway: Some(Ipv4Addr::new(10, 88, 0, 1).into()),
-            range: None,
-        }],
+        subnets: subnets.into_iter().map(of_range).collect(),
         ..Network::new(DEFAULT_NAME)
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn moment_ahead(text: &str) -> Result<Timestamp, CommandError> {
 }
 
 /// Filters of containers. Values of one key are alternatives, keys all have to agree; every label has to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ContainerFilters {
     alternatives: Vec<(Key, Vec<String>)>,
     before: Option<Timestamp>,

@@ -1,6 +1,8 @@
 //! `info`: the host, the stores and what coracle found to work with.
 
+mod docker;
 mod registries;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,11 +43,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let info = match context.persona {
         Persona::Podman => describe(context)?,
-        Persona::Docker => describe_docker(context)?,
+        Persona::Docker => docker::describe(context)?,
     };
     match args.format.as_deref() {
-        None if context.persona == Persona::Docker => output::print(&docker_text(&info))?,
-        None => output::print(&yaml(&info))?,
+        None if context.persona == Persona::Docker => output::print(&docker::text(&info))?,
+        None => output::print(&yaml::of(&info))?,
         Some(format) if is_json(format) => {
             let indent = if context.persona == Persona::Docker { None } else { Some(2) };
             output::print_line(info.to_json(Json { indent, escape_html: true, open_empty_maps: false }))?;
@@ -378,112 +380,6 @@ fn describe(context: &Context) -> Result<Value, CommandError> {
     ]))
 }
 
-fn describe_docker(context: &Context) -> Result<Value, CommandError> {
-    let (driver, driver_status) = storage(context, &Mapping::of_user())?;
-    let driver_status = driver_status.into_iter();
-    let [all, running, paused, stopped] = counts(context)?;
-    let images = ImageStore::open(&context.layout).list().map_or(0, |images| images.len());
-    let configured = registries::load()?;
-    Ok(map([
-        ("ID", "".into()),
-        ("Containers", Value::Int(all)),
-        ("ContainersRunning", Value::Int(running)),
-        ("ContainersPaused", Value::Int(paused)),
-        ("ContainersStopped", Value::Int(stopped)),
-        ("Images", Value::from(images as u64)),
-        // By docker's names.
-        ("Driver", if driver == "overlay" { "overlay2".into() } else { "fuse-overlayfs".into() }),
-        (
-            "DriverStatus",
-            Value::List(driver_status.map(|(name, value)| Value::List(vec![name.into(), value])).collect()),
-        ),
-        (
-            "Plugins",
-            map([
-                ("Volume", Value::strings(["local"])),
-                ("Network", Value::strings(["bridge", "none", "host", "builtin", "slirp4netns", "pasta"])),
-                ("Authorization", Value::NilList),
-                ("Log", Value::strings(["k8s-file", "json-file", "none"])),
-            ]),
-        ),
-        ("MemoryLimit", cgroup_controllers().iter().any(|name| name == "memory").into()),
-        ("CpuCfsQuota", cgroup_controllers().iter().any(|name| name == "cpu").into()),
-        ("LoggingDriver", "k8s-file".into()),
-        ("CgroupDriver", manager_name().into()),
-        ("CgroupVersion", cgroup_version().trim_start_matches('v').into()),
-        ("KernelVersion", kernel().into()),
-        ("OperatingSystem", os_release("PRETTY_NAME").into()),
-        ("OSType", "linux".into()),
-        ("Architecture", std::env::consts::ARCH.into()),
-        ("NCPU", Value::Int(cpus())),
-        ("MemTotal", Value::Int(memory("MemTotal"))),
-        ("DockerRootDir", path(context.layout.data_dir())),
-        ("Name", hostname().into()),
-        ("ServerVersion", context.program().version().into()),
-        ("Runtimes", Value::Map(BTreeMap::from([("coracle".to_owned(), map([("path", "coracle".into())]))]))),
-        ("DefaultRuntime", "coracle".into()),
-        ("SecurityOptions", Value::strings(["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"])),
-        (
-            "ClientInfo",
-            map([
-                ("Version", context.program().version().into()),
-                ("Context", "default".into()),
-                ("Plugins", Value::List(Vec::new())),
-            ]),
-        ),
-        (
-            "RegistryConfig",
-            map([
-                ("IndexConfigs", Value::Map(BTreeMap::new())),
-                ("InsecureRegistryCIDRs", Value::strings(configured.insecure())),
-                ("Mirrors", Value::strings(registries::hub_mirrors(&configured))),
-            ]),
-        ),
-        ("Warnings", Value::NilList),
-    ]))
-}
-
-fn docker_text(info: &Value) -> String {
-    let field = |name: &str| info.get(name).map(Value::to_text).unwrap_or_default();
-    let security: String = match info.get("SecurityOptions") {
-        Some(Value::List(list)) => {
-            list.iter().map(|one| format!("  {}\n", one.to_text().trim_start_matches("name="))).collect()
-        }
-        _ => String::new(),
-    };
-    let list = |heading: &str, name: &str| match info.get("RegistryConfig").and_then(|config| config.get(name)) {
-        Some(Value::List(all)) if !all.is_empty() => {
-            all.iter().fold(format!(" {heading}:\n"), |text, one| format!("{text}  {}\n", one.to_text()))
-        }
-        _ => String::new(),
-    };
-    let configured = list("Insecure Registries", "InsecureRegistryCIDRs") + &list("Registry Mirrors", "Mirrors");
-    format!(
-        "Client:\n Version:    {version}\n Context:    default\n\nServer: (no daemon is needed)\n Containers: {}\n  Running: {}\n  \
-         Paused: {}\n  Stopped: {}\n Images: {}\n Server Version: {version}\n Storage Driver: {}\n Logging Driver: {}\n \
-         Cgroup Driver: {}\n Cgroup Version: {}\n Security Options:\n{security} Kernel Version: {}\n Operating System: {}\n \
-         OSType: {}\n Architecture: {}\n CPUs: {}\n Total Memory: {}\n Name: {}\n Docker Root Dir: {}\n{configured}",
-        field("Containers"),
-        field("ContainersRunning"),
-        field("ContainersPaused"),
-        field("ContainersStopped"),
-        field("Images"),
-        field("Driver"),
-        field("LoggingDriver"),
-        field("CgroupDriver"),
-        field("CgroupVersion"),
-        field("KernelVersion"),
-        field("OperatingSystem"),
-        field("OSType"),
-        field("Architecture"),
-        field("NCPU"),
-        field("MemTotal"),
-        field("Name"),
-        field("DockerRootDir"),
-        version = field("ServerVersion"),
-    )
-}
-
 /// The document as templates see it: other fields than these do not exist.
 fn go_document(info: &Value) -> Value {
     go_named(info)
@@ -519,95 +415,5 @@ fn go_named(value: &Value) -> Value {
         }
         Value::List(list) => Value::List(list.iter().map(go_named).collect()),
         value => value.clone(),
-    }
-}
-
-/// The document as YAML, keys sorted, as podman prints it.
-fn yaml(value: &Value) -> String {
-    let mut out = String::new();
-    write_yaml(value, 0, &mut out);
-    out
-}
-
-fn write_yaml(value: &Value, depth: usize, out: &mut String) {
-    let mut fields: Vec<(&str, &Value)> = match value {
-        Value::Struct(fields) => fields.iter().map(|(name, value)| (*name, value)).collect(),
-        Value::Map(map) => map.iter().map(|(name, value)| (name.as_str(), value)).collect(),
-        _ => return,
-    };
-    fields.sort_by_key(|(name, _)| *name);
-    let indent = "  ".repeat(depth);
-    for (name, value) in fields {
-        out.push_str(&format!("{indent}{name}:"));
-        match value {
-            Value::List(list) if !list.is_empty() => {
-                out.push('\n');
-                for item in list {
-                    if matches!(item, Value::Struct(_) | Value::Map(_)) {
-                        // The first key stands behind the dash, the others below it.
-                        let mut text = String::new();
-                        write_yaml(item, depth + 1, &mut text);
-                        let inner = "  ".repeat(depth + 1);
-                        out.push_str(&text.replacen(&inner, &format!("{indent}- "), 1));
-                    } else {
-                        out.push_str(&format!("{indent}- {}\n", scalar(item)));
-                    }
-                }
-            }
-            Value::Struct(fields) if !fields.is_empty() => {
-                out.push('\n');
-                write_yaml(value, depth + 1, out);
-            }
-            Value::Map(map) if !map.is_empty() => {
-                out.push('\n');
-                write_yaml(value, depth + 1, out);
-            }
-            value => out.push_str(&format!(" {}\n", scalar(value))),
-        }
-    }
-}
-
-fn scalar(value: &Value) -> String {
-    match value {
-        Value::Nil | Value::NilList | Value::NilMap => "null".to_owned(),
-        Value::List(_) => "[]".to_owned(),
-        Value::Map(_) | Value::Struct(_) => "{}".to_owned(),
-        Value::Str(text) if needs_quotes(text) => value.to_json(Json::LINE),
-        value => value.to_text(),
-    }
-}
-
-/// Whether a plain scalar would read as something else.
-fn needs_quotes(text: &str) -> bool {
-    text.is_empty()
-        || text.parse::<f64>().is_ok()
-        || matches!(text, "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "~")
-        || text.starts_with([
-            ' ', '-', '?', ':', ',', '[', ']', '{', '}', '#', '&', '*', '!', '|', '>', '\'', '"', '%', '@', '`',
-        ])
-        || text.ends_with([' ', ':'])
-        || text.contains(": ")
-        || text.contains(" #")
-        || text.contains(char::is_control)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn yaml_is_laid_out_as_podman_does() {
-        let value = map([
-            ("b", map([("x", "13".into()), ("w", true.into())])),
-            ("a", Value::List(vec![map([("size", Value::Int(1)), ("id", Value::Int(0))])])),
-            ("c", Value::List(Vec::new())),
-            ("d", "".into()),
-            ("e", Value::strings(["one", "a: b"])),
-            ("f", Value::NilList),
-        ]);
-        assert_eq!(
-            yaml(&value),
-            "a:\n- id: 0\n  size: 1\nb:\n  w: true\n  x: \"13\"\nc: []\nd: \"\"\ne:\n- one\n- \"a: b\"\nf: null\n"
-        );
     }
 }

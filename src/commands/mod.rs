@@ -277,7 +277,8 @@ const COMMANDS: &[Entry] = &[
 /// Runs another command, as if it had been typed.
 pub(crate) fn run_as(words: &[String], context: &Context) -> Outcome {
     let typed = std::iter::once("coracle".to_owned()).chain(words.iter().cloned());
-    let matches = command_line(context.program()).try_get_matches_from(typed).map_err(misparsed)?;
+    let name = words.first().map(String::as_str);
+    let matches = command_line(context.program(), name).try_get_matches_from(typed).map_err(misparsed)?;
     let (name, matches) = matches.subcommand().ok_or_else(|| CommandError::user("a command is needed"))?;
     let entry = COMMANDS.iter().find(|entry| entry.name == name);
     entry.map_or_else(|| Err(CommandError::user("no such command")), |entry| (entry.run)(matches, context))
@@ -287,8 +288,9 @@ fn misparsed(error: clap::Error) -> CommandError {
     CommandError::user(crate::cli::usage::one_line(&error))
 }
 
-/// The whole command line; each command's own part is built when it is named.
-fn command_line(program: Program) -> clap::Command {
+/// The whole command line; each command's own part is built when it is named. If the first word is a command's name, that
+/// command is all there is: the tree of all others is most of what a short command would allocate.
+fn command_line(program: Program, first: Option<&str>) -> clap::Command {
     let (display, version) = match program.persona {
         Persona::Docker => ("Docker", format!("version {}, build coracle-{}", program.version(), CORACLE_VERSION)),
         Persona::Podman => (program.name, format!("version {}", program.version())),
@@ -305,7 +307,9 @@ fn command_line(program: Program) -> clap::Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .after_help(EXAMPLES.replace("coracle", program.name));
-    globals::options(command).subcommands(COMMANDS.iter().map(|entry| named(entry).defer(entry.define)))
+    let is_named = COMMANDS.iter().any(|entry| Some(entry.name) == first);
+    let commands = COMMANDS.iter().filter(|entry| !is_named || Some(entry.name) == first);
+    globals::options(command).subcommands(commands.map(|entry| named(entry).defer(entry.define)))
 }
 
 /// A command of the list, without its arguments.
@@ -366,12 +370,13 @@ pub(crate) fn run(program: Program) -> Outcome {
     let persona = program.persona;
     let args = arranged(program, std::env::args_os().collect());
     let spoken = args.clone();
-    let matches = match command_line(program).try_get_matches_from(args) {
+    let first = spoken.get(1).and_then(|word| word.to_str());
+    let matches = match command_line(program, first).try_get_matches_from(args) {
         Ok(matches) => matches,
         Err(error) if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let names: Vec<&str> =
                 COMMANDS.iter().map(|entry| entry.name).filter(|name| !name.starts_with('_')).collect();
-            let spoken = globals::spoken(program.name, &command_line(program), &spoken);
+            let spoken = globals::spoken(program.name, &command_line(program, None), &spoken);
             return Err(globals::misunderstood(&error, program, &spoken, &names));
         }
         Err(help) => {

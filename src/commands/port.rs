@@ -69,7 +69,12 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         if !observed.state.is_alive() {
             return Ok(());
         }
-        output::print(&lines(&one.record, &ps::ports(&one.record, &observed), wanted.as_ref(), args.all)?)
+        output::print(&lines(
+            &one.record,
+            &ps::shared_ports(&context.layout, &one.record, &observed),
+            wanted.as_ref(),
+            args.all,
+        )?)
     })
 }
 

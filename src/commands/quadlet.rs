@@ -297,7 +297,7 @@ mod tests {
                     for line in service.unit.all("Service", key).iter().filter(|line| line.contains("coracle ")) {
                         count += 1;
                         let words = words::split(line, words::Backslash::Escapes).unwrap();
-                        let line = super::super::command_line(crate::role::Program::CORACLE);
+                        let line = super::super::command_line(crate::role::Program::CORACLE, None);
                         if let Err(error) = line.try_get_matches_from(words) {
                             wrong.push(format!("{}: {error}", case.lines().next().unwrap_or_default()));
                         }

@@ -14,6 +14,7 @@ use super::descriptors::DescriptorOptions;
 use super::{Context, Outcome, create, pull};
 use crate::cli::container_options::ContainerOptions;
 use crate::cli::options::run::RunOptions;
+use crate::config;
 use crate::error::{CommandError, FAILED};
 use crate::role::Persona;
 use crate::supervisor::{Birth, FirstClient, bundle};
@@ -123,7 +124,8 @@ fn remove_image(context: &Context, record: &Record) -> Result<(), CommandError> 
 
 /// Parses `--detach-keys`: docker's default without it, none when it is empty.
 pub(crate) fn parse_detach_keys(text: Option<&str>) -> Result<DetachKeys, CommandError> {
-    match text {
+    let configured = if text.is_none() { config::detach_keys()? } else { None };
+    match text.or(configured.as_deref()) {
         None => Ok(DetachKeys::default()),
         Some("") => Ok(DetachKeys::none()),
         Some(text) => text.parse().map_err(|error| CommandError::user(format!("--detach-keys {text}: {error}"))),

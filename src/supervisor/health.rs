@@ -15,24 +15,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use runtime::exec;
-use runtime::identity::{self, Emulation};
-use runtime::init::credentials::LoadFilter;
-use runtime::init::namespaces::has_private;
-use runtime::init::steps::{BecomeOptions, InitError, keeps_groups};
 use runtime::monitor::attach::Answer;
 use runtime::monitor::event_loop::{Interest, Turn};
 use runtime::monitor::relay::ClientId;
-use runtime::process::inherited::Inherited;
 use runtime::process::signal::Signal;
 use runtime::process::spawn::{Servant, servant};
-use runtime::process::stdio::{Input, Streams};
-use runtime::process::{Exit, pidfd_send_signal, wait};
+use runtime::process::{pidfd_send_signal, wait};
 use storage::state::request::{HealthAction, HealthLog, Healthcheck, StartupCheck};
-use storage::state::status::{Health, HealthCheck, HealthStatus, State};
+use storage::state::status::{HealthCheck, HealthStatus, State};
 
-use super::launch::Launch;
+mod prober;
+mod verdict;
+
+use prober::{run, timeout_of};
+use verdict::{Startup, Verdict, keep, note};
+
 use super::supervise::Supervisor;
 use crate::error::CommandError;
 
@@ -70,38 +67,6 @@ pub(super) struct Checks {
     current: Option<Probe>,
     /// Who waits for the current one.
     asked: Vec<ClientId>,
-}
-
-/// What came of the check of the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Startup {
-    /// Successes in a row.
-    successes: u32,
-    failures: u32,
-}
-
-/// What follows from a result of the check of the start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// It goes on.
-    Starting(Startup),
-    /// The regular check takes over.
-    Started,
-    /// It has failed too often.
-    Restart,
-}
-
-impl Startup {
-    /// Takes one result into account; a failure that does not count is only no success.
-    fn with(self, check: &StartupCheck, has_succeeded: bool, counts: bool) -> Verdict {
-        let successes = if has_succeeded { self.successes.saturating_add(1) } else { 0 };
-        let failures = self.failures.saturating_add(u32::from(!has_succeeded && counts));
-        match check.retries.filter(|retries| *retries > 0) {
-            _ if successes >= check.successes.unwrap_or(1).max(1) => Verdict::Started,
-            Some(retries) if failures >= retries => Verdict::Restart,
-            _ => Verdict::Starting(Self { successes, failures }),
-        }
-    }
 }
 
 /// One check.
@@ -411,216 +376,10 @@ impl Supervisor {
     }
 }
 
-/// Takes a result into the record of a container's health.
-fn note(health: &mut Health, check: &Healthcheck, result: HealthCheck, counts: bool) {
-    if result.exit_code == 0 {
-        (health.status, health.failing_streak) = (HealthStatus::Healthy, 0);
-    } else if counts {
-        health.failing_streak = health.failing_streak.saturating_add(1);
-        if health.failing_streak >= check.retries.unwrap_or(3) {
-            health.status = HealthStatus::Unhealthy;
-        }
-    }
-    keep(health, check, result);
-}
-
-/// Adds a result to those that are kept.
-fn keep(health: &mut Health, check: &Healthcheck, result: HealthCheck) {
-    health.log.push(result);
-    let kept = match check.max_log_count {
-        None => 5,
-        Some(0) => usize::MAX,
-        Some(count) => usize::try_from(count).unwrap_or(usize::MAX),
-    };
-    health.log.drain(..health.log.len().saturating_sub(kept));
-}
-
 fn answer_of(code: i32) -> Answer {
     Answer::Done(match code {
         0 => SUCCEEDED,
         TIMED_OUT => TOOK_TOO_LONG,
         _ => FAILED,
     })
-}
-
-/// The argument vector of a check.
-fn command(check: &Healthcheck) -> Vec<String> {
-    let (kind, rest) = check.test.split_first().map_or(("", &[][..]), |(kind, rest)| (kind.as_str(), rest));
-    match kind {
-        "CMD" => rest.to_vec(),
-        "CMD-SHELL" => vec!["/bin/sh".to_owned(), "-c".to_owned(), rest.join(" ")],
-        _ => check.test.clone(),
-    }
-}
-
-/// The prober's life: the program's code and the beginning of what it printed.
-fn run(
-    launch: &Launch,
-    check: &Healthcheck,
-    init: std::os::fd::BorrowedFd<'_>,
-    cgroup: Option<std::os::fd::BorrowedFd<'_>>,
-    directory: std::os::fd::BorrowedFd<'_>,
-    (orders, limit): (std::os::fd::BorrowedFd<'_>, usize),
-) -> (i32, Vec<u8>) {
-    let spec: &Spec = &launch.spec;
-    let Some(mut process) = spec.process().clone() else { return (125, b"a bundle without a process".to_vec()) };
-    process.set_args(Some(command(check))).set_terminal(Some(false));
-    let keyring = std::ffi::CString::new(format!("_coracle.{}", launch.record.id)).unwrap_or_default();
-    let load = launch.seccomp.as_ref().map(|seccomp| || seccomp.filter.load().map_err(InitError::from));
-    let has_notifier = launch.layout.runtime_container(&launch.record.id).join(identity::socket::NAME).exists();
-    let emulation = match super::bundle::is_single(&launch.record.request.userns, &launch.mapping) {
-        false => None,
-        true if has_notifier => Some(Emulation::Notify),
-        true => Some(Emulation::Succeed),
-    };
-    // We are in the base user namespace, which may be the container's own.
-    let mut namespaces = crate::commands::exec::namespaces_of(spec);
-    if !has_private(spec, LinuxNamespaceType::User) {
-        namespaces &= !libc::CLONE_NEWUSER;
-    }
-    let started = exec::start(exec::Request {
-        init,
-        namespaces,
-        cgroup,
-        process: &process,
-        streams: exec::Streams::Pipes(Input::Null),
-        seal: launch.seal.as_ref(),
-        notifier: (emulation == Some(Emulation::Notify)).then_some(directory),
-        options: BecomeOptions {
-            keyring: Some(&keyring),
-            filter_hides_keyrings: launch.seccomp.as_ref().is_some_and(|seccomp| seccomp.hides_keyrings),
-            keep_groups: keeps_groups(spec),
-            emulation,
-            dies_with_parent: true,
-            filter: load.as_ref().map(|load| load as LoadFilter<'_>),
-            sealed: None,
-            inherited: &Inherited::default(),
-            pause: false,
-            gate: None,
-            preserved_fds: 0,
-        },
-    });
-    let started = match started {
-        Ok(started) => started,
-        Err(exec::ExecError::Failed { code, message }) => return (code, message.into_bytes()),
-        Err(error) => return (125, error.to_string().into_bytes()),
-    };
-    let Some(Streams::Pipes { stdout, stderr, .. }) = started.streams else { return (125, Vec::new()) };
-    let mut output = Vec::new();
-    let deadline = Instant::now() + timeout_of(check);
-    let exit = collect((&started.pidfd, orders), [Some(stdout), Some(stderr)], deadline, limit, &mut output);
-    if exit.is_none() {
-        // Not left to others: a pid namespace cannot end before the last of its processes has been waited for.
-        let _ = pidfd_send_signal(started.pidfd.as_fd(), libc::SIGKILL);
-        let _ = wait(started.pidfd.as_fd(), true);
-    }
-    (exit.map_or(TIMED_OUT, |exit| i32::from(exit.code())), output)
-}
-
-fn timeout_of(check: &Healthcheck) -> Duration {
-    check.timeout.unwrap_or(Duration::from_secs(30))
-}
-
-/// The event of an order to end.
-const ORDER: usize = usize::MAX;
-
-/// Reads what a program prints until it ends: what it leaves behind may hold its streams for ever. `None` if its time is up
-/// before.
-fn collect(
-    (program, orders): (&OwnedFd, std::os::fd::BorrowedFd<'_>),
-    mut streams: [Option<OwnedFd>; 2],
-    deadline: Instant,
-    limit: usize,
-    output: &mut Vec<u8>,
-) -> Option<Exit> {
-    let mut ended = None;
-    loop {
-        let mut turn = Turn::new();
-        for (number, stream) in streams.iter().enumerate() {
-            if let Some(stream) = stream {
-                turn.watch(stream.as_fd(), Interest::Read, number);
-            }
-        }
-        if ended.is_none() {
-            turn.watch(program.as_fd(), Interest::Read, streams.len());
-            // Nothing is ever written there.
-            turn.watch(orders, Interest::Hangup, ORDER);
-        }
-        // Once it has ended, only what is there already is read.
-        let ready = turn.wait(Some(ended.map_or(deadline, |_| Instant::now()))).unwrap_or_default();
-        if ended.is_some() && ready.is_empty() || ended.is_none() && deadline <= Instant::now() {
-            return ended;
-        }
-        if ready.iter().any(|one| one.event == ORDER) {
-            return None;
-        }
-        for one in ready {
-            let mut bytes = [0; 4096];
-            match streams.get_mut(one.event) {
-                Some(stream) => match stream.as_ref().map(|stream| nix::unistd::read(stream, &mut bytes)) {
-                    Some(Ok(count)) if count > 0 => {
-                        let room = limit.saturating_sub(output.len()).min(count);
-                        output.extend_from_slice(bytes.get(..room).unwrap_or_default());
-                    }
-                    Some(Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR)) => {}
-                    _ => *stream = None,
-                },
-                None => ended = wait(program.as_fd(), false).ok().flatten(),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn result(exit_code: i32) -> HealthCheck {
-        let now = Timestamp::now();
-        HealthCheck { start: now, end: now, exit_code, output: String::new() }
-    }
-
-    #[test]
-    fn failures_in_a_row_make_it_unhealthy_and_one_success_healthy() {
-        let check = Healthcheck { retries: Some(2), max_log_count: Some(3), ..Healthcheck::default() };
-        let mut health = Health::default();
-        let mut step = |code, counts| {
-            note(&mut health, &check, result(code), counts);
-            (health.status, health.failing_streak, health.log.len())
-        };
-        assert_eq!(step(1, false), (HealthStatus::Starting, 0, 1));
-        assert_eq!(step(1, true), (HealthStatus::Starting, 1, 2));
-        assert_eq!(step(TIMED_OUT, true), (HealthStatus::Unhealthy, 2, 3));
-        assert_eq!(step(1, true), (HealthStatus::Unhealthy, 3, 3));
-        assert_eq!(step(0, true), (HealthStatus::Healthy, 0, 3));
-        assert_eq!(step(1, true), (HealthStatus::Healthy, 1, 3));
-    }
-
-    #[test]
-    fn a_start_ends_with_enough_successes_or_too_many_failures() {
-        let check = StartupCheck { retries: Some(2), successes: Some(2), ..StartupCheck::default() };
-        let mut startup = Startup::default();
-        // A failure in between begins the count of successes anew, and one that does not count is no failure.
-        for (has_succeeded, counts) in [(false, false), (true, true), (false, true), (true, true)] {
-            match startup.with(&check, has_succeeded, counts) {
-                Verdict::Starting(next) => startup = next,
-                verdict => panic!("{verdict:?}"),
-            }
-        }
-        assert_eq!(startup.with(&check, true, true), Verdict::Started);
-        assert_eq!(startup.with(&check, false, true), Verdict::Restart);
-        let patient = StartupCheck::default();
-        assert!(matches!(Startup::default().with(&patient, false, true), Verdict::Starting(_)));
-        assert_eq!(Startup::default().with(&patient, true, true), Verdict::Started);
-    }
-
-    #[test]
-    fn tests_are_argument_vectors_or_shell_text() {
-        let of = |test: &[&str]| {
-            let test = test.iter().map(|word| (*word).to_owned()).collect();
-            command(&Healthcheck { test, ..Healthcheck::default() })
-        };
-        assert_eq!(of(&["CMD", "a", "b c"]), ["a", "b c"]);
-        assert_eq!(of(&["CMD-SHELL", "a b"]), ["/bin/sh", "-c", "a b"]);
-    }
 }

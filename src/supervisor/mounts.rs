@@ -131,6 +131,12 @@ fn one(plan: &Plan<'_>, mount: &Mount, out: &mut Planned) -> Result<OciMount, Co
                     return Ok(defaults::tmpfs(&mount.target, &options, !mount.nocopy));
                 }
             };
+            // podman's: nobody needs set-id programs or devices of a volume, unless they say so.
+            for (word, opposite) in [("nosuid", "suid"), ("nodev", "dev")] {
+                if mount.overlay.is_none() && !options.iter().any(|option| option == word || option == opposite) {
+                    options.push(word.to_owned());
+                }
+            }
             let is_empty = std::fs::read_dir(&source).is_ok_and(|mut entries| entries.next().is_none());
             if is_empty && !mount.nocopy && mount.subpath.is_none() && mount.overlay.is_none() {
                 out.fill.push(mount.target.clone());

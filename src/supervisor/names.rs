@@ -8,6 +8,7 @@ use net::dns::Wishes;
 use net::egress::Rules;
 use storage::state::container::{self, Record};
 use storage::state::layout::Layout;
+use storage::state::network::Network;
 use storage::state::request::{self, Namespace};
 
 /// The names that lead to a container: its own, which its addresses are called, its short id, its host name, and those that
@@ -35,18 +36,18 @@ pub(crate) fn call(names: &mut Vec<String>, name: &str) {
     names.insert(0, name);
 }
 
-/// What a container may reach, if that is not everything. The rules were read when they were asked for; should they not be
+/// What a container may reach, if that is not everything: by its own rules, or those of the first of its networks that has
+/// some. The rules were read when they were asked for; should they not be
 /// understood any more, nothing is allowed.
-fn egress(asked: &request::Network) -> Option<Rules> {
-    if asked.egress.is_empty() {
-        return None;
-    }
+fn egress(asked: &request::Network, networks: &[Network]) -> Option<Rules> {
+    let own = Some(&asked.egress).into_iter();
+    let rules = own.chain(networks.iter().map(|network| &network.egress)).find(|rules| !rules.is_empty())?;
     let nothing = || Rules::parse(["deny=*"]).ok();
-    Rules::parse(asked.egress.iter().map(String::as_str)).ok().or_else(nothing)
+    Rules::parse(rules.iter().map(String::as_str)).ok().or_else(nothing)
 }
 
 /// What it wants besides: servers for the names that are no container's, and names of its own for others.
-pub(crate) fn wishes(layout: &Layout, record: &Record) -> Wishes {
+pub(crate) fn wishes(layout: &Layout, record: &Record, networks: &[Network]) -> Wishes {
     let asked = &record.request.network;
     let mut links = BTreeMap::new();
     for link in &asked.links {
@@ -55,5 +56,5 @@ pub(crate) fn wishes(layout: &Layout, record: &Record) -> Wishes {
             let _ = links.insert(link.alias.to_lowercase(), other.id.short().to_owned());
         }
     }
-    Wishes { servers: asked.dns.clone(), links, egress: egress(asked) }
+    Wishes { servers: asked.dns.clone(), links, egress: egress(asked, networks) }
 }

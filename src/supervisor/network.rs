@@ -191,21 +191,23 @@ fn copy(connection: &Connection) -> Result<Connection, CommandError> {
 pub(super) fn endpoints(layout: &Layout, record: &Record) -> Result<Vec<Endpoint>, CommandError> {
     let places = record.request.network.places();
     let mut interfaces: Vec<String> = places.iter().filter_map(|place| place.interface.clone()).collect();
+    let found = places.iter().map(|place| networks::find(layout, &place.network).map_err(CommandError::user));
+    let found = found.collect::<Result<Vec<_>, _>>()?;
+    let wishes = super::names::wishes(layout, record, &found);
     let mut endpoints = Vec::new();
-    for (number, place) in places.iter().enumerate() {
-        let network = networks::find(layout, &place.network).map_err(CommandError::user)?;
+    for (number, (place, network)) in places.iter().zip(&found).enumerate() {
         let interface = place.interface.clone().unwrap_or_else(|| free_interface(&interfaces));
         interfaces.push(interface.clone());
         let had = record.addresses.get(&network.name).cloned().unwrap_or_default();
         endpoints.push(Endpoint {
-            network: networks::described(&network),
+            network: networks::described(network),
             interface,
             mac: place.mac.as_deref().and_then(|mac| crate::cli::parse::networks::mac(mac).ok()),
             must: !place.ips.is_empty(),
             wanted: if place.ips.is_empty() { had } else { place.ips.clone() },
             names: super::names::of(record, &place.aliases),
-            default_route: networks::default_route(&network, number),
-            wishes: super::names::wishes(layout, record),
+            default_route: networks::default_route(network, number),
+            wishes: wishes.clone(),
         });
     }
     Ok(endpoints)

@@ -233,6 +233,7 @@ impl Supervisor {
                 let _ = directory.sync_all();
             }
         }
+        runtime::process::heap::give_back();
     }
 
     /// What pasta configured is known only afterwards.

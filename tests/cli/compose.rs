@@ -28,7 +28,7 @@ services:
       - data:/data
   client:
     image: busybox
-    command: sh -c 'wget -q -O - http://web:8000/; exec sleep 1000'
+    command: sh -c 'until wget -q -O - http://web:8000/; do sleep 0.2; done; exec sleep 1000'
     depends_on:
       web:
         condition: service_healthy
@@ -43,19 +43,41 @@ fn compose(home: &Home, line: &str) -> Finished {
     home.coracle(&format!("compose {line}")).env("PATH", path).dir(&home.tmp()).limit_secs(90).run()
 }
 
+/// Whether it has more than what Debian 12's has: that is 1.0.3, which has neither `pause` nor `port`, waits for no health,
+/// does not know `scale:`, and leaves networks behind.
+fn is_recent(home: &Home) -> bool {
+    compose(home, "--help").ok().contains("unpause")
+}
+
+/// Whether it has printed this line; older versions print more, what they run themselves.
+fn says(finished: &Finished, wanted: &str) -> bool {
+    finished.ok().lines().any(|line| line == wanted)
+}
+
 fn two_services_come_up_find_each_other_and_go_down(home: &Home) {
+    let is_recent = is_recent(home);
     home.write("compose.yaml", TWO);
     compose(home, "-p two up -d").ok();
-    let listed = compose(home, "-p two ps --format {{.Names}}").ok();
+    let ids = home.ok("ps -q");
+    let listed = compose(home, "-p two ps -q").ok();
+    assert!(ids.lines().count() == 2 && ids.lines().all(|id| listed.contains(id)), "{ids}\n{listed}");
+    let listed = home.ok("ps --format {{.Names}}");
     let mut names: Vec<&str> = listed.lines().collect();
     names.sort_unstable();
     assert_eq!(names, ["two_client_1", "two_web_1"]);
-    assert_eq!(home.inspect("two_web_1", "{{.State.Health.Status}}"), "healthy");
-    // By the service's name, since the client was not started before the service answered.
+    let is_healthy = || home.inspect("two_web_1", "{{.State.Health.Status}}") == "healthy";
+    assert!(is_healthy() || !is_recent);
+    wait_until("it is healthy", is_healthy);
+    // By the service's name; at once, if the client was not started before the service answered.
     wait_until("it has been asked", || compose(home, "-p two logs client").ok().contains("from web"));
-    assert_eq!(compose(home, "-p two exec -T client wget -q -O - http://web:8000/").ok(), "from web");
-    let port = compose(home, "-p two port web 8000").ok();
-    assert!(port.rsplit(':').next().unwrap().parse::<u16>().is_ok(), "{port}");
+    if is_recent {
+        assert_eq!(home.ok("logs two_client_1"), "from web");
+    }
+    assert!(says(&compose(home, "-p two exec -T client wget -q -O - http://web:8000/"), "from web"));
+    if is_recent {
+        let port = compose(home, "-p two port web 8000").ok();
+        assert!(port.rsplit(':').next().unwrap().parse::<u16>().is_ok(), "{port}");
+    }
     compose(home, "-p two stop -t 0").ok();
     assert_eq!(home.ok("ps -q"), "");
     compose(home, "-p two start").ok();
@@ -63,12 +85,16 @@ fn two_services_come_up_find_each_other_and_go_down(home: &Home) {
     wait_until("both run", || running() == 2);
     compose(home, "-p two restart -t 0 client").ok();
     assert_eq!(running(), 2);
-    compose(home, "-p two pause").ok();
-    assert_eq!(home.ok("ps --filter status=paused -q").lines().count(), 2);
-    compose(home, "-p two unpause").ok();
+    if is_recent {
+        compose(home, "-p two pause").ok();
+        assert_eq!(home.ok("ps --filter status=paused -q").lines().count(), 2);
+        compose(home, "-p two unpause").ok();
+    }
     compose(home, "-p two down -v -t 0").ok();
     assert_eq!(home.ok("ps -aq") + &home.ok("volume ls -q"), "");
-    assert_eq!(home.ok("network ls --filter name=two -q"), "");
+    if is_recent {
+        assert_eq!(home.ok("network ls --filter name=two -q"), "");
+    }
     assert_eq!(home.ok("pod ps -q"), "");
 }
 
@@ -76,12 +102,13 @@ fn a_compose_file_is_built_scaled_and_run(home: &Home) {
     home.write("Containerfile", "FROM busybox\nARG WORD\nRUN echo $WORD > /word\nCMD [\"sleep\", \"1000\"]\n");
     home.write(
         "compose.yaml",
-        "services:\n  one:\n    build:\n      context: .\n      args:\n        WORD: built\n    image: localhost/own:1\n    scale: 2\n",
+        // Every version understands this; `scale: 2`, which means the same, has come later.
+        "services:\n  one:\n    build:\n      context: .\n      args:\n        WORD: built\n    image: localhost/own:1\n    deploy:\n      mode: replicated\n      replicas: 2\n",
     );
     compose(home, "-p one build").ok();
     compose(home, "-p one up -d").ok();
     assert_eq!(home.ok("ps -q --filter label=com.docker.compose.service=one").lines().count(), 2);
-    assert_eq!(compose(home, "-p one run --rm -T one cat /word").ok().lines().last(), Some("built"));
+    assert!(says(&compose(home, "-p one run --rm -T one cat /word"), "built"));
     compose(home, "-p one down -t 0").ok();
     assert_eq!(home.ok("ps -aq"), "");
 }

@@ -7,6 +7,7 @@ mod cdi;
 mod commit;
 mod completion;
 mod compose;
+mod configuration;
 mod container_life;
 mod cp;
 mod diff;
@@ -81,6 +82,7 @@ pub(crate) fn tests() -> Vec<Test> {
         run_service::TESTS,
         run_terminal::TESTS,
         options::TESTS,
+        configuration::TESTS,
         malformed::TESTS,
         persona::TESTS,
         completion::TESTS,

@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(played_pods_have_the_addresses_they_are_given).needs(&[Need::Tun]),
     test!(free_subnets_are_found),
     test!(subnets_are_taken_from_the_configured_pools),
+    test!(the_default_network_is_where_the_configuration_has_it).needs(&[Need::Tun]),
     test!(the_default_network_has_name_servers_of_its_own),
     test!(unused_networks_are_pruned),
     test!(events_tell_of_networks),
@@ -387,6 +388,14 @@ fn played_pods_have_the_addresses_they_are_given(home: &Home) {
     assert_eq!(devices(home, "b-c"), ["eth0 10.210.1.31/24"]);
     assert!(home.ok("exec a-c ip -o link show eth0").contains("02:00:00:00:00:0d"));
     home.ok("kube down pods.yaml");
+    // Those that ask for none have one of their own, by which they know each other.
+    home.ok("kube play pods.yaml");
+    assert_eq!(home.ok("network ls -q --filter name=kube"), "podman-default-kube-network");
+    let [device] = &devices(home, "b-c")[..] else { panic!("it has one network") };
+    let own = device.trim_start_matches("eth0 ").trim_end_matches("/24");
+    assert!(own.starts_with("10.89."), "{device}");
+    assert!(home.ok("exec a-c nslookup -type=a b.dns.podman").contains(own));
+    home.ok("kube down pods.yaml");
 }
 
 fn free_subnets_are_found(home: &Home) {
@@ -433,6 +442,28 @@ fn subnets_are_taken_from_the_configured_pools(home: &Home) {
     conf(r#"{"base" = "10.210.8.0/24", "size" = 8}"#);
     let line = create("three").fails(125);
     assert!(line.contains("default_subnet_pools: base 10.210.8.0/24, size 8: "), "{line}");
+}
+
+fn the_default_network_is_where_the_configuration_has_it(home: &Home) {
+    let conf = |subnet: &str| home.write("containers.conf", format!("[network]\ndefault_subnet = \"{subnet}\"\n"));
+    let run = |line: &str| home.coracle(line).env("CONTAINERS_CONF", home.tmp().join("containers.conf")).run();
+    conf("10.77.3.0/24");
+    let shown = run("network inspect podman --format '{{(index .Subnets 0).Subnet}} {{(index .Subnets 0).Gateway}}'");
+    assert_eq!(shown.ok(), "10.77.3.0/24 10.77.3.1");
+    assert!(run("network create --subnet 10.77.3.128/25 x").fails(125).contains("already used"));
+    let seen = run("run --rm busybox sh -c 'ip -4 -o addr show dev eth0; ip route show default'");
+    assert!(seen.ok().contains("10.77.3.2/24") && seen.ok().contains("via 10.77.3.1"), "{}", seen.transcript());
+    // What runs has its network until it ends.
+    run("run -d --name c busybox sleep 1000").ok();
+    conf("10.77.4.0/24");
+    let line = run("run --rm busybox true").fails(125);
+    assert!(line.contains("network podman: containers are on it"), "{line}");
+    home.ok("rm -f -t 0 c");
+    for wrong in ["10.77.3.0", "10.77.3.0/31", "fd00::/64"] {
+        conf(wrong);
+        let line = run("run --rm busybox true").fails(125);
+        assert!(line.contains("containers.conf") && line.contains("default_subnet"), "{line}");
+    }
 }
 
 fn the_default_network_has_name_servers_of_its_own(home: &Home) {

@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(booleans_and_short_options_combine),
     test!(stop_sends_another_signal),
     test!(latest_container_needs_no_name),
+    test!(older_names_of_options_are_understood),
 ];
 
 fn unknown_users_get_a_line_in_passwd(home: &Home) {
@@ -224,4 +225,14 @@ fn latest_container_needs_no_name(home: &Home) {
     home.ok("stop -t 0 -l");
     home.wait_for_status("two", "exited");
     home.wait_for_status("one", "running");
+}
+
+/// podman's older names, which podman-compose 1.0 and old scripts use.
+fn older_names_of_options_are_understood(home: &Home) {
+    home.ok(
+        "create --name c --healthcheck-command true --healthcheck-interval 7s --healthcheck-retries 2 --healthcheck-timeout 3s \
+         --healthcheck-start-period 1s --override-os linux busybox",
+    );
+    let check = "{{with .Config.Healthcheck}}{{.Interval}} {{.Retries}} {{.Timeout}} {{.StartPeriod}}{{end}}";
+    assert_eq!(home.inspect("c", check), "7s 2 3s 1s");
 }

@@ -10,6 +10,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(ps_last_and_latest),
     test!(ps_of_an_empty_store).without_image(),
     test!(ps_bad_filter_is_refused),
+    test!(who_uses_anothers_network_shows_its_ports),
 ];
 
 fn ps_lists_running_containers_and_all_on_demand(home: &Home) {
@@ -101,4 +102,21 @@ fn ps_bad_filter_is_refused(home: &Home) {
     home.fails(125, "ps --filter nosuch=1");
     home.fails(125, "ps --filter status=nosuch");
     home.fails(125, "ps --filter noequals");
+}
+
+fn who_uses_anothers_network_shows_its_ports(home: &Home) {
+    home.ok("pod create --name p -p 127.0.0.1::80 -p 127.0.0.1::81/udp");
+    home.ok("run -d --pod p --name member busybox sleep 1000");
+    home.ok("run -d --name lender -p 127.0.0.1::90 busybox sleep 1000");
+    home.ok("run -d --name borrower --network container:lender busybox sleep 1000");
+    let ports = |filter: &str| home.ok(&format!("ps --format {{{{.Ports}}}} --filter name={filter}"));
+    let member = ports("^member$");
+    assert!(member.contains("->80/tcp, 127.0.0.1:") && member.ends_with("->81/udp"), "{member}");
+    assert_eq!(ports("^borrower$"), ports("^lender$"));
+    // As the plain listing has it, and whoever asks for one container.
+    let table = home.ok("ps");
+    assert_eq!(table.lines().filter(|line| line.contains(&member)).count(), 2, "{table}");
+    assert_eq!(home.ok("port borrower"), home.ok("port lender"));
+    let inspected = |name: &str| home.inspect(name, "{{json .NetworkSettings.Ports}} {{.NetworkSettings.IPAddress}}");
+    assert_eq!(inspected("borrower"), inspected("lender"));
 }

@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     test!(mounts_of_the_host_arrive_in_a_slave),
     test!(idmap_is_refused_with_a_way_out),
     test!(missing_source_is_made_for_v_and_refused_for_mount),
+    test!(volumes_have_no_set_id_programs_or_devices_unless_asked),
 ];
 
 fn anonymous_volume_lasts_over_restarts(home: &Home) {
@@ -278,4 +279,24 @@ fn subpath_shows_a_part_and_follows_no_link(home: &Home) {
     home.ok("create --name c --mount type=volume,src=v,dst=/m,subpath=a/b busybox true");
     home.ok("cp c:/m/f out");
     assert_eq!(fs::read_to_string(home.tmp().join("out")).unwrap(), "x\n");
+}
+
+fn volumes_have_no_set_id_programs_or_devices_unless_asked(home: &Home) {
+    let source = home.tmp();
+    let flags = |option: &str| {
+        let line = home.ok(&format!("run --rm --network none {option} busybox grep ' /m ' /proc/mounts"));
+        let options = line.split(' ').nth(3).unwrap().split(',').map(str::to_owned).collect::<Vec<_>>();
+        ["ro", "nosuid", "nodev", "noexec"]
+            .into_iter()
+            .filter(|flag| options.iter().any(|has| has == flag))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(flags("-v vol:/m"), ["nosuid", "nodev"]);
+    assert_eq!(flags("-v vol:/m:ro,noexec"), ["ro", "nosuid", "nodev", "noexec"]);
+    assert_eq!(flags("-v /m"), ["nosuid", "nodev"]);
+    assert_eq!(flags("--mount type=volume,src=vol,dst=/m"), ["nosuid", "nodev"]);
+    assert!(flags("-v vol:/m:suid,exec,dev").is_empty());
+    // What the host has there stays as the host has it.
+    let bound = flags(&format!("-v {}:/m:ro", source.display()));
+    assert!(bound.first() == Some(&"ro"), "{bound:?}");
 }

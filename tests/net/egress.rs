@@ -10,6 +10,7 @@ use super::ports::run;
 use super::repair::{kill_leader, wait_for_successor};
 use super::service::Service;
 use crate::support::home::{Home, wait_until};
+use crate::support::needs;
 
 cases! {
     what_is_allowed_is_reached_and_nothing_else,
@@ -17,6 +18,8 @@ cases! {
     no_capability_lifts_the_rules,
     a_changed_answer_is_reached,
     rules_last_over_restarts_and_leaders,
+    rules_hold_with_every_way_out,
+    a_network_has_rules_for_whoever_has_none,
     rules_need_a_bridge,
 }
 
@@ -44,13 +47,7 @@ impl Outside {
             });
         }
         let known = Arc::clone(&names);
-        std::thread::spawn(move || {
-            let mut query = [0; 512];
-            while let Ok((len, from)) = socket.recv_from(&mut query) {
-                let found = |name: &str| known.lock().expect("nobody panics").get(name).copied();
-                let _ = socket.send_to(&answer(&query[..len], found), from);
-            }
-        });
+        serve_names(socket, move |name| known.lock().expect("nobody panics").get(name).copied());
         let outside = Self(names);
         for (name, address) in [("good", Ipv4Addr::new(192, 0, 2, 7)), ("evil", SECOND), ("a.wild", SECOND)] {
             outside.call(&format!("{name}.example"), address);
@@ -61,6 +58,16 @@ impl Outside {
     fn call(&self, name: &str, address: Ipv4Addr) {
         self.0.lock().expect("nobody panics").insert(name.to_owned(), address);
     }
+}
+
+/// Answers whoever asks for addresses of IPv4.
+pub(super) fn serve_names(socket: UdpSocket, find: impl Fn(&str) -> Option<Ipv4Addr> + Send + 'static) {
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((len, from)) = socket.recv_from(&mut query) {
+            let _ = socket.send_to(&answer(&query[..len], &find), from);
+        }
+    });
 }
 
 /// The answer to a question for an address of IPv4; for others there is none.
@@ -89,8 +96,16 @@ fn answer(query: &[u8], found: impl Fn(&str) -> Option<Ipv4Addr>) -> Vec<u8> {
 
 /// Whether somebody answers there, and what is said if not.
 fn reach(home: &Home, container: &str, host: &str, port: u16) -> Result<(), String> {
-    let line = format!("exec {container} sh -c 'nc -w 5 {host} {port} < /dev/null'");
-    let finished = home.run(&line);
+    reach_by(home, container, &format!("nc -w 5 {host} {port} < /dev/null"))
+}
+
+/// The same by a client that does not end its side first: early versions of pasta do not pass on what comes after that.
+fn reach_patiently(home: &Home, container: &str, host: &str, port: u16) -> Result<(), String> {
+    reach_by(home, container, &format!("test -p /tmp/f || mkfifo /tmp/f; nc -w 5 {host} {port} 0<>/tmp/f"))
+}
+
+fn reach_by(home: &Home, container: &str, line: &str) -> Result<(), String> {
+    let finished = home.run(&format!("exec {container} sh -c '{line}'"));
     if finished.stdout() == "from outside\n" { Ok(()) } else { Err(finished.stderr().trim().to_owned()) }
 }
 
@@ -226,6 +241,66 @@ fn rules_last_over_restarts_and_leaders(lab: &Lab) {
     reach(home, "guest", "192.0.2.9", 7080).unwrap_err();
     home.ok("stop -t 0 c");
     reach(home, "guest", "192.0.2.9", 7080).unwrap_err();
+}
+
+fn rules_hold_with_every_way_out(lab: &Lab) {
+    let home = &lab.home;
+    let _outside = Outside::start(lab);
+    for way_out in ["builtin", "pasta", "slirp4netns"] {
+        if way_out == "pasta" && needs::find_program(way_out).is_none() {
+            continue;
+        }
+        let conf = format!("[network]\ndefault_rootless_network_cmd = \"{way_out}\"\n");
+        let conf = home.write("containers.conf", conf);
+        for (name, options) in [("c", RULES), ("free", "--dns 192.0.2.7")] {
+            let line = format!("run -d --name {name} {options} busybox sleep 1000");
+            home.coracle(&line).env("CONTAINERS_CONF", &conf).run().ok();
+        }
+        reach_patiently(home, "free", "192.0.2.9", 7080).expect(way_out);
+        reach_patiently(home, "c", "192.0.2.9", 7081).expect(way_out);
+        reach_patiently(home, "c", "good.example", 7080).expect(way_out);
+        for (host, port) in [("192.0.2.9", 7080), ("good.example", 7081), ("evil.example", 7080)] {
+            let why = reach_patiently(home, "c", host, port).expect_err(way_out);
+            assert!(why.contains("refused"), "{way_out}: {host}:{port}: {why}");
+        }
+        home.ok("rm -f -t 0 c free");
+        // The next container is to have another leader, with another way out.
+        wait_until("the leader has ended", || super::repair::leader(home).is_none());
+    }
+}
+
+fn a_network_has_rules_for_whoever_has_none(lab: &Lab) {
+    let home = &lab.home;
+    let _outside = Outside::start(lab);
+    home.ok("network create --dns 192.0.2.7 --egress allow=good.example --egress deny=* jail");
+    assert_eq!(home.ok("network inspect jail --format '{{.Egress}}'"), "[allow=good.example deny=*]");
+    home.ok("network create other");
+    let stands = |name: &str, when: &str| {
+        reach(home, name, "good.example", 7080).unwrap_or_else(|why| panic!("{name}, {when}: {why}"));
+        reach(home, name, "192.0.2.9", 7080).expect_err(when);
+    };
+    run(home, "c", "--network jail");
+    run(home, "both", "--network other --network jail");
+    run(home, "own", "--network jail --egress allow=192.0.2.9");
+    run(home, "free", "--network other");
+    stands("c", "at first");
+    stands("both", "at first");
+    reach(home, "own", "192.0.2.9", 7080).unwrap();
+    reach(home, "free", "192.0.2.9", 7080).unwrap();
+    home.ok("restart -t 0 c");
+    stands("c", "started again");
+    let killed = kill_leader(home);
+    wait_for_successor(home, killed);
+    wait_until("names are back", || reach(home, "c", "good.example", 7080).is_ok());
+    stands("c", "with another leader");
+    // One that runs without rules has none for its flows of before.
+    let refused = home.fails(125, "network connect jail free");
+    assert!(refused.contains("runs without egress rules"), "{refused}");
+    home.ok("stop -t 0 free");
+    home.ok("network connect jail free");
+    home.ok("start free");
+    stands("free", "connected");
+    assert!(home.fails(125, "network create --egress deny=example.org x").contains("a host can only be allowed"));
 }
 
 fn rules_need_a_bridge(lab: &Lab) {

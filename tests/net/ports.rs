@@ -11,6 +11,7 @@ use crate::support::home::{Home, wait_until};
 cases! {
     clients_from_outside_keep_their_addresses,
     clients_of_ipv6_keep_theirs_where_containers_have_it,
+    clients_of_ipv6_keep_theirs_on_networks_of_it,
     clients_of_the_host_come_from_the_gateway,
     containers_reach_published_ports,
     a_conflict_names_port_and_holder_and_leaves_nothing,
@@ -101,6 +102,10 @@ fn clients_from_outside_keep_their_addresses(lab: &Lab) {
 fn clients_of_ipv6_keep_theirs_where_containers_have_it(lab: &Lab) {
     run(&lab.home, "c", &format!("--network slirp4netns:enable_ipv6=true {PORTS}"));
     let _service = Service::start(&lab.home, "c", 80);
+    clients_of_both_keep_theirs(lab);
+}
+
+fn clients_of_both_keep_theirs(lab: &Lab) {
     lab.outside(|| {
         for (from, to) in [(CLIENT, HOST), (CLIENT6, HOST6)] {
             let flow = Flow::open(at(to)).unwrap();
@@ -109,6 +114,20 @@ fn clients_of_ipv6_keep_theirs_where_containers_have_it(lab: &Lab) {
             assert_eq!(seen, own);
         }
     });
+}
+
+fn clients_of_ipv6_keep_theirs_on_networks_of_it(lab: &Lab) {
+    lab.home.ok("network create --ipv6 six");
+    run(&lab.home, "c", &format!("--network six {PORTS}"));
+    let service = Service::start(&lab.home, "c", 80);
+    clients_of_both_keep_theirs(lab);
+    // Those of the host are the gateway's.
+    let gateway = lab.home.inspect("c", "{{.NetworkSettings.Networks.six.IPv6Gateway}}");
+    assert_eq!(Flow::open(at(HOST6)).unwrap().seen.ip().to_string(), gateway);
+    drop(service);
+    lab.home.ok("restart -t 0 c");
+    let _service = Service::start(&lab.home, "c", 80);
+    clients_of_both_keep_theirs(lab);
 }
 
 fn clients_of_the_host_come_from_the_gateway(lab: &Lab) {

@@ -27,7 +27,7 @@ cases! {
 }
 
 /// The pid of the leader of this home's network namespace, which says so itself.
-fn leader(home: &Home) -> Option<Pid> {
+pub(super) fn leader(home: &Home) -> Option<Pid> {
     let directory = home.runtime_dir().join("coracle/net");
     let path = entries(&directory).into_iter().find(|path| path.extension().is_some_and(|end| end == "sock"))?;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
@@ -81,6 +81,11 @@ pub(super) fn reaches_out(lab: &Lab, name: &str) -> bool {
     client.wait().stdout() == "from outside\n"
 }
 
+/// What a process of ours calls itself.
+fn comm(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
 fn address(home: &Home, name: &str) -> String {
     home.inspect(name, "{{.NetworkSettings.IPAddress}}")
 }
@@ -124,7 +129,7 @@ fn the_way_out_comes_back(lab: &Lab) {
     let way_out = || {
         reaper::descendants(leader_pid.as_raw().cast_unsigned())
             .into_iter()
-            .find(|pid| reaper::command_line(*pid).contains("slirp4netns"))
+            .find(|pid| reaper::command_line(*pid).contains("slirp4netns") || comm(*pid) == "coracle-net")
     };
     let killed = way_out().expect("the leader has a way out");
     kill(Pid::from_raw(killed.cast_signed()), Signal::SIGKILL).unwrap();
@@ -190,15 +195,14 @@ fn a_killed_forwarder_is_replaced(lab: &Lab) {
     let home = &lab.home;
     run(home, "c", "-p 18080:80");
     let _service = Service::start(home, "c", 80);
-    let mut flow = lab.outside(|| Flow::open(SocketAddr::new(HOST, 18080)).unwrap());
+    let mut flows: Vec<Flow> =
+        lab.outside(|| (0..100).map(|_| Flow::open(SocketAddr::new(HOST, 18080)).unwrap()).collect());
     let forwarder = || {
         let below = reaper::descendants(supervisor(home, "c"));
-        below.into_iter().find(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "coracle-ports")
-        })
+        below.into_iter().find(|pid| comm(*pid) == "coracle-ports")
     };
     kill(Pid::from_raw(forwarder().expect("it has a name").cast_signed()), Signal::SIGKILL).unwrap();
-    assert!(flow.echo().is_err());
+    assert!(flows.iter_mut().all(|flow| flow.echo().is_err()));
     // Connections wait at the listener meanwhile.
     lab.outside(|| {
         let mut flow = Flow::open(SocketAddr::new(HOST, 18080)).unwrap();

@@ -91,8 +91,11 @@ fn debian_installs_a_package(home: &Home) {
     let registry = Registry::start(home);
     let image = pulled(home, &registry, "base", "", &[]);
     let script = "apt-get update -q && apt-get install -y -q hello && hello";
-    let finished = home.coracle(&format!("run --rm {image} bash -c")).arg(script).limit_secs(240).run();
-    assert!(finished.ok().ends_with("Hello, world!"), "{}", finished.transcript());
+    for network in ["podman", "builtin"] {
+        let line = format!("run --rm --network {network} {image} bash -c");
+        let finished = home.coracle(&line).arg(script).limit_secs(240).run();
+        assert!(finished.ok().ends_with("Hello, world!"), "{network}: {}", finished.transcript());
+    }
     let owners = home.ok(&format!("run --rm {image} stat -c %U:%G:%a /etc/shadow /usr/bin/passwd /tmp"));
     assert_eq!(owners, "root:shadow:640\nroot:root:4755\nroot:root:1777");
     assert_eq!(home.ok(&format!("run --rm -u nobody {image} id -un")), "nobody");

@@ -6,8 +6,9 @@ use crate::support::framework::Test;
 mod builds;
 mod debian;
 mod deployments;
+mod networks;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [builds::TESTS, debian::TESTS, deployments::TESTS].concat()
+    [builds::TESTS, debian::TESTS, deployments::TESTS, networks::TESTS].concat()
 }

@@ -306,7 +306,10 @@ impl Streams {
             let Phase::Connected(connection) = &mut stream.phase else { continue };
             loop {
                 let could_read = stream.is_readable && !stream.has_ended && connection.room() > 0;
-                if could_read && let Some(socket) = &stream.socket {
+                // All that is there, before any of it is sent: what was written in pieces becomes one segment, and the end
+                // goes with the last of it.
+                while stream.is_readable && !stream.has_ended && connection.room() > 0 {
+                    let Some(socket) = &stream.socket else { break };
                     match fill(connection, socket, &mut self.pool) {
                         Some(Ok(0)) => {
                             stream.has_ended = true;
@@ -315,7 +318,10 @@ impl Streams {
                         Some(Ok(_)) | Some(Err(Errno::EINTR)) => {}
                         Some(Err(Errno::EAGAIN)) => stream.is_readable = false,
                         Some(Err(_)) => connection.abort(),
-                        None => self.starved.push(key),
+                        None => {
+                            self.starved.push(key);
+                            break;
+                        }
                     }
                 }
                 connection.has_more = stream.is_readable && !stream.has_ended;

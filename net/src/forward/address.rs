@@ -12,7 +12,7 @@ use nix::sys::socket::{
 
 use super::Target;
 use super::route::MARK;
-use crate::netlink::Netlink;
+use crate::netlink::{Address, Netlink, eui64};
 use crate::sys;
 
 /// `IPV6_TRANSPARENT` of linux/in6.h, which the libc crate has for some targets only.
@@ -36,17 +36,22 @@ pub(super) struct Way {
 pub(super) struct Addresses {
     target: Target,
     looked: Option<Instant>,
+    /// See [`Addresses::take_announced`].
+    is_announced: Option<bool>,
 }
 
 impl Addresses {
     pub(super) fn new(target: Target) -> Self {
-        Self { target, looked: None }
+        Self { target, looked: None, is_announced: None }
     }
 
     /// The way for a client at `peer` that came to `local`, a host address; see the table of [`super`].
     pub(super) fn way(&mut self, netlink: &mut Netlink, peer: SocketAddr, local: IpAddr, port: u16) -> Option<Way> {
         if self.is_missing(peer.is_ipv6()) {
             self.look_up(netlink);
+        }
+        if peer.is_ipv6() && self.is_announced.is_none() {
+            self.is_announced = self.take_announced(netlink);
         }
         match peer {
             SocketAddr::V6(_) if self.target.ipv6.is_some() => {
@@ -77,6 +82,24 @@ impl Addresses {
     fn is_missing(&self, ipv6: bool) -> bool {
         let missing = self.target.ipv4.is_none() || (ipv6 && self.target.ipv6.is_none());
         missing && self.looked.is_none_or(|at| at.elapsed() > LOOK_AGAIN)
+    }
+
+    /// Whether the container's IPv6 address is one that its device makes of what a router announces. If it has not come to
+    /// that yet, it is taken into use here: a client that is earlier would be turned to IPv4, and lose its own address.
+    /// `None` if there is no device yet.
+    fn take_announced(&self, netlink: &mut Netlink) -> Option<bool> {
+        let Some(ip) = self.target.ipv6 else { return Some(false) };
+        let interface = netlink.interface().ok()??;
+        if interface.link.mac.is_none_or(|mac| eui64(ip, mac) != ip) {
+            return Some(false);
+        }
+        let is_there = interface.addresses.iter().any(|address| address.ip == ip);
+        Some(is_there || netlink.add_address(interface.link.index, Address { ip: ip.into(), prefix: 64 }).is_ok())
+    }
+
+    /// Whether an address is there, or will be in a moment, that a way has just failed for: what may be lost should be.
+    pub(super) fn is_announced(&self) -> bool {
+        self.is_announced == Some(true)
     }
 
     fn look_up(&mut self, netlink: &mut Netlink) {

@@ -152,7 +152,8 @@ impl Sessions {
         }
         let (socket, source, is_fallback) = match connect(way, context.routes) {
             Some((socket, source)) => (socket, source, false),
-            None if client.peer.is_ipv6() => {
+            // An announced address is taken into use in steps; the client asks again.
+            None if client.peer.is_ipv6() && !context.addresses.is_announced() => {
                 let (socket, source) = connect(context.addresses.way_as_gateway(container_port)?, context.routes)?;
                 (socket, source, true)
             }

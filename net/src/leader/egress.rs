@@ -9,9 +9,10 @@
 
 use std::os::fd::AsRawFd as _;
 
+use super::member::{Member, device_prefix};
 use super::message::Endpoint;
 use super::refusals::What;
-use super::serve::{Leader, Member, ServeError, device_prefix};
+use super::serve::{Leader, ServeError};
 use crate::dns::{HOST_NAMES, Number, Wishes};
 use crate::egress::Rules;
 use crate::netfilter::{Gate, open_for};

@@ -30,6 +30,10 @@ mod way_out;
 
 mod configure;
 
+mod networks;
+
+mod member;
+
 mod serve;
 
 mod egress;

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use super::Step;
+use crate::netlink::Attributes;
 
 // linux/netfilter/nf_tables.h
 const NFTA_LIST_ELEM: u16 = 1;
@@ -78,31 +79,19 @@ const NOTED_BYTES: u32 = 128;
 #[derive(Debug, Default)]
 pub(super) struct Body(Vec<u8>);
 
+impl Attributes for Body {
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
+
 impl Body {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
-        let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        self.0.extend_from_slice(&len.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    pub(super) fn text(&mut self, kind: u16, text: &str) {
-        self.attribute(kind, &[text.as_bytes(), b"\0"].concat());
-    }
-
     pub(super) fn number(&mut self, kind: u16, number: u32) {
         self.attribute(kind, &number.to_be_bytes());
-    }
-
-    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
-        let mut inner = Self::default();
-        fill(&mut inner);
-        self.attribute(kind | libc::NLA_F_NESTED as u16, &inner.0);
     }
 
     fn expression(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {

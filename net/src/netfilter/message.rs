@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::expression::Body;
 use super::{Chain, Family, Set, Table};
+use crate::netlink::{Attributes as _, split};
 
 // linux/netfilter/nfnetlink.h
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -119,18 +120,9 @@ pub(super) fn batch(changes: &[Change<'_>], sequence: u32) -> Batch {
 }
 
 /// The answers in what one `recv` brought: the number of the message, and 0 or why it was refused.
-pub(super) fn verdicts(mut bytes: &[u8]) -> Vec<(u32, i32)> {
-    let word = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let mut all = Vec::new();
-    while let Some(len) = word(bytes, 0).map(|len| len as usize).filter(|len| *len >= 16) {
-        let Some(message) = bytes.get(..len) else { break };
-        let is_error = message.get(4..6) == Some(&(libc::NLMSG_ERROR as u16).to_ne_bytes()[..]);
-        if let (true, Some(sequence), Some(code)) = (is_error, word(message, 8), word(message, 16)) {
-            all.push((sequence, (code as i32).wrapping_neg()));
-        }
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    all
+pub(super) fn verdicts(bytes: &[u8]) -> Vec<(u32, i32)> {
+    let errors = split(bytes).filter(|message| message.kind == libc::NLMSG_ERROR as u16);
+    errors.map(|message| (message.sequence, message.error())).collect()
 }
 
 /// Messages under construction.
@@ -204,10 +196,7 @@ impl Messages {
             body.text(NFTA_SET_ELEM_LIST_SET, set);
             body.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
                 list.nested(NFTA_LIST_ELEM, |element| {
-                    element.nested(NFTA_SET_ELEM_KEY, |key| match ip {
-                        IpAddr::V4(v4) => key.attribute(NFTA_DATA_VALUE, &v4.octets()),
-                        IpAddr::V6(v6) => key.attribute(NFTA_DATA_VALUE, &v6.octets()),
-                    });
+                    element.nested(NFTA_SET_ELEM_KEY, |key| key.address(NFTA_DATA_VALUE, ip));
                     if let Some(timeout) = timeout {
                         let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
                         element.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());

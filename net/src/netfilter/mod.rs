@@ -265,6 +265,9 @@ impl Netfilter {
     }
 }
 
+/// The length of the second header of a message of nfnetlink.
+const NFGENMSG_LEN: usize = 4;
+
 /// The two headers of a message to nfnetlink.
 fn header(kind: u16, flags: libc::c_int, sequence: u32, family: u8, res_id: u16, body_len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20 + body_len);

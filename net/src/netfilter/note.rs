@@ -11,7 +11,8 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::egress::NOTE_GROUP;
 use super::expression::Body;
-use super::{Netfilter, NetfilterError};
+use super::{NFGENMSG_LEN, Netfilter, NetfilterError};
+use crate::netlink::{Attributes as _, Message, split};
 
 const NFNL_SUBSYS_ULOG: u16 = 4;
 const NFULNL_MSG_PACKET: u16 = 0;
@@ -109,35 +110,19 @@ impl AsFd for Notes {
     }
 }
 
-fn notes(mut bytes: &[u8]) -> Vec<(String, Destination)> {
-    let mut all = Vec::new();
-    while let Some(len) = word(bytes, 0).map(|len| len as usize).filter(|len| *len >= 20)
-        && let Some(message) = bytes.get(..len)
-    {
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        if message.get(4..6) == Some(&(NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_PACKET).to_ne_bytes()[..]) {
-            all.extend(message.get(20..).and_then(note));
-        }
-    }
-    all
+fn notes(bytes: &[u8]) -> Vec<(String, Destination)> {
+    const KIND: u16 = NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_PACKET;
+    split(bytes).filter(|message| message.kind == KIND).filter_map(|message| note(&message)).collect()
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn note(mut attributes: &[u8]) -> Option<(String, Destination)> {
+fn note(message: &Message<'_>) -> Option<(String, Destination)> {
     let (mut prefix, mut to) = (None, None);
-    while let Some(head) = word(attributes, 0) {
-        let [len_low, len_high, kind_low, kind_high] = head.to_ne_bytes();
-        let len = usize::from(u16::from_ne_bytes([len_low, len_high]));
-        let value = attributes.get(4..len)?;
-        match u16::from_ne_bytes([kind_low, kind_high]) & !(libc::NLA_F_NESTED as u16) {
+    for (kind, value) in message.attributes(NFGENMSG_LEN) {
+        match kind {
             NFULA_PREFIX => prefix = std::str::from_utf8(value).ok().map(|text| text.trim_end_matches('\0').to_owned()),
             NFULA_PAYLOAD => to = destination(value),
             _ => {}
         }
-        attributes = attributes.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     Some((prefix?, to?))
 }

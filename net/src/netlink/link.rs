@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::Request;
 use super::query::{self, Address, Link};
-use super::{Netlink, NetlinkError};
+use super::{Attributes as _, Netlink, NetlinkError};
 
 // linux/veth.h
 const VETH_INFO_PEER: u16 = 1;
@@ -161,10 +161,6 @@ impl Request {
         self.0.extend_from_slice(&[0; 8]);
         self.0.extend_from_slice(&flags.to_ne_bytes());
         self.0.extend_from_slice(&flags.to_ne_bytes());
-    }
-
-    fn text(&mut self, kind: u16, text: &str) {
-        self.attribute(kind, &[text.as_bytes(), b"\0"].concat());
     }
 
     fn mtu(&mut self, mtu: u32) {

@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use super::{LOOPBACK_INDEX, Selector};
+use super::{Attributes, LOOPBACK_INDEX, Selector};
 
 const HEADER_LEN: usize = 16;
 
@@ -30,8 +30,14 @@ const RTAX_CC_ALGO: u16 = 16;
 const CONGESTION_CONTROL: &[u8] = b"reno\0";
 
 /// A request under construction.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Request(pub(super) Vec<u8>);
+
+impl Attributes for Request {
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
 
 impl Request {
     pub(super) fn new(kind: u16, flags: libc::c_int) -> Self {
@@ -99,18 +105,9 @@ impl Request {
         request.attribute(libc::RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
         request.attribute(libc::RTA_TABLE, &table.to_ne_bytes());
         if address.is_none() && add {
-            let mut metrics = Self(Vec::new());
-            metrics.attribute(RTAX_CC_ALGO, CONGESTION_CONTROL);
-            request.attribute(RTA_METRICS, &metrics.0);
+            request.nested(RTA_METRICS, |metrics| metrics.attribute(RTAX_CC_ALGO, CONGESTION_CONTROL));
         }
         request
-    }
-
-    pub(super) fn address(&mut self, kind: u16, address: IpAddr) {
-        match address {
-            IpAddr::V4(v4) => self.attribute(kind, &v4.octets()),
-            IpAddr::V6(v6) => self.attribute(kind, &v6.octets()),
-        }
     }
 
     /// A dump of everything of `kind`, in every family.
@@ -119,22 +116,6 @@ impl Request {
         // The longest of the three family headers, all zero: ifinfomsg.
         request.0.extend_from_slice(&[0; 16]);
         request
-    }
-
-    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
-        // Our values are a few bytes long.
-        let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        self.0.extend_from_slice(&len.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    /// An attribute that holds what `fill` appends.
-    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
-        let mut inner = Self(Vec::new());
-        fill(&mut inner);
-        self.attribute(kind, &inner.0);
     }
 
     /// The bytes to send.
@@ -148,21 +129,21 @@ impl Request {
 
 /// One received message.
 #[derive(Debug)]
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) sequence: u32,
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) sequence: u32,
     /// Family header and attributes.
-    pub(super) payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// The error number of an `NLMSG_ERROR`; 0 is the acknowledgement.
-    pub(super) fn error(&self) -> i32 {
+    pub(crate) fn error(&self) -> i32 {
         read_u32(self.payload, 0).map_or(libc::EPROTO, |code| (code as i32).wrapping_neg())
     }
 
     /// The attributes behind a family header of `header_len` bytes.
-    pub(super) fn attributes(&self, header_len: usize) -> impl Iterator<Item = (u16, &'a [u8])> {
+    pub(crate) fn attributes(&self, header_len: usize) -> impl Iterator<Item = (u16, &'a [u8])> {
         let mut rest = self.payload.get(header_len..).unwrap_or_default();
         std::iter::from_fn(move || {
             let len = usize::from(read_u16(rest, 0)?);
@@ -175,7 +156,7 @@ impl<'a> Message<'a> {
 }
 
 /// Cuts what one `recv` brought into messages; stops at the first that does not fit.
-pub(super) fn split(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn split(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let len = read_u32(bytes, 0)? as usize;
         let message = bytes.get(..len).filter(|_| len >= HEADER_LEN)?;

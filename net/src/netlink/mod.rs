@@ -5,6 +5,7 @@
 //! the namespace it was opened in. A dozen requests are all there is, so they are written as bytes here: a typed message
 //! crate is thirty times the code and would run between `clone` and `execve`.
 
+mod attributes;
 mod link;
 mod message;
 mod query;
@@ -19,8 +20,11 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 
+pub(crate) use attributes::Attributes;
 pub use link::{Route, Veth};
 use message::Request;
+pub(crate) use message::{Message, split};
+pub(crate) use query::eui64;
 pub use query::{Address, Interface, Link};
 
 /// Index of `lo`: the first device of every namespace.

@@ -61,6 +61,15 @@ pub struct Interface {
     pub gateways: Vec<IpAddr>,
 }
 
+/// The address that a device takes in the announced /64 of `network`.
+///
+/// # Source
+/// RFC 4291 appendix A.
+pub(crate) fn eui64(network: Ipv6Addr, [a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
+    let host = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Ipv6Addr::from_bits(network.to_bits() >> 64 << 64 | u128::from(host))
+}
+
 pub(super) fn parse_link(message: &Message<'_>) -> Option<Link> {
     if message.kind != libc::RTM_NEWLINK {
         return None;

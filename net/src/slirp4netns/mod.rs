@@ -21,6 +21,7 @@ use crate::driver::{
 };
 use crate::driver_options::Cidr;
 use crate::helper::{find_program, has_option};
+use crate::netlink::eui64;
 
 /// The program's name.
 pub const PROGRAM: &str = "slirp4netns";
@@ -60,8 +61,9 @@ impl Slirp4netns {
             host: if self.options.allow_host_loopback { Some(cidr.host(2).into()) } else { host },
         };
         if self.options.enable_ipv6 {
+            let prefix = Ipv6Addr::new(IPV6_PREFIX, 0, 0, 0, 0, 0, 0, 0);
             attachment.gateways.push(Ipv6Addr::new(IPV6_PREFIX, 0, 0, 0, 0, 0, 0, 2).into());
-            attachment.addresses.extend(mac.map(|mac| Address { ip: eui64(mac).into(), prefix: 64 }));
+            attachment.addresses.extend(mac.map(|mac| Address { ip: eui64(prefix, mac.0).into(), prefix: 64 }));
         }
         attachment
     }
@@ -111,16 +113,6 @@ impl Driver for Slirp4netns {
     fn start(&self, plan: Plan, netns: Netns<'_>) -> Result<Started, DriverError> {
         start_helper(plan, netns, false)
     }
-}
-
-/// The address a device takes in an announced /64.
-///
-/// # Source
-/// RFC 4291 appendix A.
-fn eui64(mac: MacAddress) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    let pair = |high, low| u16::from_be_bytes([high, low]);
-    Ipv6Addr::new(IPV6_PREFIX, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::{Case, Outcome, need};
 
 pub(crate) const CASES: &[Case] = &[
     ("tcp_client_keeps_its_address_and_port", tcp_client_keeps_its_address_and_port),
+    ("no_ipv6_client_is_too_early_for_its_address", no_ipv6_client_is_too_early_for_its_address),
     ("clients_of_the_host_appear_as_the_gateway", clients_of_the_host_appear_as_the_gateway),
     ("ipv6_client_reaches_an_ipv4_service_as_the_gateway", ipv6_client_reaches_an_ipv4_service_as_the_gateway),
     ("unknown_addresses_are_looked_up", unknown_addresses_are_looked_up),
@@ -153,6 +154,23 @@ fn clients_of_the_host_appear_as_the_gateway() -> Outcome {
         assert_eq!(seen_by_service(&client).ip(), seen.parse::<IpAddr>().unwrap(), "{source} {dest}");
     }
     assert!(connect_from("192.0.2.7:0", "192.0.2.1:8081").is_err(), "published on loopback alone");
+    Outcome::Passed
+}
+
+/// As slirp4netns leaves it: ready, and the router's announcement under way.
+fn no_ipv6_client_is_too_early_for_its_address() -> Outcome {
+    let mut site = need!(site(&["8080:80", "5300:53/udp"], target()));
+    for command in ["addr del fd00::100/64 dev tap0", "link set tap0 address 02:42:0a:00:02:64"] {
+        assert_eq!(site.container.tell(&format!("ip {command}")), "");
+    }
+    site.container.tell("tcp-echo [::]:80");
+    site.container.tell("udp-echo [::]:53");
+    let own = "fd00::42:aff:fe00:264".parse().ok();
+    site.forwarder = forward(&site.listeners, &site.container, Target { ipv6: own, ..target() });
+    let (peer, _) = ask_udp("[2001:db8::7]:5555", "[2001:db8::1]:5300", b"q").expect("an answer");
+    assert_eq!(peer.to_string(), "[2001:db8::7]:5555");
+    let client = connect_from("[2001:db8::7]:5555", "[2001:db8::1]:8080").expect("the port is published");
+    assert_eq!(seen_by_service(&client).to_string(), "[2001:db8::7]:5555");
     Outcome::Passed
 }
 

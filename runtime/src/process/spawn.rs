@@ -114,6 +114,7 @@ pub fn servant(servant: &Servant<'_>, work: impl FnOnce() -> i32) -> Result<Owne
 }
 
 fn settle(servant: &Servant<'_>, parent: nix::unistd::Pid) -> Result<(), SysError> {
+    crate::sys::heap::give_back();
     crate::sys::process::hide_command_line(servant.name);
     crate::sys::process::close_others(3, servant.keep).map_err(SysError::of("close_range", ""))?;
     if servant.dies_with_parent {

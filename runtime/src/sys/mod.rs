@@ -2,6 +2,8 @@
 
 pub(crate) mod caps;
 
+pub mod heap;
+
 pub(crate) mod keyring;
 
 pub(crate) mod monitor;

@@ -22,6 +22,7 @@ use crate::sys::process::{Forked, clone3, wait};
 #[derive(Debug)]
 pub struct Making {
     helpers: Option<Running>,
+    pid: i32,
     holder: OwnedFd,
     /// Closed, it ends the holder.
     hold: Option<OwnedFd>,
@@ -35,7 +36,11 @@ impl Making {
     /// # Errors
     /// There can be no user namespace.
     pub fn begin(mapping: &Mapping) -> Result<Option<Self>, UsernsError> {
-        let Writer::Helpers { newuidmap, newgidmap } = &mapping.writer else { return Ok(None) };
+        matches!(mapping.writer, Writer::Helpers { .. }).then(|| Self::new(mapping)).transpose()
+    }
+
+    /// As [`begin`](Self::begin), whoever writes the maps.
+    pub(super) fn new(mapping: &Mapping) -> Result<Self, UsernsError> {
         let (held, hold) = pipe2(OFlag::O_CLOEXEC).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
         let forked = clone3(libc::CLONE_NEWUSER as u64, None)
             .map_err(|errno| UsernsError::Create(SysError { call: "clone3", args: "CLONE_NEWUSER".into(), errno }))?;
@@ -47,8 +52,15 @@ impl Making {
                 std::process::exit(0)
             }
             Forked::Parent { pid, pidfd: holder } => {
-                let helpers = Running::start(newuidmap, newgidmap, pid, &mapping.uids, &mapping.gids);
-                Ok(Some(Self { helpers: Some(helpers), holder, hold: Some(hold), is_parents: false }))
+                let mut making = Self { helpers: None, pid, holder, hold: Some(hold), is_parents: false };
+                match &mapping.writer {
+                    Writer::Helpers { newuidmap, newgidmap } => {
+                        let helpers = Running::start(newuidmap, newgidmap, pid, &mapping.uids, &mapping.gids);
+                        making.helpers = Some(helpers);
+                    }
+                    Writer::Direct => mapping.write(pid)?,
+                }
+                Ok(making)
             }
         }
     }
@@ -65,6 +77,19 @@ impl Making {
     /// What a helper said.
     pub fn finish(&mut self) -> Result<(), UsernsError> {
         self.helpers.take().map_or(Ok(()), Running::finish)
+    }
+
+    /// The namespace, when the maps are written.
+    ///
+    /// # Errors
+    /// What a helper said.
+    pub(super) fn namespace(mut self) -> Result<OwnedFd, UsernsError> {
+        self.finish()?;
+        let path = format!("/proc/{}/ns/user", self.pid);
+        match std::fs::File::open(&path) {
+            Ok(file) => Ok(file.into()),
+            Err(source) => Err(UsernsError::Open { path, source }),
+        }
     }
 
     /// A fork of whoever has begun has nothing to do with it.

@@ -221,32 +221,7 @@ impl Namespace {
     /// # Errors
     /// As [`start_in`].
     pub fn new(mapping: &Mapping) -> Result<Self, UsernsError> {
-        let (wait_read, wait_write) =
-            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(SysError::of("pipe2", "O_CLOEXEC"))?;
-        let forked = clone3(libc::CLONE_NEWUSER as u64, None)
-            .map_err(|errno| UsernsError::Create(SysError { call: "clone3", args: "CLONE_NEWUSER".into(), errno }))?;
-        match forked {
-            Forked::Child => {
-                drop(wait_write);
-                // It is only there to have a namespace, until that is held.
-                let _ = nix::unistd::read(&wait_read, &mut [0]);
-                std::process::exit(0)
-            }
-            Forked::Parent { pid, pidfd } => {
-                let made = mapping.write(pid).and_then(|()| Self::of_process(pid));
-                drop(wait_write);
-                wait_for(&pidfd)?;
-                made
-            }
-        }
-    }
-
-    fn of_process(pid: i32) -> Result<Self, UsernsError> {
-        let path = format!("/proc/{pid}/ns/user");
-        match std::fs::File::open(&path) {
-            Ok(file) => Ok(Self(file.into())),
-            Err(source) => Err(UsernsError::Open { path, source }),
-        }
+        making::Making::new(mapping)?.namespace().map(Self)
     }
 
     /// The one that a process of the same user has open by this number.

@@ -12,23 +12,23 @@ use crate::cli::usage::{Checked, InvalidOption, maybe};
 /// podman's and docker's default interval and timeout.
 const THIRTY_SECONDS: Duration = Duration::from_secs(30);
 
-/// Options of the health check.
+/// Options of the health check. Their aliases are older names, which podman-compose 1.0 uses.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct HealthOptions {
     /// Command that finds out whether the container is healthy; none for no check
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, alias = "healthcheck-command", value_name = "COMMAND")]
     pub(crate) health_cmd: Option<String>,
     /// Time between two checks, or disable for none but those asked for [default: 30s]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, alias = "healthcheck-interval", value_name = "DURATION")]
     pub(crate) health_interval: Option<String>,
     /// Time after which a check has failed [default: 30s]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, alias = "healthcheck-timeout", value_name = "DURATION")]
     pub(crate) health_timeout: Option<String>,
     /// Failures in a row that make the container unhealthy [default: 3]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, alias = "healthcheck-retries", value_name = "NUMBER")]
     pub(crate) health_retries: Option<String>,
     /// Time after the start during which failures do not count [default: 0s]
-    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    #[arg(long, alias = "healthcheck-start-period", value_name = "DURATION", allow_hyphen_values = true)]
     pub(crate) health_start_period: Option<String>,
     /// Time between two checks during the start period [default: 5s]
     #[arg(long, value_name = "DURATION")]

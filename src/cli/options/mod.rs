@@ -37,6 +37,9 @@ pub(crate) mod security;
 /// How much it may use.
 pub(crate) mod resources;
 
+/// What is in the place of options that were not given.
+pub(crate) mod defaults;
+
 /// What has no effect here.
 pub(crate) mod ignored;
 

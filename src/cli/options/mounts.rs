@@ -47,6 +47,12 @@ pub(crate) struct MountOptions {
     /// Make a device of the host visible, SOURCE[:TARGET[:PERMISSIONS]], or one that has a name, VENDOR/CLASS=NAME (CDI)
     #[arg(long = "device", value_name = "DEVICE")]
     pub(crate) devices: Vec<String>,
+    /// As `volumes`, where nothing else is mounted.
+    #[arg(skip)]
+    pub(crate) volume_defaults: Vec<String>,
+    /// As `mounts`, where nothing else is mounted.
+    #[arg(skip)]
+    pub(crate) mount_defaults: Vec<String>,
 }
 
 /// What becomes of the volumes that an image declares.
@@ -93,6 +99,16 @@ impl MountOptions {
                     seen.push(mount.target().clone());
                     request.mounts.push(mount);
                 }
+            }
+        }
+        let by_default = [
+            each("volumes of containers.conf", &self.volume_defaults, |value| volume::volume(value, caller.cwd))?,
+            each("mounts of containers.conf", &self.mount_defaults, |value| mount::mount(value, caller.cwd))?.concat(),
+        ];
+        for mount in by_default.concat() {
+            if !seen.contains(mount.target()) {
+                seen.push(mount.target().clone());
+                request.mounts.push(mount);
             }
         }
         request.volumes_from = each("--volumes-from", &self.volumes_from, volume::volumes_from)?;

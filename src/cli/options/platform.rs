@@ -12,13 +12,13 @@ pub(crate) struct PlatformOptions {
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
     /// Architecture of the image instead of this machine's
-    #[arg(long, value_name = "ARCH")]
+    #[arg(long, alias = "override-arch", value_name = "ARCH")]
     arch: Option<String>,
     /// Operating system of the image
-    #[arg(long, value_name = "OS")]
+    #[arg(long, alias = "override-os", value_name = "OS")]
     os: Option<String>,
     /// Variant of the architecture of the image
-    #[arg(long, value_name = "VARIANT")]
+    #[arg(long, alias = "override-variant", value_name = "VARIANT")]
     variant: Option<String>,
 }
 

@@ -72,6 +72,9 @@ pub(crate) struct ProcessOptions {
     /// Seconds the container may run
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u32>,
+    /// Variables that are set below those of the image.
+    #[arg(skip)]
+    pub(crate) env_defaults: Vec<String>,
 }
 
 /// What the image has a say in, as it was asked for.
@@ -114,7 +117,7 @@ impl ProcessOptions {
         request.stop_timeout = self.stop_timeout;
         request.timeout = self.timeout.filter(|seconds| *seconds > 0);
         Ok(AskedProcess {
-            env_below: self.default_environment(caller),
+            env_below: self.default_environment(caller)?,
             env_above: self.asked_environment(caller)?,
             env_merge: each("--env-merge", &self.env_merge, pairs::label)?,
             unset_env: self.unset_env.clone(),
@@ -138,12 +141,15 @@ impl ProcessOptions {
         })
     }
 
-    fn default_environment(&self, caller: &Caller<'_>) -> Vec<(String, String)> {
+    fn default_environment(&self, caller: &Caller<'_>) -> Checked<Vec<(String, String)>> {
         let mut env = Vec::new();
         if self.env_host {
             env.extend(caller.environment.iter().cloned());
         }
         set_defaults(&mut env, self.tty);
+        for (name, value) in each("env of containers.conf", &self.env_defaults, pairs::label)? {
+            pairs::set(&mut env, &name, &value);
+        }
         if self.http_proxy {
             for (name, value) in caller.environment {
                 let lower = name.to_ascii_lowercase();
@@ -153,7 +159,7 @@ impl ProcessOptions {
                 }
             }
         }
-        env
+        Ok(env)
     }
 
     fn asked_environment(&self, caller: &Caller<'_>) -> Checked<Vec<(String, String)>> {

@@ -54,6 +54,9 @@ pub(crate) struct SecurityOptions {
     /// Adjustment of the out-of-memory score, -1000 to 1000
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
     pub(crate) oom_score_adj: Option<String>,
+    /// As `sysctls`, where the container can have them.
+    #[arg(skip)]
+    pub(crate) sysctl_defaults: Vec<String>,
 }
 
 impl SecurityOptions {
@@ -94,6 +97,11 @@ impl SecurityOptions {
             })?;
         }
         let private_network = Mode::parse(&request.network.mode).is_ok_and(|mode| mode.is_private());
+        for (name, value) in each("default_sysctls of containers.conf", &self.sysctl_defaults, limits::sysctl)? {
+            if limits::sysctl_fits(&name, private_network, &request.ipc).is_ok() {
+                request.sysctls.insert(name, value);
+            }
+        }
         for (name, value) in each("--sysctl", &self.sysctls, limits::sysctl)? {
             one("--sysctl", &name, |name| limits::sysctl_fits(name, private_network, &request.ipc))?;
             request.sysctls.insert(name, value);

@@ -15,7 +15,7 @@ use storage::secret;
 use storage::state::container;
 use storage::state::layout::ContainerId;
 use storage::state::pod::{self, ExitPolicy, Pod};
-use storage::state::request::{Log, Mount, Network, Notify};
+use storage::state::request::{Endpoint, Log, Mount, Network, Notify};
 use storage::volume::{self, Volume};
 
 use super::model::{Claim, ConfigMap, Secret};
@@ -30,7 +30,7 @@ use crate::cli::parse::{namespaces, pairs, ports, words};
 use crate::cli::usage::{InvalidOption, each, maybe, one};
 use crate::commands::create::{self, Purpose};
 use crate::commands::pod::{self as pods, NewPod};
-use crate::commands::{Context, Outcome, in_userns_with_output, lifecycle, pull, rm, volume as volumes};
+use crate::commands::{Context, Outcome, in_userns_with_output, lifecycle, network, pull, rm, volume as volumes};
 use crate::error::{CommandError, reason};
 use crate::supervisor::notify::Notifications;
 
@@ -81,7 +81,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS")]
     mac_address: Vec<String>,
     /// Connect pods to a network, NAME[:ip=,mac=,alias=] (can be repeated), or none, host, builtin,
-    /// slirp4netns, pasta, container:NAME
+    /// slirp4netns, pasta, container:NAME; by default all of them to podman-default-kube-network, which is made
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK")]
     networks: Vec<String>,
     /// Leave /etc/hostname as the image has it
@@ -151,6 +151,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     if args.replace {
         down::tear_down(context, &objects, false)?;
     }
+    if args.networks.is_empty() && plans.iter().any(|(_, plan)| plan.request.network.is_bridge()) {
+        network::ensure(context, NETWORK)?;
+    }
     make_others(context, &objects)?;
     let mut made: Vec<(Pod, Vec<ContainerId>)> = Vec::new();
     for (id, plan) in plans {
@@ -208,9 +211,16 @@ impl Propagation {
     }
 }
 
+/// The network of pods that ask for none: that of podman.
+const NETWORK: &str = "podman-default-kube-network";
+
 fn wishes(args: &Args) -> Result<Wishes, InvalidOption> {
     let mut network = Network { no_hosts: args.no_hosts, no_hostname: args.no_hostname, ..Network::default() };
     match one("--network", &args.networks.join(" "), |_| networks::networks(&args.networks))? {
+        _ if args.networks.is_empty() => {
+            "bridge".clone_into(&mut network.mode);
+            network.endpoints = Some(vec![Endpoint { network: NETWORK.to_owned(), ..Endpoint::default() }]);
+        }
         Wanted::Mode(mode) => network.mode = mode,
         Wanted::Networks(endpoints) => {
             "bridge".clone_into(&mut network.mode);

@@ -82,6 +82,16 @@ pub(crate) fn connect(args: ConnectArgs, context: &Context) -> Outcome {
             record.id, network.name
         )));
     }
+    if !network.egress.is_empty()
+        && !has_rules(context, &record)
+        && status::observe(&context.layout, &record)?.state.init().is_some()
+    {
+        return Err(CommandError::user(format_args!(
+            "container {} runs without egress rules, and those of network {} stand before its devices are there",
+            record.name, network.name
+        ))
+        .hinted(format!("coracle stop {0}, connect it, coracle start {0}", record.name)));
+    }
     let ips: Vec<IpAddr> = ip4.into_iter().chain(ip6).collect();
     networks::check_addresses(&network, &ips)?;
     let endpoint =
@@ -120,6 +130,13 @@ fn must_be_v4(ip: IpAddr) -> Result<IpAddr, String> {
 
 fn must_be_v6(ip: IpAddr) -> Result<IpAddr, String> {
     if ip.is_ipv6() { Ok(ip) } else { Err("must be an IPv6 address".to_owned()) }
+}
+
+/// Whether rules limit what a container reaches, its own or those of a network.
+fn has_rules(context: &Context, record: &Record) -> bool {
+    let asked = &record.request.network;
+    let of_network = |name: &str| networks::find(&context.layout, name).is_ok_and(|network| !network.egress.is_empty());
+    !asked.egress.is_empty() || asked.places().iter().any(|place| of_network(&place.network))
 }
 
 fn check_mode(record: &Record) -> Result<(), CommandError> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use net::egress::{Rule, Rules};
 use net::subnet::{self, Pool, Range};
 use storage::state::network::{self, Locked, Network, NetworkError, Route, Subnet};
 
@@ -17,6 +18,7 @@ const EXAMPLES: &str = r#"Examples:
   coracle network create --subnet 192.168.55.0/24 --gateway 192.168.55.1 lab
   coracle network create --subnet 192.168.56.0/24 --aux-address printer=192.168.56.9 office
   coracle network create --ipv6 --internal db
+  coracle network create --egress allow=*.debian.org:80 --egress deny=* builds
   coracle run -d --name api --network web --network db:alias=backend team/api:1"#;
 
 /// Words that name no network of a user's.
@@ -35,7 +37,7 @@ const MAX_DEVICE_BYTES: usize = 15;
 /// nor the host has. Containers of other networks do
 /// not reach it, unless both have --opt isolate=false. With --opt com.docker.network.bridge.enable_icc=false its own
 /// containers do not reach each other either, but by published ports.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 #[command(after_help = EXAMPLES, mut_args = crate::cli::usage::valued_flag)]
 pub(crate) struct Args {
     /// Name of the network
@@ -56,6 +58,13 @@ pub(crate) struct Args {
     /// Driver to manage the network: bridge
     #[arg(short, long, value_name = "DRIVER", default_value = "bridge")]
     driver: String,
+    /// Restrict what its containers reach: allow=HOST[:PORT], allow=CIDR[:PORT], deny=CIDR, deny=* (can be repeated)
+    ///
+    /// As run --egress, for every container on the network that has no rules of its own, whatever other networks it is on:
+    /// of several networks with rules, those of the container's first one hold. A container that runs without rules
+    /// cannot be connected.
+    #[arg(long = "egress", value_name = "RULE", value_delimiter = ',')]
+    egress: Vec<String>,
     /// IPv4 or IPv6 gateway for the subnet
     #[arg(long = "gateway", value_name = "ADDRESS", value_delimiter = ',')]
     gateways: Vec<String>,
@@ -123,12 +132,30 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let pools = if args.subnets.is_empty() { config::subnet_pools()? } else { None };
     let mut network = plan(&args, &others, &subnet::routed_by_host(), pools.as_deref())?;
     network.name = if name.is_empty() { network.interface.clone() } else { name };
-    locked.create(&network).map_err(|error| match error {
+    store(context, &locked, &network)?;
+    print(context, &network)
+}
+
+/// Makes a network without anything special, unless there is one of this name.
+pub(crate) fn ensure(context: &Context, name: &str) -> Result<(), CommandError> {
+    let locked = Locked::take(&context.layout)?;
+    let others = locked.list()?;
+    if others.iter().any(|other| other.name == name) {
+        return Ok(());
+    }
+    let plain = Args { ipv4: true, ..Args::default() };
+    let mut network = plan(&plain, &others, &subnet::routed_by_host(), config::subnet_pools()?.as_deref())?;
+    name.clone_into(&mut network.name);
+    store(context, &locked, &network)
+}
+
+fn store(context: &Context, locked: &Locked, network: &Network) -> Result<(), CommandError> {
+    locked.create(network).map_err(|error| match error {
         NetworkError::Records(error) => error.into(),
         error => CommandError::user(error),
     })?;
-    super::note(context, "create", &network);
-    print(context, &network)
+    super::note(context, "create", network);
+    Ok(())
 }
 
 fn print(context: &Context, network: &Network) -> Outcome {
@@ -191,6 +218,14 @@ fn plan(args: &Args, others: &[Network], of_host: &[Range], pools: Option<&[Pool
     if !network.dns && !network.servers.is_empty() {
         return Err(user("cannot set NetworkDNSServers if DNS is not enabled for the network: invalid argument"));
     }
+    if let Some(first) = args.egress.first() {
+        let wrong = |rule: &str, why: &dyn std::fmt::Display| user(format!("--egress {rule}: {why}"));
+        for rule in &args.egress {
+            rule.parse::<Rule>().map_err(|error| wrong(rule, &error))?;
+        }
+        Rules::parse(args.egress.iter().map(String::as_str)).map_err(|error| wrong(first, &error))?;
+    }
+    network.egress.clone_from(&args.egress);
     network.routes = args.routes.iter().map(|text| route(text)).collect::<Result<_, _>>()?;
     let mut interface = args.interface_name.clone();
     network.options = options(&args.options, &mut interface)?;
@@ -550,6 +585,10 @@ mod tests {
             (
                 "--route 10.0.0.0/8,fd00::1",
                 "invalid route: 10.0.0.0/8,fd00::1\nFormat: --route <destination in CIDR>,<gateway>,<metric (optional)>",
+            ),
+            (
+                "--egress deny=*,allow=10.0.0.256",
+                "--egress allow=10.0.0.256: \"10.0.0.256\" is neither a host, nor an address, nor a CIDR",
             ),
             ("--dns foo", "unable to parse ip foo specified in NetworkDNSServers: invalid argument"),
             (

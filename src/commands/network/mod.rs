@@ -15,6 +15,7 @@ use super::{Context, Outcome, exists};
 use crate::error::CommandError;
 use crate::networks;
 
+pub(crate) use create::ensure;
 pub(crate) use ls::NetworkFilters;
 pub(crate) use rm::{list_of_pruned, remove_unused, unused};
 pub(crate) use show::{endpoint_id, find as find_to_show, inspect};

@@ -183,6 +183,9 @@ fn json_fields(network: &Network) -> Vec<(&'static str, Value)> {
     if !network.reserved.is_empty() {
         fields.push(("aux_addresses", reserved(network)));
     }
+    if !network.egress.is_empty() {
+        fields.push(("egress", Value::strings_or_nil(network.egress.iter().cloned())));
+    }
     for (name, map) in [("labels", &network.labels), ("options", &network.options)] {
         if !map.is_empty() {
             fields.push((name, Value::map(map)));
@@ -236,6 +239,7 @@ pub(super) fn template_fields(network: &Network) -> Vec<(&'static str, Value)> {
         ("Internal", network.internal.into()),
         ("DNSEnabled", network.dns.into()),
         ("NetworkDNSServers", servers(network)),
+        ("Egress", Value::strings_or_nil(network.egress.iter().cloned())),
         ("Labels", Value::map(&network.labels)),
         ("Options", Value::map(&network.options)),
         ("IPAMOptions", ipam_options()),

@@ -6,11 +6,11 @@ mod words;
 use jiff::Timestamp;
 use storage::image::store::ImageStore;
 use storage::prune;
-use storage::state::container::{self, Listed, Record};
-use storage::state::status::{self, Observed, State};
+use storage::state::container::{self, Listed, Record, Summary};
+use storage::state::status::{self, Observed, Port, State, StatusError};
 
 use rows::View;
-pub(crate) use words::{image_name, ports, tree_bytes};
+pub(crate) use words::{image_name, ports, shared_ports, tree_bytes};
 
 use super::filter::ContainerFilters;
 use super::{Context, Outcome, select};
@@ -104,38 +104,69 @@ fn show(args: &Args, context: &Context) -> Outcome {
     if args.latest && args.last > 0 {
         return Err(CommandError::user("last and latest are mutually exclusive"));
     }
-    let is_plain = args.filters.is_empty() && args.format.is_none() && !args.ns && !args.size && args.sort != "size";
-    let entries = entries(args, context, is_plain)?;
-    let now = Timestamp::now();
     let view = View {
-        now,
+        now: Timestamp::now(),
         no_trunc: args.no_trunc,
         with_size: args.size,
         with_namespaces: args.ns,
         persona: context.persona,
         is_coloured: colour::of_stdout(),
     };
+    let is_plain = args.filters.is_empty() && args.format.is_none() && !args.ns && !args.size && args.sort != "size";
+    match is_plain {
+        true => show_plain(args, context, &view),
+        false => show_whole(args, context, &view),
+    }
+}
+
+/// The listing that is asked for most: what it shows is in the summaries.
+fn show_plain(args: &Args, context: &Context, view: &View) -> Outcome {
+    let (listed, errors) = container::listing(&context.layout)?;
+    errors.into_iter().for_each(|error| CommandError::host(error).print());
+    let listed = listed.into_iter().map(|Listed { summary, observed }| (summary, observed, ()));
+    let mut entries = entries(args, context, &ContainerFilters::default(), listed, |_, _| true);
+    sort(&mut entries, args, context.persona);
+    if args.quiet {
+        return print_ids(args, &entries);
+    }
+    let headings = if args.noheading { None } else { Some(View::headings(args.pod)) };
+    let rows = entries.iter().map(|entry| view.cells(entry, args.pod));
+    output::print(&plain(headings, rows, context.persona == Persona::Docker))?;
+    Ok(0)
+}
+
+fn print_ids<W>(args: &Args, entries: &[Entry<W>]) -> Outcome {
+    let ids: String = entries
+        .iter()
+        .map(|entry| if args.no_trunc { entry.summary.id.as_str() } else { entry.summary.id.short() })
+        .flat_map(|id| [id, "\n"])
+        .collect();
+    output::print(&ids)?;
+    Ok(0)
+}
+
+/// Every other listing: filtered, with sizes, or as a template or JSON has it.
+fn show_whole(args: &Args, context: &Context, view: &View) -> Outcome {
+    let filters = ContainerFilters::parse(context, &args.filters)?;
+    let listed = select::all(context)?.into_iter().map(|record| {
+        let observed = status::observe(&context.layout, &record);
+        (Summary::of(&record), observed, Box::new(record))
+    });
+    let mut entries =
+        entries(args, context, &filters, listed, |record, observed| filters.accept_observed(record, Some(observed)));
+    if args.size || args.sort == "size" {
+        measure(context, &mut entries)?;
+    }
+    sort(&mut entries, args, context.persona);
     let format = args.format.as_deref();
     // Of the two the format counts.
     if args.quiet && format.is_none() {
-        let ids: String = entries
-            .iter()
-            .map(|entry| if args.no_trunc { entry.record.id.as_str() } else { entry.record.id.short() })
-            .flat_map(|id| [id, "\n"])
-            .collect();
-        output::print(&ids)?;
-        return Ok(0);
+        return print_ids(args, &entries);
     }
     if format.is_some_and(is_json) && context.persona == Persona::Podman && format != Some("{{json .}}") {
         let rows = entries.iter().map(|entry| view.json(entry)).collect();
         let style = Json { indent: Some(2), escape_html: true, open_empty_maps: true };
         output::print_line(Value::List(rows).to_json(style))?;
-        return Ok(0);
-    }
-    if is_plain {
-        let headings = if args.noheading { None } else { Some(View::headings(args.pod)) };
-        let rows = entries.iter().map(|entry| view.cells(entry, args.pod));
-        output::print(&plain(headings, rows, context.persona == Persona::Docker))?;
         return Ok(0);
     }
     let default = default_format(args, context.persona);
@@ -206,12 +237,15 @@ fn default_format(args: &Args, persona: Persona) -> String {
     format
 }
 
-/// A container and what it does.
-struct Entry {
-    record: Box<Record>,
+/// A container and what it does. `W` is its whole record, or nothing in listings that do without.
+struct Entry<W> {
+    summary: Summary,
     observed: Observed,
+    /// Its ports, or those of the container whose network it uses.
+    ports: Vec<Port>,
     /// Its size, if asked for.
     bytes: Option<Bytes>,
+    record: W,
 }
 
 /// The size of a container in bytes.
@@ -223,23 +257,18 @@ struct Bytes {
     all: u64,
 }
 
-/// The containers that are to be shown; for a plain listing their records are brief.
-fn entries(args: &Args, context: &Context, is_plain: bool) -> Result<Vec<Entry>, CommandError> {
-    let filters = ContainerFilters::parse(context, &args.filters)?;
+/// The containers that are to be shown, the oldest first, for docker the newest.
+fn entries<W>(
+    args: &Args,
+    context: &Context,
+    filters: &ContainerFilters,
+    listed: impl Iterator<Item = (Summary, Result<Observed, StatusError>, W)>,
+    accepted: impl Fn(&W, &Observed) -> bool,
+) -> Vec<Entry<W>> {
     let only_running = !args.all && !args.latest && args.last <= 0 && !filters.asks_for_state();
-    let mut entries = Vec::new();
-    let listed = match is_plain {
-        true => {
-            let (listed, errors) = container::listing(&context.layout)?;
-            errors.into_iter().for_each(|error| CommandError::host(error).print());
-            listed
-        }
-        false => select::all(context)?
-            .into_iter()
-            .map(|record| Listed { observed: status::observe(&context.layout, &record), record: Box::new(record) })
-            .collect(),
-    };
-    for Listed { record, observed } in listed {
+    let mut entries = Vec::with_capacity(listed.size_hint().0);
+    let mut lenders = words::Lenders::default();
+    for (summary, observed, record) in listed {
         let observed = match observed {
             Ok(observed) => observed,
             Err(error) => {
@@ -248,9 +277,9 @@ fn entries(args: &Args, context: &Context, is_plain: bool) -> Result<Vec<Entry>,
             }
         };
         // What was to vanish at its end and whose supervisor was killed vanishes now.
-        if observed.state.exit().is_some() && record.request.remove {
+        if observed.state.exit().is_some() && summary.remove {
             // Otherwise its supervisor is about to, or somebody else.
-            let whole = container::load(&context.layout, &record.id).ok().flatten();
+            let whole = container::load(&context.layout, &summary.id).ok().flatten();
             let finish = |record: Record| prune::finish(&context.layout, &record, &observed);
             if let Some(Ok(true)) = whole.map(finish) {
                 continue;
@@ -260,11 +289,14 @@ fn entries(args: &Args, context: &Context, is_plain: bool) -> Result<Vec<Entry>,
             (State::Running { .. } | State::Restarting { .. }, _) | (State::Paused { .. }, Persona::Docker) => true,
             _ => !only_running,
         };
-        if shown && filters.accept_observed(&record, Some(&observed)) {
-            entries.push(Entry { record, observed, bytes: None });
+        if shown && accepted(&record, &observed) {
+            let ports = match &summary.network_of {
+                Some(lender) => lenders.ports(&context.layout, lender),
+                None => words::ports_of(&summary.published, &observed),
+            };
+            entries.push(Entry { summary, observed, ports, bytes: None, record });
         }
     }
-    // `container::list` gives the oldest first.
     if args.latest || args.last > 0 {
         let count = if args.latest { 1 } else { usize::try_from(args.last).unwrap_or(usize::MAX) };
         entries.drain(..entries.len().saturating_sub(count));
@@ -272,27 +304,29 @@ fn entries(args: &Args, context: &Context, is_plain: bool) -> Result<Vec<Entry>,
     if context.persona == Persona::Docker {
         entries.reverse();
     }
-    if args.size || args.sort == "size" {
-        let images = ImageStore::open(&context.layout).list()?;
-        for entry in &mut entries {
-            let written = tree_bytes(&context.layout.container(&entry.record.id).join("upper"));
-            let id = entry.record.image.as_ref().map(|image| &image.id);
-            let image = images.iter().find(|image| Some(&image.id) == id).map_or(0, |image| image.size);
-            entry.bytes = Some(Bytes { written, all: written.saturating_add(image) });
-        }
+    entries
+}
+
+fn measure(context: &Context, entries: &mut [Entry<Box<Record>>]) -> Result<(), CommandError> {
+    let images = ImageStore::open(&context.layout).list()?;
+    for entry in entries {
+        let written = tree_bytes(&context.layout.container(&entry.summary.id).join("upper"));
+        let id = entry.record.image.as_ref().map(|image| &image.id);
+        let image = images.iter().find(|image| Some(&image.id) == id).map_or(0, |image| image.size);
+        entry.bytes = Some(Bytes { written, all: written.saturating_add(image) });
     }
+    Ok(())
+}
+
+fn sort<W>(entries: &mut [Entry<W>], args: &Args, persona: Persona) {
     match args.sort.as_str() {
-        "command" => {
-            let words = |entry: &Entry| rows::words(&entry.record, context.persona).to_vec();
-            entries.sort_by_cached_key(words);
-        }
-        "id" => entries.sort_by(|a, b| a.record.id.cmp(&b.record.id)),
-        "image" => entries.sort_by(|a, b| image_name(&a.record).cmp(image_name(&b.record))),
-        "names" => entries.sort_by(|a, b| a.record.name.cmp(&b.record.name)),
+        "command" => entries.sort_by_cached_key(|entry| rows::words(&entry.summary, persona).to_vec()),
+        "id" => entries.sort_by(|a, b| a.summary.id.cmp(&b.summary.id)),
+        "image" => entries.sort_by(|a, b| a.summary.image.cmp(&b.summary.image)),
+        "names" => entries.sort_by(|a, b| a.summary.name.cmp(&b.summary.name)),
         "runningfor" => entries.sort_by_key(|entry| entry.observed.started_at),
         "size" => entries.sort_by_key(|entry| entry.bytes.map(|bytes| bytes.written)),
         "status" => entries.sort_by_key(|entry| entry.observed.state.as_str()),
         _ => {}
     }
-    Ok(entries)
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use storage::state::container::Record;
+use storage::state::container::{Record, Summary};
 use storage::state::request::{ExposedPorts, Mount, Protocol};
 use storage::state::status::{HealthStatus, Observed, State};
 
-use super::words::{image_name, mount_targets, network_names, pod_id, ports, ports_text, status_text};
+use super::words::{image_name, mount_targets, network_names, pod_id, ports_text, status_text};
 use super::{Bytes, Entry};
 use crate::cli::colour::Colour;
 use crate::cli::format::Value;
@@ -39,14 +39,13 @@ const NAMESPACES: [(&str, &str); 7] = [
 ];
 
 impl View {
-    pub(super) fn row(&self, entry: &Entry) -> Value {
-        let Entry { record, observed, .. } = entry;
+    pub(super) fn row(&self, entry: &Entry<Box<Record>>) -> Value {
+        let Entry { summary, record, observed, ports, .. } = entry;
         let request = &record.request;
         let id = if self.no_trunc { record.id.as_str() } else { record.id.short() };
-        let command = self.command(record);
+        let command = self.command(summary);
         let created_ago = units::ago(record.created, self.now);
         let exit = observed.state.exit();
-        let ports = ports(record, observed);
         let image_id = record.image.as_ref().map(|image| image.id.hex()).unwrap_or_default();
         let image_id = if self.no_trunc { image_id } else { image_id.get(..12).unwrap_or_default() };
         let labels = match self.persona {
@@ -62,7 +61,7 @@ impl View {
         let volumes = request.mounts.iter().filter(|mount| matches!(mount, Mount::Volume(_))).count();
         let fields = vec![
             ("ID", id.into()),
-            ("Image", Printable::line(&self.image(record)).to_string().into()),
+            ("Image", Printable::line(&self.image(summary)).to_string().into()),
             ("Command", command.into()),
             ("CreatedHuman", created_ago.clone().into()),
             ("RunningFor", created_ago.into()),
@@ -70,7 +69,7 @@ impl View {
             ("CreatedAt", units::go_time(Some(self.created_at(record))).into()),
             ("Status", status_text(observed, self.now).into()),
             ("State", observed.state.as_str().into()),
-            ("Ports", ports_text(&ports, &request.network.exposed).into()),
+            ("Ports", ports_text(ports, &request.network.exposed).into()),
             ("Names", record.name.as_str().into()),
             ("Size", self.size_text(entry)),
             ("Labels", labels),
@@ -93,7 +92,7 @@ impl View {
             ("ImageID", image_id.into()),
             ("AutoRemove", request.remove.into()),
             ("CIDFile", request.cidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
-            ("Pod", pod_id(record, self.no_trunc).into()),
+            ("Pod", pod_id(summary, self.no_trunc).into()),
             ("PodName", request.pod_name.as_str().into()),
             ("IsInfra", request.infra.into()),
             ("ExposedPorts", exposed_ports(&request.network.exposed, Value::Map(BTreeMap::new()))),
@@ -136,19 +135,19 @@ impl View {
     }
 
     /// A row of a plain listing: what the default format asks of [`View::row`], and nothing else.
-    pub(super) fn cells(&self, entry: &Entry, with_pod: bool) -> Vec<String> {
-        let Entry { record, observed, .. } = entry;
+    pub(super) fn cells<W>(&self, entry: &Entry<W>, with_pod: bool) -> Vec<String> {
+        let Entry { summary, observed, ports, .. } = entry;
         let mut cells = vec![
-            (if self.no_trunc { record.id.as_str() } else { record.id.short() }).to_owned(),
-            Printable::line(&self.image(record)).to_string(),
-            self.command(record),
-            units::ago(record.created, self.now),
+            (if self.no_trunc { summary.id.as_str() } else { summary.id.short() }).to_owned(),
+            Printable::line(&self.image(summary)).to_string(),
+            self.command(summary),
+            units::ago(summary.created, self.now),
             self.status(observed),
-            ports_text(&ports(record, observed), &record.request.network.exposed),
-            record.name.clone(),
+            ports_text(ports, &summary.exposed),
+            summary.name.clone(),
         ];
         if with_pod {
-            cells.extend([pod_id(record, self.no_trunc).to_owned(), record.request.pod_name.clone()]);
+            cells.extend([pod_id(summary, self.no_trunc).to_owned(), summary.pod_name.clone()]);
         }
         cells
     }
@@ -161,8 +160,8 @@ impl View {
         }
     }
 
-    fn image(&self, record: &Record) -> String {
-        let name = image_name(record);
+    fn image(&self, summary: &Summary) -> String {
+        let name = summary.image.as_str();
         match self.persona {
             Persona::Podman => name.to_owned(),
             Persona::Docker => storage::reference::Reference::parse(name).map_or_else(
@@ -176,8 +175,8 @@ impl View {
         }
     }
 
-    fn command(&self, record: &Record) -> String {
-        let command = words(record, self.persona).join(" ");
+    fn command(&self, summary: &Summary) -> String {
+        let command = words(summary, self.persona).join(" ");
         let cut = |text: &str, length: usize| match text.char_indices().nth(length) {
             Some((at, _)) if !self.no_trunc => Some(text[..at].to_owned()),
             _ => None,
@@ -192,7 +191,7 @@ impl View {
         Printable::line(&shown).to_string()
     }
 
-    fn size_text(&self, entry: &Entry) -> Value {
+    fn size_text(&self, entry: &Entry<Box<Record>>) -> Value {
         match entry.bytes {
             Some(Bytes { written, all }) if self.with_size => {
                 format!("{} (virtual {})", units::human_size(written, 3), units::human_size(all, 3)).into()
@@ -202,7 +201,7 @@ impl View {
     }
 
     /// As `ps --format json` has it.
-    pub(super) fn json(&self, entry: &Entry) -> Value {
+    pub(super) fn json(&self, entry: &Entry<Box<Record>>) -> Value {
         let Value::Struct(mut fields) = self.json_line(entry) else { return Value::Nil };
         for (name, value) in &mut fields {
             match *name {
@@ -218,11 +217,10 @@ impl View {
     }
 
     /// As `{{json .}}` has it.
-    fn json_line(&self, entry: &Entry) -> Value {
-        let Entry { record, observed, .. } = entry;
+    fn json_line(&self, entry: &Entry<Box<Record>>) -> Value {
+        let Entry { summary, record, observed, ports, .. } = entry;
         let request = &record.request;
         let exit = observed.state.exit();
-        let ports = ports(record, observed);
         let health = observed.health.as_ref().map(|health| health.status.as_str()).unwrap_or_default();
         let image_id = record.image.as_ref().map(|image| image.id.hex()).unwrap_or_default();
         let port_rows: Vec<Value> = ports
@@ -243,7 +241,7 @@ impl View {
         };
         Value::Struct(vec![
             ("AutoRemove", request.remove.into()),
-            ("Command", Value::strings_or_nil(words(record, Persona::Podman).iter().map(String::as_str))),
+            ("Command", Value::strings_or_nil(words(summary, Persona::Podman).iter().map(String::as_str))),
             ("Created", Value::Time(Some(record.created))),
             ("CreatedAt", "".into()),
             ("CIDFile", request.cidfile.as_ref().map(|path| path.display().to_string()).unwrap_or_default().into()),
@@ -261,7 +259,7 @@ impl View {
             ("Namespaces", self.namespaces_json(entry)),
             ("Networks", Value::strings(network_names(record, Persona::Podman))),
             ("Pid", Value::Int(i64::from(pid(observed)))),
-            ("Pod", pod_id(record, self.no_trunc).into()),
+            ("Pod", pod_id(summary, self.no_trunc).into()),
             ("PodName", request.pod_name.as_str().into()),
             ("Ports", if port_rows.is_empty() { Value::NilList } else { Value::List(port_rows) }),
             ("Restarts", Value::from(u64::from(observed.restarts))),
@@ -273,7 +271,7 @@ impl View {
     }
 
     /// `Namespaces`, which is empty unless it is asked for with `--ns`.
-    fn namespaces_json(&self, entry: &Entry) -> Value {
+    fn namespaces_json(&self, entry: &Entry<Box<Record>>) -> Value {
         if !self.with_namespaces {
             return Value::Map(BTreeMap::new());
         }
@@ -281,7 +279,7 @@ impl View {
         Value::Struct(NAMESPACES.map(|(name, file)| (name, namespace(pid, file).omitempty())).to_vec())
     }
 
-    pub(super) fn namespaces(&self, entry: &Entry) -> Value {
+    pub(super) fn namespaces(&self, entry: &Entry<Box<Record>>) -> Value {
         let pid = pid(&entry.observed);
         let inode = |name| namespace(pid, name);
         let record = &entry.record;
@@ -301,10 +299,10 @@ impl View {
 }
 
 /// The command as it is shown: docker's has the entrypoint in front, podman's is what stands behind it.
-pub(super) fn words(record: &Record, persona: Persona) -> &[String] {
+pub(super) fn words(summary: &Summary, persona: Persona) -> &[String] {
     match persona {
-        Persona::Podman => &record.request.cmd,
-        Persona::Docker => &record.request.args,
+        Persona::Podman => &summary.cmd,
+        Persona::Docker => summary.args(),
     }
 }
 

@@ -1,12 +1,14 @@
 //! What `ps` and its kin say of a container: status, ports, networks.
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use storage::state::container::Record;
-use storage::state::request::{ExposedPorts, Mount};
-use storage::state::status::{Observed, Port, State};
+use storage::state::container::{self, Record, Summary};
+use storage::state::layout::Layout;
+use storage::state::request::{ExposedPorts, Mount, PublishedPort};
+use storage::state::status::{self, Observed, Port, State};
 
 use crate::cli::units;
 use crate::networks;
@@ -50,11 +52,22 @@ pub(crate) fn status_text(observed: &Observed, now: Timestamp) -> String {
     }
 }
 
-/// The ports of a container: those listened on while it runs, else those asked for.
+/// The ports of a container itself: those listened on while it runs, else those asked for.
 pub(crate) fn ports(record: &Record, observed: &Observed) -> Vec<Port> {
+    ports_of(&record.request.network.published, observed)
+}
+
+/// As [`ports`]; of a container that uses the network of another one, as those of a pod do, that one's.
+pub(crate) fn shared_ports(layout: &Layout, record: &Record, observed: &Observed) -> Vec<Port> {
+    match record.request.network.of_container() {
+        Some(lender) => Lenders::default().ports(layout, lender),
+        None => ports(record, observed),
+    }
+}
+
+pub(super) fn ports_of(published: &[PublishedPort], observed: &Observed) -> Vec<Port> {
     let mut ports = observed.network.ports.clone();
     if ports.is_empty() {
-        let published = &record.request.network.published;
         ports.extend(published.iter().filter_map(|port| {
             let host_port = port.host_port?;
             let (host_ip, container_port, range, protocol) =
@@ -64,6 +77,34 @@ pub(crate) fn ports(record: &Record, observed: &Observed) -> Vec<Port> {
     }
     ports.sort_by_key(|port| (port.protocol, port.container_port, port.host_port));
     ports
+}
+
+/// The ports of containers whose networks others use, each looked up once.
+#[derive(Default)]
+pub(super) struct Lenders {
+    known: HashMap<String, Vec<Port>>,
+}
+
+impl Lenders {
+    /// The ports of the container of this name or id; none if there is no such container any more.
+    pub(super) fn ports(&mut self, layout: &Layout, lender: &str) -> Vec<Port> {
+        let mut name = lender.to_owned();
+        // It may itself use another one's; containers that name each other in a ring cannot run.
+        for _ in 0..8 {
+            if let Some(known) = self.known.get(&name) {
+                return known.clone();
+            }
+            let Ok(record) = container::find(layout, &name) else { break };
+            if let Some(next) = record.request.network.of_container() {
+                name = next.to_owned();
+                continue;
+            }
+            let found = status::observe(layout, &record).map(|observed| ports(&record, &observed)).unwrap_or_default();
+            self.known.insert(lender.to_owned(), found.clone());
+            return found;
+        }
+        Vec::new()
+    }
 }
 
 /// `0.0.0.0:8080->80/tcp, 443/tcp`.
@@ -115,8 +156,8 @@ pub(crate) fn network_names(record: &Record, persona: Persona) -> Vec<String> {
 }
 
 /// The id of a container's pod, empty if it is in none.
-pub(super) fn pod_id(record: &Record, whole: bool) -> &str {
-    let id = record.request.pod.as_deref().unwrap_or_default();
+pub(super) fn pod_id(summary: &Summary, whole: bool) -> &str {
+    let id = summary.pod.as_deref().unwrap_or_default();
     if whole { id } else { id.get(..12).unwrap_or(id) }
 }
 
@@ -124,7 +165,7 @@ pub(super) fn pod_id(record: &Record, whole: bool) -> &str {
 mod tests {
     use super::*;
     use storage::state::request::Protocol;
-    use storage::state::status::{self, Exit, Health, HealthStatus, Init};
+    use storage::state::status::{Exit, Health, HealthStatus, Init};
 
     fn observed(state: State, health: Option<HealthStatus>) -> Observed {
         Observed {

@@ -15,6 +15,8 @@ mod find;
 
 mod listing;
 
+mod summary;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -39,6 +41,7 @@ pub use creation::Creation;
 pub use find::{find, ids, list};
 pub(crate) use find::{ids_in, name_of};
 pub use listing::{Listed, listing};
+pub use summary::Summary;
 
 /// The newest format of `container.json` this coracle reads, and the one it writes.
 pub const VERSION: u32 = 1;

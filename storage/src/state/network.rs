@@ -109,6 +109,9 @@ pub struct Network {
     /// Addresses that no container is given, by what they were called.
     #[serde(default)]
     pub reserved: BTreeMap<String, IpAddr>,
+    /// What containers may reach by it that have no rules of their own, as they are written at `--egress`.
+    #[serde(default)]
+    pub egress: Vec<String>,
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -133,6 +136,7 @@ impl Network {
             dns: true,
             servers: Vec::new(),
             reserved: BTreeMap::new(),
+            egress: Vec::new(),
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
         }

@@ -28,6 +28,7 @@ use super::lock::LockError;
 use super::version::ReadError;
 
 pub use found::{Address, Health, HealthCheck, HealthStatus, Interface, Network, Port};
+pub(crate) use observe::observe_started;
 pub use observe::{Observed, lock_at_rest, observe};
 
 /// The newest format of both files this coracle reads, and the one it writes.

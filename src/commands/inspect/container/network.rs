@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use storage::state::container::Record;
+use storage::state::container::{self, Record};
 use storage::state::request::{Endpoint, Protocol, Request};
 use storage::state::status::{self, Interface, Observed, Port};
 
@@ -61,6 +61,16 @@ fn endpoint(id: String, interface: Option<&Interface>) -> Vec<(&'static str, Val
 }
 
 pub(super) fn network_settings(record: &Record, observed: &Observed, context: &Context) -> Value {
+    // podman shows the network of the container whose it uses; docker nothing.
+    if context.persona == Persona::Podman
+        && let Some(lender) = record.request.network.of_container()
+        && let Ok(lender) = container::find(&context.layout, lender)
+        && lender.id != record.id
+        && lender.request.network.of_container().is_none()
+        && let Ok(observed) = status::observe(&context.layout, &lender)
+    {
+        return network_settings(&lender, &observed, context);
+    }
     let interfaces = &observed.network.interfaces;
     let places = record.request.network.places();
     let mut ports = port_map(&ps::ports(record, observed));

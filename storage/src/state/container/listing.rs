@@ -6,12 +6,11 @@
 //!
 //! | writer | readers | lock | durability | version |
 //! |---|---|---|---|---|
-//! | a listing that found much to read | listings | none: published by rename, the last one stays | none: tmpfs | 2; another one is not read |
+//! | a listing that found much to read | listings | none: published by rename, the last one stays | none: tmpfs | 3; another one is not read |
 //!
 //! A directory that changed less than a moment before it was looked at is not kept: it may change once more within the
 //! same tick of the file system's clock.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -21,17 +20,15 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerError, ImageRecord, Record, VERSION, ids, load};
-use crate::digest::Digest;
+use super::{ContainerError, Summary, ids, load};
 use crate::state::atomic::{Durability, write_atomic};
 use crate::state::layout::{ContainerId, Layout};
-use crate::state::request::{ExposedPorts, PublishedPort, Request};
-use crate::state::status::{Exit, Observed, State, StatusError, boot_id, observe};
+use crate::state::status::{Exit, Observed, State, StatusError, boot_id, observe_started};
 
 const FILE: &str = "listing";
 
 /// The format of the file.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// A file system's clock may tick this slowly.
 const MOMENT_NS: i128 = 1_000_000_000;
@@ -42,8 +39,8 @@ const WORTH_KEEPING: usize = 16;
 /// A container in a listing.
 #[derive(Debug)]
 pub struct Listed {
-    /// Its record without what listings do not show: name, image, command, ports, pod, and whether it is to vanish.
-    pub record: Box<Record>,
+    /// What is shown of it.
+    pub summary: Summary,
     /// What it does.
     pub observed: Result<Observed, StatusError>,
 }
@@ -64,7 +61,7 @@ struct Entry {
     data: Stamp,
     /// Of `<runtime>/<id>`, where `state.json` is.
     runtime: Option<Stamp>,
-    brief: Brief,
+    summary: Summary,
     /// What it does, if nothing but a start would change that.
     rest: Option<Rest>,
 }
@@ -90,43 +87,6 @@ impl Stamp {
     }
 }
 
-/// A record in few words.
-#[derive(Clone, Serialize, Deserialize)]
-struct Brief {
-    id: ContainerId,
-    name: String,
-    created: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    image: Option<BriefImage>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rootfs: Option<PathBuf>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    args: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    cmd: Vec<String>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    remove: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    started_at_once: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pod: Option<String>,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pod_name: String,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    infra: bool,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    published: Vec<PublishedPort>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    exposed: Vec<ExposedPorts>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct BriefImage {
-    typed: String,
-    full: String,
-    id: Digest,
-}
-
 /// Created, or ended.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Rest {
@@ -142,62 +102,6 @@ struct Rest {
 
 fn is_zero(number: &u32) -> bool {
     *number == 0
-}
-
-impl Brief {
-    fn of(record: Record) -> Self {
-        let Record { id, name, created, image, started_at_once, request, .. } = record;
-        Self {
-            id,
-            name,
-            created,
-            image: image.map(|image| BriefImage { typed: image.typed, full: image.full, id: image.id }),
-            rootfs: request.rootfs,
-            args: request.args,
-            cmd: request.cmd,
-            remove: request.remove,
-            started_at_once,
-            pod: request.pod,
-            pod_name: request.pod_name,
-            infra: request.infra,
-            published: request.network.published,
-            exposed: request.network.exposed,
-        }
-    }
-
-    fn into_record(self) -> Record {
-        let mut request = Request {
-            rootfs: self.rootfs,
-            args: self.args,
-            cmd: self.cmd,
-            remove: self.remove,
-            pod: self.pod,
-            pod_name: self.pod_name,
-            infra: self.infra,
-            ..Request::default()
-        };
-        request.network.published = self.published;
-        request.network.exposed = self.exposed;
-        Record {
-            version: VERSION,
-            id: self.id,
-            name: self.name,
-            created: self.created,
-            image: self.image.map(|BriefImage { typed, full, id }| ImageRecord {
-                typed,
-                full,
-                manifest: id.clone(),
-                id,
-                platform: String::new(),
-                layers: Vec::new(),
-            }),
-            driver: String::new(),
-            started_at_once: self.started_at_once,
-            anonymous_volumes: Vec::new(),
-            addresses: BTreeMap::new(),
-            request,
-        }
-    }
 }
 
 impl Rest {
@@ -237,8 +141,8 @@ pub fn listing(layout: &Layout) -> Result<(Vec<Listed>, Vec<ContainerError>), Co
         // Before anything of it is read: what changes meanwhile is looked at again the next time.
         let stamp = |directory: &Option<File>| Stamp::of(directory.as_ref()?.as_fd(), &id);
         let (Some(data), runtime) = (stamp(&data), stamp(&runtime)) else { continue };
-        while kept.next_if(|entry| entry.brief.id < id).is_some() {}
-        let known = kept.next_if(|entry| entry.brief.id == id).filter(|entry| entry.data == data);
+        while kept.next_if(|entry| entry.summary.id < id).is_some() {}
+        let known = kept.next_if(|entry| entry.summary.id == id).filter(|entry| entry.data == data);
         if let Some(entry) = &known
             && entry.runtime == runtime
             && entry.rest.is_some()
@@ -247,17 +151,16 @@ pub fn listing(layout: &Layout) -> Result<(Vec<Listed>, Vec<ContainerError>), Co
             continue;
         }
         let whole = match known {
-            Some(entry) => Ok(Some(entry.brief)),
-            None => load(layout, &id).map(|record| record.map(Brief::of)),
+            Some(entry) => Ok(Some(entry.summary)),
+            None => load(layout, &id).map(|record| record.map(|record| Summary::of(&record))),
         };
         match whole {
-            Ok(Some(brief)) => {
-                let record = brief.clone().into_record();
-                let observed = observe(layout, &record);
+            Ok(Some(summary)) => {
+                let observed = observe_started(layout, &summary.id, summary.started_at_once);
                 let rest = observed.as_ref().ok().and_then(Rest::of);
                 // What runs is looked at in any case.
                 looked_at += usize::from(rest.is_some());
-                found.push((Entry { data, runtime, brief, rest }, Some(observed)));
+                found.push((Entry { data, runtime, summary, rest }, Some(observed)));
             }
             Ok(None) => {}
             Err(error) => errors.push(error),
@@ -270,13 +173,14 @@ pub fn listing(layout: &Layout) -> Result<(Vec<Listed>, Vec<ContainerError>), Co
     }
     let mut listed: Vec<Listed> = found
         .into_iter()
-        .map(|(Entry { brief, rest, .. }, observed)| Listed {
-            record: Box::new(brief.into_record()),
+        .map(|(Entry { summary, rest, .. }, observed)| Listed {
+            summary,
             // There is one of the two.
             observed: observed.unwrap_or_else(|| Ok(rest.unwrap_or_default().into_observed())),
         })
         .collect();
-    listed.sort_by(|a, b| (a.record.created, &a.record.id).cmp(&(b.record.created, &b.record.id)));
+    // Those of one moment stay in the order of their ids. Each is moved once.
+    listed.sort_by_cached_key(|one| one.summary.created);
     Ok((listed, errors))
 }
 
@@ -290,7 +194,7 @@ fn read(layout: &Layout) -> Vec<Entry> {
 }
 
 fn write(layout: &Layout, mut containers: Vec<Entry>) {
-    containers.sort_by(|a, b| a.brief.id.cmp(&b.brief.id));
+    containers.sort_by(|a, b| a.summary.id.cmp(&b.summary.id));
     let kept = Kept { format: FORMAT, boot: boot_id().to_owned(), data: layout.data_dir().to_owned(), containers };
     // A listing that is not kept is made again.
     if let Ok(bytes) = serde_json::to_vec(&kept) {
@@ -304,7 +208,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::super::tests::{create, layout};
-    use super::super::{remove, rename, update};
+    use super::super::{Record, remove, rename, update};
     use super::*;
     use crate::state::status::{ExitRecord, StateFile};
 
@@ -321,7 +225,7 @@ mod tests {
     fn shown(layout: &Layout) -> Vec<(String, &'static str)> {
         let (listed, errors) = listing(layout).unwrap();
         assert!(errors.is_empty(), "{errors:?}");
-        listed.into_iter().map(|one| (one.record.name, one.observed.unwrap().state.as_str())).collect()
+        listed.into_iter().map(|one| (one.summary.name, one.observed.unwrap().state.as_str())).collect()
     }
 
     /// Twenty containers that the file knows. Their ctime cannot be set: the stamps are made to look old instead.
@@ -332,13 +236,13 @@ mod tests {
         let entries = records.iter().map(|record| {
             let stamp = |path: &Path| Stamp::of(File::open(path).unwrap().as_fd(), &record.id);
             let rest = Rest { exit: None, started_at: None, restarts: 0, stopped_by_user: false };
-            let mut brief = Brief::of(record.clone());
+            let mut summary = Summary::of(record);
             // To be told from what is on disk.
-            brief.name.push_str("-kept");
+            summary.name.push_str("-kept");
             Entry {
                 data: stamp(&layout.containers()).unwrap(),
                 runtime: stamp(layout.runtime_dir()),
-                brief,
+                summary,
                 rest: Some(rest),
             }
         });
@@ -392,7 +296,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         for other in [
             text.replacen(boot_id(), "another boot", 1),
-            text.replacen("\"format\":2", "\"format\":1", 1),
+            text.replacen("\"format\":3", "\"format\":1", 1),
             text.replacen("/data\"", "/other\"", 1),
             text[..text.len() / 2].to_owned(),
             String::new(),
@@ -402,19 +306,5 @@ mod tests {
             assert_eq!(all.len(), records.len());
             assert!(all.iter().all(|(name, _)| !name.ends_with("-kept")));
         }
-    }
-
-    #[test]
-    fn a_brief_record_has_what_listings_show() {
-        let (_root, layout) = layout();
-        let mut record = create(&layout, "10", "c");
-        record.request.args = vec!["sleep".to_owned(), "1".to_owned()];
-        record.request.pod = Some("p".to_owned());
-        record.request.remove = true;
-        let json = serde_json::to_vec(&Brief::of(record.clone())).unwrap();
-        let back = serde_json::from_slice::<Brief>(&json).unwrap().into_record();
-        assert_eq!((&back.id, &back.name, back.created), (&record.id, &record.name, record.created));
-        assert_eq!(back.request.args, record.request.args);
-        assert_eq!((back.request.pod, back.request.remove), (record.request.pod, true));
     }
 }

@@ -69,6 +69,11 @@ impl Network {
         matches!(self.mode.as_str(), "" | "default" | "bridge" | "podman" | "private")
     }
 
+    /// The name or id of the container whose network it uses.
+    pub fn of_container(&self) -> Option<&str> {
+        self.mode.strip_prefix("container:")
+    }
+
     /// Its places in networks.
     pub fn places(&self) -> Vec<Endpoint> {
         match &self.endpoints {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::found::{Health, Network};
 use super::{Exit, ExitRecord, Init, State, StateFile, StatusError, VERSION, boot_id};
 use crate::state::container::{ContainerError, Record, load, lock, remove_runtime};
-use crate::state::layout::Layout;
+use crate::state::layout::{ContainerId, Layout};
 use crate::state::lock::FileLock;
 use crate::state::version;
 
@@ -57,8 +57,17 @@ pub(super) struct Evidence {
 /// # Errors
 /// [`StatusError`] when a file is there and cannot be used.
 pub fn observe(layout: &Layout, record: &Record) -> Result<Observed, StatusError> {
-    let lock_path = layout.container_lock(&record.id);
-    let state_path = layout.runtime_container(&record.id).join("state.json");
+    observe_started(layout, &record.id, record.started_at_once)
+}
+
+/// As [`observe`], of a container of which only this is known.
+pub(crate) fn observe_started(
+    layout: &Layout,
+    id: &ContainerId,
+    started_at_once: bool,
+) -> Result<Observed, StatusError> {
+    let lock_path = layout.container_lock(id);
+    let state_path = layout.runtime_container(id).join("state.json");
     // The lock first: what is read after a held lock may be newer, never staler. A supervisor that ends between the
     // two has written its last state before it let go, so a state that still runs is looked at once more.
     let mut lock_held = FileLock::is_held(&lock_path)?;
@@ -71,12 +80,11 @@ pub fn observe(layout: &Layout, record: &Record) -> Result<Observed, StatusError
     let has_ended = state.as_ref().is_some_and(|state| state.state.exit().is_some());
     let exit: Option<ExitRecord> = match lock_held && !has_ended {
         true => None,
-        false => version::read(&layout.container(&record.id).join("exit"), VERSION)?,
+        false => version::read(&layout.container(id).join("exit"), VERSION)?,
     };
     let same_boot = state.as_ref().is_some_and(|state| state.boot_id == boot_id());
     let init = state.as_ref().and_then(|state| state.state.init());
     let init_alive = !lock_held && same_boot && init.is_some_and(Init::is_alive);
-    let started_at_once = record.started_at_once;
     let stopped_by_user = exit.as_ref().is_some_and(|exit| exit.stopped_by_user);
     let mut observed = conclude(Evidence { lock_held, state, exit, same_boot, init_alive, started_at_once });
     observed.stopped_by_user = stopped_by_user && !observed.state.is_alive();
