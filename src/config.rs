@@ -128,6 +128,58 @@ pub(crate) fn compose_providers() -> Result<Option<Vec<PathBuf>>, CommandError> 
     last(|file| file.engine.compose_providers)
 }
 
+/// `storage.conf`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StorageFile {
+    storage: Storage,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Storage {
+    options: StorageOptions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StorageOptions {
+    additionalimagestores: Vec<PathBuf>,
+}
+
+/// `additionalimagestores` of `storage.conf`: the file that `CONTAINERS_STORAGE_CONF` names, else the user's, else the
+/// machine's. It is looked for by every command, and read by those of machines that have one.
+///
+/// # Source
+/// `containers-storage.conf(5)`.
+pub(crate) fn additional_stores() -> Result<Vec<PathBuf>, CommandError> {
+    let named = std::env::var_os("CONTAINERS_STORAGE_CONF").map(PathBuf::from);
+    let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")));
+    let own = home.map(|home| home.join("containers/storage.conf"));
+    let paths = match named {
+        Some(path) => vec![path],
+        None => own
+            .into_iter()
+            .chain(["/etc", "/usr/share"].map(|dir| Path::new(dir).join("containers/storage.conf")))
+            .collect(),
+    };
+    for path in paths {
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(CommandError::user(format!("read {}: {}", path.display(), reason(&error)))),
+        };
+        if !text.contains("additionalimagestores") {
+            return Ok(Vec::new());
+        }
+        let file: StorageFile = toml::from_str(&text)
+            .map_err(|error| CommandError::user(format!("{}: {}", path.display(), error.message())))?;
+        return Ok(file.storage.options.additionalimagestores);
+    }
+    Ok(Vec::new())
+}
+
 /// `cdi_spec_dirs`: where devices are described, besides what the command line names.
 pub(crate) fn cdi_spec_dirs() -> Result<Option<Vec<PathBuf>>, CommandError> {
     last(|file| file.engine.cdi_spec_dirs)

@@ -20,6 +20,7 @@ use storage::layer::unpack::{Links, Options, Owner, unpack};
 use storage::reference::Reference;
 use storage::transport::save::{self, Saved, SavedList};
 
+use crate::commands::images::remake_blobs;
 use crate::commands::save::to_file;
 use crate::error::{CommandError, reason};
 
@@ -152,6 +153,7 @@ impl Output {
         images: &[Image],
         names: &[Reference],
     ) -> Result<(), CommandError> {
+        remake_blobs(store, images)?;
         let list = SavedList { index, images, names: names.to_vec() };
         let failed = |error: storage::transport::TransportError| CommandError::host(error).while_doing("--output");
         match self {
@@ -182,6 +184,9 @@ impl Output {
     /// # Errors
     /// What cannot be read or written.
     pub(crate) fn write(&self, store: &ImageStore, image: &Image, names: &[Reference]) -> Result<(), CommandError> {
+        if !matches!(self, Output::Image { .. } | Output::Nothing) {
+            remake_blobs(store, [image])?;
+        }
         let saved = [Saved { image, names: names.to_vec() }];
         let failed = |error: storage::transport::TransportError| CommandError::host(error).while_doing("--output");
         match self {

@@ -36,7 +36,6 @@ const fn switch(name: &'static str, why: &'static str) -> Ignored {
 impl Table for OfEverything {
     const OPTIONS: &'static [Ignored] = &[
         value("cgroup-manager", &["cgroupfs", "systemd"], "containers have a cgroup where one can be made"),
-        value("storage-opt", &[], "see --storage-driver and STORAGE_DRIVER"),
         value("config", &[], "see DOCKER_CONFIG and REGISTRY_AUTH_FILE"),
         value("events-backend", &["file", "none"], "events are kept in files"),
         value("runtime", &["coracle", "crun", "runc"], "containers are run by coracle itself"),
@@ -65,6 +64,39 @@ impl Table for OfEverything {
     ];
 }
 
+/// The additional stores of the command line or, if it names none, of `storage.conf`: directories like that of `--root`.
+///
+/// # Errors
+/// One that was named is none.
+pub(super) fn additional_stores(matches: &ArgMatches) -> Result<Vec<PathBuf>, CommandError> {
+    let mut stores = Vec::new();
+    for option in matches.get_many::<String>("storage-opt").into_iter().flatten() {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let key = key.trim_start_matches("overlay.").trim_start_matches('.');
+        if !matches!(key, "imagestore" | "additionalimagestore") {
+            eprintln!("Warning: --storage-opt {option} is ignored: see --storage-driver and STORAGE_DRIVER");
+            continue;
+        }
+        for dir in value.split(',').filter(|dir| !dir.is_empty()) {
+            let path = PathBuf::from(dir);
+            let refused = |why| Err(CommandError::user(format_args!("--storage-opt {key}={dir}: {why}")));
+            if !path.is_absolute() {
+                return refused("must be an absolute path");
+            }
+            if !Layout::is_store(&path) {
+                return refused("there are no images of coracle: a directory is needed that was its --root");
+            }
+            stores.push(path);
+        }
+    }
+    if stores.is_empty() {
+        stores = crate::config::additional_stores()?;
+        // Those of other programs are for them.
+        stores.retain(|path| Layout::is_store(path));
+    }
+    Ok(stores)
+}
+
 const LEVELS: [&str; 8] = ["trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"];
 
 /// Adds the options.
@@ -88,6 +120,13 @@ pub(super) fn options(command: clap::Command) -> clap::Command {
                 .value_name("DRIVER")
                 .help("What mounts root file systems: auto, overlay, overlay-fuse or fuse")
                 .global(true),
+        )
+        .arg(
+            Arg::new("storage-opt")
+                .long("storage-opt")
+                .value_name("OPTION")
+                .help("additionalimagestore=DIR: a directory like that of --root, whose images can be used too, and are never changed (can be repeated)")
+                .action(ArgAction::Append),
         )
         .arg(
             Arg::new("log-level")

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use jiff::Timestamp;
+use runtime::userns::Mapping;
 use storage::image::store::{Image, ImageStore};
 use storage::reference::Reference;
 
@@ -104,8 +105,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
         return Ok(0);
     }
     if format.is_none() {
-        let rows = rows.iter().map(|row| view.cells(row, &args));
-        let headings = (!args.noheading).then(|| headings(&args));
+        // Only who has additional stores sees which images are of them.
+        let with_read_only = rows.iter().any(|row| row.image.read_only.is_some());
+        let rows = rows.iter().map(|row| view.cells(row, &args, with_read_only));
+        let headings = (!args.noheading).then(|| headings(&args, with_read_only));
         output::print(&plain(headings, rows, context.persona == Persona::Docker))?;
         return Ok(0);
     }
@@ -153,11 +156,12 @@ fn default_format(args: &Args, persona: Persona) -> String {
 }
 
 /// The headings of a listing without a format.
-fn headings(args: &Args) -> Vec<&'static str> {
+fn headings(args: &Args, with_read_only: bool) -> Vec<&'static str> {
     let mut headings = vec!["REPOSITORY", "TAG"];
     headings.extend(args.digests.then_some("DIGEST"));
     headings.extend(["IMAGE ID", "CREATED", "SIZE"]);
     headings.extend(args.history.then_some("HISTORY"));
+    headings.extend(with_read_only.then_some("R/O"));
     headings
 }
 
@@ -175,6 +179,7 @@ fn rows(args: &Args, context: &Context) -> Result<Vec<Row>, CommandError> {
     for error in broken {
         CommandError::host(error).print();
     }
+    images.extend(store.list_read_only()?);
     let filters = ImageFilters::parse(&store, &args.filters)?;
     // A listing without a format does not show how many containers an image has.
     let counts = args.format.is_some() || args.tree || filters.ask_for_containers();
@@ -232,6 +237,7 @@ struct ImageFilters {
 
 enum Check {
     Dangling(bool),
+    ReadOnly(bool),
     Label(String),
     Before(Timestamp),
     Since(Timestamp),
@@ -268,8 +274,9 @@ impl ImageFilters {
                 "id" => Check::Id(value.to_owned()),
                 "digest" => Check::Digest(value.to_owned()),
                 "containers" => Check::Used(boolean()?),
-                // Every image may be written, none is intermediate or a list.
-                "readonly" | "intermediate" | "manifest" => Check::Nothing(!boolean().unwrap_or(false)),
+                "readonly" => Check::ReadOnly(boolean()?),
+                // None is intermediate or a list.
+                "intermediate" | "manifest" => Check::Nothing(!boolean().unwrap_or(false)),
                 _ => {
                     return Err(CommandError::user(format_args!(
                         "invalid image filter {key:?}: must be in the format \"filter=value or filter!=value\""
@@ -291,6 +298,7 @@ impl ImageFilters {
         self.checks.iter().all(|(check, wanted)| {
             let fits = match check {
                 Check::Dangling(dangling) => image.names.is_empty() == *dangling,
+                Check::ReadOnly(read_only) => image.read_only.is_some() == *read_only,
                 Check::Label(label) => {
                     image.config.labels_of_config().is_some_and(|labels| label_fits(labels.iter(), label))
                 }
@@ -333,6 +341,34 @@ pub(crate) fn must_be_of(image: &Image, asked: Option<&str>, typed: &str) -> Res
         true => Ok(()),
         false => Err(CommandError::user(format_args!("{typed}: image is of platform {has}, not {asked}")).with_code(1)),
     }
+}
+
+/// Makes the blobs of images again that were dropped, before something reads them.
+pub(crate) fn remake_blobs<'a>(
+    store: &ImageStore,
+    images: impl IntoIterator<Item = &'a Image>,
+) -> Result<(), CommandError> {
+    let layers = images.into_iter().flat_map(|image| &image.layers);
+    let dropped: Vec<_> = layers.filter(|layer| store.is_dropped(&layer.blob.digest)).collect();
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    // Files of layers have many owners.
+    super::in_userns_with_output(&Mapping::of_user(), || {
+        store.remake_blobs(dropped).map(|()| String::new()).map_err(CommandError::host)
+    })
+    .map(drop)
+}
+
+/// Refuses what would change an image that is in an additional store.
+pub(crate) fn must_be_ours(image: &Image) -> Result<(), CommandError> {
+    let Some(dir) = &image.read_only else { return Ok(()) };
+    let name = image.names.first().map_or_else(|| short_id(image).to_owned(), ToString::to_string);
+    Err(CommandError::user(format_args!(
+        "image {name} is in the additional store {}, which is read-only",
+        dir.display()
+    ))
+    .hinted(format_args!("coracle --root {} lets its owner change it", dir.display())))
 }
 
 /// A name as docker has it: what was built here has no registry in its name there.
@@ -413,12 +449,13 @@ impl View {
     }
 
     /// A row of a listing without a format.
-    fn cells(&self, row: &Row, args: &Args) -> Vec<String> {
+    fn cells(&self, row: &Row, args: &Args, with_read_only: bool) -> Vec<String> {
         let Words { repository, tag, digest, id, age, size } = self.words(row);
         let mut cells = vec![Printable::line(&repository).to_string(), Printable::line(&tag).to_string()];
         cells.extend(args.digests.then_some(digest));
         cells.extend([id, age, size]);
         cells.extend(args.history.then(|| history(&row.image)));
+        cells.extend(with_read_only.then(|| row.image.read_only.is_some().to_string()));
         cells
     }
 
@@ -448,7 +485,7 @@ impl View {
             ("RepoDigests", Value::strings(repo_digests(image))),
             ("Names", Value::strings(repo_tags(image))),
             ("History", history(image).into()),
-            ("ReadOnly", false.into()),
+            ("ReadOnly", image.read_only.is_some().into()),
             ("Dangling", image.names.is_empty().into()),
             ("IsManifestList", Value::NilPointer),
             ("Os", image.platform.os.as_str().into()),

@@ -401,6 +401,7 @@ pub(crate) fn run(program: Program) -> Outcome {
         Persona::Docker => error.with_code(1),
         Persona::Podman => error,
     })?;
+    let additional = globals::additional_stores(&matches)?;
     let matches = of_command;
     // Processes of ours work in other directories.
     let directory = |name| Some(std::path::absolute(matches.get_one::<PathBuf>(name)?).unwrap_or_default());
@@ -415,6 +416,7 @@ pub(crate) fn run(program: Program) -> Outcome {
             )
         }
     };
+    let layout = layout.with_additional(additional);
     let storage_driver = matches.get_one::<String>("storage-driver").cloned();
     let context = Context {
         layout,

@@ -191,6 +191,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
             if options.compression.is_some() || options.format.is_some() {
                 eprintln!("Warning: layers and manifest are written as the store has them");
             }
+            images::remake_blobs(&store, [&image])?;
             write(&store, &image, local)?;
             image.manifest.digest.to_string()
         }
@@ -311,6 +312,7 @@ pub(crate) fn send(
     let mut options = options.clone();
     pull::ask_helper(&mut options.client, to)?;
     let pushed = super::in_userns_with_output(&Mapping::of_user(), || {
+        store.remake_blobs(&image.layers).map_err(CommandError::host)?;
         let pushed = storage::transport::push(&store, image, to, &options, progress().as_ref()).map_err(refused)?;
         Ok(format!("{} {}", pushed.digest, pushed.size))
     })?;

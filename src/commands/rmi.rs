@@ -98,6 +98,7 @@ fn one(
         };
     };
     images::must_be_of(&image, args.platform.as_deref(), typed)?;
+    images::must_be_ours(&image)?;
     // The list of a build for several platforms goes with its name.
     if let Some(list) = store.find_list(typed)?
         && list.entries().iter().any(|entry| entry.digest == image.manifest.digest)
@@ -128,6 +129,7 @@ fn one(
 
 /// Removes an image with all its names.
 fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> Result<(), CommandError> {
+    images::must_be_ours(image)?;
     mount::refuse_mounted(context, image)?;
     let users: Vec<Record> = users(context, image)?;
     if let Some(user) = users.first()
@@ -159,7 +161,7 @@ fn remove(args: &Args, context: &Context, store: &ImageStore, image: &Image) -> 
 pub(crate) fn remove_unused(context: &Context, id: &storage::digest::Digest) -> Result<(), CommandError> {
     let store = ImageStore::open(&context.layout);
     let Some(image) = store.resolve(&id.to_string())? else { return Ok(()) };
-    if users(context, &image)?.is_empty() {
+    if image.read_only.is_none() && users(context, &image)?.is_empty() {
         // As the container was made to vanish, so was its image.
         remove_from(&store, context, &image, None)?;
         space::empty_trash(&context.layout);

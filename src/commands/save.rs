@@ -60,6 +60,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     args.accepted.warn();
     let store = ImageStore::open(&context.layout);
     let images = choose(&store, &args.images)?;
+    super::images::remake_blobs(&store, images.iter().map(|(image, _)| image))?;
     let saved: Vec<Saved<'_>> = images.iter().map(|(image, names)| Saved { image, names: names.clone() }).collect();
     let failed = |error: TransportError| CommandError::host(error).while_doing("save");
     match (args.format, &args.output) {

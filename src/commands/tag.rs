@@ -28,6 +28,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let names = args.names.iter().map(|name| local_name(name)).collect::<Result<Vec<_>, _>>()?;
     let store = ImageStore::open(&context.layout);
     let image = store.resolve(&args.image)?.ok_or_else(|| images::not_known(&args.image))?;
+    images::must_be_ours(&image)?;
     for name in &names {
         store.tag(&image, name)?;
         context.note_image("tag", &image.id, name);
@@ -68,6 +69,7 @@ pub(crate) struct UntagArgs {
 pub(crate) fn run_untag(args: UntagArgs, context: &Context) -> Outcome {
     let store = ImageStore::open(&context.layout);
     let image = store.resolve(&args.image)?.ok_or_else(|| images::not_known(&args.image))?;
+    images::must_be_ours(&image)?;
     if args.names.is_empty() {
         for name in &image.names {
             store.untag(name)?;

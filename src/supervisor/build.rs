@@ -75,7 +75,7 @@ impl Supervisor {
                 let _ = std::fs::remove_file(layout.runtime_container(&id).join("state.json"));
             }
             drop(lock);
-            Failure { error, undo: is_new.then_some(layout) }
+            Failure { error, undo: is_new.then(|| Box::new(layout)) }
         })
     }
 

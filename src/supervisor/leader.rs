@@ -276,8 +276,8 @@ fn lead(layout: &Layout, path: &Path, listener: BorrowedFd<'_>, estate: Option<&
     let Ok(leader) = Leader::new(listener, inside, way_out, estate) else { return 125 };
     let journal = layout.clone();
     let mut leader = leader.telling(move |refused| note(&journal, refused));
-    // Nobody starts another one, or counts on this one, while we hold the lock.
-    let ended = leader.run(|| FileLock::try_exclusive(&layout.network_lock()).ok().flatten());
+    // Nobody starts another one, or counts on this one, while we hold the lock. Who has started us holds it until connected.
+    let ended = leader.run(|_| FileLock::try_exclusive(&layout.network_lock()).ok().flatten());
     let _ = std::fs::remove_file(path);
     i32::from(ended.is_err())
 }

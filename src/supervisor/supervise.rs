@@ -100,7 +100,7 @@ pub(crate) fn run(mut launch: Launch, maps: MapsPending, result: ResultWriter, c
 /// A start that failed; everything is taken back but the trash.
 pub(super) struct Failure {
     pub(super) error: CommandError,
-    pub(super) undo: Option<Layout>,
+    pub(super) undo: Option<Box<Layout>>,
 }
 
 impl<E: Into<CommandError>> From<E> for Failure {

@@ -2,6 +2,10 @@
 //!
 //! A digest from outside (a manifest, a registry's header, a command line) exists only after [`Digest::parse`] has
 //! seen nothing but `algorithm:lower-case hex` in it, so its text may become a file name without another thought.
+//!
+//! SHA-256 is ring's. With SHA extensions, MB per second of processor time of one thread: **ring 1313 to 1394**, sha2 0.11
+//! 1259 to 1375, OpenSSL 1270 to 1314: no choice to be made by speed, and ring is linked for TLS. Without the extensions
+//! ring was twice as fast as sha2.
 
 use std::fmt;
 use std::io::{self, Read, Write};

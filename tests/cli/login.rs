@@ -43,7 +43,7 @@ fn text(home: &Home, name: &str) -> String {
 }
 
 fn login_is_used_by_pull_and_push(home: &Home) {
-    let registry = Registry::start_with(home, Setup { tls: true, password: true });
+    let registry = Registry::start_with(home, Setup { tls: true, password: true, ..Setup::default() });
     let certificates = home.path().join(".config/containers/certs.d").join(registry.host());
     fs::create_dir_all(&certificates).unwrap();
     fs::copy(registry.ca(), certificates.join("ca.crt")).unwrap();

@@ -55,6 +55,7 @@ mod scp;
 mod search;
 mod secrets;
 mod stats;
+mod stores;
 mod tables;
 mod tools;
 mod transcripts;
@@ -94,6 +95,7 @@ pub(crate) fn tests() -> Vec<Test> {
         boot::TESTS,
         quadlet::TESTS,
         stats::TESTS,
+        stores::TESTS,
         cp::TESTS,
         ps::TESTS,
         logs::TESTS,

@@ -144,7 +144,7 @@ fn pull_over_tls_needs_the_authority(home: &Home) {
 }
 
 fn pull_with_a_password(home: &Home) {
-    let registry = Registry::start_with(home, Setup { tls: true, password: true });
+    let registry = Registry::start_with(home, Setup { tls: true, password: true, ..Setup::default() });
     registry.push(&layout(home, Packing::Gzip, Schema::Oci), "secret:1");
     let name = format!("{}/secret:1", registry.host());
     let line = home.fails(125, &format!("pull -q --tls-verify=false {name}"));

@@ -21,6 +21,9 @@ pub(crate) const TESTS: &[Test] = &[
     test!(push_over_tls_with_a_password)
         .needs(&[Need::Registry, Need::Skopeo, Need::Openssl, Need::Htpasswd])
         .without_image(),
+    test!(push_to_a_registry_with_a_certificate_signed_by_itself)
+        .needs(&[Need::Registry, Need::Openssl])
+        .without_image(),
     test!(push_with_a_bearer_token).without_image(),
     test!(push_goes_on_where_the_connection_was_cut).without_image(),
     test!(push_survives_a_server_that_fails_now_and_then).without_image(),
@@ -152,7 +155,7 @@ fn push_recompresses_and_converts(home: &Home) {
 }
 
 fn push_over_tls_with_a_password(home: &Home) {
-    let registry = Registry::start_with(home, Setup { tls: true, password: true });
+    let registry = Registry::start_with(home, Setup { tls: true, password: true, ..Setup::default() });
     let name = format!("{}/secret:1", registry.host());
     pulled(home, &name, Packing::Gzip, Schema::Oci);
     let line = home.fails(125, &format!("push -q --retry 0 --creds me:secret {name}"));
@@ -168,6 +171,28 @@ fn push_over_tls_with_a_password(home: &Home) {
     home.ok(&format!("push -q --creds me:secret {name}"));
     home.ok("rmi -a -f");
     home.ok(&format!("pull -q --creds me:secret {name}"));
+}
+
+fn push_to_a_registry_with_a_certificate_signed_by_itself(home: &Home) {
+    let registry = Registry::start_with(home, Setup { tls: true, self_signed: true, ..Setup::default() });
+    let name = format!("{}/own:1", registry.host());
+    pulled(home, &name, Packing::Gzip, Schema::Oci);
+    let line = home.fails(125, &format!("push -q --retry 0 {name}"));
+    assert!(line.contains("UnknownIssuer"), "{line}");
+    let trust = |host: &str| {
+        let certificates = home.path().join(".config/containers/certs.d").join(host);
+        fs::create_dir_all(&certificates).unwrap();
+        fs::copy(registry.ca(), certificates.join("ca.crt")).unwrap();
+    };
+    trust(&registry.host());
+    home.ok(&format!("push -q {name}"));
+    // It is trusted for the names in it, and for no others.
+    let other = registry.host().replace("localhost", "127.0.0.1");
+    trust(&other);
+    let line = home.fails(125, &format!("push -q --retry 0 {name} {other}/own:1"));
+    assert!(line.contains("certificate"), "{line}");
+    home.ok("rmi -a -f");
+    home.ok(&format!("pull -q {name}"));
 }
 
 fn push_with_a_bearer_token(home: &Home) {

@@ -2,7 +2,8 @@
 //! name that stays taken, no process without a container, no byte that `prune` does not take.
 //!
 //! After each strike at a command that deals with images, `system check` finds nothing, and the image that was there before
-//! still is. `CORACLE_TEST_STRIKES=1000` makes it a thousand for each command; without it the series end after some seconds.
+//! still is. `CORACLE_TEST_STRIKES=1000 contrib/test.sh crash::series` strikes each command a thousand
+//! times; without it the series end after some seconds.
 
 use std::fs;
 use std::thread;
@@ -61,7 +62,7 @@ fn series(home: &Home, line: &dyn Fn(u64) -> String, prepare: &dyn Fn(), check: 
     check(0);
     let (begin, mut hit) = (Instant::now(), 0);
     let mut number = 0;
-    while wanted.map_or(begin.elapsed() < SHORT, |wanted| number < wanted) {
+    while wanted.map_or(begin.elapsed() < SHORT, |wanted| hit < wanted) {
         number += 1;
         prepare();
         let before = processes();

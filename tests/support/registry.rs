@@ -23,6 +23,8 @@ pub(crate) struct Setup {
     pub(crate) password: bool,
     /// HTTPS, by a certificate authority of its own.
     pub(crate) tls: bool,
+    /// The certificate is signed by itself, as `openssl req -x509` makes it.
+    pub(crate) self_signed: bool,
 }
 
 impl Registry {
@@ -41,7 +43,7 @@ impl Registry {
         );
         let mut ca = None;
         if setup.tls {
-            let authority = make_certificates(&dir);
+            let authority = if setup.self_signed { make_own_certificate(&dir) } else { make_certificates(&dir) };
             let files = format!("  tls:\n    certificate: {0}/server.crt\n    key: {0}/server.key\n", dir.display());
             config.push_str(&files);
             ca = Some(authority);
@@ -120,6 +122,14 @@ pub(crate) fn run_program(command: &mut Command) -> Vec<u8> {
 /// The path of a program that the test's needs promised.
 pub(crate) fn tool(name: &str) -> PathBuf {
     find_program(name).unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// A certificate for `localhost` as the manual of registries has it made; whoever trusts it needs the file that is returned.
+fn make_own_certificate(dir: &Path) -> PathBuf {
+    let line = "req -newkey rsa:2048 -nodes -sha256 -keyout server.key -addext subjectAltName=DNS:localhost -subj \
+                /CN=registry -x509 -days 30 -out server.crt";
+    run_program(Command::new(tool("openssl")).current_dir(dir).args(line.split_whitespace()));
+    dir.join("server.crt")
 }
 
 /// An authority and a server certificate for `localhost`; returns the authority's file.

@@ -145,17 +145,16 @@ impl Leader {
     }
 
     /// Serves until nobody is connected, and returns what `may_end` gave: it keeps others from counting on us, or says
-    /// that somebody is about to connect.
+    /// that somebody is about to connect. It is told whether anybody has connected yet: who has started us is on the way,
+    /// or was killed before.
     ///
     /// # Errors
     /// poll(2)'s.
-    pub fn run<G>(&mut self, mut may_end: impl FnMut() -> Option<G>) -> Result<G, ServeError> {
-        // The first one is on its way: it has started us.
+    pub fn run<G>(&mut self, mut may_end: impl FnMut(bool) -> Option<G>) -> Result<G, ServeError> {
         let mut has_served = false;
         loop {
             if self.clients.is_empty()
-                && has_served
-                && let Some(guard) = may_end()
+                && let Some(guard) = may_end(has_served)
                 && !self.is_sought()
             {
                 return Ok(guard);
@@ -173,7 +172,7 @@ impl Leader {
             let before_clients = fds.len();
             fds.extend(self.clients.iter().map(|client| PollFd::new(client.socket.as_fd(), PollFlags::POLLIN)));
             // Who kept us from ending may have given up before it connected.
-            let patience = (self.clients.is_empty() && has_served).then_some(Duration::from_millis(PATIENCE_MS));
+            let patience = self.clients.is_empty().then_some(Duration::from_millis(PATIENCE_MS));
             let now = Instant::now();
             let until = |due: Option<Instant>| due.map(|due| due.saturating_duration_since(now));
             let waits = [patience, until(self.dns.due()), until(self.way_out.due())];

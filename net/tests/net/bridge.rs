@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("networks_come_and_go_while_a_container_runs", networks_come_and_go_while_a_container_runs),
     ("a_refused_container_is_in_no_network", a_refused_container_is_in_no_network),
     ("the_leader_ends_with_the_last_connection", the_leader_ends_with_the_last_connection),
+    ("a_leader_that_nobody_comes_to_ends", a_leader_that_nobody_comes_to_ends),
 ];
 
 /// A bridge with an address.
@@ -248,5 +249,11 @@ fn the_leader_ends_with_the_last_connection() -> Outcome {
     assert!(leading.child.try_wait().expect("our child").is_none());
     drop(second);
     assert!(leading.child.wait().expect("our child").success());
+    Outcome::Passed
+}
+
+fn a_leader_that_nobody_comes_to_ends() -> Outcome {
+    need!(enter_userns(true));
+    assert!(Leading::start_lonely().child.wait().expect("it ends").success());
     Outcome::Passed
 }

@@ -129,8 +129,8 @@ fn scratch() -> &'static std::path::Path {
 
 /// The other ends: processes this test starts with `--role`.
 pub(crate) fn run_role(role: &str, args: &[String]) -> ExitCode {
-    if let ("leader", [socket]) = (role, args) {
-        return lead(socket.as_ref());
+    if let ("leader" | "lonely-leader", [socket]) = (role, args) {
+        return lead(socket.as_ref(), role == "lonely-leader");
     }
     assert_eq!(role, "container");
     unshare(CloneFlags::CLONE_NEWNET).expect("root of a user namespace makes network namespaces");
@@ -144,8 +144,8 @@ pub(crate) fn run_role(role: &str, args: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Leads a network namespace of its own until nobody is connected.
-fn lead(socket: &Path) -> ExitCode {
+/// Leads a network namespace of its own until nobody is connected; a lonely one was started by somebody who has gone.
+fn lead(socket: &Path, is_lonely: bool) -> ExitCode {
     let own = || File::open("/proc/self/ns/net").expect("the namespace can be opened");
     let host = own();
     unshare(CloneFlags::CLONE_NEWNET).expect("root of a user namespace makes network namespaces");
@@ -154,7 +154,7 @@ fn lead(socket: &Path) -> ExitCode {
     net::netlink::join(host.as_fd()).expect("back into the host's");
     let listener = socket_at(socket);
     let leader = Leader::new(listener, inside, WayOut::default(), None);
-    leader.expect("it is ready").run(|| Some(())).expect("it serves");
+    leader.expect("it is ready").run(|has_served| (has_served || is_lonely).then_some(())).expect("it serves");
     ExitCode::SUCCESS
 }
 
@@ -174,9 +174,18 @@ pub(crate) struct Leading {
 
 impl Leading {
     pub(crate) fn start() -> Self {
+        Self::start_as("leader")
+    }
+
+    /// One whose starter has gone before it connected.
+    pub(crate) fn start_lonely() -> Self {
+        Self::start_as("lonely-leader")
+    }
+
+    fn start_as(role: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("leader.sock");
-        let child = Command::new("/proc/self/exe").args(["--role", "leader"]).arg(&path).spawn();
+        let child = Command::new("/proc/self/exe").args(["--role", role]).arg(&path).spawn();
         Self { child: child.expect("the test can run itself"), path, _dir: dir }
     }
 

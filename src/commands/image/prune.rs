@@ -1,16 +1,22 @@
 //! `image prune`: dangling images, or with `-a` all that no container uses.
 
 use jiff::Timestamp;
-use storage::image::store::Image;
+use runtime::userns::Mapping;
+use storage::image::dropped::Dropped;
+use storage::image::store::{Image, ImageStore};
+use storage::layer::dedup::Deduplicated;
 
+use crate::cli::printable::Printable;
 use crate::cli::{output, units};
 use crate::commands::filter::{self, label_fits};
-use crate::commands::{Context, Outcome, builder, images, plan, select, space};
+use crate::commands::{Context, Outcome, builder, images, in_userns_with_output, plan, select, space};
 use crate::error::CommandError;
 use crate::role::Persona;
 
 const EXAMPLES: &str = r#"Examples:
-  coracle image prune -a -f"#;
+  coracle image prune -a -f
+  coracle image prune --drop-blobs
+  coracle image prune --dedup"#;
 
 /// Remove unused images
 ///
@@ -25,6 +31,12 @@ pub(crate) struct Args {
     /// Remove what builds keep, too
     #[arg(long)]
     build_cache: bool,
+    /// Remove, instead of images, the blobs of unpacked layers that a push or a save can make again byte for byte
+    #[arg(long, conflicts_with_all = ["all", "build_cache", "filters", "now"])]
+    drop_blobs: bool,
+    /// Remove, instead of images, the room that identical files of unpacked layers take twice, on btrfs and XFS
+    #[arg(long, conflicts_with_all = ["all", "build_cache", "filters", "now", "drop_blobs"])]
+    dedup: bool,
     /// Remove images even when they are used by external containers (there are none)
     #[arg(long, hide = true)]
     external: bool,
@@ -41,6 +53,12 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args, context: &Context) -> Outcome {
+    if args.drop_blobs {
+        return drop_blobs(context);
+    }
+    if args.dedup {
+        return dedup(context);
+    }
     let filters = Check::parse_all(&args.filters)?;
     let plan = plan::images(context, &select::all(context)?, args.all, &filters)?;
     if !args.force {
@@ -64,6 +82,40 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     }
     space::sweep(context);
     plan::tell_of_trash(context, ids.len(), removal);
+    Ok(0)
+}
+
+/// Nothing is lost by it, so nobody is asked.
+fn drop_blobs(context: &Context) -> Outcome {
+    let store = ImageStore::open(&context.layout);
+    // Files of layers have many owners.
+    let text = in_userns_with_output(&Mapping::of_user(), || {
+        let dropped = store.drop_blobs().map_err(CommandError::host)?;
+        serde_json::to_string(&dropped).map_err(CommandError::host)
+    })?;
+    let all: Vec<Dropped> = serde_json::from_str(&text).map_err(CommandError::host)?;
+    for Dropped { digest, kept, .. } in &all {
+        match kept {
+            None => output::print_line(format_args!("Dropped: {digest}"))?,
+            Some(why) => eprintln!("Kept: {digest}: {}", Printable::line(why)),
+        }
+    }
+    let freed = all.iter().map(|one| one.freed_bytes).sum();
+    output::print(&format!("Total reclaimed space: {}\n", units::human_size(freed, 4)))?;
+    Ok(0)
+}
+
+/// Every file stays what it is, so nobody is asked.
+fn dedup(context: &Context) -> Outcome {
+    let store = ImageStore::open(&context.layout);
+    let text = in_userns_with_output(&Mapping::of_user(), || {
+        let _pin = store.pin()?;
+        let done = storage::layer::dedup::dedup(&context.layout).map_err(CommandError::host)?;
+        serde_json::to_string(&done).map_err(CommandError::host)
+    })?;
+    let done: Deduplicated = serde_json::from_str(&text).map_err(CommandError::host)?;
+    let size = units::human_size(done.bytes, 4);
+    output::print_line(format_args!("{} files share their bytes with others: {size}", done.files))?;
     Ok(0)
 }
 

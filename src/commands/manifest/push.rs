@@ -1,8 +1,8 @@
 //! `manifest push`: the images of a list, then the list.
 
 use runtime::userns::Mapping;
-use storage::image::ImageStore;
 use storage::image::manifest::Descriptor;
+use storage::image::{ImageStore, MANIFEST_LIMIT_BYTES};
 use storage::reference::Reference;
 use storage::transport::push::PushOptions;
 use storage::transport::{Source, push};
@@ -74,6 +74,11 @@ pub(crate) fn upload(
     pull::ask_helper(&mut options.client, to)?;
     super::super::in_userns_with_output(&Mapping::of_user(), || {
         let progress = progress::for_push(quiet, Style::Podman);
+        let named = store.blobs().read(&index.digest, MANIFEST_LIMIT_BYTES).map_err(CommandError::host)?;
+        let named = String::from_utf8_lossy(&named.unwrap_or_default()).into_owned();
+        for image in store.list()?.iter().filter(|image| named.contains(image.manifest.digest.hex())) {
+            store.remake_blobs(&image.layers).map_err(CommandError::host)?;
+        }
         let pushed = push::push_index(&store, index, to, &options, progress.as_ref()).map_err(refused)?;
         Ok(pushed.digest.to_string())
     })

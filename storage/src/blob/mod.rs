@@ -69,6 +69,14 @@ pub enum BlobError {
         /// Why.
         source: io::Error,
     },
+    /// It was dropped, and what it was to be made of is not what it was.
+    #[error("blob {digest}: it was dropped and cannot be made again: {reason}: pull its image again")]
+    Remake {
+        /// Which blob.
+        digest: Digest,
+        /// Why.
+        reason: Box<crate::image::dropped::RecipeError>,
+    },
     /// The lock of a blob that is on its way.
     #[error(transparent)]
     Lock(#[from] crate::state::lock::LockError),

@@ -15,6 +15,8 @@ use crate::state::lock::FileLock;
 #[derive(Clone, Debug)]
 pub struct BlobStore {
     dir: PathBuf,
+    /// Directories that blobs are also read from.
+    additional: Vec<PathBuf>,
 }
 
 /// The answer to a claim.
@@ -30,7 +32,14 @@ pub enum Claim {
 impl BlobStore {
     /// The blobs below `dir`, which is `images/blobs`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), additional: Vec::new() }
+    }
+
+    /// The same, which reads what it does not have from other directories. Nothing else looks there: what is not here is
+    /// claimed, and never removed there.
+    #[must_use]
+    pub fn with_additional(self, additional: Vec<PathBuf>) -> Self {
+        Self { additional, ..self }
     }
 
     /// Where the blob is, or would be.
@@ -49,7 +58,25 @@ impl BlobStore {
     /// Those of `open`, such as that it is not there.
     pub fn open(&self, digest: &Digest) -> Result<File, BlobError> {
         let path = self.path(digest);
-        File::open(&path).map_err(BlobError::io("open", &path))
+        self.open_any(digest, &path).map_err(BlobError::io("open", &path))
+    }
+
+    /// Opens it here, or where else it is.
+    fn open_any(&self, digest: &Digest, path: &Path) -> io::Result<File> {
+        match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let name = Path::new(digest.algorithm().as_str()).join(digest.hex());
+                let found = self.additional.iter().find_map(|dir| File::open(dir.join(&name)).ok());
+                found.ok_or(error)
+            }
+            other => other,
+        }
+    }
+
+    /// The length of a blob that is in another directory.
+    pub fn len_elsewhere(&self, digest: &Digest) -> Option<u64> {
+        let name = Path::new(digest.algorithm().as_str()).join(digest.hex());
+        self.additional.iter().find_map(|dir| Some(fs::metadata(dir.join(&name)).ok()?.len()))
     }
 
     /// Reads a document into memory; nothing if it is not there. Does not hash it again.
@@ -58,7 +85,7 @@ impl BlobStore {
     /// [`BlobError::TooLarge`], and those of reading.
     pub fn read(&self, digest: &Digest, limit_bytes: u64) -> Result<Option<Vec<u8>>, BlobError> {
         let path = self.path(digest);
-        let file = match File::open(&path) {
+        let file = match self.open_any(digest, &path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(BlobError::io("open", &path)(error)),

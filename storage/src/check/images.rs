@@ -108,6 +108,17 @@ impl Checked<'_> {
                     format!("the blob of its layer {diff_id}, {}, is {state}, and so is the layer", layer.digest);
                 return self.find(Object::Image, shown, problem, forget());
             };
+            if self.store.is_dropped(&layer.digest) {
+                // What a quick check does not look at is whether a push could make it.
+                if !self.options.quick
+                    && let Err(why) = self.store.check_dropped(&layer.digest)
+                {
+                    let problem =
+                        format!("it was dropped and cannot be made again: {why}, and {shown} has a layer of it");
+                    self.find(Object::Blob, &layer.digest, problem, Remedy::Archive(Some(tree)));
+                }
+                continue;
+            }
             // One that is damaged has been told of.
             let is_known = |digest: &Digest| self.findings.iter().any(|found| found.name == digest.to_string());
             if !self.blobs.contains_key(&layer.digest) && !is_known(&layer.digest) {

@@ -40,6 +40,15 @@ impl Checked<'_> {
         });
         self.blobs =
             blobs.into_iter().zip(problems).map(|((digest, size), problem)| (digest, (size, problem))).collect();
+        // What is in an additional store is checked by whoever may write there.
+        for layer in self.store.list().unwrap_or_default().iter().flat_map(|image| &image.layers) {
+            let digest = &layer.blob.digest;
+            if !self.blobs.contains_key(digest)
+                && let Some(size) = self.store.blobs().len_elsewhere(digest)
+            {
+                self.blobs.insert(digest.clone(), (size, None));
+            }
+        }
         // What its manifests say of its length shows damage without a look at the contents.
         for image in self.store.list().unwrap_or_default() {
             for layer in &image.layers {
@@ -63,7 +72,14 @@ impl Checked<'_> {
             let hex = Ownership::hex_of(&name);
             let algorithm = if hex.len() == 64 { "sha256" } else { "sha512" };
             let Ok(diff_id) = DiffId::parse(&format!("{algorithm}:{hex}")) else { continue };
-            if is_lower_hex(hex) {
+            if is_lower_hex(hex) && entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                let is_there = entry.path().join("diff").is_dir();
+                self.layers.insert(name.clone(), is_there);
+                if !is_there {
+                    let problem = "the additional store that it was in is gone";
+                    self.find(Object::Layer, name, problem, Remedy::Delete);
+                }
+            } else if is_lower_hex(hex) {
                 let blobs = of_layers.get(&diff_id).into_iter().flatten();
                 let blob = blobs.into_iter().find(|digest| self.is_good(digest)).cloned();
                 unpacked.push(Unpacked { name, diff_id, blob });

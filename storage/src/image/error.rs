@@ -14,6 +14,9 @@ use crate::state::lock::LockError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// What is to go may be needed.
+    #[error("the store is in use: try again when nothing is pulled, built or pushed")]
+    Busy,
     /// A file of the store.
     #[error("{call} {}: {}", path.display(), crate::sys::reason(source))]
     Io {

@@ -86,6 +86,7 @@ impl ImageStore {
         for digest in blobs.into_iter().filter(|digest| !needed.blobs.contains(*digest)) {
             self.blobs().remove(digest)?;
         }
+        self.sweep_recipes(&needed.blobs);
         let layers = layers.into_iter().filter(|layer| !needed.layers.contains(*layer));
         let layers: HashSet<&str> = layers.map(DiffId::hex).collect();
         self.trash_layers(|hex, _| layers.contains(hex)).map(drop)
@@ -109,13 +110,16 @@ impl ImageStore {
                 garbage.push((digest, size_bytes));
             }
         })?;
+        self.sweep_recipes(&needed.blobs);
         let mut freed_bytes = 0;
         for (digest, size_bytes) in &garbage {
             self.blobs().remove(digest)?;
             freed_bytes += size_bytes;
         }
         let keep: HashSet<&str> = needed.layers.iter().chain(keep).map(DiffId::hex).collect();
-        for place in self.trash_layers(|hex, is_copy| is_copy || !keep.contains(hex))? {
+        let moved = self.trash_layers(|hex, is_copy| is_copy || !keep.contains(hex))?;
+        // What only led to an additional store took no room.
+        for place in moved.iter().filter(|place| !place.is_symlink()) {
             freed_bytes += Index::open(&place.join("index")).map_or(0, |index| index.file_bytes());
         }
         Ok(freed_bytes)

@@ -20,6 +20,8 @@ pub mod list;
 
 pub mod space;
 
+pub mod dropped;
+
 pub use store::{Image, ImageStore, Layer, StoreError};
 
 use crate::digest::Digest;

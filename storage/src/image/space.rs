@@ -37,7 +37,8 @@ impl ImageStore {
             // A tree for the single id is the image's as well as the other one.
             let own = Ownership::hex_of(&name);
             let (hex, rest) = own.split_once('-').map_or((own, None), |(hex, rest)| (hex, Some(rest)));
-            if hex.len() >= 64 && is_lower_hex(hex) {
+            // What leads to an additional store takes no room here.
+            if hex.len() >= 64 && is_lower_hex(hex) && !entry.path().is_symlink() {
                 let bytes = Index::open(&entry.path().join("index")).map_or(0, |index| index.file_bytes());
                 // Copies with shifted ids are nobody's, which their name keeps them.
                 let key = if rest.is_some() { name.clone() } else { hex.to_owned() };

@@ -73,6 +73,8 @@ pub struct Image {
     pub layers: Vec<Layer>,
     /// Lengths of the uncompressed layers, if known.
     pub layer_sizes: Option<Vec<u64>>,
+    /// The data directory of the additional store that it is in; such an image is never changed or removed.
+    pub read_only: Option<PathBuf>,
 }
 
 /// What a pull, a load or a build adds to the store; all blobs and layers are there by then.
@@ -100,7 +102,20 @@ pub struct ImageStore {
 impl ImageStore {
     /// Opens the store; touches no file.
     pub fn open(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), blobs: BlobStore::new(layout.images().join("blobs")) }
+        let additional = layout.additional().iter().map(|dir| dir.join("images/blobs")).collect();
+        let blobs = BlobStore::new(layout.images().join("blobs")).with_additional(additional);
+        Self { layout: layout.clone(), blobs }
+    }
+
+    /// The additional stores, as if each were the user's own.
+    fn additional(&self) -> impl Iterator<Item = Self> {
+        let runtime = self.layout.runtime_dir();
+        self.layout.additional().iter().map(move |dir| Self::open(&Layout::new(dir, runtime)))
+    }
+
+    /// An image of this store as another user of it sees it.
+    fn marked_read_only(&self, image: Image) -> Image {
+        Image { read_only: Some(self.layout.data_dir().to_owned()), ..image }
     }
 
     /// Where everything is.
@@ -116,11 +131,23 @@ impl ImageStore {
     /// Finds an image by what a user types: a full or short reference, `name@digest`, an ID or a unique beginning of it.
     ///
     /// A short name is looked for below `localhost/` first (images built here), then at Docker Hub. Reads `index.json`,
-    /// a manifest and a configuration, nothing else.
+    /// a manifest and a configuration, nothing else. What is not here is looked for in the additional stores.
     ///
     /// # Errors
     /// An ambiguous ID; an image whose documents are missing or malformed.
     pub fn resolve(&self, name: &str) -> Result<Option<Image>, StoreError> {
+        if let Some(image) = self.resolve_own(name)? {
+            return Ok(Some(image));
+        }
+        for store in self.additional() {
+            if let Some(image) = store.resolve_own(name)? {
+                return Ok(Some(store.marked_read_only(image)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn resolve_own(&self, name: &str) -> Result<Option<Image>, StoreError> {
         let index = self.read_index()?;
         let entries = &index.manifests;
         if let Ok(wanted) = Reference::parse(name) {
@@ -220,6 +247,24 @@ impl ImageStore {
             match self.load_named(entry, names) {
                 Ok(image) => images.push(image),
                 Err(error) => broken.push(error),
+            }
+        }
+        Ok(images)
+    }
+
+    /// The images of the additional stores that are not here as well; those with broken documents are left out.
+    ///
+    /// # Errors
+    /// The `index.json` of one cannot be read.
+    pub fn list_read_only(&self) -> Result<Vec<Image>, StoreError> {
+        let mut known: std::collections::HashSet<Digest> =
+            self.read_index()?.manifests.into_iter().map(|entry| entry.digest).collect();
+        let mut images = Vec::new();
+        for store in self.additional() {
+            for image in store.list()? {
+                if known.insert(image.manifest.digest.clone()) {
+                    images.push(store.marked_read_only(image));
+                }
             }
         }
         Ok(images)
@@ -438,6 +483,7 @@ impl ImageStore {
             raw_config: config.raw,
             layers: layers.map(|(blob, diff_id)| Layer { blob, diff_id }).collect(),
             layer_sizes,
+            read_only: None,
         })
     }
 }

@@ -51,7 +51,8 @@ impl Format {
         }
     }
 
-    fn piece_bytes(self) -> usize {
+    /// How much of the tar becomes one piece.
+    pub(crate) const fn piece_bytes(self) -> usize {
         match self {
             Self::Gzip => GZIP_PIECE_BYTES,
             Self::Zstd | Self::ZstdChunked => ZSTD_PIECE_BYTES,

@@ -3,6 +3,11 @@
 //! Memory: a 64 KiB input buffer and the decoder's window (gzip 32 KiB; zstd as its frame says, at most 128 MiB: the
 //! largest that `zstd --ultra` makes; the usual levels need 8 MiB at most). Output is only ever as large as the
 //! caller's buffer, so a bomb costs time and what its bytes cost the caller, nothing else.
+//!
+//! gzip is undone by zlib-rs. On a layer of Debian (95 MB, one thread, MB of contents per second of processor time): zlib
+//! 217 to 260, **zlib-rs 340 to 358**, zlib-ng 391 to 407, libdeflate 444 to 448, ISA-L 457 to 482. libdeflate wants the whole
+//! layer in memory, ISA-L an assembler, zlib-ng CMake for some 15 % of a third of a pull's time; zlib-rs is Rust.
+//! `cargo bench --bench images` measures what is linked here.
 
 use std::fmt;
 use std::io::{self, BufReader, Chain, Cursor, Read};

@@ -1,11 +1,18 @@
 //! Unpacked layers are a cache: what is missing is made again from the blobs.
+//!
+//! A layer that an additional store has unpacked for the same ids is not unpacked again: a symbolic link in its place leads
+//! there. One whose files belong to others, as of a store that another user has made, is unpacked from the blob.
 
 use super::ids::IdPolicy;
+use super::index::Index;
 use super::staging::{self, StageError, Staging, unpack_blob};
 use crate::blob::BlobError;
 use crate::image::store::{Image, ImageStore, Layer, StoreError};
 use crate::progress::{Event, Kind, Progress};
 use crate::state::layout::create_dir;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -64,6 +71,10 @@ pub fn ensure_unpacked(
     }
     create_dir(&layers).map_err(StoreError::from)?;
     let _pin = store.pin()?;
+    missing.retain(|layer| !borrow(store, layer, ids));
+    if missing.is_empty() {
+        return Ok(dirs);
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
     let next = AtomicUsize::new(0);
     let (unpacked, failure) = (Mutex::new(Vec::new()), Mutex::new(None));
@@ -93,6 +104,34 @@ pub fn ensure_unpacked(
     }
 }
 
+/// Leads the layer's name to its tree in an additional store, if one has it for these ids.
+fn borrow(store: &ImageStore, layer: &Layer, ids: &IdPolicy) -> bool {
+    let name = ids.ownership().layer_name(&layer.diff_id);
+    let place = store.layout().layers().join(&name);
+    // What leads to a store that is not there any more is in the way.
+    if place.is_symlink() && !place.join("diff").is_dir() {
+        let _ = fs::remove_file(&place);
+    }
+    let trees = store.layout().additional().iter().map(|dir| dir.join("layers").join(&name));
+    trees.into_iter().find(|tree| is_usable(tree, ids)).is_some_and(|tree| match symlink(&tree, &place) {
+        Err(error) => error.kind() == io::ErrorKind::AlreadyExists && place.join("diff").is_dir(),
+        Ok(()) => true,
+    })
+}
+
+/// Whether the files of a tree belong to whom its index says, seen from here: if the root does, all do, for one process
+/// has made them.
+fn is_usable(tree: &Path, ids: &IdPolicy) -> bool {
+    let (Ok(found), Ok(index)) = (fs::metadata(tree.join("diff")), Index::open(&tree.join("index"))) else {
+        return false;
+    };
+    let (uid, gid) = match ids {
+        IdPolicy::Single => (0, 0),
+        _ => (index.root().uid(), index.root().gid()),
+    };
+    found.is_dir() && (found.uid(), found.gid()) == (uid, gid)
+}
+
 fn publish(layers: &Path, ids: &IdPolicy, unpacked: Vec<(Staging, &Layer)>) -> Result<(), EnsureError> {
     let Some((_, first)) = unpacked.first() else { return Ok(()) };
     let failed = |layer: &Layer| {
@@ -109,6 +148,8 @@ fn publish(layers: &Path, ids: &IdPolicy, unpacked: Vec<(Staging, &Layer)>) -> R
 fn unpack(store: &ImageStore, layer: &Layer, ids: &IdPolicy, progress: &dyn Progress) -> Result<Staging, EnsureError> {
     let digest = &layer.blob.digest;
     let name = || layer.diff_id.to_string();
+    // Dropped while the layer was unpacked for other ids.
+    store.remake_blobs([layer])?;
     let blob = store.blobs().open(digest).map_err(|source| EnsureError::Blob { layer: name(), source })?;
     progress.event(Event::Started { digest, total_bytes: layer.blob.size, kind: Kind::Layer });
     progress.event(Event::Unpacking { digest });

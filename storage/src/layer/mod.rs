@@ -37,6 +37,8 @@ pub mod unpack;
 
 pub(crate) mod toc;
 
+pub mod dedup;
+
 mod confine;
 
 pub(crate) mod remove;

@@ -77,12 +77,30 @@ impl Ownership {
 pub struct Layout {
     data: PathBuf,
     runtime: PathBuf,
+    /// Data directories that images are also read from.
+    additional: Vec<PathBuf>,
 }
 
 impl Layout {
     /// A layout with both roots given, as `--root` and `--runroot` do.
     pub fn new(data_dir: impl Into<PathBuf>, runtime_dir: impl Into<PathBuf>) -> Self {
-        Self { data: data_dir.into(), runtime: runtime_dir.into() }
+        Self { data: data_dir.into(), runtime: runtime_dir.into(), additional: Vec::new() }
+    }
+
+    /// The same, with the data directories of other stores whose images can be used too; nothing is ever written there.
+    #[must_use]
+    pub fn with_additional(self, additional: Vec<PathBuf>) -> Self {
+        Self { additional, ..self }
+    }
+
+    /// The data directories of additional stores, in the order in which they are asked.
+    pub fn additional(&self) -> &[PathBuf] {
+        &self.additional
+    }
+
+    /// Whether this is a directory that [`Self::with_additional`] can be given: one with images in our format.
+    pub fn is_store(data_dir: &Path) -> bool {
+        data_dir.join("images/oci-layout").is_file()
     }
 
     /// The layout of the calling user, from the environment.
@@ -117,7 +135,7 @@ impl Layout {
                 }
             }
         };
-        Ok(Self { data, runtime })
+        Ok(Self { data, runtime, additional: Vec::new() })
     }
 
     /// The root of what survives a reboot.

@@ -404,7 +404,22 @@ impl<R: Read> Reader<R> {
     fn skip_body(&mut self) -> Result<(), TarError> {
         let body = std::mem::take(&mut self.body);
         self.skip(body.stored_bytes, "the contents of an entry")?;
-        self.skip(body.padding_bytes, "the contents of an entry")
+        self.skip_padding(body.padding_bytes)
+    }
+
+    /// Skips what fills the last block of an entry. Nothing can hide there: a stream may end within it, as one does that
+    /// was written without the end of the archive (umoci 0.4), and GNU tar and Go's reader see the same entries.
+    fn skip_padding(&mut self, mut count: u64) -> Result<(), TarError> {
+        while count > 0 {
+            if self.start == self.end && self.fill()? == 0 {
+                self.is_finished = true;
+                return Ok(());
+            }
+            let len = ((self.end - self.start) as u64).min(count);
+            self.consume(len as usize);
+            count -= len;
+        }
+        Ok(())
     }
 
     fn skip(&mut self, mut count: u64, within: &'static str) -> Result<(), TarError> {

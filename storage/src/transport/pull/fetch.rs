@@ -49,6 +49,15 @@ impl Pull<'_> {
             self.progress.event(Event::Done { digest });
             return Ok(Some(size_bytes));
         }
+        if self.store.is_dropped(digest) {
+            let config = known_config.wait().as_ref().filter(|config| config.diff_ids.len() == layers);
+            let diff_id = config.and_then(|config| config.diff_ids.get(job.position)).ok_or(TransportError::Stopped)?;
+            // A push makes the blob again.
+            if is_unpacked(self.store, diff_id, &self.options.ids) {
+                self.progress.event(Event::Exists { digest, kind: Kind::Layer });
+                return Ok(None);
+            }
+        }
         let claim = self.store.blobs().claim(digest, blob.size)?;
         // The request is on its way while the configuration still is.
         let first = match &claim {

@@ -65,6 +65,7 @@ impl Known {
             raw_config: config.raw,
             layers: layers.map(|(blob, diff_id)| Layer { blob, diff_id }).collect(),
             layer_sizes: None,
+            read_only: None,
         })
     }
 }

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::RegistryError;
 use super::answer::innermost;
@@ -83,10 +85,16 @@ pub(in crate::transport) fn config(verify: bool, dir: &CertDir, identity: bool) 
     let builder = builder()?;
     let builder = match verify {
         true => {
+            let trusted: Vec<_> = system_certificates().into_iter().chain(dir.authorities.iter().cloned()).collect();
             let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(system_certificates());
-            roots.add_parsable_certificates(dir.authorities.iter().cloned());
-            builder.with_root_certificates(roots)
+            roots.add_parsable_certificates(trusted.iter().cloned());
+            match WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build() {
+                Ok(usual) => {
+                    builder.dangerous().with_custom_certificate_verifier(Arc::new(Trusting { usual, trusted }))
+                }
+                // Nobody is trusted.
+                Err(_) => builder.with_root_certificates(RootCertStore::empty()),
+            }
         }
         false => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustEverybody(provider()))),
     };
@@ -146,6 +154,65 @@ fn system_certificates() -> Vec<CertificateDer<'static>> {
         entries.unwrap_or_default().iter().for_each(|entry| read(&entry.path()));
     }
     found
+}
+
+/// Trusts what the authorities vouch for, and a certificate that is trusted itself although it is an authority's: what
+/// `openssl req -x509` makes, as the manuals of registries tell people to. OpenSSL and Go take it, rustls alone does not.
+#[derive(Debug)]
+struct Trusting {
+    usual: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+/// What rustls says of an authority's certificate that a server shows as its own.
+const AUTHORITYS_OWN: &str = "CaUsedAsEndEntity";
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            // Its dates have been looked at by then, its name has not.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(why)))
+                if why.0.to_string() == AUTHORITYS_OWN =>
+            {
+                if !self.trusted.iter().any(|trusted| trusted.as_ref() == end_entity.as_ref()) {
+                    return Err(CertificateError::UnknownIssuer.into());
+                }
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
 }
 
 /// `--tls-verify=false`: encrypts, to whomever.
