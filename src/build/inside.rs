@@ -10,10 +10,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::CommandError;
 
+/// What a child has come to.
 #[derive(Serialize, Deserialize)]
-enum Answer<T> {
+pub(super) enum Answer<T> {
     Done(T),
-    Failed { message: String, code: u8 },
+    Failed { message: String, code: u8, hints: Vec<String> },
+}
+
+impl<T> Answer<T> {
+    pub(super) fn of(result: Result<T, CommandError>) -> Self {
+        match result {
+            Ok(value) => Answer::Done(value),
+            Err(error) => {
+                Answer::Failed { message: error.to_string(), code: error.code(), hints: error.hints().to_vec() }
+            }
+        }
+    }
+
+    pub(super) fn into_result(self) -> Result<T, CommandError> {
+        match self {
+            Answer::Done(value) => Ok(value),
+            Answer::Failed { message, code, hints } => {
+                Err(hints.into_iter().fold(CommandError::host(message).with_code(code), CommandError::hinted))
+            }
+        }
+    }
 }
 
 /// The user namespace of a build: made when the first needs it, then joined by all. Stages have that of the command if it
@@ -89,20 +110,15 @@ fn answered<'a, T: Serialize + DeserializeOwned + 'a>(
     let (mut reader, mut writer) = std::io::pipe().map_err(CommandError::host)?;
     let child = start(Box::new(move || {
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-        let answer = match work() {
-            Ok(value) => Answer::Done(value),
-            Err(error) => Answer::Failed { message: error.to_string(), code: error.code() },
-        };
-        let bytes = serde_json::to_vec(&answer).unwrap_or_default();
+        let bytes = serde_json::to_vec(&Answer::of(work())).unwrap_or_default();
         // A parent that is gone needs no answer.
         i32::from(writer.write_all(&bytes).is_err())
     }))?;
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).map_err(CommandError::host)?;
     let exit = userns::wait_for(&child)?;
-    match serde_json::from_slice(&bytes) {
-        Ok(Answer::Done(value)) => Ok(value),
-        Ok(Answer::Failed { message, code }) => Err(CommandError::host(message).with_code(code)),
+    match serde_json::from_slice::<Answer<T>>(&bytes) {
+        Ok(answer) => answer.into_result(),
         Err(_) => Err(CommandError::host(format!("the worker process ended with status {}", exit.code()))),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) mod finish;
 pub(crate) mod graph;
 /// Children in the user namespace.
 mod inside;
+/// What a signal ends.
+pub(crate) mod interrupt;
 
 pub(crate) use inside::{Space, inside as in_userns};
 

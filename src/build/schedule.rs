@@ -21,6 +21,7 @@ use runtime::process::{Forked, clone3, pidfd_send_signal, prctl, wait};
 
 use super::debug::Broken;
 use super::endings::Endings;
+use super::interrupt;
 use super::report::{Event, Reporter};
 use super::screen::Screen;
 use super::stage::{self, Build, State};
@@ -115,12 +116,7 @@ impl Drop for Leaving {
 
 /// Builds the stages of the graphs; `jobs` of them at once.
 pub(crate) fn run(builds: &[Build<'_>], jobs: usize, screen: &mut Screen) -> Result<(Vec<Built>, Leaving), Stopped> {
-    let failed =
-        |call: &'static str| move |errno: Errno| CommandError::host(format!("{call}: {}", errno.desc().to_lowercase()));
-    // What a stage leaves behind when it is killed becomes ours.
-    let _ = prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
-    let signals =
-        SignalSource::block(&[Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM]).map_err(failed("signalfd()"))?;
+    let signals = interrupt::listen()?;
     let mut built: Vec<Built> = builds.iter().map(|_| Built::default()).collect();
     let mut workers: Vec<Worker> = Vec::new();
     let mut begun: BTreeSet<At> = BTreeSet::new();
@@ -149,7 +145,7 @@ pub(crate) fn run(builds: &[Build<'_>], jobs: usize, screen: &mut Screen) -> Res
         }
         match turn(&mut workers, &signals, screen, (builds, &mut built)) {
             Ok(None) => {}
-            Ok(Some(signal)) => break Err(Stopped::Error(CommandError::printed(128 + signal.number() as u8))),
+            Ok(Some(signal)) => break Err(Stopped::Error(interrupt::error(signal))),
             Err(stopped) => break Err(stopped),
         }
         workers.retain(|worker| !worker.is_over);
@@ -349,5 +345,5 @@ fn end_all(workers: &mut Vec<Worker>) {
         let _ = wait(worker.pidfd.as_fd(), true);
     }
     // Their own children die with them and are ours now.
-    while let Ok(_) | Err(Errno::EINTR) = nix::sys::wait::wait() {}
+    interrupt::end_children();
 }

@@ -8,14 +8,33 @@ use storage::build::BuildCache;
 use storage::digest::Algorithm;
 use storage::layer::unpack::{Links, Options, Owner, unpack};
 use storage::layer::unpacker::Unpacker;
-use storage::layer::{IdPolicy, Staging};
+use storage::layer::{Effort, IdPolicy, Staging};
+use storage::state::trash;
 use storage::transport::download::{DownloadLimits, download};
 
 use super::inside::inside;
+use super::interrupt::ended_by_signals;
 use super::remote::Remote;
 use super::remote::git::forget_history;
 use crate::commands::{Context, empty_trash};
 use crate::error::{CommandError, reason};
+
+/// Who has interrupted a build waits for so much to be removed: some hundredths of a second.
+const ENTRIES: u32 = 2000;
+const BYTES: u64 = 64 << 20;
+
+/// After a signal: takes away what goes fast. The rest is what the next build, or prune, takes away.
+pub(crate) fn sweep_soon(context: &Context, cache: &BuildCache) {
+    let _ = storage::prune::sweep(&context.layout);
+    if !cache.has_leftovers() && trash::is_empty(&context.layout) {
+        return;
+    }
+    let _ = inside(&Mapping::of_user(), || {
+        let effort = Effort::new(ENTRIES, BYTES);
+        let emptied = trash::empty_within(&context.layout, &effort).map_err(CommandError::host);
+        emptied.and(cache.sweep_within(&effort).map_err(CommandError::host))
+    });
+}
 
 /// Takes away what stages have left half-made. What cannot be swept now is by the next build.
 pub(crate) fn sweep(cache: &BuildCache) {
@@ -24,14 +43,18 @@ pub(crate) fn sweep(cache: &BuildCache) {
     }
 }
 
-/// After a failure or a signal: the containers of steps go as if they had never been.
-pub(crate) fn after_interruption(context: &Context) {
+/// After a failure: the containers of steps go as if they had never been.
+pub(crate) fn after_failure(context: &Context) {
     let _ = storage::prune::sweep(&context.layout);
     empty_trash(&context.layout);
 }
 
 /// Fetches a context: a repository, an archive, or a Dockerfile alone, which is given.
 pub(crate) fn fetch_context(text: &str, staging: &Staging) -> Result<(PathBuf, Option<Vec<u8>>), CommandError> {
+    ended_by_signals(|| fetch(text, staging))
+}
+
+fn fetch(text: &str, staging: &Staging) -> Result<(PathBuf, Option<Vec<u8>>), CommandError> {
     let remote = Remote::of_context(text).map_err(CommandError::user)?;
     let url = match remote {
         Some(Remote::Git(git)) => {

@@ -16,6 +16,7 @@
 //! **Runs in:** [`connect`]: the command, single-threaded, on the host. [`rescue`]: the supervisor. The rest: role
 //! `NetworkLeader`, forked from either, one thread, the user's base user namespace, the host's network namespace.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,15 @@ use crate::error::CommandError;
 
 /// How often it is tried to reach a leader that ends meanwhile.
 const TRIES: usize = 3;
+
+/// What a leader is called in lists of processes.
+const NAME: &CStr = c"coracle: network";
+
+/// Whether a process is a leader, who may serve others than the one that started it.
+pub(crate) fn is_leader(pid: i32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.starts_with(NAME.to_bytes())
+}
 
 /// A connection to the leader, which lives as long as it is open.
 #[derive(Debug)]
@@ -255,7 +265,7 @@ fn serve(
     let mut keep = vec![listener, alive.as_fd()];
     keep.extend(estate.map(|estate| estate.netns.as_fd()));
     keep.extend(estate.and_then(|estate| estate.way_out.as_ref()).map(|way_out| way_out.as_fd()));
-    let servant = Servant { name: c"coracle: network", keep: &keep, dies_with_parent: false };
+    let servant = Servant { name: NAME, keep: &keep, dies_with_parent: false };
     Ok(spawn::servant(&servant, || lead(layout, path, listener, estate, way_out))?)
 }
 

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -16,6 +17,7 @@ use crate::support::registry::Registry;
 
 pub(crate) const TESTS: &[Test] = &[
     test!(url_is_added_as_a_private_file_of_its_time),
+    test!(url_that_has_not_changed_is_not_fetched_again),
     test!(contexts_come_from_servers),
     test!(archives_are_packed_with_xz_and_bzip2_too),
     test!(repositories_are_contexts_and_sources),
@@ -70,6 +72,87 @@ fn build_to(home: &Home, options: &str, context: impl AsRef<std::ffi::OsStr>) ->
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A server of one file: its body may be changed, what came is counted.
+struct Changing {
+    url: String,
+    state: Arc<Mutex<(String, Vec<&'static str>)>>,
+}
+
+impl Changing {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+        let address = listener.local_addr().expect("it is bound");
+        let state: Arc<Mutex<(String, Vec<&'static str>)>> = Arc::default();
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let lines = BufReader::new(stream.try_clone().expect("it is open")).lines();
+                let head: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+                let mut state = shared.lock().expect("nobody panics with it");
+                let tag = format!("\"{}\"", state.0);
+                let is_known = head.iter().any(|line| {
+                    line.split_once(": ")
+                        .is_some_and(|(name, value)| name.eq_ignore_ascii_case("if-none-match") && value == tag)
+                });
+                let answer = match is_known {
+                    true => format!("HTTP/1.1 304 Not Modified\r\nETag: {tag}\r\nConnection: close\r\n\r\n"),
+                    false => format!(
+                        "HTTP/1.1 200 OK\r\nETag: {tag}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{}",
+                        state.0.len(),
+                        state.0
+                    ),
+                };
+                state.1.push(if is_known { "304" } else { "200" });
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        Changing { url: format!("http://{address}/file"), state }
+    }
+
+    fn set(&self, body: &str) {
+        self.state.lock().expect("nobody panics with it").0 = body.to_owned();
+    }
+
+    /// How the requests since the last question were answered.
+    fn answers(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.state.lock().expect("nobody panics with it").1)
+    }
+}
+
+fn url_that_has_not_changed_is_not_fetched_again(home: &Home) {
+    let server = Changing::start();
+    server.set("one");
+    let text = |first: &str, options: &str| {
+        let url = &server.url;
+        format!("FROM busybox\nENV A={first}\nADD {options} {url} /f\nRUN cat /f && echo \" $A\"\n")
+    };
+    let build = |first: &str, options: &str, checksum: &str| {
+        let line = format!("build --network none {options}");
+        home.coracle(&line).arg(context(home, &text(first, checksum))).limit_secs(60).run()
+    };
+    assert!(build("1", "", "").ok().contains("one 1"));
+    assert_eq!(server.answers(), ["200"]);
+    assert_eq!(build("1", "", "").ok().matches("Using cache").count(), 3);
+    assert_eq!(server.answers(), ["304"], "it is asked whether it has changed");
+    // The step is another one, and needs the file.
+    assert!(build("2", "", "").ok().contains("one 2"));
+    assert_eq!(server.answers(), ["304", "200"]);
+    server.set("two");
+    let out = build("1", "", "").ok();
+    assert!(out.contains("two 1") && out.matches("Using cache").count() == 1, "{out}");
+    assert_eq!(server.answers(), ["200"]);
+    assert!(build("1", "--no-cache", "").ok().contains("two 1"));
+    assert_eq!(server.answers(), ["200"]);
+    // What is known by its digest is not even asked for.
+    let sum = "--checksum=sha256:3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3";
+    assert!(build("1", "", sum).ok().matches("Using cache").count() == 3);
+    assert_eq!(server.answers(), Vec::<&str>::new());
+    server.set("three");
+    let refused = build("3", "", sum).fails(125);
+    assert!(refused.contains("--checksum=sha256:3fc4"), "{refused}");
 }
 
 fn url_is_added_as_a_private_file_of_its_time(home: &Home) {

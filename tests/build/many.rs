@@ -12,6 +12,7 @@ use crate::support::registry::Registry;
 
 pub(crate) const TESTS: &[Test] = &[
     test!(several_platforms_make_one_list).limit_secs(120),
+    test!(all_platforms_are_those_of_the_base_images).limit_secs(120),
     test!(lists_are_pushed_with_all_of_their_images).needs(&[Need::Registry]).limit_secs(120),
     test!(images_join_manifest_lists),
     test!(new_layers_become_one_that_hides_the_same).limit_secs(120),
@@ -40,6 +41,21 @@ fn architectures(home: &Home, list: &str) -> Vec<String> {
     let list = json(&home.ok(&format!("manifest inspect {list}")));
     let entries = list["manifests"].as_array().expect("it is a list").iter();
     entries.map(|entry| entry["platform"]["architecture"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+fn all_platforms_are_those_of_the_base_images(home: &Home) {
+    build(home, "-q --platform linux/riscv64,linux/s390x,linux/arm64/v8 -t three:1", FOR_TWO).ok();
+    build(home, "-q --platform linux/arm64,linux/s390x -t two:1", FOR_TWO).ok();
+    build(home, "-q --all-platforms -t all:1", "FROM three:1\nCOPY f /g\n").ok();
+    assert_eq!(architectures(home, "all:1"), ["riscv64", "s390x", "arm64"]);
+    let text = "FROM two:1 AS other\nFROM three:1\nCOPY --from=other /f /other\n";
+    build(home, "-q --all-platforms -t both:1", text).ok();
+    assert_eq!(architectures(home, "both:1"), ["arm64", "s390x"], "what all of them are there for");
+    let refused = build(home, "--all-platforms", "FROM scratch\nCOPY f /f\n").fails(125);
+    assert!(refused.contains("no stage begins with an image"), "{refused}");
+    let refused = build(home, "--all-platforms", "FROM busybox AS other\nFROM two:1\nCOPY --from=other /etc /e\n");
+    assert!(refused.fails(125).contains("no platform in common"));
+    build(home, "--all-platforms --platform linux/arm64", FOR_TWO).fails(125);
 }
 
 const FOR_TWO: &str = "FROM scratch\nARG TARGETARCH\nENV A=$TARGETARCH\nCOPY f /f\n";

@@ -3,6 +3,7 @@
 use crate::support::framework::Test;
 
 mod elsewhere;
+mod interrupts;
 mod many;
 mod oracle;
 mod steps;
@@ -10,5 +11,5 @@ mod tutorials;
 
 /// Every test of this area.
 pub(crate) fn tests() -> Vec<Test> {
-    [steps::TESTS, tutorials::TESTS, elsewhere::TESTS, many::TESTS, oracle::TESTS].concat()
+    [steps::TESTS, tutorials::TESTS, elsewhere::TESTS, interrupts::TESTS, many::TESTS, oracle::TESTS].concat()
 }

@@ -33,7 +33,7 @@ fn strike(pid: u32) {
 }
 
 /// What this test started, below the process above us.
-pub(super) fn processes() -> Vec<u32> {
+pub(crate) fn processes() -> Vec<u32> {
     descendants(parent_id()).into_iter().filter(|pid| *pid != std::process::id()).collect()
 }
 

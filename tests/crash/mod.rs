@@ -5,7 +5,7 @@ use crate::support::framework::Test;
 
 mod check;
 mod full_disk;
-mod kill;
+pub(crate) mod kill;
 mod power_cut;
 mod series;
 

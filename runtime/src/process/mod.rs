@@ -23,7 +23,7 @@ pub mod pty;
 
 pub use crate::monitor::reaper::Exit;
 pub use crate::sys::heap;
-pub use crate::sys::process::{Forked, clone3, exec, pidfd_open, pidfd_send_signal, wait};
+pub use crate::sys::process::{Forked, clone3, dies_with_parent, exec, pidfd_open, pidfd_send_signal, wait};
 pub use crate::sys::{SysError, process::prctl};
 
 /// Has a process, and those that it starts, run on these CPUs, `0-3,5`.

@@ -187,6 +187,14 @@ pub fn prctl(option: i32, value: u64) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Has a program end with the thread that starts it.
+pub fn dies_with_parent(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt;
+    let prepare = || prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).map_err(std::io::Error::from);
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(prepare) }
+}
+
 /// Overwrites the command line and environment that this process was executed with, as `/proc/<pid>/cmdline` and
 /// `environ` show them: a fork of ours in a container must not tell the container what its user typed. `name` is what is
 /// shown instead, as far as there is room.

@@ -9,6 +9,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use runtime::process::dies_with_parent;
+
 use crate::error::{CommandError, reason};
 
 /// A repository, and what of it is wanted.
@@ -179,7 +181,8 @@ struct Git<'a> {
 
 impl Git<'_> {
     fn run(&self, args: &[impl AsRef<OsStr>]) -> Result<String, CommandError> {
-        let output = Command::new("git")
+        let mut command = Command::new("git");
+        command
             .args([
                 "-c",
                 "core.hooksPath=/dev/null",
@@ -196,8 +199,8 @@ impl Git<'_> {
             .env_remove("GIT_DIR")
             .env_remove("GIT_WORK_TREE")
             .env_remove("GIT_INDEX_FILE")
-            .stdin(Stdio::null())
-            .output();
+            .stdin(Stdio::null());
+        let output = dies_with_parent(&mut command).output();
         let output = output.map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 CommandError::host(format!("{}: there is no git program on this machine", self.shown))

@@ -14,7 +14,7 @@ impl Stage<'_> {
         let mut job = self.job(&add.transfer, From::Context(&self.build.source))?;
         let checksum = add.checksum.as_ref().map(|word| self.expand(word)).transpose()?;
         // They stay until the step is done.
-        let mut places = Vec::new();
+        let (mut places, mut missing) = (Vec::new(), Vec::new());
         for item in &mut job.items {
             let Item::Pattern(source) = item else { continue };
             let Some(remote) = Remote::of_add(source).map_err(CommandError::user)? else { continue };
@@ -22,6 +22,7 @@ impl Stage<'_> {
             let keep_git_dir = add.keep_git_dir.unwrap_or(false);
             let fetched = remote.fetch(self.build, &staging.diff(), checksum.as_deref(), keep_git_dir)?;
             let tree = Tree::of_directory(fetched.root);
+            missing.extend(fetched.missing);
             *item =
                 Item::Fetched { tree, name: fetched.name, digest: fetched.digest, unpack: add.unpack == Some(true) };
             places.push(staging);
@@ -29,6 +30,7 @@ impl Stage<'_> {
         if checksum.is_some() && places.is_empty() {
             return Err(CommandError::user("ADD --checksum: only what is fetched has one"));
         }
+        job.missing = missing;
         job.unpack = add.unpack.unwrap_or(true);
         self.transfer(job, step, "ADD")
     }

@@ -19,6 +19,7 @@ use super::super::containerfile::{self, Copy, Step, Transfer};
 use super::super::context::{Source, verdict};
 use super::super::graph::Origin;
 use super::super::ignore::Ignore;
+use super::super::remote::fetch::Missing;
 use super::super::stage::{Build, LayerRef, Stage, State, located};
 use super::clean;
 use crate::cli::user;
@@ -72,6 +73,8 @@ pub(super) struct Job<'a> {
     pub(super) link: bool,
     /// Archives are unpacked.
     pub(super) unpack: bool,
+    /// What is fetched only if the step is done.
+    pub(super) missing: Vec<Missing>,
 }
 
 /// A file that a pattern stands for.
@@ -140,6 +143,7 @@ impl<'a> Stage<'a> {
             parents: false,
             link: transfer.link,
             unpack: false,
+            missing: Vec::new(),
         })
     }
 
@@ -184,6 +188,7 @@ impl<'a> Stage<'a> {
         };
         let state = self.state.clone();
         self.layer(key.clone(), &text, |staging| {
+            job.missing.iter().try_for_each(|missing| missing.fetch(build))?;
             let below = match is_alone {
                 true => Tree::of_layers(Vec::new(), build.ownership()),
                 false => {

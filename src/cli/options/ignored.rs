@@ -116,11 +116,10 @@ impl Table for OfBuild {
 pub(crate) struct NotOfBuild;
 
 const NO_SBOM: &str = "bills of materials are not made";
-const NO_NESTED_IDS: &str = "steps have the ids of this user's containers";
+const NO_NESTED_IDS: &str = "layers are kept with the ids of this user's containers, which steps have";
 
 impl Table for NotOfBuild {
     const OPTIONS: &'static [Ignored] = &[
-        switch("all-platforms", "one platform is built at a time; see --platform"),
         value("attest", &[], "attestations are not made"),
         value("allow", &["network.host"], "steps are always confined"),
         switch("compat-volumes", "what a step puts into a volume is kept"),
@@ -140,7 +139,7 @@ impl Table for NotOfBuild {
         value("sbom-scanner-image", &[], NO_SBOM),
         value("sign-by", &[], "images are not signed"),
         switch("stdin", "steps have no input"),
-        value("userns", &["", "host", "container"], NO_NESTED_IDS),
+        value("userns", &["", "host", "container", "private"], NO_NESTED_IDS),
         value("userns-gid-map", &[], NO_NESTED_IDS),
         value("userns-gid-map-group", &[], NO_NESTED_IDS),
         value("userns-uid-map", &[], NO_NESTED_IDS),

@@ -42,12 +42,6 @@ impl Wanted {
         if is_on_stdout {
             options.progress = Progress::Quiet;
         }
-        if options.platforms.len() > 1
-            && let Some(text) = args.output.iter().zip(&outputs).find(|(_, output)| output.is_of_one_platform())
-        {
-            let text = format!("--output {}: it has room for one platform", text.0);
-            return Err(CommandError::user(text).hinted("type=local or type=oci"));
-        }
         for output in &outputs {
             if let Output::Image { name: Some(name), .. } = output {
                 options.tags.push(tag::local_name(name)?);
@@ -63,7 +57,21 @@ impl Wanted {
         if is_pushed && options.tags.is_empty() && list.is_none() {
             return Err(CommandError::user("--push: the image has no name that says where to").hinted("--tag NAME"));
         }
-        Ok(Wanted { outputs, list, is_pushed, is_on_stdout })
+        let wanted = Wanted { outputs, list, is_pushed, is_on_stdout };
+        wanted.check(args, options)?;
+        Ok(wanted)
+    }
+
+    /// Refuses several platforms where there is room for one.
+    pub(super) fn check(&self, args: &Args, options: &Options) -> Result<(), CommandError> {
+        let narrow = || args.output.iter().zip(&self.outputs).find(|(_, output)| output.is_of_one_platform());
+        if options.platforms.len() > 1
+            && let Some((text, _)) = narrow()
+        {
+            let text = format!("--output {text}: it has room for one platform");
+            return Err(CommandError::user(text).hinted("type=local or type=oci"));
+        }
+        Ok(())
     }
 
     /// Whether images come into the store.

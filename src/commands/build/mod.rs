@@ -2,6 +2,8 @@
 
 mod places;
 
+mod platforms;
+
 mod asked;
 
 mod steps;
@@ -17,10 +19,11 @@ use std::path::PathBuf;
 use storage::build::BuildCache;
 use storage::image::ImageStore;
 use storage::image::index::Platform;
+use storage::layer::Staging;
 
 use asked::{global, options};
 use conclude::{Wanted, conclude};
-use places::{ignore, is_remote, places};
+use places::{ignore, is_remote, kept, places};
 use report::{explain, misread, warn_of_unused};
 use steps::StepOptions;
 
@@ -31,8 +34,9 @@ use crate::build::containerfile;
 use crate::build::context::Source;
 use crate::build::debug;
 use crate::build::exchange::{self, Cache};
-use crate::build::graph::Names;
+use crate::build::graph::{Graph, Names};
 use crate::build::ignore::Ignore;
+use crate::build::interrupt;
 use crate::build::options::{Options, Progress};
 use crate::build::schedule::{self, Stopped};
 use crate::build::screen::Screen;
@@ -175,6 +179,9 @@ pub(crate) struct Args {
     steps: StepOptions,
     #[command(flatten)]
     platform: PlatformsOptions,
+    /// Build for all platforms that the base images are there for
+    #[arg(long, conflicts_with_all = ["platform", "arch", "os", "variant"])]
+    all_platforms: bool,
     #[command(flatten)]
     registry: crate::commands::pull::RegistryArgs,
     #[command(flatten)]
@@ -193,14 +200,24 @@ pub(crate) fn run(args: Args, context: &Context) -> Outcome {
     let options = options(&args, context)?;
     let cache = BuildCache::open(&context.layout);
     let held = cache.hold()?;
-    let built = build(&args, context, options, &cache);
-    tidy::sweep(&cache);
+    let mut made = Vec::new();
+    let built = build(&args, context, options, &cache, &mut made);
+    match &built {
+        Err(error) if interrupt::is_error(error) => {
+            made.into_iter().for_each(Staging::abandon);
+            tidy::sweep_soon(context, &cache);
+        }
+        _ => {
+            drop(made);
+            tidy::sweep(&cache);
+        }
+    }
     drop(held);
     built
 }
 
-fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCache) -> Outcome {
-    let places = places(args, cache)?;
+fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCache, made: &mut Vec<Staging>) -> Outcome {
+    let places = places(args, cache, made)?;
     let sources: Vec<&[u8]> = places.files.iter().map(|(_, bytes)| bytes.as_slice()).collect();
     let file = containerfile::parse_all(&sources).map_err(|error| misread(&error, &places.files))?;
     let source = Source::open(&places.directory, ignore(args, &places)?)?;
@@ -218,17 +235,13 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
     }
     let wanted = Wanted::of(args, &mut options)?;
     let mut directories = BTreeMap::new();
-    // Gone when the build is over.
-    let mut fetched = Vec::new();
     for (name, value) in &options.contexts {
         if is_remote(value)? {
-            let staging = cache.stage()?;
-            let (directory, file) = tidy::fetch_context(value, &staging)?;
+            let (directory, file) = tidy::fetch_context(value, kept(made, cache.stage()?))?;
             if file.is_some() {
                 return Err(CommandError::user(format!("--build-context {name}: expected an archive or a repository")));
             }
             directories.insert(name.clone(), directory);
-            fetched.push(staging);
         } else if !value.contains("://") {
             directories.insert(name.clone(), PathBuf::from(value));
         }
@@ -254,6 +267,17 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
     // What a stage needs stays from now on.
     let _pin = store.pin()?;
     let imported = exchange::import(&sources, &options, &store, &space)?;
+    let graph_of = |options: &Options, global: &BTreeMap<String, String>| -> Result<Graph, CommandError> {
+        let lookup = |name: &str| global.get(name).cloned();
+        let names = Names { file: &file, contexts: &options.contexts, lookup: &lookup };
+        let graph = names.graph(options.target.as_deref(), options.with_unused);
+        graph.map_err(|error| misread(&error, &places.files))
+    };
+    if args.all_platforms {
+        let graph = graph_of(&options, &global(&file, &options)?)?;
+        options.platforms = platforms::common(&graph, &options, &store, &space)?;
+        wanted.check(args, &options)?;
+    }
     let platforms: Vec<Option<Platform>> = match options.platforms.as_slice() {
         [] => vec![None],
         several => several.iter().cloned().map(Some).collect(),
@@ -261,10 +285,7 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
     let one = |platform: Option<Platform>| -> Result<Build<'_>, CommandError> {
         let options = Options { platform, ..options.clone() };
         let global = global(&file, &options)?;
-        let lookup = |name: &str| global.get(name).cloned();
-        let names = Names { file: &file, contexts: &options.contexts, lookup: &lookup };
-        let graph = names.graph(options.target.as_deref(), options.with_unused);
-        let graph = graph.map_err(|error| misread(&error, &places.files))?;
+        let graph = graph_of(&options, &global)?;
         let open = |directory: &PathBuf| Source::open(directory, Ignore::default());
         let named = directories.iter().map(|(name, directory)| Ok((name.clone(), open(directory)?)));
         Ok(Build {
@@ -287,10 +308,14 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
         Ok(built) => built,
         Err(stopped) => {
             screen.end();
-            tidy::after_interruption(context);
             return Err(match stopped {
-                Stopped::Error(error) => error,
+                Stopped::Error(error) if interrupt::is_error(&error) => error,
+                Stopped::Error(error) => {
+                    tidy::after_failure(context);
+                    error
+                }
                 Stopped::Failed(mut failed) => {
+                    tidy::after_failure(context);
                     let (broken, number) = (failed.broken.take(), failed.at.build);
                     let error = explain(context, &screen, *failed, &places.files);
                     if let (Some(broken), Some(build)) = (broken, builds.get(number)) {
@@ -307,14 +332,15 @@ fn build(args: &Args, context: &Context, mut options: Options, cache: &BuildCach
     let all: BTreeSet<String> = built.iter().flat_map(|built| built.keys.values().flatten()).cloned().collect();
     let small = builds.iter().zip(&built).filter_map(|(build, built)| built.keys.get(&build.graph.target));
     let small: BTreeSet<String> = small.flatten().cloned().collect();
-    conclude(args, &mut builds, built, &wanted, &mut screen)?;
+    interrupt::ended_by_signals(|| {
+        conclude(args, &mut builds, built, &wanted, &mut screen)?;
+        screen.end();
+        builds.first().map_or(Ok(()), |build| {
+            let keys = |target: &Cache| if target.is_small { &small } else { &all };
+            targets.iter().try_for_each(|target| exchange::export(target, build, keys(target), context))
+        })
+    })?;
     drop(leaving);
-    screen.end();
-    if let Some(build) = builds.first() {
-        for target in &targets {
-            exchange::export(target, build, if target.is_small { &small } else { &all }, context)?;
-        }
-    }
     if context.persona == Persona::Docker && options.progress != Progress::Quiet {
         eprint!("{}", check::summary(&warnings));
     }

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use storage::build::BuildCache;
+use storage::layer::Staging;
 
 use super::Args;
 use crate::build::ignore::Ignore;
@@ -19,8 +20,12 @@ pub(super) struct Places {
     pub(super) files: Vec<(String, Vec<u8>)>,
     /// Of the first, if it is a file.
     path: Option<PathBuf>,
-    /// A context that was made for this build.
-    _made: Option<storage::layer::Staging>,
+}
+
+/// Keeps it for as long as the build takes.
+pub(super) fn kept(made: &mut Vec<Staging>, staging: Staging) -> &Staging {
+    made.insert(0, staging);
+    &made[0]
 }
 
 /// Links of what was fetched do not choose a file of ours.
@@ -44,31 +49,27 @@ fn read_stdin() -> Result<Vec<u8>, CommandError> {
     Ok(bytes)
 }
 
-/// Finds the context and the Dockerfile.
-pub(super) fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandError> {
+/// Finds the context and the Dockerfile; what is made for this build goes to `made`.
+pub(super) fn places(args: &Args, cache: &BuildCache, made: &mut Vec<Staging>) -> Result<Places, CommandError> {
     let asked = args.context.as_deref();
-    let mut made = None;
     let mut is_fetched = false;
     let mut from_stdin = None;
     let directory = match asked {
         Some("-") => {
             let bytes = read_stdin()?;
-            let staging = cache.stage()?;
+            let staging = kept(made, cache.stage()?);
             let directory = staging.diff();
-            match tidy::unpack_context(&bytes, &staging)? {
+            match tidy::unpack_context(&bytes, staging)? {
                 true => {}
                 false if args.file.is_empty() => from_stdin = Some(bytes),
                 false => return Err(CommandError::user("-: stdin holds no archive, and -f names a Containerfile")),
             }
-            made = Some(staging);
             directory
         }
         Some(text) if is_remote(text)? => {
-            let staging = cache.stage()?;
-            let (directory, file) = tidy::fetch_context(text, &staging)?;
+            let (directory, file) = tidy::fetch_context(text, kept(made, cache.stage()?))?;
             from_stdin = file;
             is_fetched = true;
-            made = Some(staging);
             directory
         }
         Some(path) => PathBuf::from(path),
@@ -119,7 +120,7 @@ pub(super) fn places(args: &Args, cache: &BuildCache) -> Result<Places, CommandE
         files.push((name_of(&found), read(&found)?));
         path.get_or_insert(found);
     }
-    Ok(Places { directory, files, path, _made: made })
+    Ok(Places { directory, files, path })
 }
 
 pub(super) fn is_remote(text: &str) -> Result<bool, CommandError> {

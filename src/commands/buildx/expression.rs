@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use hcl::eval::{Context, Evaluate, FuncArgs, FuncDef, ParamType};
 use hcl::{Expression, Value};
 
+use super::pattern;
+
 /// A function of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Function {
@@ -42,7 +44,9 @@ impl Scope {
             return Err(format!("more than {MAX_FUNCTIONS} functions are defined"));
         }
         let outer = SCOPE.replace(self.clone());
-        let value = expression.evaluate(&self.context()).map_err(|error| one_line(&error.to_string()));
+        let value = self
+            .attempted(expression)
+            .and_then(|expression| expression.evaluate(&self.context()).map_err(|error| one_line(&error.to_string())));
         SCOPE.replace(outer);
         value
     }
@@ -106,6 +110,9 @@ fn own<const NUMBER: usize>(args: FuncArgs) -> Result<Value, String> {
 /// No name of a file can be this one.
 const DEPTH: &str = "functions called";
 
+/// Where [`Scope::attempted`] does not come to.
+const NOT_HERE: &str = "can() takes one argument, and is not known in a for expression";
+
 /// The functions that are there anyway.
 const KNOWN: &[(&str, Call)] = &[
     ("add", |args| number(float(&args, 0)? + float(&args, 1)?)),
@@ -117,6 +124,7 @@ const KNOWN: &[(&str, Call)] = &[
     ("basename", |args| {
         Ok(text(&args, 0)?.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned().into())
     }),
+    ("can", |_| Err(NOT_HERE.to_owned())),
     ("chomp", |args| Ok(text(&args, 0)?.trim_end_matches(['\n', '\r']).to_owned().into())),
     ("coalesce", |args| {
         let found = args.iter().find(|value| !value.is_null() && value.as_str() != Some(""));
@@ -202,6 +210,10 @@ const KNOWN: &[(&str, Call)] = &[
         let (first, end) = (first as i64, end as i64);
         Ok(Value::Array((first..end.min(first.saturating_add(1024))).map(Value::from).collect()))
     }),
+    ("regex", |args| pattern::first(&text(&args, 0)?, &text(&args, 1)?)),
+    ("regex_replace", |args| pattern::replaced(&text(&args, 0)?, &text(&args, 1)?, &text(&args, 2)?)),
+    ("regexall", |args| pattern::all(&text(&args, 0)?, &text(&args, 1)?)),
+    ("regexreplace", |args| pattern::replaced(&text(&args, 0)?, &text(&args, 1)?, &text(&args, 2)?)),
     ("replace", |args| Ok(text(&args, 0)?.replace(&text(&args, 1)?, &text(&args, 2)?).into())),
     ("reverselist", |args| Ok(Value::Array(list(&args, 0)?.iter().rev().cloned().collect()))),
     ("sanitize", |args| {
@@ -245,6 +257,7 @@ const KNOWN: &[(&str, Call)] = &[
         Ok(text.strip_prefix(&prefix).unwrap_or(&text).to_owned().into())
     }),
     ("trimspace", |args| Ok(text(&args, 0)?.trim().to_owned().into())),
+    ("try", |_| Err("no call to function \"try\" succeeded here".to_owned())),
     ("trimsuffix", |args| {
         let (text, suffix) = (text(&args, 0)?, text(&args, 1)?);
         Ok(text.strip_suffix(&suffix).unwrap_or(&text).to_owned().into())
@@ -379,6 +392,17 @@ mod tests {
             (r#"sanitize("a/b:c")"#, r#""a_b_c""#),
             (r#"coalesce("", "b")"#, r#""b""#),
             ("length([1, 2])", "2"),
+            (r#"try(NONE, lookup({}, "a", "b"))"#, r#""b""#),
+            (r#"upper("${try(NONE, TAG)}-a")"#, r#""1.2-A""#),
+            (r#"can(NONE) ? "yes" : "no""#, r#""no""#),
+            (r#"[can(upper("a")), can(upper([]))]"#, "[true,false]"),
+            (r#"{a = try(none(), "c")}"#, r#"{"a":"c"}"#),
+            (r#"regex("[0-9]+", "a12b3")"#, r#""12""#),
+            (r#"regex("([a-z])([0-9]+)", "a12b3")"#, r#"["a","12"]"#),
+            (r#"regex("(?P<word>[a-z])", "a1")"#, r#"{"word":"a"}"#),
+            (r#"regexall("[0-9]+", "a12b3")"#, r#"["12","3"]"#),
+            (r#"regex_replace("v1.2", "v([0-9])", "$1")"#, r#""1.2""#),
+            (r#"try(regex("x", "a"), "none")"#, r#""none""#),
         ] {
             assert_eq!(evaluated(text).expect(text), wanted, "{text}");
         }
@@ -389,6 +413,9 @@ mod tests {
             ("loops()", "deep"),
             (r#"format("%x", 1)"#, "%x"),
             ("divide(1, 0)", "not a number"),
+            (r#"regex("(", "a")"#, "unclosed group"),
+            (r#"regex("x", "a")"#, "did not match"),
+            ("try(NONE)", "NONE"),
         ] {
             let error = evaluated(text).expect_err(text);
             assert!(error.contains(wanted) && !error.contains('\n'), "{text}: {error}");

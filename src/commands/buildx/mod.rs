@@ -8,6 +8,12 @@ mod definition;
 /// Their expressions.
 mod expression;
 
+/// Expressions that may fail.
+mod attempt;
+
+/// Regular expressions in them.
+mod pattern;
+
 /// Files of compose.
 mod compose;
 

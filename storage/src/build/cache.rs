@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::BuildError;
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::image::manifest::Descriptor;
+use crate::layer::Effort;
 use crate::layer::staging::{self, Staging};
 use crate::state::atomic::{Durability, TEMPORARY_PREFIX, write_atomic};
 use crate::state::layout::{Layout, Ownership, create_dir, is_lower_hex};
@@ -153,6 +154,17 @@ impl BuildCache {
     /// As [`staging::sweep`].
     pub fn sweep(&self) -> Result<(), BuildError> {
         staging::sweep(&self.root().join("trees"))?;
+        Ok(())
+    }
+
+    /// The same, for who cannot wait: what is more than that is left to the next sweep, or to prune.
+    ///
+    /// **Runs in:** as [`sweep`](Self::sweep).
+    ///
+    /// # Errors
+    /// As [`staging::sweep`].
+    pub fn sweep_within(&self, effort: &Effort) -> Result<(), BuildError> {
+        staging::sweep_within(&self.root().join("trees"), effort)?;
         Ok(())
     }
 

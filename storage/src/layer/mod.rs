@@ -37,13 +37,13 @@ pub mod unpack;
 
 mod confine;
 
-mod remove;
+pub(crate) mod remove;
 
 pub(crate) use apply::umask;
 pub use confine::confine_thread;
 pub use ensure::ensure_unpacked;
 pub use ids::{IdMap, IdPolicy, IdRange};
-pub use remove::remove_tree;
+pub use remove::{Effort, remove_tree};
 pub use staging::{Staging, sweep};
 
 use std::fmt;

@@ -5,12 +5,36 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Directories deeper than this are moved up before they are emptied: a hostile layer may nest deeper than we have
 /// descriptors.
 const MAX_OPEN: usize = 8;
+
+/// How much is removed by who cannot wait. Not a time: what is little goes on a busy machine too.
+#[derive(Debug)]
+pub struct Effort {
+    entries: Cell<u32>,
+    /// To unlink a file takes the longer the more of it there is, and nothing ends it.
+    bytes: Cell<u64>,
+}
+
+impl Effort {
+    /// Files and directories, and the bytes of the files.
+    pub fn new(entries: u32, bytes: u64) -> Self {
+        Self { entries: Cell::new(entries), bytes: Cell::new(bytes) }
+    }
+
+    fn spend(&self, bytes: u64) -> nix::Result<()> {
+        let left = self.entries.get().checked_sub(1).zip(self.bytes.get().checked_sub(bytes));
+        let (entries, bytes) = left.ok_or(Errno::E2BIG)?;
+        self.entries.set(entries);
+        self.bytes.set(bytes);
+        Ok(())
+    }
+}
 
 /// Deletes `name` in `dir` and all below it; nothing there is success.
 ///
@@ -22,7 +46,20 @@ const MAX_OPEN: usize = 8;
 /// # Source
 /// `unlinkat(2)`; a directory is moved only within the tree being deleted.
 pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<()> {
+    remove(dir, name, None)
+}
+
+/// The same, for who cannot wait: what is more than that stays.
+///
+/// # Errors
+/// As [`remove_tree`]; `E2BIG` if something stayed.
+pub(crate) fn remove_tree_within(dir: BorrowedFd<'_>, name: &[u8], effort: &Effort) -> nix::Result<()> {
+    remove(dir, name, Some(effort))
+}
+
+fn remove(dir: BorrowedFd<'_>, name: &[u8], effort: Option<&Effort>) -> nix::Result<()> {
     let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    check(dir, &name, effort)?;
     match unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EISDIR | Errno::EPERM) => {}
@@ -32,7 +69,7 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> nix::Result<()> {
     let mut moved_up = 0_u64;
     loop {
         let before = moved_up;
-        empty(&top, &mut moved_up)?;
+        empty(&top, &mut moved_up, effort)?;
         if moved_up == before {
             break;
         }
@@ -48,8 +85,8 @@ struct Level {
 }
 
 /// Empties `top` except for the directories that it moves up into it.
-fn empty(top: &OwnedFd, moved_up: &mut u64) -> nix::Result<()> {
-    let mut levels = vec![level(open_dir(top.as_fd(), c".")?, c".".to_owned())?];
+fn empty(top: &OwnedFd, moved_up: &mut u64, effort: Option<&Effort>) -> nix::Result<()> {
+    let mut levels = vec![level(open_dir(top.as_fd(), c".")?, c".".to_owned(), effort)?];
     while let Some(last) = levels.last_mut() {
         let Some(name) = last.subdirectories.pop() else {
             let done = levels.pop();
@@ -64,7 +101,7 @@ fn empty(top: &OwnedFd, moved_up: &mut u64) -> nix::Result<()> {
         };
         let dir = open_dir(last.dir.as_fd(), &name)?;
         if levels.len() < MAX_OPEN {
-            levels.push(level(dir, name)?);
+            levels.push(level(dir, name, effort)?);
             continue;
         }
         let Some(last) = levels.last() else { continue };
@@ -83,8 +120,16 @@ fn empty(top: &OwnedFd, moved_up: &mut u64) -> nix::Result<()> {
     Ok(())
 }
 
+/// Refuses what would be too much.
+fn check(dir: impl AsFd, name: &CStr, effort: Option<&Effort>) -> nix::Result<()> {
+    let Some(effort) = effort else { return Ok(()) };
+    let stat = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let is_file = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+    effort.spend(stat.ok().filter(|stat| is_file(stat.st_mode)).map_or(0, |stat| stat.st_size.unsigned_abs()))
+}
+
 /// Unlinks all that is no directory and notes the directories.
-fn level(dir: OwnedFd, name: CString) -> nix::Result<Level> {
+fn level(dir: OwnedFd, name: CString, effort: Option<&Effort>) -> nix::Result<Level> {
     let mut stream = Dir::from_fd(dir.try_clone().map_err(errno_of)?)?;
     let mut subdirectories = Vec::new();
     for entry in stream.iter() {
@@ -100,6 +145,7 @@ fn level(dir: OwnedFd, name: CString) -> nix::Result<Level> {
                 SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR
             }
         };
+        check(&dir, name, effort)?;
         if is_directory {
             subdirectories.push(name.to_owned());
             continue;
@@ -181,6 +227,23 @@ mod tests {
         symlink(root.join("outside"), root.join("tree")).unwrap();
         remove_tree(dir.as_fd(), b"tree").unwrap();
         assert!(root.join("outside/canary").exists());
+    }
+
+    #[test]
+    fn who_cannot_wait_leaves_the_rest_and_what_takes_long() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path();
+        fs::create_dir_all(root.join("tree/d")).unwrap();
+        fs::write(root.join("tree/d/small"), b"x").unwrap();
+        let dir = fs::File::open(root).unwrap();
+        assert_eq!(remove_tree_within(dir.as_fd(), b"tree", &Effort::new(2, 100)), Err(Errno::E2BIG));
+        assert!(root.join("tree/d/small").exists());
+        fs::write(root.join("tree/large"), [0; 101]).unwrap();
+        assert_eq!(remove_tree_within(dir.as_fd(), b"tree", &Effort::new(50, 100)), Err(Errno::E2BIG));
+        assert!(root.join("tree/large").exists());
+        fs::write(root.join("tree/large"), [0; 99]).unwrap();
+        assert_eq!(remove_tree_within(dir.as_fd(), b"tree", &Effort::new(50, 100)), Ok(()));
+        assert!(!root.join("tree").exists());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::confine::confine_thread;
 use super::ids::IdPolicy;
 use super::index::{self, IndexError};
 use super::journal::Journal;
-use super::remove::remove_tree;
+use super::remove::{Effort, remove_tree, remove_tree_within};
 use crate::digest::{Algorithm, DiffId, Hasher};
 use crate::state::layout::random_hex;
 use crate::state::lock::{FileLock, LockError};
@@ -22,7 +22,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::fs;
 use std::io::{self, BufWriter, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -178,6 +178,12 @@ impl Staging {
         }
     }
 
+    /// Leaves what there is to the next sweep, for who cannot wait.
+    pub fn abandon(mut self) {
+        // There is no such name.
+        self.dir = PathBuf::new();
+    }
+
     /// The directory that will get the layer's name.
     pub fn tree(&self) -> PathBuf {
         self.dir.join("tree")
@@ -247,6 +253,21 @@ pub fn sync(layers: &Path) -> Result<(), StageError> {
 /// # Errors
 /// [`StageError`] of the first that failed, after all were tried.
 pub fn sweep(layers: &Path) -> Result<usize, StageError> {
+    sweep_trees(layers, &remove_tree)
+}
+
+/// The same, for who cannot wait: what is more than that is left to the next sweep.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn sweep_within(layers: &Path, effort: &Effort) -> Result<usize, StageError> {
+    sweep_trees(layers, &|dir, name| match remove_tree_within(dir, name, effort) {
+        Err(Errno::E2BIG) => Ok(()),
+        removed => removed,
+    })
+}
+
+fn sweep_trees(layers: &Path, remove: &dyn Fn(BorrowedFd<'_>, &[u8]) -> nix::Result<()>) -> Result<usize, StageError> {
     let entries = match fs::read_dir(layers) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries.map_err(|source| failed("read", layers, source))?,
@@ -264,7 +285,7 @@ pub fn sweep(layers: &Path) -> Result<usize, StageError> {
             Ok(None) => continue,
             Err(error) if error.is_not_found() => continue,
             // No directory, or one that this process may not enter: the tree walker knows better.
-            Ok(Some(_)) | Err(_) => remove_tree(dir.as_fd(), name.as_encoded_bytes()),
+            Ok(Some(_)) | Err(_) => remove(dir.as_fd(), name.as_encoded_bytes()),
         };
         match result {
             Ok(()) => swept += 1,

@@ -7,16 +7,17 @@
 //! **Runs in:** `put` anywhere; `empty` as root of the user namespace, or as the user in the single-id mode.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use super::layout::{Layout, LayoutError, create_dir, random_hex};
 use super::lock::{FileLock, LockError};
-use crate::layer::remove_tree;
+use crate::layer::remove::{Effort, remove_tree, remove_tree_within};
 
 /// What cannot be thrown away.
 #[derive(Debug, thiserror::Error)]
@@ -99,12 +100,27 @@ pub fn empty(layout: &Layout) -> Result<(), TrashError> {
     // Who finds the lock taken leaves: so whoever had it looks once more after letting go.
     while !is_empty(layout) {
         let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { break };
-        empty_locked(layout)?;
+        empty_locked(layout, &remove_tree)?;
     }
     Ok(())
 }
 
-fn empty_locked(layout: &Layout) -> Result<(), TrashError> {
+/// The same, for who cannot wait: what is more than that is left to whoever empties the trash next.
+///
+/// # Errors
+/// As [`empty`].
+pub fn empty_within(layout: &Layout, effort: &Effort) -> Result<(), TrashError> {
+    if is_empty(layout) {
+        return Ok(());
+    }
+    let Some(_lock) = FileLock::try_exclusive(&layout.data_dir().join("trash.lock"))? else { return Ok(()) };
+    empty_locked(layout, &|dir, name| match remove_tree_within(dir, name, effort) {
+        Err(Errno::E2BIG) => Ok(()),
+        removed => removed,
+    })
+}
+
+fn empty_locked(layout: &Layout, remove: &dyn Fn(BorrowedFd<'_>, &[u8]) -> nix::Result<()>) -> Result<(), TrashError> {
     let path = layout.trash();
     let failed = |call, path: &Path, source| TrashError::Empty { call, path: path.to_owned(), source };
     let top = open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
@@ -112,7 +128,7 @@ fn empty_locked(layout: &Layout) -> Result<(), TrashError> {
     let mut first = None;
     for entry in std::fs::read_dir(&path).map_err(|error| failed("read", &path, error))?.flatten() {
         let name = entry.file_name();
-        if let Err(errno) = remove_tree(top.as_fd(), name.as_bytes()) {
+        if let Err(errno) = remove(top.as_fd(), name.as_bytes()) {
             first.get_or_insert_with(|| failed("remove", &entry.path(), errno.into()));
         }
     }

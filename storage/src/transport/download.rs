@@ -8,8 +8,9 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{LAST_MODIFIED, LOCATION};
-use reqwest::{Method, Url};
+use reqwest::header::{DATE, ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION};
+use reqwest::{Method, StatusCode, Url};
+use serde::{Deserialize, Serialize};
 
 use super::registry::answer::innermost;
 use super::registry::client::is_loopback;
@@ -43,6 +44,40 @@ pub struct Downloaded {
     pub digest: Digest,
     /// `Last-Modified` in seconds since 1970.
     pub last_modified: Option<i64>,
+    /// By what the server knows this state of the file again.
+    pub validators: Validators,
+}
+
+/// How long before the answer a file must have changed for its date to tell this state from later ones: dates have
+/// seconds.
+const SETTLED_SECS: i64 = 2;
+
+/// What a server says of a state of a file, to be asked whether that is still the one.
+///
+/// # Source
+/// RFC 9110, section 8.8; a date that is too new is no strong validator (8.8.2.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validators {
+    /// `ETag`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// `Last-Modified`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+}
+
+impl Validators {
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (changed, now) = (text(LAST_MODIFIED), text(DATE).as_deref().and_then(seconds));
+        let is_settled = |date: &String| seconds(date).zip(now).is_some_and(|(date, now)| now - date >= SETTLED_SECS);
+        Validators { etag: text(ETAG), last_modified: changed.filter(is_settled) }
+    }
+
+    /// Whether there is nothing to ask with.
+    pub fn is_empty(&self) -> bool {
+        self.etag.is_none() && self.last_modified.is_none()
+    }
 }
 
 /// A download failed.
@@ -114,19 +149,38 @@ pub fn download(
     url: &str,
     algorithm: Algorithm,
     limits: &DownloadLimits,
-    mut out: impl Write,
+    out: impl Write,
 ) -> Result<Downloaded, DownloadError> {
-    // A query may be a secret of a kind.
-    let shown: String = url.split(['?', '#']).next().unwrap_or_default().escape_debug().take(300).collect();
+    let came = download_unless(url, &Validators::default(), algorithm, limits, out)?;
+    came.ok_or_else(|| DownloadError::Status { url: shown(url), status: StatusCode::NOT_MODIFIED.to_string() })
+}
+
+/// As [`download`], unless the server says that the file is still in the state that is `known`: then `None`, and nothing
+/// was written.
+///
+/// # Errors
+/// As [`download`].
+pub fn download_unless(
+    url: &str,
+    known: &Validators,
+    algorithm: Algorithm,
+    limits: &DownloadLimits,
+    mut out: impl Write,
+) -> Result<Option<Downloaded>, DownloadError> {
+    let shown = shown(url);
     let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let parsed = parsed.ok_or_else(|| DownloadError::Url { url: shown.clone() })?;
-    let mut response = follow(parsed, &shown, limits)?;
+    let mut response = follow(parsed, &shown, known, limits)?;
+    if response.status() == StatusCode::NOT_MODIFIED {
+        return Ok(None);
+    }
     let too_long = || DownloadError::TooLong { url: shown.clone(), limit: limits.max_bytes };
     let announced = response.content_length();
     if announced.is_some_and(|length| length > limits.max_bytes) {
         return Err(too_long());
     }
     let last_modified = response.headers().get(LAST_MODIFIED).and_then(|value| value.to_str().ok()).and_then(seconds);
+    let validators = Validators::of(response.headers());
     let mut hasher = Hasher::new(algorithm);
     let mut len_bytes = 0u64;
     let mut buffer = vec![0; 1 << 17];
@@ -145,20 +199,29 @@ pub fn download(
         hasher.update(bytes);
         out.write_all(bytes).map_err(|source| DownloadError::Write { url: shown.clone(), source })?;
     }
-    Ok(Downloaded { len_bytes, digest: hasher.finish(), last_modified })
+    Ok(Some(Downloaded { len_bytes, digest: hasher.finish(), last_modified, validators }))
+}
+
+/// For messages: a query may be a secret of a kind.
+fn shown(url: &str) -> String {
+    url.split(['?', '#']).next().unwrap_or_default().escape_debug().take(300).collect()
 }
 
 /// Asks, and goes where it is sent.
-fn follow(mut url: Url, shown: &str, limits: &DownloadLimits) -> Result<Response, DownloadError> {
+fn follow(mut url: Url, shown: &str, known: &Validators, limits: &DownloadLimits) -> Result<Response, DownloadError> {
     let refused = |reason| DownloadError::Redirect { url: shown.to_owned(), reason };
     for _ in 0..=REDIRECT_LIMIT {
         let client = client(&url, shown, limits)?;
-        let response = client
-            .request(Method::GET, url.clone())
+        let conditions = [(IF_NONE_MATCH, &known.etag), (IF_MODIFIED_SINCE, &known.last_modified)];
+        let request =
+            conditions.into_iter().fold(client.request(Method::GET, url.clone()), |request, (name, value)| {
+                value.iter().fold(request, |request, value| request.header(&name, value))
+            });
+        let response = request
             .send()
             .map_err(|error| DownloadError::Connection { url: shown.to_owned(), reason: innermost(&error) })?;
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || status == StatusCode::NOT_MODIFIED && !known.is_empty() {
             return Ok(response);
         }
         if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -257,7 +320,9 @@ mod tests {
             ("/endless", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello hello hello"),
         ]);
         let (found, body) = get(&format!("{base}/b"), 5);
-        let wanted = Downloaded { len_bytes: 5, digest: Digest::of(b"hello"), last_modified: Some(784_111_777) };
+        let validators = Validators::default();
+        let wanted =
+            Downloaded { len_bytes: 5, digest: Digest::of(b"hello"), last_modified: Some(784_111_777), validators };
         assert_eq!((found.expect("a body"), body.as_slice()), (wanted, b"hello".as_slice()));
         let cases = [
             ("/a", 4, "longer than 4 bytes"),
@@ -274,6 +339,34 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
         }
         assert!(matches!(get("ftp://localhost/a", 9).0, Err(DownloadError::Url { .. })));
+    }
+
+    #[test]
+    fn what_is_known_is_not_fetched_again() {
+        const FILE: &str = "HTTP/1.1 200 OK\r\nETag: \"1\"\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+            Date: Sun, 06 Nov 1994 08:49:38 GMT\r\nContent-Length: 2\r\n\r\nhi";
+        let base = serve(&[
+            ("/new", FILE),
+            (
+                "/old",
+                "HTTP/1.1 200 OK\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+                Date: Sun, 06 Nov 1994 08:49:39 GMT\r\nContent-Length: 2\r\n\r\nhi",
+            ),
+            ("/same", "HTTP/1.1 304 Not Modified\r\n\r\n"),
+        ]);
+        let unless = |path: &str, known: &Validators| {
+            let (mut out, limits) = (Vec::new(), DownloadLimits::default());
+            download_unless(&format!("{base}{path}"), known, Algorithm::Sha256, &limits, &mut out)
+        };
+        let of = |path| unless(path, &Validators::default()).expect(path).expect(path).validators;
+        let known = Validators { etag: Some("\"1\"".to_owned()), last_modified: None };
+        assert_eq!(of("/new"), known, "a second is too little to tell two states apart");
+        let date = Some("Sun, 06 Nov 1994 08:49:37 GMT".to_owned());
+        assert_eq!(of("/old"), Validators { etag: None, last_modified: date });
+        assert!(unless("/same", &known).expect("an answer").is_none());
+        assert!(unless("/new", &known).expect("an answer").is_some(), "it has changed");
+        let error = unless("/same", &Validators::default()).expect_err("nothing was known").to_string();
+        assert!(error.contains("304"), "{error}");
     }
 
     #[test]
