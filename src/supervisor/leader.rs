@@ -16,6 +16,8 @@
 //! **Runs in:** [`connect`]: the command, single-threaded, on the host. [`rescue`]: the supervisor. The rest: role
 //! `NetworkLeader`, forked from either, one thread, the user's base user namespace, the host's network namespace.
 
+mod scope;
+
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -230,17 +232,22 @@ fn start(layout: &Layout, path: &Path, mapping: &Mapping, mut making: Option<&mu
     let way_out = way_out(layout)?;
     let alive = FileLock::exclusive(&alive_path(path)).map_err(CommandError::host)?;
     let listener = new_listener(path)?;
+    let (learn, tell) = scope::channel().unzip();
     let forked = match &mut making {
         Some(making) => spawn::supervisor_beside(making.holder(), false),
         None => spawn::supervisor(false),
     };
     match forked? {
         Side::Supervisor(maps) => {
-            let status = match maps.wait() {
-                Ok(true) => i32::from(serve(layout, path, listener.as_fd(), None, &alive, way_out).is_err()),
-                _ => 125,
+            drop(learn);
+            let served = match maps.wait() {
+                Ok(true) => serve(layout, path, listener.as_fd(), None, &alive, way_out).ok(),
+                _ => None,
             };
-            std::process::exit(status)
+            if let (Some(tell), Some(leader)) = (tell, &served) {
+                scope::tell(tell, leader.as_fd());
+            }
+            std::process::exit(if served.is_some() { 0 } else { 125 })
         }
         Side::Parent(parent) => {
             if let Some(making) = making {
@@ -248,6 +255,10 @@ fn start(layout: &Layout, path: &Path, mapping: &Mapping, mut making: Option<&mu
             }
             let pidfd = parent.write_maps(mapping)?;
             let _ = runtime::process::wait(pidfd.as_fd(), true);
+            drop(tell);
+            if let Some(learn) = learn {
+                scope::give(learn);
+            }
             Ok(())
         }
     }
