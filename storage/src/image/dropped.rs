@@ -146,7 +146,11 @@ impl ImageStore {
             let failed =
                 |reason: RecipeError| BlobError::Remake { digest: blob.digest.clone(), reason: Box::new(reason) };
             self.make(&blob.digest, |bytes| ingest.write(bytes).map_err(io::Error::other)).map_err(failed)?;
-            let verified = ingest.verify()?;
+            let verified = ingest.verify().map_err(|error| match error {
+                // The tree has changed since.
+                BlobError::Digest { got, .. } => failed(RecipeError::Other { got }),
+                other => other,
+            })?;
             verified.sync()?;
             verified.publish()?;
             let path = self.recipe_path(&blob.digest);
