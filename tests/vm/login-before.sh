@@ -19,7 +19,7 @@ visit 'coracle run -d --name two --init busybox sleep 100002' 2>err >/dev/null
 is "once" "$(cat err)" ""
 gone() { ! systemctl -q is-active user@$uid.service; }
 check "without lingering the user's systemd ends with the last login" eventually gone
-check "and the containers with it" sh -c '! sudo pgrep -xf "sleep 10000[12]"'
+check "and the containers with it" eventually sh -c '! sudo pgrep -xf "sleep 10000[12]"'
 is "in order" "$(visit 'coracle inspect -f "{{.State.Status}} {{.State.ExitCode}}" two')" "exited 143"
 sudo loginctl enable-linger visitor
 visit 'coracle run -d --name three busybox sleep 100003' 2>err >/dev/null

@@ -93,7 +93,7 @@ pub struct Servant<'a> {
     /// The descriptors it keeps besides the standard ones; all others are closed.
     pub keep: &'a [BorrowedFd<'a>],
     /// It ends with its parent. Else it is in a session of its own, its standard streams lead nowhere, and it has a mount
-    /// namespace of its own, so that it keeps nothing mounted that is unmounted elsewhere.
+    /// namespace of its own where it may, so that it keeps nothing mounted that is unmounted elsewhere.
     pub dies_with_parent: bool,
 }
 
@@ -132,7 +132,11 @@ fn settle(servant: &Servant<'_>, parent: nix::unistd::Pid) -> Result<(), SysErro
         .and_then(|()| nix::unistd::dup2_stdout(&null))
         .and_then(|()| nix::unistd::dup2_stderr(&null))
         .map_err(SysError::of("dup2", "/dev/null"))?;
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(SysError::of("unshare", "CLONE_NEWNS"))
+    match nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+        // On the host, where nothing of ours is mounted.
+        Err(nix::errno::Errno::EPERM) => Ok(()),
+        other => other.map_err(SysError::of("unshare", "CLONE_NEWNS")),
+    }
 }
 
 /// Forks the supervisor into a user namespace that is there: of a running container, `namespace` being the pidfd of its
