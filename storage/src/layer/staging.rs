@@ -430,8 +430,11 @@ mod tests {
         longer.extend_from_slice(&[0; 512]);
         let error = unpack_blob(layers.path(), longer.as_slice(), &diff_id, &IdPolicy::Single).unwrap_err();
         assert!(matches!(error, StageError::DiffId { .. }), "{error}");
-        let error = unpack_blob(layers.path(), &tar[..700], &diff_id, &IdPolicy::Single).unwrap_err();
+        // Within the contents of the file, then within what fills up its last block.
+        let error = unpack_blob(layers.path(), &tar[..515], &diff_id, &IdPolicy::Single).unwrap_err();
         assert!(matches!(error, StageError::Apply(_)), "{error}");
+        let error = unpack_blob(layers.path(), &tar[..700], &diff_id, &IdPolicy::Single).unwrap_err();
+        assert!(matches!(error, StageError::DiffId { .. }), "{error}");
         assert!(names(layers.path()).is_empty());
     }
 
