@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports, missing_docs)]
 
 #[cfg(not(fuzzing))]
+#[path = "../../storage/fuzz/fuzz_targets/plain.rs"]
 mod plain;
 
 #[path = "../../src/build/containerfile/mod.rs"]

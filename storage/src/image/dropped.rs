@@ -57,7 +57,7 @@ const RECIPE_LEVEL: i32 = 6;
 #[non_exhaustive]
 pub enum RecipeError {
     /// By somebody else's program.
-    #[error("it was compressed by another program, whose bytes cannot be made again")]
+    #[error("it was compressed by another program or with a table of contents, and these bytes cannot be made again")]
     Foreign,
     /// The tree is not there.
     #[error("its layer is not unpacked")]
